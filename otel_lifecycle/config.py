@@ -1,0 +1,284 @@
+"""Settings: their checks, and the three places they come from besides Python arguments."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, cast
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+
+from otel_lifecycle.durations import parse_go_duration, to_timedelta
+
+DEFAULT_STORE_NAME = "hermes-inflight"
+ENVIRONMENT_PREFIX = "OTEL_LIFECYCLE_"
+CONFIG_FILE_VARIABLE = "OTEL_LIFECYCLE_CONFIG_FILE"
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the text names the field, the value and what is allowed."""
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, str):
+        # The seed leaves an empty duration at its default, 0.
+        value = to_timedelta(parse_go_duration(value)) if value else timedelta(0)
+    if not isinstance(value, timedelta):
+        raise ValueError("must be a Go duration such as 5s, or a timedelta")
+    if value < timedelta(0):
+        raise ValueError("must be >= 0")
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        hide_input_in_errors=False,
+    )
+
+
+class PersistenceConfig(_Settings):
+    """Where finished records are written, and when.
+
+    With `flush_threshold` and `flush_interval` both 0 each record is written at once (by the
+    writer thread, never by the request's).
+
+    Attributes:
+        enabled: Whether to write them at all.
+        flush_threshold: Write when that many records are queued; 0 is no threshold.
+        flush_interval: Write what is queued at least that often; 0 is no interval. A Go duration
+            such as `5s`, or a timedelta.
+        output_path: The JSON Lines file; required when enabled. `~` is expanded.
+        max_queue: Keep at most that many records when they cannot be written; beyond it the
+            oldest are dropped, and counted.
+    """
+
+    enabled: bool = False
+    flush_threshold: int = Field(default=0, ge=0)
+    flush_interval: Duration = timedelta(0)
+    output_path: str = Field(default="", validation_alias=AliasChoices("outputPath", "output_path"))
+    max_queue: int = Field(default=100_000, ge=1)
+
+    @model_validator(mode="after")
+    def _needs_output_path(self) -> PersistenceConfig:
+        if self.enabled and not self.output_path:
+            raise ValueError("outputPath is required when persistence is enabled")
+        return self
+
+    def __str__(self) -> str:
+        return (
+            f"outputPath={self.output_path} flushThreshold={self.flush_threshold} "
+            f"flushInterval={self.flush_interval.total_seconds():g}s maxQueue={self.max_queue}"
+        )
+
+
+class TrackerConfig(_Settings):
+    """The settings of a tracker.
+
+    Attributes:
+        store_name: Trackers of one name share their live state and their record file.
+        persistence: The record file.
+        release_on_first_chunk: Which load a request gives back at its first chunk: that of the
+            `prefill` endpoint, `all` or `none`.
+        max_inflight: Do not track new requests while that many are in flight; None is no limit.
+        stale_after: Engine metrics older than that are not used as prediction inputs, and neither
+            they nor NPU values as old are shown by gauges; 0 is never. Default: hermes-router's 5s.
+        npu_device_attributes: Put per-device NPU arrays on the span.
+        max_metric_values: How many endpoints, and how many models, metrics tell apart; further
+            ones are counted under `_OTHER`. The SDK's own limit is 2,000 series an instrument.
+        close_timeout: How long `close` may take at most.
+    """
+
+    store_name: str = DEFAULT_STORE_NAME
+    persistence: PersistenceConfig = PersistenceConfig()
+    release_on_first_chunk: Literal["prefill", "all", "none"] = "prefill"
+    max_inflight: int | None = Field(default=None, ge=1)
+    stale_after: Duration = timedelta(seconds=5)
+    npu_device_attributes: bool = False
+    max_metric_values: int = Field(default=1_000, ge=1)
+    close_timeout: Duration = timedelta(seconds=5)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_store_name(cls, values: Any) -> Any:
+        # The seed treats an empty name as no name.
+        if isinstance(values, dict):
+            for name in ("storeName", "store_name"):
+                if values.get(name) == "":  # pyright: ignore[reportUnknownMemberType]
+                    return {**values, name: DEFAULT_STORE_NAME}  # pyright: ignore[reportUnknownVariableType]
+        return values  # pyright: ignore[reportUnknownVariableType]
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> TrackerConfig:
+        """The settings in JSON, camelCase, as the seed's factory takes them.
+
+        Empty text and `null` are the defaults, keys match in any case and a null value is the
+        default, as with Go's decoder; unknown fields are refused at every level.
+
+        Raises:
+            ConfigError: The text is not JSON, or a setting is refused.
+        """
+        if not text.strip():
+            return cls()
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"invalid parameters: not valid JSON: {error}") from error
+        if values is None:
+            return cls()
+        if not isinstance(values, dict):
+            raise ConfigError(f"invalid parameters: must be a JSON object, not {text!r}")
+        return _validate(cls, _go_keys(cls, cast("dict[str, Any]", values)))
+
+    @classmethod
+    def from_environment(
+        cls, environment: Mapping[str, str] | None = None, **arguments: Any
+    ) -> TrackerConfig:
+        """The settings from arguments, `OTEL_LIFECYCLE_*` variables and a file, in that order.
+
+        A variable is named after its field, `OTEL_LIFECYCLE_STORE_NAME`; those of the record file
+        have `PERSISTENCE_` before it, `OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH`. An empty variable
+        counts as not set. The file, JSON as for `from_json`, is named by
+        `OTEL_LIFECYCLE_CONFIG_FILE`. An output path alone enables persistence.
+
+        Args:
+            environment: Default: `os.environ`.
+            **arguments: Fields of `TrackerConfig`, and of `PersistenceConfig` behind
+                `persistence_`. None counts as not given.
+
+        Raises:
+            ConfigError: A setting is refused, or the file cannot be read.
+        """
+        environment = os.environ if environment is None else environment
+        values = _read_file(environment.get(CONFIG_FILE_VARIABLE, ""))
+        persistence: dict[str, Any] = values.pop("persistence", {})
+        file_enables = persistence.get("enabled")
+        _overlay(values, _from_variables(cls, environment, ENVIRONMENT_PREFIX))
+        prefix = f"{ENVIRONMENT_PREFIX}PERSISTENCE_"
+        _overlay(persistence, _from_variables(PersistenceConfig, environment, prefix))
+        for name, value in arguments.items():
+            if value is None:
+                continue
+            if isinstance(value, PersistenceConfig):
+                persistence = value.model_dump()
+            elif name.startswith("persistence_"):
+                persistence[name.removeprefix("persistence_")] = value
+            else:
+                values[name] = value
+        if persistence.get("enabled") is None and file_enables is None:
+            persistence["enabled"] = bool(persistence.get("output_path"))
+        return _validate(cls, {**values, "persistence": persistence})
+
+
+def environment_variables() -> dict[str, str]:
+    """Every variable `TrackerConfig.from_environment` reads, with the field it sets."""
+    names = {
+        ENVIRONMENT_PREFIX + field.upper(): field
+        for field in TrackerConfig.model_fields
+        if field != "persistence"
+    }
+    for field in PersistenceConfig.model_fields:
+        names[f"{ENVIRONMENT_PREFIX}PERSISTENCE_{field.upper()}"] = f"persistence.{field}"
+    return {CONFIG_FILE_VARIABLE: "", **names}
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    if not path:
+        return {}
+    try:
+        text = Path(path).expanduser().read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{CONFIG_FILE_VARIABLE}={path}: cannot be read: {error}") from error
+    try:
+        config = TrackerConfig.from_json(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return config.model_dump(exclude_unset=True)
+
+
+def _overlay(values: dict[str, Any], newer: dict[str, Any]) -> None:
+    values.update(newer)
+
+
+def _from_variables(
+    model: type[BaseModel], environment: Mapping[str, str], prefix: str
+) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        variable = prefix + name.upper()
+        text = environment.get(variable, "").strip()
+        if not text or name == "persistence":
+            continue
+        annotation: Any = field.annotation
+        if annotation in (bool, int) or name == "max_inflight":
+            target: type = bool if annotation is bool else int
+            try:
+                values[name] = TypeAdapter(target).validate_python(text)
+            except ValidationError:
+                allowed = "true or false" if target is bool else "a whole number"
+                raise ConfigError(f"{variable}={text!r}: must be {allowed}") from None
+        else:
+            values[name] = text
+    return values
+
+
+def _go_keys(model: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
+    """Matches keys in any case and leaves nulls out, as Go's decoder does."""
+    fields = {to_camel(name).lower(): name for name in model.model_fields}
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if value is None and key.lower() in fields:
+            continue
+        name = fields.get(key.lower())
+        if name == "persistence" and isinstance(value, dict):
+            value = _go_keys(PersistenceConfig, cast("dict[str, Any]", value))
+        result[key if name is None else to_camel(name)] = value
+    return result
+
+
+def _validate(model: type[_Model], values: dict[str, Any]) -> _Model:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(_describe(dict(problem)) for problem in error.errors())
+        raise ConfigError(f"invalid parameters: {problems}") from None
+
+
+def _describe(problem: dict[str, Any]) -> str:
+    path = ".".join(to_camel(str(part)) for part in problem["loc"])
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"unknown field {path!r}"
+    if kind == "greater_than_equal":
+        message = f"must be >= {context['ge']}"
+    elif kind == "value_error":
+        message = str(context["error"])
+        if message.startswith("outputPath is required"):
+            return f"{path}.{message}"
+    elif kind == "literal_error":
+        message = f"must be one of {context['expected']}"
+    else:
+        message = problem["msg"][:1].lower() + problem["msg"][1:]
+    return f"{path} {message}, got {problem['input']!r}"

@@ -1,0 +1,351 @@
+"""What a lifecycle is made of, from the endpoint a router knows to the record it leaves behind.
+
+All values are immutable and may be shared between threads. Nothing here validates: a router's
+values are taken as they come, and made safe where they are read (`otel_lifecycle.sanitize`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from datetime import datetime
+from enum import Enum
+
+import msgspec
+
+SCHEMA_VERSION = 1
+
+
+class Outcome(str, Enum):
+    """How a request ended.
+
+    The first four are llm-d-router's termination causes; `REJECTED` is only seen by
+    instrumentations: the router answered without choosing an endpoint.
+    """
+
+    COMPLETED = "completed"
+    CLIENT_DISCONNECT = "client_disconnect"
+    EVICTED = "evicted"
+    ERROR = "error"
+    REJECTED = "rejected"
+    SUPERSEDED = "superseded"
+    ABANDONED = "abandoned"
+    SHUTDOWN = "shutdown"
+
+
+class InputTokenSource(str, Enum):
+    """Where the input token count comes from."""
+
+    TOKENIZED = "tokenized"
+    REPORTED = "reported"
+    ESTIMATED = "estimated"
+    UNKNOWN = "unknown"
+
+
+class MissingReason(str, Enum):
+    """Why a feature of the latency predictor is missing; the list is closed."""
+
+    METRICS_MISSING = "metrics_missing"
+    METRICS_STALE = "metrics_stale"
+    NPU_MISSING = "npu_missing"
+    NPU_STALE = "npu_stale"
+    NPU_PARTIAL = "npu_partial"
+    NPU_INVALID_VALUE = "npu_invalid_value"
+    PREFIX_CACHE_MISSING = "prefix_cache_missing"
+    INPUT_TOKENS_MISSING = "input_tokens_missing"
+    INFLIGHT_MISSING = "inflight_missing"
+    ADDRESS_MISSING = "address_missing"
+    ENDPOINT_MISSING = "endpoint_missing"
+    NOT_FINITE = "not_finite"
+
+
+class EndpointEventType(Enum):
+    """What happened to an endpoint; `ADD_OR_UPDATE` never resets its load."""
+
+    ADD_OR_UPDATE = "add_or_update"
+    DELETE = "delete"
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """One engine instance; a data-parallel rank counts as one.
+
+    Attributes:
+        namespace: Kubernetes namespace.
+        pod_name: Pod name, shared by all ranks of the pod.
+        address: Host or IP address of the inference port.
+        port: The inference port, as text.
+        name: Tells ranks of one pod apart, e.g. `qwen-0-rank-1`.
+        labels: Labels of the pod.
+    """
+
+    namespace: str = ""
+    pod_name: str = ""
+    address: str = ""
+    port: str = ""
+    name: str = ""
+    labels: dict[str, str] = {}
+
+    @property
+    def id(self) -> str:
+        """`pod://namespace/pod`, else `addr://host:port`, else empty.
+
+        The seed's `endpointID`: ranks of one pod share it.
+        """
+        if self.pod_name:
+            return f"pod://{self.namespace}/{self.pod_name}"
+        if self.address and self.port:
+            return f"addr://{self.address}:{self.port}"
+        return ""
+
+    @property
+    def label(self) -> str:
+        """The id, with the rank's name behind it where the pod's name does not tell it."""
+        if not self.name or self.name == self.pod_name:
+            return self.id
+        return f"{self.id}#{self.name}" if self.id else f"{self.namespace}/{self.name}"
+
+    @property
+    def identity(self) -> Hashable:
+        """What load is keyed by: ranks of one pod never share a counter.
+
+        `namespace/name` where there is a name, as in the Gateway API Inference Extension (whose
+        names are `pod-rank-index`); else everything that tells two endpoints apart.
+        """
+        if self.name:
+            return (self.namespace, self.name)
+        return (self.namespace, self.pod_name, self.address, self.port)
+
+
+class EndpointMetrics(
+    msgspec.Struct,
+    frozen=True,
+    rename={
+        "active_models": "activeModels",
+        "waiting_models": "waitingModels",
+        "max_active_models": "maxActiveModels",
+        "running_requests": "runningRequestsSize",
+        "waiting_requests": "waitingQueueSize",
+        "kv_cache_usage": "kvCacheUsagePercent",
+        "kv_cache_max_token_capacity": "kvCacheMaxTokenCapacity",
+        "cache_block_size": "cacheBlockSize",
+        "cache_num_blocks": "cacheNumBlocks",
+        "update_time": "updateTime",
+    },
+):
+    """What an engine said of itself when it was last scraped; None is unknown.
+
+    In the record the fields carry the seed's names. `kv_cache_usage` is a fraction, 0 to 1,
+    although the seed calls it a percentage.
+
+    Attributes:
+        running_requests: Requests being executed.
+        waiting_requests: Requests in the engine's queue.
+        kv_cache_usage: Used part of the KV cache, 0 to 1.
+        kv_cache_max_token_capacity: Size of the KV cache in tokens.
+        cache_block_size: Tokens per KV-cache block.
+        cache_num_blocks: Number of KV-cache blocks.
+        active_models: LoRA adapters in use, with the engine's number for each.
+        waiting_models: LoRA adapters waiting to be loaded.
+        max_active_models: How many adapters can be active at once.
+        update_time: When the engine was scraped; aware, or taken as UTC.
+    """
+
+    running_requests: int | None = None
+    waiting_requests: int | None = None
+    kv_cache_usage: float | None = None
+    kv_cache_max_token_capacity: int | None = None
+    cache_block_size: int | None = None
+    cache_num_blocks: int | None = None
+    active_models: dict[str, int] = {}
+    waiting_models: dict[str, int] = {}
+    max_active_models: int | None = None
+    update_time: datetime | None = None
+
+    def __post_init__(self) -> None:
+        # The seed clones these maps: a router may go on changing its own.
+        for field in ("active_models", "waiting_models"):
+            models = getattr(self, field)
+            if models and type(models) is dict:
+                msgspec.structs.force_setattr(self, field, models.copy())
+
+
+class NPUDevice(
+    msgspec.Struct,
+    frozen=True,
+    rename={
+        "device_id": "deviceId",
+        "ai_core_utilization": "aiCoreUtilization",
+        "hbm_utilization": "hbmUtilization",
+        "hbm_bandwidth_utilization": "hbmBandwidthUtilization",
+    },
+):
+    """One chip; utilizations in percent, 0 to 100, as exported.
+
+    Attributes:
+        target: The exporter it was read from, `host:port`.
+        device_id: The exporter's id of the chip.
+        ai_core_utilization: Compute.
+        hbm_utilization: Device memory in use.
+        hbm_bandwidth_utilization: Device memory bandwidth in use.
+    """
+
+    target: str = ""
+    device_id: str = ""
+    ai_core_utilization: float | None = None
+    hbm_utilization: float | None = None
+    hbm_bandwidth_utilization: float | None = None
+
+
+class NPUState(
+    msgspec.Struct,
+    frozen=True,
+    rename={
+        "observation_time": "observationTime",
+        "data_status": "dataStatus",
+        "device_count": "deviceCount",
+        "ai_core_utilization_avg": "aiCoreUtilizationAvg",
+        "ai_core_utilization_max": "aiCoreUtilizationMax",
+        "hbm_utilization_avg": "hbmUtilizationAvg",
+        "hbm_utilization_max": "hbmUtilizationMax",
+        "hbm_bandwidth_utilization_avg": "hbmBandwidthUtilizationAvg",
+        "hbm_bandwidth_utilization_max": "hbmBandwidthUtilizationMax",
+    },
+):
+    """The accelerators of one endpoint; utilizations in percent, 0 to 100, as exported.
+
+    Attributes:
+        observation_time: When the values were true; aware, or taken as UTC.
+        data_status: `fresh`, `stale`, `partial` or `missing`.
+        device_count: Number of chips.
+        ai_core_utilization_avg: Compute, averaged over the chips (`_max`: the busiest chip).
+        hbm_utilization_avg: Device memory in use.
+        hbm_bandwidth_utilization_avg: Device memory bandwidth in use.
+        devices: One entry a chip.
+    """
+
+    observation_time: datetime | None = None
+    data_status: str = ""
+    device_count: int | None = None
+    ai_core_utilization_avg: float | None = None
+    ai_core_utilization_max: float | None = None
+    hbm_utilization_avg: float | None = None
+    hbm_utilization_max: float | None = None
+    hbm_bandwidth_utilization_avg: float | None = None
+    hbm_bandwidth_utilization_max: float | None = None
+    devices: tuple[NPUDevice, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.devices, tuple):  # pyright: ignore[reportUnnecessaryIsInstance]
+            msgspec.structs.force_setattr(self, "devices", tuple(self.devices or ()))
+
+
+class Load(msgspec.Struct, frozen=True):
+    """What is in flight on an endpoint."""
+
+    tokens: int = 0
+    requests: int = 0
+
+
+class RouteEndpoint(msgspec.Struct, frozen=True):
+    """An endpoint of a route, with what the router knew of it; the store adds the load."""
+
+    endpoint: Endpoint
+    metrics: EndpointMetrics | None = None
+    npu: NPUState | None = None
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Where a request goes: a leader alone, or leader, prefill and decode together."""
+
+    leader: RouteEndpoint
+    prefill: RouteEndpoint | None = None
+    decode: RouteEndpoint | None = None
+
+    @property
+    def counted(self) -> tuple[tuple[str, RouteEndpoint], ...]:
+        """The endpoints that carry the request's load, each with its role.
+
+        Prefill and decode of a complete PD route (the leader is a proxy), once if they are the
+        same; else the selected endpoint alone.
+        """
+        if self.prefill is None or self.decode is None:
+            return (("leader", self.leader),)
+        if self.prefill.endpoint.identity == self.decode.endpoint.identity:
+            return (("prefill", self.prefill),)
+        return (("prefill", self.prefill), ("decode", self.decode))
+
+    @property
+    def is_disaggregated(self) -> bool:
+        """Whether the route is complete for prefill/decode disaggregation."""
+        return self.prefill is not None and self.decode is not None
+
+
+class LatencyPrediction(
+    msgspec.Struct, frozen=True, rename={"ttft_ms": "ttftMillis", "tpot_ms": "tpotMillis"}
+):
+    """What the router expected, in milliseconds; None is no prediction."""
+
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+
+
+class RequestStart(msgspec.Struct, frozen=True):
+    """A routed request, as the router hands it over before dispatch.
+
+    Attributes:
+        request_id: The router's id of the request; an empty one is not tracked.
+        route: Where it goes.
+        model: The target model, after any rewrite.
+        input_tokens: Length of the prompt in tokens; None is unknown.
+        input_token_source: Where `input_tokens` comes from. Default: `reported` when it is known.
+        streaming: Whether the client asked for a stream; None is unknown. Only a stream has a
+            time to first token.
+        prefix_cache_score: Cached part of the prompt on the prefill (or selected) endpoint, 0 to 1.
+        prediction: Predicted TTFT of the prefill and TPOT of the decode (or selected) endpoint.
+        candidates: The endpoints considered, or how many they were.
+        policy: Name of the routing policy.
+        attempt: 1 for the first dispatch.
+        operation: GenAI operation: `chat`, `text_completion`, ...
+        provider: GenAI provider: `vllm`, ...
+        route_mismatch: The dispatched route and the endpoint's own PD group disagreed; `route` is
+            the dispatched one.
+    """
+
+    request_id: str
+    route: Route
+    model: str = ""
+    input_tokens: int | None = None
+    input_token_source: str | None = None
+    streaming: bool | None = True
+    prefix_cache_score: float | None = None
+    prediction: LatencyPrediction | None = None
+    candidates: int | Sequence[object] | None = None
+    policy: str = ""
+    attempt: int = 1
+    operation: str = ""
+    provider: str = ""
+    route_mismatch: bool = False
+
+
+class RequestCompletion(msgspec.Struct, frozen=True):
+    """How a request ended, as the router hands it over.
+
+    Attributes:
+        outcome: How it ended.
+        output_tokens: Completion tokens of the usage, never a count of chunks; None is unknown.
+        cached_tokens: Prompt tokens the engine found in its prefix cache; None is unknown.
+        served_endpoint: The endpoint that served it, where it may differ from the selected one.
+        error_type: Short name of the error, for the outcome `error`.
+    """
+
+    outcome: Outcome = Outcome.COMPLETED
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    served_endpoint: Endpoint | None = None
+    error_type: str | None = None
+
+
+class EndpointEvent(msgspec.Struct, frozen=True):
+    """An endpoint joined (or changed), or left."""
+
+    type: EndpointEventType
+    endpoint: Endpoint

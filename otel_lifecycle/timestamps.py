@@ -1,0 +1,50 @@
+"""RFC 3339 timestamps with nanoseconds, which `datetime` cannot hold."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from functools import lru_cache
+from typing import Annotated
+
+import msgspec
+
+Timestamp = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{9}Z$")]
+
+
+def format_timestamp(unix_ns: int) -> str:
+    """Unix nanoseconds as `2026-11-24T23:42:56.564324304Z`."""
+    seconds, nanoseconds = divmod(unix_ns, 1_000_000_000)
+    return f"{_format_second(seconds)}.{nanoseconds:09d}Z"
+
+
+def parse_timestamp(text: str) -> int:
+    """The Unix nanoseconds of what `format_timestamp` wrote.
+
+    Raises:
+        ValueError: The text is anything else.
+    """
+    if len(text) != 30 or text[19] != "." or text[29] != "Z" or not text[20:29].isdecimal():
+        raise ValueError(f"timestamp {text!r} is not like 2026-11-24T23:42:56.564324304Z")
+    return _parse_second(text[:19]) * 1_000_000_000 + int(text[20:29])
+
+
+def datetime_to_ns(moment: datetime) -> int:
+    """Unix nanoseconds of an aware datetime, exact to its microsecond."""
+    return round(moment.timestamp() * 1_000_000) * 1_000
+
+
+def datetime_from_ns(unix_ns: int) -> datetime:
+    """The aware UTC datetime nearest to `unix_ns`."""
+    seconds, microseconds = divmod(round(unix_ns / 1_000), 1_000_000)
+    return datetime.fromtimestamp(seconds, timezone.utc).replace(microsecond=microseconds)
+
+
+# Consecutive requests share their second, so both directions mostly hit these caches.
+@lru_cache(maxsize=256)
+def _format_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+@lru_cache(maxsize=256)
+def _parse_second(text: str) -> int:
+    return int(datetime.fromisoformat(text).replace(tzinfo=timezone.utc).timestamp())
