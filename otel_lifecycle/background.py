@@ -1,0 +1,126 @@
+"""Work that must not be done on a request's path, done a moment later on a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+_logger = logging.getLogger(__name__)
+
+_BATCH_SECONDS = 0.05
+_ITEMS_BETWEEN_YIELDS = 8
+_workers: weakref.WeakSet[Background] = weakref.WeakSet()
+
+
+class Background:
+    """Runs small jobs in batches on a daemon thread.
+
+    `submit` never blocks and takes no lock, so a finalizer may call it wherever the garbage
+    collector happens to run. `drain` does what is queued at once, on the calling thread.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: deque[tuple[Callable[[Any], None], Any]] = deque()
+        # SimpleQueue.put is reentrant, which Event.set and Condition.notify are not.
+        self._wake: SimpleQueue[bool] = SimpleQueue()
+        self._drain_lock = threading.RLock()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._pid = 0
+        _workers.add(self)
+        self.ensure_running()
+
+    def ensure_running(self) -> None:
+        """Starts the thread where there is none, as in a forked child."""
+        if self._pid == os.getpid() or self._closed.is_set():
+            return
+        self._pid = os.getpid()
+        thread = threading.Thread(
+            target=_run,
+            args=(weakref.ref(self), self._wake),
+            name="otel-lifecycle-background",
+            daemon=True,
+        )
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is shutting down: `drain` does the work
+            return
+        self._thread = thread
+
+    def submit(self, job: Callable[[Any], None], argument: Any) -> None:
+        """Queues `job(argument)`."""
+        self._jobs.append((job, argument))
+        self._wake.put(True)
+
+    def drain(self, *, yielding: bool = False) -> None:
+        """Does all queued jobs now; what they raise is logged.
+
+        Args:
+            yielding: Let other threads run now and then, so that a long queue does not hold up an
+                event loop for a whole switch interval.
+        """
+        with self._drain_lock:
+            done = 0
+            while self._jobs:
+                try:
+                    job, argument = self._jobs.popleft()
+                except IndexError:
+                    return
+                try:
+                    job(argument)
+                except Exception:
+                    _logger.exception("a background job failed")
+                done += 1
+                if yielding and done % _ITEMS_BETWEEN_YIELDS == 0:
+                    time.sleep(0)
+
+    def close(self) -> None:
+        """Does what is queued and ends the thread."""
+        self._closed.set()
+        self._wake.put(False)
+        self.drain()
+
+    def __del__(self) -> None:
+        self._wake.put(False)
+
+    @property
+    def closed(self) -> threading.Event:
+        """Set by `close`."""
+        return self._closed
+
+    def after_fork_in_child(self) -> None:
+        """The jobs are the parent's to do; the thread is started anew when one is needed."""
+        self._jobs = deque()
+        self._wake = SimpleQueue()
+        self._drain_lock = threading.RLock()
+        self._thread = None
+
+
+def _run(worker: weakref.ref[Background], wake: SimpleQueue[bool]) -> None:
+    """Holds the worker only while it works, so that an unused one can be collected."""
+    while wake.get():
+        background = worker()
+        if background is None or background.closed.wait(_BATCH_SECONDS):
+            return
+        while not wake.empty():
+            wake.get()
+        background.drain(yielding=True)
+        if background.closed.is_set():
+            return
+        del background
+
+
+def _after_fork_in_child() -> None:
+    for worker in list(_workers):
+        worker.after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

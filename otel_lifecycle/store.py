@@ -1,0 +1,405 @@
+"""The live state: requests in flight, what they charge to which endpoint, and stores by name.
+
+Every request charges its counted endpoints through leases. A lease keeps the *counter instance* it
+was charged to and the amount, so giving it back is exact whatever happened in between: an endpoint
+that was deleted and joined again starts at zero and never goes below.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable, Hashable
+from typing import ClassVar, Protocol
+
+from opentelemetry.trace import Span
+
+from otel_lifecycle.config import ConfigError, PersistenceConfig
+from otel_lifecycle.model import Endpoint, EndpointMetrics, Load, NPUState, RequestStart
+from otel_lifecycle.record import LifecycleRecord
+
+_MAX_ENDPOINTS = 10_000
+
+
+class EndpointState:
+    """The counter of one endpoint, and what was last known of it."""
+
+    __slots__ = ("endpoint", "id", "label", "live", "metrics", "npu", "requests", "tokens")
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.id = endpoint.id
+        self.label = endpoint.label
+        self.tokens = 0
+        self.requests = 0
+        self.live = True
+        self.metrics: EndpointMetrics | None = None
+        self.npu: NPUState | None = None
+
+
+class Lease:
+    """What one request charged to one endpoint, until it is given back."""
+
+    __slots__ = ("role", "state", "tokens")
+
+    def __init__(self, role: str, state: EndpointState, tokens: int) -> None:
+        self.role = role
+        self.state = state
+        self.tokens = tokens
+        state.requests += 1
+        state.tokens += tokens
+
+    def give_back(self) -> None:
+        """Takes the charge off the counter it was put on."""
+        self.state.requests -= 1
+        self.state.tokens -= self.tokens
+
+
+class Lifecycle:
+    """One request in flight; from `store.start` on, only the store changes it.
+
+    Attributes:
+        request_id: The id as the router gave it.
+        owner: The tracker that finishes it.
+        start: What the router said.
+        record: Its record, complete once it is finished.
+        span: Its span.
+        started_ns: Dispatch, Unix nanoseconds.
+        started_monotonic_ns: Dispatch on the monotonic clock.
+        first_chunk_ns: Dispatch to first chunk.
+        dispatch_load: Load of the selected endpoint at dispatch, this request not counted.
+        role_loads: The same for each counted endpoint, by role.
+        leases: What it has charged and not given back.
+        deleted_roles: Counted endpoints that were deleted while it charged them.
+        finished: Whether somebody has finished it, or is about to.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "deleted_roles",
+        "dispatch_load",
+        "finished",
+        "first_chunk_ns",
+        "leases",
+        "owner",
+        "record",
+        "request_id",
+        "role_loads",
+        "span",
+        "start",
+        "started_monotonic_ns",
+        "started_ns",
+    )
+
+    def __init__(
+        self,
+        start: RequestStart,
+        owner: LifecycleOwner,
+        record: LifecycleRecord,
+        span: Span,
+        started_ns: int,
+        started_monotonic_ns: int,
+    ) -> None:
+        self.request_id = start.request_id
+        self.owner = owner
+        self.start = start
+        self.record = record
+        self.span = span
+        self.started_ns = started_ns
+        self.started_monotonic_ns = started_monotonic_ns
+        self.first_chunk_ns: int | None = None
+        self.dispatch_load = Load()
+        self.role_loads: dict[str, Load] = {}
+        self.leases: list[Lease] = []
+        self.deleted_roles: list[str] = []
+        self.finished = False
+
+
+class LifecycleOwner(Protocol):
+    """The tracker that started a request, and that alone finishes it."""
+
+    def supersede(self, lifecycle: Lifecycle) -> None:
+        """Finishes a request whose id has come again."""
+        ...
+
+
+class RecordSink(Protocol):
+    """Where the finished records of a store go."""
+
+    @property
+    def queued(self) -> int:
+        """Records waiting to be written."""
+        ...
+
+    @property
+    def written(self) -> int:
+        """Records written."""
+        ...
+
+    @property
+    def dropped(self) -> int:
+        """Records lost."""
+        ...
+
+    def close(self, timeout: float) -> None:
+        """Writes what is queued and takes no more, in `timeout` seconds at most."""
+        ...
+
+
+class LifecycleStore:
+    """Requests in flight and load per endpoint; thread-safe.
+
+    Trackers with the same store name share one (`LifecycleStore.shared`). A forked child starts
+    with no requests in flight: those belong to the parent.
+    """
+
+    _shared: ClassVar[dict[str, LifecycleStore]] = {}
+    _shared_lock: ClassVar[threading.RLock] = threading.RLock()
+    _all: ClassVar[weakref.WeakSet[LifecycleStore]] = weakref.WeakSet()
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.persistence = PersistenceConfig()
+        self.sink: RecordSink | None = None
+        self.ignored: Counter[str] = Counter()
+        # Reentrant: a signal handler may close the tracker while the same thread is in here.
+        self._lock = threading.RLock()
+        self._users = 0
+        self._inflight: dict[str, Lifecycle] = {}
+        self._endpoints: dict[Hashable, EndpointState] = {}
+        LifecycleStore._all.add(self)
+
+    @classmethod
+    def shared(
+        cls,
+        name: str,
+        persistence: PersistenceConfig,
+        open_sink: Callable[[PersistenceConfig, str], RecordSink],
+    ) -> LifecycleStore:
+        """The store of that name, made if there is none; `release` it when done.
+
+        Args:
+            name: The store's name.
+            persistence: Where its records go. When it is not enabled, the store keeps what others
+                set.
+            open_sink: Makes the sink; called once a store.
+
+        Raises:
+            ConfigError: Others use the store with other persistence settings.
+            OSError: The sink cannot be opened.
+        """
+        with cls._shared_lock:
+            store = cls._shared.get(name)
+            if store is None:
+                store = cls(name)
+            if persistence.enabled:
+                if store.sink is None:
+                    store.sink = open_sink(persistence, name)
+                    store.persistence = persistence
+                elif store.persistence != persistence:
+                    raise ConfigError(
+                        f"persistence of store {name!r} is already set to {store.persistence}, "
+                        f"and cannot be {persistence} as well; use one setting or two store names"
+                    )
+            cls._shared[name] = store
+            store._users += 1
+            return store
+
+    def release(self, timeout: float) -> None:
+        """Gives the store back; the last user's call closes its sink, within `timeout` seconds."""
+        with self._shared_lock:
+            self._users -= 1
+            if self._users > 0:
+                return
+            if self._shared.get(self.name) is self:
+                del self._shared[self.name]
+        if self.sink is not None:
+            self.sink.close(timeout)
+
+    @property
+    def active_requests(self) -> int:
+        """How many requests are in flight."""
+        return len(self._inflight)
+
+    def load(self, endpoint: Endpoint) -> Load:
+        """What is in flight on an endpoint; zero on an unknown one."""
+        with self._lock:
+            state = self._endpoints.get(endpoint.identity)
+            return Load(state.tokens, state.requests) if state is not None else Load()
+
+    def loads(self) -> dict[str, Load]:
+        """What is in flight on each known endpoint, by `Endpoint.label`."""
+        with self._lock:
+            loads: dict[str, Load] = {}
+            for state in self._endpoints.values():
+                other = loads.get(state.label, Load())
+                loads[state.label] = Load(
+                    state.tokens + other.tokens, state.requests + other.requests
+                )
+            return loads
+
+    def endpoints(self) -> list[EndpointState]:
+        """The known endpoints; their numbers go on changing."""
+        with self._lock:
+            return list(self._endpoints.values())
+
+    def ignore(self, reason: str) -> None:
+        """Counts a call or a value that was not used."""
+        with self._lock:
+            self.ignored[reason] += 1
+
+    def find(self, request_id: str) -> Lifecycle | None:
+        """The request in flight under an id."""
+        return self._inflight.get(request_id)
+
+    def owned_by(self, owner: object) -> list[Lifecycle]:
+        """The requests in flight that `owner` started."""
+        with self._lock:
+            return [entry for entry in self._inflight.values() if entry.owner is owner]
+
+    def start(self, lifecycle: Lifecycle) -> Lifecycle | None:
+        """Charges a new request to its endpoints.
+
+        Returns:
+            The request in flight under the same id, which this one supersedes. Its load is given
+            back; the caller has its owner finish it.
+        """
+        with self._lock:
+            superseded = self._inflight.get(lifecycle.request_id)
+            if superseded is not None:
+                # First, so that its load does not show in the new request's snapshot.
+                self._give_back(superseded, None)
+            self._charge(lifecycle)
+            self._inflight[lifecycle.request_id] = lifecycle
+            return superseded
+
+    def reroute(self, lifecycle: Lifecycle, start: RequestStart, record: LifecycleRecord) -> bool:
+        """Charges a request in flight to the endpoints of another route instead.
+
+        Args:
+            lifecycle: The request.
+            start: What the router says now.
+            record: The record begun anew.
+
+        Returns:
+            False when the request has ended.
+        """
+        with self._lock:
+            if lifecycle.finished:
+                return False
+            self._give_back(lifecycle, None)
+            lifecycle.deleted_roles.clear()
+            lifecycle.start = start
+            lifecycle.record = record
+            self._charge(lifecycle)
+            return True
+
+    def first_chunk(self, lifecycle: Lifecycle, elapsed_ns: int, release: str) -> None:
+        """Marks the first chunk, once, and gives back the leases it ends.
+
+        Args:
+            lifecycle: The request.
+            elapsed_ns: Nanoseconds since its start.
+            release: `prefill`, `all` or `none`.
+        """
+        with self._lock:
+            if lifecycle.finished or lifecycle.first_chunk_ns is not None:
+                return
+            lifecycle.first_chunk_ns = elapsed_ns
+            if release == "all":
+                self._give_back(lifecycle, None)
+            # A prefill lease that also stands for the decode (one endpoint) is kept.
+            elif release == "prefill" and len(lifecycle.leases) > 1:
+                self._give_back(lifecycle, "prefill")
+
+    def finish(self, lifecycle: Lifecycle) -> bool:
+        """Gives back what is left of a request's load and forgets it.
+
+        Returns:
+            True to exactly one caller, who then completes record and span.
+        """
+        with self._lock:
+            if lifecycle.finished:
+                return False
+            lifecycle.finished = True
+            self._give_back(lifecycle, None)
+            if self._inflight.get(lifecycle.request_id) is lifecycle:
+                del self._inflight[lifecycle.request_id]
+            return True
+
+    def add_endpoint(self, endpoint: Endpoint) -> None:
+        """Makes an endpoint known; a known one keeps its load."""
+        with self._lock:
+            self._state(endpoint)
+
+    def delete_endpoint(self, endpoint: Endpoint) -> None:
+        """Forgets an endpoint and its counter; requests in flight on it go on."""
+        with self._lock:
+            state = self._endpoints.pop(endpoint.identity, None)
+            if state is not None:
+                state.live = False
+
+    def observe(
+        self, endpoint: Endpoint, metrics: EndpointMetrics | None, npu: NPUState | None
+    ) -> None:
+        """Keeps the newest state of an endpoint, for the gauges."""
+        with self._lock:
+            state = self._state(endpoint)
+            if metrics is not None:
+                state.metrics = metrics
+            if npu is not None:
+                state.npu = npu
+
+    def _charge(self, lifecycle: Lifecycle) -> None:
+        route = lifecycle.start.route
+        tokens = lifecycle.record.input_token_length or 0
+        lifecycle.dispatch_load = self.load(route.leader.endpoint)
+        states = [(role, self._state(entry.endpoint)) for role, entry in route.counted]
+        lifecycle.role_loads = {role: Load(s.tokens, s.requests) for role, s in states}
+        lifecycle.leases = [Lease(role, state, tokens) for role, state in states]
+
+    def _give_back(self, lifecycle: Lifecycle, role: str | None) -> None:
+        kept: list[Lease] = []
+        for lease in lifecycle.leases:
+            if role is not None and lease.role != role:
+                kept.append(lease)
+                continue
+            lease.give_back()
+            if not lease.state.live:
+                lifecycle.deleted_roles.append(lease.role)
+        lifecycle.leases = kept
+
+    def _state(self, endpoint: Endpoint) -> EndpointState:
+        identity = endpoint.identity
+        state = self._endpoints.get(identity)
+        if state is None:
+            if len(self._endpoints) >= _MAX_ENDPOINTS:
+                self._forget_idle()
+            state = self._endpoints[identity] = EndpointState(endpoint)
+        return state
+
+    def _forget_idle(self) -> None:
+        """Keeps memory bounded where no event ever says that an endpoint is gone."""
+        for identity, state in list(self._endpoints.items()):
+            if state.requests == 0:
+                del self._endpoints[identity]
+
+    def _after_fork_in_child(self) -> None:
+        self._lock = threading.RLock()
+        for lifecycle in self._inflight.values():
+            lifecycle.finished = True
+        self._inflight.clear()
+        for state in self._endpoints.values():
+            state.tokens = state.requests = 0
+
+
+def _after_fork_in_child() -> None:
+    LifecycleStore._shared_lock = threading.RLock()  # pyright: ignore[reportPrivateUsage]
+    for store in list(LifecycleStore._all):  # pyright: ignore[reportPrivateUsage]
+        store._after_fork_in_child()  # pyright: ignore[reportPrivateUsage]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
