@@ -1,0 +1,157 @@
+"""The inputs of the latency predictor, and why any of them is missing.
+
+The features are those of hermes-router's `prediction.proto` (`PredictInput`); the seed calls the
+function `selectedPredictionInputs`. A feature that cannot be trusted is None and has one reason
+out of a closed list; a feature that is there has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from otel_lifecycle import sanitize
+from otel_lifecycle.model import EndpointMetrics, MissingReason, NPUState, RouteEndpoint
+from otel_lifecycle.record import EndpointSnapshot, MissingFeature, PredictionInput
+from otel_lifecycle.timestamps import datetime_to_ns
+
+POD_TYPES = {"leader": "", "prefill": "prefill", "decode": "decode"}
+
+_METRICS_FEATURES = (
+    ("numRequestWaiting", "waiting_requests"),
+    ("numRequestRunning", "running_requests"),
+    ("kvCacheUsage", "kv_cache_usage"),
+)
+# Which of average and maximum hermes feeds its predictor is not public; the average is assumed.
+_NPU_FEATURES = (
+    ("hbmUtilization", "hbm_utilization_avg"),
+    ("aiCoreUtilization", "ai_core_utilization_avg"),
+    ("bandwidthUtilization", "hbm_bandwidth_utilization_avg"),
+)
+_NPU_STATUS_REASONS = {
+    "stale": MissingReason.NPU_STALE,
+    "missing": MissingReason.NPU_MISSING,
+}
+
+
+def missing_features(
+    role: str,
+    raw: RouteEndpoint,
+    snapshot: EndpointSnapshot,
+    *,
+    input_tokens: int | None,
+    raw_score: object,
+    score: float | None,
+    started_ns: int,
+    stale_after_ns: int,
+) -> list[MissingFeature]:
+    """Why features of one counted endpoint are missing; empty when none is.
+
+    Args:
+        role: `leader`, `prefill` or `decode`.
+        raw: The endpoint as the router gave it.
+        snapshot: The same, made safe.
+        input_tokens: Length of the prompt.
+        raw_score: The prefix-cache score as the router gave it.
+        score: The same, made safe.
+        started_ns: Dispatch time, Unix nanoseconds.
+        stale_after_ns: Age from which metrics count as stale; 0 never.
+    """
+    missing: list[tuple[str, MissingReason]] = []
+    if input_tokens is None:
+        missing.append(("inputTokenLength", MissingReason.INPUT_TOKENS_MISSING))
+    if score is None:
+        missing.append(
+            (
+                "prefixCacheScore",
+                MissingReason.NOT_FINITE
+                if sanitize.is_not_finite(raw_score)
+                else MissingReason.PREFIX_CACHE_MISSING,
+            )
+        )
+    missing += _missing_metrics(raw.metrics, snapshot.metrics, started_ns, stale_after_ns)
+    missing += _missing_npu(raw.npu, snapshot.npu)
+    if not snapshot.address:
+        missing.append(("serverIp", MissingReason.ADDRESS_MISSING))
+    pod_type = POD_TYPES[role]
+    return [MissingFeature(pod_type, feature, reason) for feature, reason in missing]
+
+
+def prediction_input(
+    role: str,
+    snapshot: EndpointSnapshot,
+    *,
+    input_tokens: int | None,
+    score: float | None,
+    missing: Iterable[MissingFeature],
+) -> PredictionInput:
+    """The features of one counted endpoint, without those that are `missing`."""
+    pod_type = POD_TYPES[role]
+    absent = {entry.feature for entry in missing if entry.pod_type == pod_type}
+    metrics = snapshot.metrics
+    npu = snapshot.npu
+    result = PredictionInput(pod_type)
+    result.input_token_length = input_tokens
+    result.prefix_cache_score = score
+    if metrics is not None:
+        result.num_request_waiting = metrics.waiting_requests
+        result.num_request_running = metrics.running_requests
+        result.kv_cache_usage = metrics.kv_cache_usage
+    if snapshot.inflight is not None:
+        result.inflight_tokens = snapshot.inflight.tokens
+    if npu is not None:
+        result.hbm_utilization = npu.hbm_utilization_avg
+        result.ai_core_utilization = npu.ai_core_utilization_avg
+        result.bandwidth_utilization = npu.hbm_bandwidth_utilization_avg
+    result.server_ip = snapshot.address
+    if absent:
+        for field, feature in _FIELDS:
+            if feature in absent:
+                setattr(result, field, None)
+    return result
+
+
+_FIELDS = tuple(
+    zip(PredictionInput.__struct_fields__, PredictionInput.__struct_encode_fields__, strict=True)
+)
+
+
+def _missing_metrics(
+    raw: EndpointMetrics | None,
+    metrics: EndpointMetrics | None,
+    started_ns: int,
+    stale_after_ns: int,
+) -> list[tuple[str, MissingReason]]:
+    if raw is None or metrics is None:
+        return [(feature, MissingReason.METRICS_MISSING) for feature, _ in _METRICS_FEATURES]
+    updated = metrics.update_time
+    if updated is not None and 0 < stale_after_ns < started_ns - datetime_to_ns(updated):
+        return [(feature, MissingReason.METRICS_STALE) for feature, _ in _METRICS_FEATURES]
+    return [
+        (
+            feature,
+            MissingReason.NOT_FINITE
+            if sanitize.is_not_finite(getattr(raw, field))
+            else MissingReason.METRICS_MISSING,
+        )
+        for feature, field in _METRICS_FEATURES
+        if getattr(metrics, field) is None
+    ]
+
+
+def _missing_npu(raw: NPUState | None, npu: NPUState | None) -> list[tuple[str, MissingReason]]:
+    if raw is None or npu is None:
+        return [(feature, MissingReason.NPU_MISSING) for feature, _ in _NPU_FEATURES]
+    whole = _NPU_STATUS_REASONS.get(npu.data_status)
+    if whole is not None:
+        return [(feature, whole) for feature, _ in _NPU_FEATURES]
+    absent = (
+        MissingReason.NPU_PARTIAL if npu.data_status == "partial" else MissingReason.NPU_MISSING
+    )
+    return [
+        (
+            feature,
+            absent if getattr(raw, field) is None else MissingReason.NPU_INVALID_VALUE,
+        )
+        for feature, field in _NPU_FEATURES
+        if getattr(npu, field) is None
+    ]

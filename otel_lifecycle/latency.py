@@ -1,0 +1,47 @@
+"""What a finished request measured, and how far the prediction was off."""
+
+from __future__ import annotations
+
+from otel_lifecycle.model import LatencyPrediction
+from otel_lifecycle.record import ActualLatency, PredictionError
+
+PREDICTION_MODE_ACTIVE = "active"
+
+
+def prediction_mode(prediction: LatencyPrediction) -> str:
+    """`active` when the router had any prediction, else empty (the seed's rule)."""
+    has_any = prediction.ttft_ms is not None or prediction.tpot_ms is not None
+    return PREDICTION_MODE_ACTIVE if has_any else ""
+
+
+def actual_latency(
+    e2e_ns: int, first_chunk_ns: int | None, output_tokens: int | None
+) -> ActualLatency:
+    """The measured latencies.
+
+    Args:
+        e2e_ns: Dispatch to end, nanoseconds.
+        first_chunk_ns: Dispatch to first chunk of a stream; None where there was none.
+        output_tokens: Completion tokens of the usage.
+    """
+    actual = ActualLatency(e2e_ms=e2e_ns / 1e6)
+    if first_chunk_ns is not None:
+        actual.ttft_ms = first_chunk_ns / 1e6
+        if output_tokens is not None and output_tokens >= 2:
+            actual.tpot_ms = (e2e_ns - first_chunk_ns) / (output_tokens - 1) / 1e6
+    return actual
+
+
+def prediction_error(actual: ActualLatency, prediction: LatencyPrediction) -> PredictionError:
+    """Actual minus predicted, only where both exist."""
+    error = PredictionError()
+    error.ttft_ms, error.ttft_ratio = _difference(actual.ttft_ms, prediction.ttft_ms)
+    error.tpot_ms, error.tpot_ratio = _difference(actual.tpot_ms, prediction.tpot_ms)
+    return error
+
+
+def _difference(actual: float | None, predicted: float | None) -> tuple[float | None, float | None]:
+    if actual is None or predicted is None:
+        return None, None
+    difference = actual - predicted
+    return difference, difference / actual if actual > 0 else None

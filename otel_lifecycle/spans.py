@@ -1,0 +1,317 @@
+"""A record as a span, and back.
+
+Attributes and events are a function of the record. The live span gets those a sampler may want
+when it starts and all others in one call when it ends, so that nothing a reroute made untrue stays
+on it, a request in flight holds little memory, and an unsampled request builds none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import (
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+)
+
+from otel_lifecycle import semconv
+from otel_lifecycle.model import EndpointMetrics, InputTokenSource, NPUState, Outcome
+from otel_lifecycle.record import EndpointSnapshot, LifecycleRecord
+from otel_lifecycle.timestamps import datetime_to_ns, parse_timestamp
+from otel_lifecycle.version import __version__
+
+Attributes: TypeAlias = dict[str, Any]
+
+_KINDS = {"server": SpanKind.SERVER, "internal": SpanKind.INTERNAL}
+
+
+def span_name(model: str) -> str:
+    """`route {model}`, or `route`."""
+    return f"route {model}" if model else "route"
+
+
+def start_attributes(record: LifecycleRecord) -> Attributes:
+    """What a sampler sees."""
+    attributes: Attributes = {semconv.REQUEST_ID: record.request_id}
+    if record.operation:
+        attributes[semconv.OPERATION_NAME] = record.operation
+    if record.provider:
+        attributes[semconv.PROVIDER_NAME] = record.provider
+    if record.model:
+        attributes[semconv.REQUEST_MODEL] = record.model
+    if record.streaming is not None:
+        attributes[semconv.REQUEST_STREAM] = record.streaming
+    return attributes
+
+
+def end_attributes(record: LifecycleRecord, *, devices: bool = False) -> Attributes:
+    """All other attributes of a finished request.
+
+    Args:
+        record: The finished request.
+        devices: Whether to add the per-device NPU arrays.
+    """
+    attributes: Attributes = {}
+    _set_request(attributes, record)
+    _set_route(attributes, record, devices)
+    _set_prediction(attributes, record)
+    _set_result(attributes, record)
+    return attributes
+
+
+def span_events(record: LifecycleRecord) -> list[tuple[str, int, Attributes]]:
+    """Name, Unix nanoseconds and attributes of each event, in order of time."""
+    events: list[tuple[str, int, Attributes]] = [
+        (
+            semconv.EVENT_REROUTED,
+            parse_timestamp(reroute.at),
+            {
+                semconv.REROUTED_FROM: reroute.from_endpoint,
+                semconv.REROUTED_TO: reroute.to_endpoint,
+                semconv.REROUTED_REASON: reroute.reason,
+            },
+        )
+        for reroute in record.rerouted
+    ]
+    if record.first_chunk_at is not None:
+        events.append((semconv.EVENT_FIRST_CHUNK, parse_timestamp(record.first_chunk_at), {}))
+    events.sort(key=lambda event: event[1])
+    if record.completed_at is not None:
+        completion: Attributes = {semconv.OUTCOME: record.outcome.value}
+        if record.output_length is not None:
+            completion[semconv.OUTPUT_TOKENS] = record.output_length
+        if record.served_endpoint is not None:
+            completion[semconv.ROUTE_SERVED_ID] = record.served_endpoint
+        events.append((semconv.EVENT_COMPLETION, parse_timestamp(record.completed_at), completion))
+    return events
+
+
+def finish_span(span: Span, record: LifecycleRecord, *, devices: bool) -> None:
+    """Puts what a finished request has to say on its live span; the caller ends it."""
+    span.set_attributes(end_attributes(record, devices=devices))
+    for name, at_ns, attributes in span_events(record):
+        span.add_event(name, attributes, at_ns)
+    if record.error is not None:
+        span.set_status(Status(StatusCode.ERROR))
+
+
+def span_from_record(record: LifecycleRecord, *, devices: bool = True) -> ReadableSpan:
+    """The span of a finished request, ready for any exporter.
+
+    Args:
+        record: A record with trace and span id.
+        devices: Whether to add the per-device NPU arrays.
+
+    Raises:
+        ValueError: The record has no trace id or span id.
+    """
+    if record.trace_id is None or record.span_id is None:
+        raise ValueError("the record has no traceId or spanId: its request was not traced")
+    trace_id = int(record.trace_id, 16)
+    flags = TraceFlags(record.trace_flags or 0)
+    state = TraceState.from_header([record.trace_state]) if record.trace_state else TraceState()
+    parent = None
+    kind = _KINDS.get(record.span_kind or "", SpanKind.SERVER)
+    if record.parent_span_id is not None:
+        parent = SpanContext(
+            trace_id, int(record.parent_span_id, 16), kind is SpanKind.SERVER, flags, state
+        )
+    return ReadableSpan(
+        name=span_name(record.model),
+        context=SpanContext(trace_id, int(record.span_id, 16), False, flags, state),
+        parent=parent,
+        resource=Resource(record.resource),
+        attributes={**start_attributes(record), **end_attributes(record, devices=devices)},
+        events=[Event(name, attributes, at_ns) for name, at_ns, attributes in span_events(record)],
+        kind=kind,
+        status=Status(StatusCode.ERROR if record.error is not None else StatusCode.UNSET),
+        start_time=parse_timestamp(record.started_at),
+        end_time=parse_timestamp(record.completed_at) if record.completed_at else None,
+        instrumentation_scope=InstrumentationScope(semconv.SCOPE, __version__, semconv.SCHEMA_URL),
+    )
+
+
+def _set_request(attributes: Attributes, record: LifecycleRecord) -> None:
+    if record.input_token_length is not None:
+        attributes[semconv.INPUT_TOKENS_SOURCE] = record.input_token_source.value
+        estimated = record.input_token_source is InputTokenSource.ESTIMATED
+        name = semconv.INPUT_TOKENS_ESTIMATE if estimated else semconv.INPUT_TOKENS
+        attributes[name] = record.input_token_length
+    if record.cached_tokens is not None:
+        attributes[semconv.CACHED_TOKENS] = record.cached_tokens
+    if record.output_length is not None:
+        attributes[semconv.OUTPUT_TOKENS] = record.output_length
+
+
+def _set_route(attributes: Attributes, record: LifecycleRecord, devices: bool) -> None:
+    route = record.selected_route
+    disaggregated = route.prefill is not None and route.decode is not None
+    attributes[semconv.ROUTE_TYPE] = "prefill_decode" if disaggregated else "aggregated"
+    leader = route.leader
+    if leader.address:
+        attributes[semconv.SERVER_ADDRESS] = leader.address
+    if leader.port.isdecimal() and len(leader.port) <= 5:
+        attributes[semconv.SERVER_PORT] = int(leader.port)
+    if leader.id.startswith("pod://"):
+        namespace, _, pod = leader.id.removeprefix("pod://").partition("/")
+        attributes[semconv.K8S_NAMESPACE_NAME] = namespace
+        attributes[semconv.K8S_POD_NAME] = pod
+    served = record.served_endpoint
+    if served is not None and served != record.selected_endpoint:
+        attributes[semconv.ROUTE_SERVED_ID] = served
+    if record.candidates is not None:
+        attributes[semconv.ROUTE_CANDIDATES] = record.candidates
+    if record.policy:
+        attributes[semconv.ROUTE_POLICY] = record.policy
+    attributes[semconv.ROUTE_ATTEMPT] = record.attempt
+    if disaggregated and len(record.tracked_endpoints) == 1:
+        attributes[semconv.ROUTE_SHARED] = True
+    if record.route_mismatch:
+        attributes[semconv.ROUTE_MISMATCH] = True
+    if record.endpoint_deleted:
+        attributes[semconv.ROUTE_DELETED_ROLES] = record.endpoint_deleted
+    if record.dispatch_inflight is not None:
+        attributes[semconv.DISPATCH_INFLIGHT_REQUESTS] = record.dispatch_inflight.requests
+        attributes[semconv.DISPATCH_INFLIGHT_TOKENS] = record.dispatch_inflight.tokens
+    started_ns = parse_timestamp(record.started_at)
+    for role in ("leader", "prefill", "decode"):
+        snapshot: EndpointSnapshot | None = getattr(route, role)
+        if snapshot is not None:
+            _set_endpoint(attributes, semconv.ROLE_PREFIX[role], snapshot, started_ns, devices)
+
+
+def _set_endpoint(
+    attributes: Attributes,
+    prefix: str,
+    snapshot: EndpointSnapshot,
+    started_ns: int,
+    devices: bool,
+) -> None:
+    attributes[prefix + semconv.ROLE_ID] = snapshot.id
+    if snapshot.address:
+        attributes[prefix + semconv.ROLE_ADDRESS] = snapshot.address
+    if snapshot.port:
+        attributes[prefix + semconv.ROLE_PORT] = snapshot.port
+    if snapshot.name:
+        attributes[prefix + semconv.ROLE_NAME] = snapshot.name
+    if snapshot.inflight is not None:
+        attributes[prefix + semconv.ROLE_INFLIGHT_REQUESTS] = snapshot.inflight.requests
+        attributes[prefix + semconv.ROLE_INFLIGHT_TOKENS] = snapshot.inflight.tokens
+    if snapshot.metrics is not None:
+        _set_metrics(attributes, prefix, snapshot.metrics, started_ns)
+    if snapshot.npu is not None:
+        _set_npu(attributes, prefix, snapshot.npu, started_ns, devices)
+
+
+METRICS_FIELDS = (
+    (semconv.ROLE_RUNNING, "running_requests"),
+    (semconv.ROLE_WAITING, "waiting_requests"),
+    (semconv.ROLE_KV_CACHE_UTILIZATION, "kv_cache_usage"),
+    (semconv.ROLE_KV_CACHE_CAPACITY, "kv_cache_max_token_capacity"),
+    (semconv.ROLE_KV_CACHE_BLOCK_SIZE, "cache_block_size"),
+    (semconv.ROLE_KV_CACHE_BLOCK_COUNT, "cache_num_blocks"),
+    (semconv.ROLE_LORA_MAX, "max_active_models"),
+)
+LORA_FIELDS = (
+    (semconv.ROLE_LORA_ACTIVE_MODELS, semconv.ROLE_LORA_ACTIVE_COUNTS, "active_models"),
+    (semconv.ROLE_LORA_WAITING_MODELS, semconv.ROLE_LORA_WAITING_COUNTS, "waiting_models"),
+)
+NPU_FIELDS = (
+    (semconv.ROLE_NPU_CORE_AVG, "ai_core_utilization_avg"),
+    (semconv.ROLE_NPU_CORE_MAX, "ai_core_utilization_max"),
+    (semconv.ROLE_NPU_MEMORY_AVG, "hbm_utilization_avg"),
+    (semconv.ROLE_NPU_MEMORY_MAX, "hbm_utilization_max"),
+    (semconv.ROLE_NPU_BANDWIDTH_AVG, "hbm_bandwidth_utilization_avg"),
+    (semconv.ROLE_NPU_BANDWIDTH_MAX, "hbm_bandwidth_utilization_max"),
+)
+DEVICE_FIELDS = (
+    (semconv.ROLE_NPU_DEVICE_CORE, "ai_core_utilization"),
+    (semconv.ROLE_NPU_DEVICE_MEMORY, "hbm_utilization"),
+    (semconv.ROLE_NPU_DEVICE_BANDWIDTH, "hbm_bandwidth_utilization"),
+)
+# Arrays must be homogeneous and cannot hold a gap: -1 is what npu-exporter itself writes for one.
+UNKNOWN_UTILIZATION = -1.0
+
+
+def _set_metrics(
+    attributes: Attributes, prefix: str, metrics: EndpointMetrics, started_ns: int
+) -> None:
+    for suffix, field in METRICS_FIELDS:
+        value = getattr(metrics, field)
+        if value is not None:
+            attributes[prefix + suffix] = value
+    for models_suffix, counts_suffix, field in LORA_FIELDS:
+        models: Mapping[str, int] = getattr(metrics, field)
+        if models:
+            attributes[prefix + models_suffix] = list(models)
+            attributes[prefix + counts_suffix] = list(models.values())
+    if metrics.update_time is not None:
+        age_ns = started_ns - datetime_to_ns(metrics.update_time)
+        attributes[prefix + semconv.ROLE_METRICS_AGE] = age_ns / 1e9
+
+
+def _set_npu(
+    attributes: Attributes, prefix: str, npu: NPUState, started_ns: int, devices: bool
+) -> None:
+    attributes[prefix + semconv.ROLE_NPU_STATUS] = npu.data_status
+    if npu.device_count is not None:
+        attributes[prefix + semconv.ROLE_NPU_COUNT] = npu.device_count
+    if npu.observation_time is not None:
+        age_ns = started_ns - datetime_to_ns(npu.observation_time)
+        attributes[prefix + semconv.ROLE_NPU_AGE] = age_ns / 1e9
+    for suffix, field in NPU_FIELDS:
+        percent = getattr(npu, field)
+        if percent is not None:
+            attributes[prefix + suffix] = percent / 100
+    if devices and npu.devices:
+        attributes[prefix + semconv.ROLE_NPU_DEVICE_IDS] = [d.device_id for d in npu.devices]
+        attributes[prefix + semconv.ROLE_NPU_DEVICE_TARGETS] = [d.target for d in npu.devices]
+        for suffix, field in DEVICE_FIELDS:
+            attributes[prefix + suffix] = [
+                UNKNOWN_UTILIZATION if percent is None else percent / 100
+                for percent in (getattr(device, field) for device in npu.devices)
+            ]
+
+
+def _set_prediction(attributes: Attributes, record: LifecycleRecord) -> None:
+    if record.prefix_cache_score is not None:
+        attributes[semconv.PREFIX_CACHE_SCORE] = record.prefix_cache_score
+    if record.prediction_mode:
+        attributes[semconv.PREDICTION_MODE] = record.prediction_mode
+    if record.prediction.ttft_ms is not None:
+        attributes[semconv.PREDICTED_TTFT] = record.prediction.ttft_ms / 1000
+    if record.prediction.tpot_ms is not None:
+        attributes[semconv.PREDICTED_TPOT] = record.prediction.tpot_ms / 1000
+    if record.missing_feature_reasons:
+        attributes[semconv.MISSING_FEATURES] = [
+            f"{missing.pod_type}.{missing.feature}" if missing.pod_type else missing.feature
+            for missing in record.missing_feature_reasons
+        ]
+        attributes[semconv.MISSING_REASONS] = [
+            missing.reason.value for missing in record.missing_feature_reasons
+        ]
+    if record.prediction_error.ttft_ms is not None:
+        attributes[semconv.PREDICTED_TTFT_ERROR] = record.prediction_error.ttft_ms / 1000
+    if record.prediction_error.tpot_ms is not None:
+        attributes[semconv.PREDICTED_TPOT_ERROR] = record.prediction_error.tpot_ms / 1000
+
+
+def _set_result(attributes: Attributes, record: LifecycleRecord) -> None:
+    attributes[semconv.OUTCOME] = record.outcome.value
+    if record.outcome is Outcome.ERROR and record.error is not None:
+        attributes[semconv.ERROR_TYPE] = record.error.type
+    if record.actual.ttft_ms is not None:
+        attributes[semconv.TIME_TO_FIRST_CHUNK] = record.actual.ttft_ms / 1000
+    if record.actual.tpot_ms is not None:
+        attributes[semconv.TIME_PER_OUTPUT_TOKEN] = record.actual.tpot_ms / 1000
+    if record.actual.e2e_ms is not None:
+        attributes[semconv.REQUEST_DURATION] = record.actual.e2e_ms / 1000
