@@ -1,0 +1,143 @@
+"""The span processor that writes the record of every finished lifecycle span to a file."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import weakref
+from collections.abc import Generator
+from typing import TypeAlias
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.trace import SpanContext
+
+from otel_lifecycle.config import ConfigError, PersistenceConfig
+from otel_lifecycle.persistence.writer import RecordWriter
+from otel_lifecycle.record import LifecycleRecord
+from otel_lifecycle.span_reader import is_lifecycle_span, record_from_span
+
+_logger = logging.getLogger(__name__)
+
+_SpanKey: TypeAlias = "tuple[int, int]"
+
+
+class Handover:
+    """A record on its way from a tracker to the processors, while its span ends.
+
+    Handing over the record itself is cheaper than reading it back from attributes, and it is there
+    when the span is not sampled and has none.
+    """
+
+    _pending: dict[_SpanKey, Handover] = {}  # noqa: RUF012 - one table for all processors
+
+    __slots__ = ("record", "store_name", "taken_by")
+
+    def __init__(self, record: LifecycleRecord, store_name: str) -> None:
+        self.record = record
+        self.store_name = store_name
+        self.taken_by: list[LifecycleSpanProcessor] = []
+
+    @contextlib.contextmanager
+    def offered(self, context: SpanContext) -> Generator[None]:
+        """Makes the record available to the processors of a span, while it ends."""
+        key = (context.trace_id, context.span_id)
+        self._pending[key] = self
+        try:
+            yield
+        finally:
+            self._pending.pop(key, None)
+
+    @classmethod
+    def find(cls, context: SpanContext) -> Handover | None:
+        """What is offered for a span."""
+        return cls._pending.get((context.trace_id, context.span_id))
+
+
+class LifecycleSpanProcessor(SpanProcessor):
+    """Writes finished lifecycle spans as JSON Lines records; other spans pass by.
+
+    An ordinary span processor: `TracerProvider.add_span_processor` takes it, once or more often
+    (with different files). It takes sampled and RECORD_ONLY spans alike; with `RecordAllSampler`
+    the file holds every request. It never raises and does no I/O on the caller's thread. A tracker
+    whose configuration enables persistence makes and adds its own.
+
+    Args:
+        config: Enabled settings.
+        store_name: Take only the spans of that store; None takes all.
+
+    Raises:
+        ConfigError: Persistence is not enabled, or the file cannot be written.
+    """
+
+    def __init__(self, config: PersistenceConfig, store_name: str | None = None) -> None:
+        if not config.enabled:
+            raise ConfigError("persistence.enabled is False: there is nothing to process")
+        try:
+            self._writer = RecordWriter(config)
+        except OSError as error:
+            raise ConfigError(
+                f"persistence.outputPath {config.output_path!r} cannot be written: {error}"
+            ) from error
+        self._store_name = store_name
+        self._providers: weakref.WeakSet[TracerProvider] = weakref.WeakSet()
+
+    def attach(self, provider: TracerProvider) -> None:
+        """Adds itself to a provider, once; the SDK has no way to take it off again."""
+        if provider not in self._providers:
+            self._providers.add(provider)
+            provider.add_span_processor(self)
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Does nothing."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Queues the record of a lifecycle span."""
+        try:
+            if not is_lifecycle_span(span) or span.context is None:
+                return
+            handover = Handover.find(span.context)
+            if handover is None:
+                if self._store_name is None:
+                    self._writer.put(record_from_span(span))
+            elif self._store_name in (None, handover.store_name):
+                handover.taken_by.append(self)
+                self._writer.put(handover.record)
+        except Exception:
+            _logger.exception("span %r could not be recorded", span.name)
+
+    def take(self, handover: Handover) -> None:
+        """Queues a record that did not come through the provider.
+
+        So it is where there is no SDK, where it is disabled or dropped the span, and where another
+        processor raised before this one was called.
+        """
+        if self not in handover.taken_by:
+            self._writer.put(handover.record)
+
+    @property
+    def queued(self) -> int:
+        """Records waiting to be written."""
+        return self._writer.queued
+
+    @property
+    def written(self) -> int:
+        """Records written so far."""
+        return self._writer.written
+
+    @property
+    def dropped(self) -> int:
+        """Records lost so far."""
+        return self._writer.dropped
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Writes what is queued; False when that failed or took longer than `timeout_millis`."""
+        return self._writer.flush(timeout_millis / 1000)
+
+    def shutdown(self) -> None:
+        """Writes what is queued and takes no more; idempotent, and done in a few seconds."""
+        self._writer.close()
+
+    def close(self, timeout: float) -> None:
+        """`shutdown` with a bound in seconds."""
+        self._writer.close(timeout)

@@ -1,0 +1,117 @@
+"""The append-only file: whole lines, or nothing.
+
+Several processes may append to one file. Each append holds an advisory lock, so that a line cut
+short by a full disk can be taken back before anybody writes behind it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import msgspec
+
+try:
+    import fcntl
+except ImportError:  # Windows: one process a file
+    fcntl = None
+
+_FILE_MODE = 0o600
+_FOLDER_MODE = 0o700
+_TAIL_BYTES = 1 << 20
+
+
+class Segment:
+    """One open record file. Not thread-safe: the writer calls it under its own lock.
+
+    Args:
+        path: The file; it and its folders are made, readable by the owner only.
+
+    Raises:
+        OSError: The file cannot be opened for appending.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).expanduser()
+        self._fd = self._open()
+        with self._locked():
+            self._repair_tail()
+
+    def append(self, lines: bytes) -> None:
+        """Appends whole lines; on an error the file is as it was before.
+
+        Args:
+            lines: Each with its newline.
+
+        Raises:
+            OSError: They could not be written.
+        """
+        self._reopen_if_replaced()
+        with self._locked():
+            start = os.fstat(self._fd).st_size
+            written = 0
+            try:
+                while written < len(lines):
+                    written += os.write(self._fd, lines[written:])
+            except OSError:
+                if written:
+                    os.ftruncate(self._fd, start)
+                raise
+
+    def close(self) -> None:
+        """Closes the file; calling it twice does nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _open(self) -> int:
+        self.path.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, _FILE_MODE)
+
+    def _reopen_if_replaced(self) -> None:
+        """Follows the path when somebody moved or deleted the file, as log rotation does."""
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                now, ours = os.stat(self.path), os.fstat(self._fd)
+                if (now.st_ino, now.st_dev) == (ours.st_ino, ours.st_dev):
+                    return
+            self.close()
+        self._fd = self._open()
+
+    def _repair_tail(self) -> None:
+        """Deals with the last line of a process that died while writing it."""
+        size = os.fstat(self._fd).st_size
+        if size == 0:
+            return
+        start = max(0, size - _TAIL_BYTES)
+        tail = os.pread(self._fd, size - start, start)
+        if tail.endswith(b"\n"):
+            return
+        newline = tail.rfind(b"\n")
+        if newline < 0 and start > 0:
+            # Not a record's tail: whatever it is, the next record starts on a line of its own.
+            os.write(self._fd, b"\n")
+            return
+        try:
+            msgspec.json.decode(tail[newline + 1 :])
+        except msgspec.DecodeError:
+            os.ftruncate(self._fd, start + newline + 1)
+        else:
+            os.write(self._fd, b"\n")
+
+    @contextlib.contextmanager
+    def _locked(self) -> Generator[None]:
+        if fcntl is None:
+            yield
+            return
+        locked = False
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            locked = True
+        try:
+            yield
+        finally:
+            if locked:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
