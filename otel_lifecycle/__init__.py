@@ -1,0 +1,57 @@
+"""OpenTelemetry instrumentation for LLM inference routers."""
+
+from otel_lifecycle.config import ConfigError, PersistenceConfig, TrackerConfig
+from otel_lifecycle.model import (
+    Endpoint,
+    EndpointEvent,
+    EndpointEventType,
+    EndpointMetrics,
+    InputTokenSource,
+    LatencyPrediction,
+    Load,
+    MissingReason,
+    NPUDevice,
+    NPUState,
+    Outcome,
+    RequestCompletion,
+    RequestStart,
+    Route,
+    RouteEndpoint,
+)
+from otel_lifecycle.persistence import LifecycleSpanProcessor, RecordError, read_records
+from otel_lifecycle.record import LifecycleRecord
+from otel_lifecycle.sampling import RecordAllSampler
+from otel_lifecycle.store import LifecycleStore
+from otel_lifecycle.tracked import TrackedRequest
+from otel_lifecycle.tracker import RequestLifecycleTracker
+from otel_lifecycle.version import __version__
+
+__all__ = [
+    "ConfigError",
+    "Endpoint",
+    "EndpointEvent",
+    "EndpointEventType",
+    "EndpointMetrics",
+    "InputTokenSource",
+    "LatencyPrediction",
+    "LifecycleRecord",
+    "LifecycleSpanProcessor",
+    "LifecycleStore",
+    "Load",
+    "MissingReason",
+    "NPUDevice",
+    "NPUState",
+    "Outcome",
+    "PersistenceConfig",
+    "RecordAllSampler",
+    "RecordError",
+    "RequestCompletion",
+    "RequestLifecycleTracker",
+    "RequestStart",
+    "Route",
+    "RouteEndpoint",
+    "TrackedRequest",
+    "TrackerConfig",
+    "__version__",
+    "read_records",
+]

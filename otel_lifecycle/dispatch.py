@@ -1,0 +1,226 @@
+"""Begins a record when a request is dispatched, and completes it when the request ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from enum import Enum
+
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, Span, SpanContext
+
+from otel_lifecycle import latency, sanitize
+from otel_lifecycle.features import missing_features, prediction_input
+from otel_lifecycle.model import (
+    Endpoint,
+    EndpointMetrics,
+    InputTokenSource,
+    LatencyPrediction,
+    Outcome,
+    RequestCompletion,
+    RequestStart,
+    Route,
+    RouteEndpoint,
+)
+from otel_lifecycle.record import (
+    ActualLatency,
+    EndpointSnapshot,
+    ErrorInfo,
+    LifecycleRecord,
+    PredictionError,
+    RouteSnapshot,
+)
+from otel_lifecycle.store import Lifecycle
+from otel_lifecycle.timestamps import format_timestamp
+
+_NOTHING_KNOWN = EndpointMetrics()
+_SOURCES = {source.value: source for source in InputTokenSource}
+
+
+def is_trackable(start: object) -> bool:
+    """Whether there is a request, an id, a selected endpoint and its metadata (the seed's rule)."""
+    return (
+        isinstance(start, RequestStart)
+        and isinstance(start.request_id, str)  # pyright: ignore[reportUnnecessaryIsInstance]
+        and start.request_id != ""
+        and isinstance(start.route, Route)  # pyright: ignore[reportUnnecessaryIsInstance]
+        and _is_endpoint(start.route.leader)
+        and all(
+            entry is None or _is_endpoint(entry)
+            for entry in (start.route.prefill, start.route.decode)
+        )
+    )
+
+
+def begin_record(
+    start: RequestStart, *, started_ns: int, now_ns: int, stale_after_ns: int
+) -> LifecycleRecord:
+    """The record of a request that is about to be dispatched.
+
+    Args:
+        start: What the router says; made safe here.
+        started_ns: First dispatch of the request, Unix nanoseconds.
+        now_ns: This dispatch.
+        stale_after_ns: Age from which engine metrics count as stale; 0 never.
+    """
+    route = start.route
+    snapshots = _snapshot(route)
+    tokens, source = _input_tokens(start)
+    score = sanitize.fraction(start.prefix_cache_score)
+    prediction = _prediction(start.prediction)
+    record = LifecycleRecord(
+        request_id=sanitize.text(start.request_id),
+        model=sanitize.text(start.model),
+        operation=sanitize.text(start.operation),
+        provider=sanitize.text(start.provider),
+        streaming=start.streaming if isinstance(start.streaming, bool) else None,
+        started_at=format_timestamp(started_ns),
+        input_token_length=tokens,
+        input_token_source=source,
+        selected_endpoint=snapshots.leader.id,
+        candidates=_candidates(start.candidates),
+        policy=sanitize.text(start.policy),
+        attempt=max(1, sanitize.count(start.attempt) or 1),
+        prefix_cache_score=score,
+        prediction=prediction,
+        prediction_mode=latency.prediction_mode(prediction),
+        selected_route=snapshots,
+        route_mismatch=start.route_mismatch is True,
+        actual=ActualLatency(),
+        prediction_error=PredictionError(),
+    )
+    missing = record.missing_feature_reasons = []
+    for role, raw in route.counted:
+        snapshot: EndpointSnapshot = getattr(snapshots, role)
+        record.tracked_endpoints.append(snapshot.id)
+        missing += missing_features(
+            role,
+            raw,
+            snapshot,
+            input_tokens=tokens,
+            raw_score=start.prefix_cache_score,
+            score=score,
+            started_ns=now_ns,
+            stale_after_ns=stale_after_ns,
+        )
+    return record
+
+
+def invalid_values(start: RequestStart, record: LifecycleRecord) -> int:
+    """How many of the router's own numbers could not be used."""
+    return sum(
+        given is not None and kept is None
+        for given, kept in (
+            (start.input_tokens, record.input_token_length),
+            (start.prefix_cache_score, record.prefix_cache_score),
+            (start.candidates, record.candidates),
+            (getattr(start.prediction, "ttft_ms", None), record.prediction.ttft_ms),
+            (getattr(start.prediction, "tpot_ms", None), record.prediction.tpot_ms),
+        )
+    )
+
+
+def set_span(record: LifecycleRecord, span: Span, parent: SpanContext, kind: str) -> None:
+    """Links a record to its span, as far as there is one."""
+    context = span.get_span_context()
+    if parent.is_valid:
+        record.parent_span_id = format(parent.span_id, "016x")
+    if context == INVALID_SPAN_CONTEXT or not context.is_valid:
+        return
+    record.trace_id = format(context.trace_id, "032x")
+    record.trace_flags = int(context.trace_flags)
+    record.trace_state = context.trace_state.to_header()
+    # A disabled tracer hands out the parent's context instead of a span of its own.
+    if context.span_id != parent.span_id:
+        record.span_id = format(context.span_id, "016x")
+        record.span_kind = kind
+
+
+def complete_record(
+    lifecycle: Lifecycle, completion: RequestCompletion, ended_monotonic_ns: int
+) -> LifecycleRecord:
+    """Completes the record of a request that the store has finished."""
+    record = lifecycle.record
+    e2e_ns = max(0, ended_monotonic_ns - lifecycle.started_monotonic_ns)
+    first_chunk_ns = lifecycle.first_chunk_ns
+    record.outcome = completion.outcome
+    record.completed_at = format_timestamp(lifecycle.started_ns + e2e_ns)
+    if first_chunk_ns is not None:
+        record.first_chunk_at = format_timestamp(lifecycle.started_ns + first_chunk_ns)
+    record.output_length = sanitize.count(completion.output_tokens)
+    record.cached_tokens = sanitize.count(completion.cached_tokens)
+    if isinstance(completion.served_endpoint, Endpoint):
+        record.served_endpoint = sanitize.text(completion.served_endpoint.id)
+    record.dispatch_inflight = lifecycle.dispatch_load
+    record.endpoint_deleted = lifecycle.deleted_roles
+    if completion.outcome is Outcome.ERROR:
+        record.error = ErrorInfo(sanitize.text(completion.error_type) or "_OTHER")
+    record.actual = latency.actual_latency(e2e_ns, first_chunk_ns, record.output_length)
+    record.prediction_error = latency.prediction_error(record.actual, record.prediction)
+    for role, load in lifecycle.role_loads.items():
+        snapshot: EndpointSnapshot = getattr(record.selected_route, role)
+        snapshot.inflight = load
+        record.prediction_inputs.append(
+            prediction_input(
+                role,
+                snapshot,
+                input_tokens=record.input_token_length,
+                score=record.prefix_cache_score,
+                missing=record.missing_feature_reasons,
+            )
+        )
+    return record
+
+
+def _is_endpoint(entry: object) -> bool:
+    return isinstance(entry, RouteEndpoint) and isinstance(entry.endpoint, Endpoint)  # pyright: ignore[reportUnnecessaryIsInstance]
+
+
+def _snapshot(route: Route) -> RouteSnapshot:
+    if not route.is_disaggregated:
+        return RouteSnapshot(leader=_snapshot_endpoint(route.leader))
+    return RouteSnapshot(
+        leader=_identify(route.leader.endpoint),
+        prefill=None if route.prefill is None else _snapshot_endpoint(route.prefill),
+        decode=None if route.decode is None else _snapshot_endpoint(route.decode),
+    )
+
+
+def _identify(endpoint: Endpoint) -> EndpointSnapshot:
+    return EndpointSnapshot(
+        id=sanitize.text(endpoint.id),
+        address=sanitize.text(endpoint.address),
+        port=sanitize.text(endpoint.port),
+        name="" if endpoint.name == endpoint.pod_name else sanitize.text(endpoint.name),
+    )
+
+
+def _snapshot_endpoint(entry: RouteEndpoint) -> EndpointSnapshot:
+    snapshot = _identify(entry.endpoint)
+    metrics = sanitize.metrics(entry.metrics)
+    snapshot.metrics = None if metrics == _NOTHING_KNOWN else metrics
+    snapshot.npu = sanitize.npu(entry.npu)
+    return snapshot
+
+
+def _input_tokens(start: RequestStart) -> tuple[int | None, InputTokenSource]:
+    tokens = sanitize.count(start.input_tokens)
+    if tokens is None:
+        return None, InputTokenSource.UNKNOWN
+    given = start.input_token_source
+    if isinstance(given, Enum):
+        given = given.value
+    source = _SOURCES.get(given or "", InputTokenSource.REPORTED)
+    return tokens, InputTokenSource.REPORTED if source is InputTokenSource.UNKNOWN else source
+
+
+def _prediction(given: object) -> LatencyPrediction:
+    if not isinstance(given, LatencyPrediction):
+        return LatencyPrediction()
+    return LatencyPrediction(
+        sanitize.milliseconds(given.ttft_ms), sanitize.milliseconds(given.tpot_ms)
+    )
+
+
+def _candidates(given: object) -> int | None:
+    if isinstance(given, Sized) and not isinstance(given, (str, bytes)):
+        return len(given)
+    return sanitize.count(given)

@@ -1,0 +1,306 @@
+"""Begins and ends lifecycles: store, span, record and metrics in step."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from opentelemetry import metrics, propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Tracer as SDKTracer
+from opentelemetry.sdk.trace import TracerProvider as SDKTracerProvider
+from opentelemetry.trace import Span, SpanKind
+
+from otel_lifecycle import sanitize, semconv
+from otel_lifecycle.background import Background
+from otel_lifecycle.config import TrackerConfig
+from otel_lifecycle.dispatch import (
+    begin_record,
+    complete_record,
+    invalid_values,
+    is_trackable,
+    set_span,
+)
+from otel_lifecycle.metrics import LifecycleMetrics
+from otel_lifecycle.model import Outcome, RequestCompletion, RequestStart
+from otel_lifecycle.persistence import Handover, LifecycleSpanProcessor
+from otel_lifecycle.record import LifecycleRecord, Reroute
+from otel_lifecycle.sampling import RecordAllSampler
+from otel_lifecycle.span_reader import resource_attributes
+from otel_lifecycle.spans import finish_span, span_name, start_attributes
+from otel_lifecycle.store import Lifecycle, LifecycleStore
+from otel_lifecycle.timestamps import format_timestamp, parse_timestamp
+from otel_lifecycle.version import __version__
+
+_logger = logging.getLogger(__name__)
+
+_SPAN_FIELDS = (
+    "trace_id",
+    "span_id",
+    "parent_span_id",
+    "trace_flags",
+    "trace_state",
+    "span_kind",
+)
+
+
+class LifecycleRecorder:
+    """What stands behind the hooks and the handle. No method raises; thread-safe.
+
+    Args:
+        config: Settings.
+        tracer_provider: Where spans go.
+        meter_provider: Where metrics go.
+
+    Raises:
+        ConfigError: The record file cannot be written, or others use the same store with other
+            persistence settings.
+    """
+
+    def __init__(
+        self,
+        config: TrackerConfig,
+        tracer_provider: trace.TracerProvider,
+        meter_provider: metrics.MeterProvider,
+    ) -> None:
+        self._config = config
+        self._stale_after_ns = round(config.stale_after.total_seconds() * 1e9)
+        self._closed = False
+        self._failed_hooks: set[str] = set()
+        self.store = LifecycleStore.shared(
+            config.store_name, config.persistence, LifecycleSpanProcessor
+        )
+        self._tracer = tracer_provider.get_tracer(semconv.SCOPE, __version__, semconv.SCHEMA_URL)
+        self._resource = _resource(tracer_provider)
+        self._wire_processor(tracer_provider)
+        self._background = Background()
+        self._metrics = LifecycleMetrics(self.store, config, meter_provider, self._background.drain)
+
+    def begin(self, start: RequestStart, headers: Mapping[str, str] | None) -> Lifecycle | None:
+        """Starts tracking a request; None when it is not tracked, which is counted."""
+        try:
+            reason = self._refusal(start)
+            if reason is not None:
+                _logger.debug("not tracked: %s", reason)
+                self.store.ignore(reason)
+                return None
+            started_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
+            record = self._begin_record(start, started_ns, started_ns)
+            span = self._start_span(record, headers, started_ns)
+            lifecycle = Lifecycle(start, self, record, span, started_ns, monotonic_ns)
+            superseded = self.store.start(lifecycle)
+            if superseded is not None:
+                superseded.owner.supersede(superseded)
+            self._observe(start, record)
+            self._background.ensure_running()
+            return lifecycle
+        except Exception:
+            self.failed("start")
+            return None
+
+    def mark_first_chunk(self, lifecycle: Lifecycle) -> None:
+        """The first chunk of a request arrived; later calls do nothing.
+
+        Neither does any call for a response that is not a stream. Where that was not known, a
+        chunk before the end tells.
+        """
+        try:
+            if lifecycle.first_chunk_ns is None and lifecycle.record.streaming is not False:
+                lifecycle.record.streaming = True
+                elapsed = time.monotonic_ns() - lifecycle.started_monotonic_ns
+                self.store.first_chunk(lifecycle, elapsed, self._config.release_on_first_chunk)
+        except Exception:
+            self.failed("chunk")
+
+    def reroute(self, lifecycle: Lifecycle, reason: str, **changes: Any) -> None:
+        """Sends a request in flight somewhere else.
+
+        Args:
+            lifecycle: The request.
+            reason: A short reason.
+            **changes: The fields of `RequestStart` that changed.
+        """
+        try:
+            start: RequestStart = msgspec.structs.replace(lifecycle.start, **changes)
+            if not is_trackable(start):
+                self.store.ignore("no_endpoint")
+                return
+            now_ns = lifecycle.started_ns + time.monotonic_ns() - lifecycle.started_monotonic_ns
+            old = lifecycle.record
+            record = self._begin_record(start, lifecycle.started_ns, now_ns)
+            for field in (*_SPAN_FIELDS, "streaming"):
+                setattr(record, field, getattr(old, field))
+            record.rerouted = [
+                *old.rerouted,
+                Reroute(
+                    format_timestamp(now_ns),
+                    old.selected_endpoint,
+                    record.selected_endpoint,
+                    sanitize.text(reason),
+                ),
+            ]
+            if not self.store.reroute(lifecycle, start, record):
+                self.store.ignore("already_finished")
+                return
+            self._observe(start, record)
+        except Exception:
+            self.failed("reroute")
+
+    def end(self, lifecycle: Lifecycle, completion: RequestCompletion) -> None:
+        """Ends a request; only the first call for it does anything."""
+        try:
+            now = time.monotonic_ns()
+            if not self.store.finish(lifecycle):
+                self.store.ignore("already_finished")
+                return
+            record = complete_record(lifecycle, completion, now)
+            self._finish(lifecycle.span, record)
+            self._background.submit(self._metrics.record, record)
+        except Exception:
+            self.failed("end")
+
+    def abandon(self, lifecycle: Lifecycle) -> None:
+        """Ends a request whose handle was collected, soon.
+
+        The garbage collector may call this while any lock is held, the SDK's among them: so it
+        only queues.
+        """
+        self._background.submit(self._end_abandoned, lifecycle)
+
+    def supersede(self, lifecycle: Lifecycle) -> None:
+        """Ends a request whose id has come again."""
+        self.store.ignore("duplicate_start")
+        self.end(lifecycle, RequestCompletion(outcome=Outcome.SUPERSEDED))
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Does what is queued: abandoned requests, metrics and records.
+
+        Args:
+            timeout: Seconds the record file may take at most; None waits.
+
+        Returns:
+            Whether all records are in the file.
+        """
+        self._background.drain()
+        sink = self.store.sink
+        if not isinstance(sink, LifecycleSpanProcessor):
+            return True
+        return sink.force_flush(2**31 if timeout is None else round(timeout * 1000))
+
+    def close(self) -> None:
+        """Ends what this tracker still has in flight as `shutdown`, and flushes.
+
+        Idempotent, and done within the configured `close_timeout`. Also done when the interpreter
+        exits.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        for lifecycle in self.store.owned_by(self):
+            self.end(lifecycle, RequestCompletion(outcome=Outcome.SHUTDOWN))
+        self._background.close()
+        self._metrics.close()
+        self.store.release(self._config.close_timeout.total_seconds())
+
+    def failed(self, hook: str) -> None:
+        """Counts and logs what a hook of ours raised; the exception stays here."""
+        self.store.ignore("hook_error")
+        if hook not in self._failed_hooks:  # once: a router may call it a thousand times a second
+            self._failed_hooks.add(hook)
+            _logger.exception("%s failed; requests go on without telemetry", hook)
+
+    def _refusal(self, start: RequestStart) -> str | None:
+        if self._closed:
+            return "closed"
+        if not getattr(start, "request_id", None):
+            return "no_request_id"
+        if not is_trackable(start):
+            return "no_endpoint"
+        limit = self._config.max_inflight
+        # Racing threads may pass together: the cap bounds memory, it does not count to the last.
+        if limit is not None and self.store.active_requests >= limit:
+            return None if self.store.find(start.request_id) else "table_full"
+        return None
+
+    def _begin_record(self, start: RequestStart, started_ns: int, now_ns: int) -> LifecycleRecord:
+        record = begin_record(
+            start, started_ns=started_ns, now_ns=now_ns, stale_after_ns=self._stale_after_ns
+        )
+        record.resource = self._resource
+        for _ in range(invalid_values(start, record)):
+            self.store.ignore("invalid_value")
+        return record
+
+    def _start_span(
+        self, record: LifecycleRecord, headers: Mapping[str, str] | None, started_ns: int
+    ) -> Span:
+        context: Context | None = None
+        parent = trace.get_current_span().get_span_context()
+        kind = SpanKind.INTERNAL
+        if not parent.is_valid and headers is not None:
+            context = propagate.extract(headers)
+            parent = trace.get_current_span(context).get_span_context()
+        if not parent.is_valid or parent.is_remote:
+            kind = SpanKind.SERVER
+        span = self._tracer.start_span(
+            span_name(record.model),
+            context=context,
+            kind=kind,
+            attributes=start_attributes(record),
+            start_time=started_ns,
+        )
+        set_span(record, span, parent, kind.name.lower())
+        return span
+
+    def _finish(self, span: Span, record: LifecycleRecord) -> None:
+        """Ends the span and hands the record over, whichever of the two fails."""
+        handover = Handover(record, self.store.name)
+        try:
+            if span.is_recording():
+                with handover.offered(span.get_span_context()):
+                    self._end_span(span, record)
+        finally:
+            sink = self.store.sink
+            if isinstance(sink, LifecycleSpanProcessor):
+                sink.take(handover)
+
+    def _end_span(self, span: Span, record: LifecycleRecord) -> None:
+        try:
+            if span.get_span_context().trace_flags.sampled:
+                finish_span(span, record, devices=self._config.npu_device_attributes)
+        finally:
+            span.end(None if record.completed_at is None else parse_timestamp(record.completed_at))
+
+    def _observe(self, start: RequestStart, record: LifecycleRecord) -> None:
+        for role, entry in start.route.counted:
+            snapshot = getattr(record.selected_route, role)
+            self.store.observe(entry.endpoint, snapshot.metrics, snapshot.npu)
+
+    def _end_abandoned(self, lifecycle: Lifecycle) -> None:
+        if not lifecycle.finished:
+            self.end(lifecycle, RequestCompletion(outcome=Outcome.ABANDONED))
+
+    def _wire_processor(self, provider: trace.TracerProvider) -> None:
+        """Lets the file see every request, while exporters go on seeing the sampled ones.
+
+        Only our own tracer's sampler is wrapped: everybody else's spans are sampled as before.
+        """
+        sink = self.store.sink
+        if not isinstance(sink, LifecycleSpanProcessor):
+            return
+        if isinstance(provider, SDKTracerProvider):
+            sink.attach(provider)
+        tracer = self._tracer
+        if isinstance(tracer, SDKTracer) and not isinstance(tracer.sampler, RecordAllSampler):
+            tracer.sampler = RecordAllSampler(tracer.sampler)
+
+
+def _resource(provider: trace.TracerProvider) -> dict[str, str]:
+    resource = getattr(provider, "resource", None)
+    if not isinstance(resource, Resource):
+        resource = Resource.create()
+    return resource_attributes(resource.attributes)

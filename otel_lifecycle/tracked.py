@@ -1,0 +1,192 @@
+"""The handle of one tracked request."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, MutableMapping
+from types import TracebackType
+
+from opentelemetry import propagate
+from opentelemetry.context import Context
+from opentelemetry.trace import set_span_in_context, use_span
+
+from otel_lifecycle.model import (
+    Endpoint,
+    LatencyPrediction,
+    Outcome,
+    RequestCompletion,
+    Route,
+)
+from otel_lifecycle.recorder import LifecycleRecorder
+from otel_lifecycle.scheduling import error_type
+from otel_lifecycle.store import Lifecycle
+
+_STREAM_TRUNCATED = "stream_truncated"
+_INCOMPLETE = "incomplete"
+
+
+class TrackedRequest:
+    """Follows one request to its end, in whatever task, thread or generator that comes.
+
+    A context manager, plain and async. Leaving it by an exception fails the request, by a
+    cancellation or a closed generator disconnects it, and without `complete` it counts as an error
+    too. A handle that is collected without any of these ends as `abandoned`. Whichever end comes
+    first counts; later ones do nothing. No method raises, and exceptions pass through untouched.
+
+    A request that is not tracked (no id, the tracker closed, ...) has a handle that does nothing.
+    Thread-safe.
+    """
+
+    __slots__ = ("__weakref__", "_first_chunk_seen", "_lifecycle", "_recorder")
+
+    def __init__(self, recorder: LifecycleRecorder, lifecycle: Lifecycle | None) -> None:
+        self._recorder = recorder
+        self._lifecycle = lifecycle
+        self._first_chunk_seen = lifecycle is None
+
+    @property
+    def is_tracked(self) -> bool:
+        """Whether the request is tracked and has not ended."""
+        return self._lifecycle is not None and not self._lifecycle.finished
+
+    def chunk(self) -> None:
+        """A chunk of the response arrived; the first call marks the first chunk."""
+        if self._first_chunk_seen:
+            return
+        self._first_chunk_seen = True
+        if self._lifecycle is not None:
+            self._recorder.mark_first_chunk(self._lifecycle)
+
+    def complete(
+        self,
+        output_tokens: int | None = None,
+        cached_tokens: int | None = None,
+        served_endpoint: Endpoint | None = None,
+    ) -> None:
+        """The response came to its proper end.
+
+        Args:
+            output_tokens: Completion tokens of the usage, never a count of chunks.
+            cached_tokens: Prompt tokens the engine found in its prefix cache.
+            served_endpoint: Who served it, where that may not be the selected endpoint.
+        """
+        self.end(
+            RequestCompletion(
+                output_tokens=output_tokens,
+                cached_tokens=cached_tokens,
+                served_endpoint=served_endpoint,
+            )
+        )
+
+    def fail(self, error: BaseException | str) -> None:
+        """The request failed.
+
+        Args:
+            error: The exception, or a short type name such as `stream_truncated`. Only the type is
+                recorded, never the message.
+        """
+        self.end(RequestCompletion(outcome=Outcome.ERROR, error_type=error_type(error)))
+
+    def disconnect(self) -> None:
+        """The client went away."""
+        self.end(RequestCompletion(outcome=Outcome.CLIENT_DISCONNECT))
+
+    def end(self, completion: RequestCompletion) -> None:
+        """The request ended as `completion` says."""
+        if self._lifecycle is not None:
+            self._recorder.end(self._lifecycle, completion)
+
+    def reroute(
+        self,
+        route: Route,
+        *,
+        reason: str = "",
+        prefix_cache_score: float | None = None,
+        prediction: LatencyPrediction | None = None,
+    ) -> None:
+        """The router sends the request somewhere else, before its first chunk.
+
+        Load moves along, the attempt counts one up, and record and span tell of the new route; the
+        change itself becomes an event.
+
+        Args:
+            route: The new route.
+            reason: A short reason, such as `connect_error`.
+            prefix_cache_score: Of the new route, 0 to 1.
+            prediction: Of the new route.
+        """
+        if self._lifecycle is not None:
+            self._recorder.reroute(
+                self._lifecycle,
+                reason,
+                route=route,
+                prefix_cache_score=prefix_cache_score,
+                prediction=prediction,
+                attempt=self._lifecycle.record.attempt + 1,
+            )
+
+    def inject(self, headers: MutableMapping[str, str]) -> None:
+        """Adds the trace context to headers towards the engine, whose span becomes our child."""
+        if self._lifecycle is not None:
+            with contextlib.suppress(Exception):
+                propagate.inject(headers, context=self._context(self._lifecycle))
+
+    @contextlib.contextmanager
+    def active(self) -> Generator[None]:
+        """Makes the span current for one stretch of code that does not yield."""
+        if self._lifecycle is None:
+            yield
+            return
+        with use_span(
+            self._lifecycle.span,
+            end_on_exit=False,
+            record_exception=False,
+            set_status_on_exception=False,
+        ):
+            yield
+
+    def __enter__(self) -> TrackedRequest:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._leave(exc)
+
+    async def __aenter__(self) -> TrackedRequest:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._leave(exc)
+
+    def __del__(self) -> None:
+        lifecycle = self._lifecycle
+        if lifecycle is not None and not lifecycle.finished:
+            self._recorder.abandon(lifecycle)
+
+    def _leave(self, exc: BaseException | None) -> None:
+        if not self.is_tracked:
+            return
+        if exc is None:
+            streaming = self._lifecycle is not None and self._lifecycle.record.streaming
+            self.fail(_STREAM_TRUNCATED if streaming else _INCOMPLETE)
+        elif isinstance(exc, Exception):
+            self.fail(exc)
+        elif isinstance(exc, (KeyboardInterrupt, SystemExit)):
+            self.end(RequestCompletion(outcome=Outcome.SHUTDOWN))
+        else:
+            # CancelledError, GeneratorExit, and what other event loops cancel with.
+            self.disconnect()
+
+    @staticmethod
+    def _context(lifecycle: Lifecycle) -> Context | None:
+        context = lifecycle.span.get_span_context()
+        return set_span_in_context(lifecycle.span) if context.is_valid else None

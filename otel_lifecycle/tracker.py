@@ -1,0 +1,244 @@
+"""`RequestLifecycleTracker`: the hooks a router calls."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from opentelemetry import metrics, trace
+
+from otel_lifecycle import scheduling
+from otel_lifecycle.config import TrackerConfig
+from otel_lifecycle.model import (
+    Endpoint,
+    EndpointEvent,
+    EndpointEventType,
+    Load,
+    Outcome,
+    RequestStart,
+)
+from otel_lifecycle.recorder import LifecycleRecorder
+from otel_lifecycle.store import Lifecycle, LifecycleStore
+from otel_lifecycle.tracked import TrackedRequest
+
+_logger = logging.getLogger(__name__)
+
+_trackers: weakref.WeakSet[RequestLifecycleTracker] = weakref.WeakSet()
+
+
+class RequestLifecycleTracker:
+    """Turns a router's calls into one span, one record and the metrics of each request.
+
+    Two ways to call it. `track` gives a handle that follows the request. The hooks of the seed
+    (hermes-router's `request-lifecycle-tracker`), `pre_request`, `response_body` and
+    `extract_endpoint`, find the request by its id.
+
+    No hook raises, waits or does I/O: a telemetry problem is counted and logged, and the router
+    goes on. Thread-safe, also across fork: a child starts with no requests in flight.
+
+    Args:
+        config: Settings. Default: `TrackerConfig()`.
+        tracer_provider: Default: the global one.
+        meter_provider: Default: the global one.
+
+    Raises:
+        ConfigError: The record file cannot be written, or others use the same store with other
+            persistence settings.
+    """
+
+    def __init__(
+        self,
+        config: TrackerConfig | None = None,
+        tracer_provider: trace.TracerProvider | None = None,
+        meter_provider: metrics.MeterProvider | None = None,
+    ) -> None:
+        self._config = config or TrackerConfig()
+        self._recorder = LifecycleRecorder(
+            self._config,
+            tracer_provider or trace.get_tracer_provider(),
+            meter_provider or metrics.get_meter_provider(),
+        )
+        self._store = self._recorder.store
+        _trackers.add(self)
+
+    @classmethod
+    def from_json(
+        cls,
+        text: str | bytes,
+        tracer_provider: trace.TracerProvider | None = None,
+        meter_provider: metrics.MeterProvider | None = None,
+    ) -> RequestLifecycleTracker:
+        """The seed's factory: a tracker from its JSON parameters.
+
+        Raises:
+            ConfigError: A parameter is refused; the text names field, value and what is allowed.
+        """
+        return cls(TrackerConfig.from_json(text), tracer_provider, meter_provider)
+
+    @property
+    def store(self) -> LifecycleStore:
+        """The live state, shared by all trackers of its name."""
+        return self._store
+
+    @property
+    def config(self) -> TrackerConfig:
+        """The settings."""
+        return self._config
+
+    def load(self, endpoint: Endpoint) -> Load:
+        """What is in flight on an endpoint."""
+        return self._store.load(endpoint)
+
+    def track(
+        self, start: RequestStart, headers: Mapping[str, str] | None = None
+    ) -> TrackedRequest:
+        """Tracks a request that is about to be dispatched.
+
+        Its span is the child of the current span, else of the trace context in `headers`, else a
+        root.
+
+        Args:
+            start: The request, with its route.
+            headers: The inbound headers, in lower case; only the trace context is read.
+        """
+        return TrackedRequest(self._recorder, self._recorder.begin(start, headers))
+
+    def pre_request(
+        self,
+        request: scheduling.SchedulingRequest | None,
+        scheduling_result: scheduling.SchedulingResult | None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """The seed's `PreRequest`: called after scheduling, before dispatch.
+
+        Args:
+            request: The request.
+            scheduling_result: Where it goes.
+            headers: As for `track`.
+        """
+        start = self._read_start(request, scheduling_result)
+        if start is not None:
+            self._recorder.begin(start, headers)
+
+    def reroute_request(
+        self,
+        request: scheduling.SchedulingRequest,
+        scheduling_result: scheduling.SchedulingResult,
+        reason: str = "",
+    ) -> None:
+        """Like `pre_request`, for a request in flight that is sent somewhere else.
+
+        Calling `pre_request` again instead ends the first dispatch as `superseded`.
+        """
+        start = self._read_start(request, scheduling_result)
+        if start is None:
+            return
+        lifecycle = self._find(start.request_id)
+        if lifecycle is not None:
+            changes = {field: getattr(start, field) for field in start.__struct_fields__}
+            changes["attempt"] = max(start.attempt, lifecycle.record.attempt + 1)
+            self._recorder.reroute(lifecycle, reason, **changes)
+
+    def response_body(
+        self,
+        request: scheduling.SchedulingRequest | None,
+        response: scheduling.Response | None,
+        target_endpoint: scheduling.EndpointMetadata | None = None,
+    ) -> None:
+        """The seed's `ResponseBody`: called for every chunk of the response.
+
+        The first marks the first chunk, the one with `end_of_stream` ends the request. When that
+        is the only one, as with a response that is not a stream, there is no first chunk to time.
+
+        Args:
+            request: The request.
+            response: The chunk.
+            target_endpoint: Who serves it.
+        """
+        try:
+            request_id = getattr(request, "request_id", None)
+            if not request_id or response is None:
+                _logger.debug("not tracked: no request, no request id or no response")
+                return
+            lifecycle = self._find(request_id)
+            if lifecycle is None:
+                return
+            if not response.end_of_stream:
+                self._recorder.mark_first_chunk(lifecycle)
+                return
+            completion = scheduling.request_completion(response, target_endpoint)
+            if completion.outcome is Outcome.COMPLETED and lifecycle.record.streaming:
+                self._recorder.mark_first_chunk(lifecycle)
+            self._recorder.end(lifecycle, completion)
+        except Exception:
+            self._recorder.failed("response_body")
+
+    def extract_endpoint(self, event: EndpointEvent) -> None:
+        """The seed's `ExtractEndpoint`: an endpoint joined or left.
+
+        A delete drops the endpoint's load and its gauges; requests in flight on it go on. An add
+        never resets. Any object with `type` and `endpoint` of the seed's shape will do.
+        """
+        try:
+            endpoint = scheduling.endpoint_from(event.endpoint)
+            kind = scheduling.event_type(event.type)
+            if kind is EndpointEventType.DELETE:
+                self._store.delete_endpoint(endpoint)
+            elif kind is EndpointEventType.ADD_OR_UPDATE:
+                self._store.add_endpoint(endpoint)
+            else:
+                self._store.ignore("invalid_value")
+        except Exception:
+            self._recorder.failed("extract_endpoint")
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Does what is queued: abandoned requests, metrics and records.
+
+        Args:
+            timeout: Seconds the record file may take at most; None waits.
+
+        Returns:
+            Whether all records are in the file.
+        """
+        return self._recorder.flush(timeout)
+
+    def close(self) -> None:
+        """Ends what this tracker still has in flight as `shutdown`, and flushes.
+
+        Idempotent, and done within the configured `close_timeout`. Also done when the interpreter
+        exits.
+        """
+        self._recorder.close()
+
+    def _read_start(self, request: Any, result: Any) -> RequestStart | None:
+        try:
+            if not getattr(request, "request_id", None):
+                _logger.debug("not tracked: no request or no request id")
+                self._store.ignore("no_request_id")
+                return None
+            start = scheduling.request_start(request, result)
+            if start is None:
+                _logger.debug("not tracked: no selected endpoint")
+                self._store.ignore("no_endpoint")
+            return start
+        except Exception:
+            self._recorder.failed("pre_request")
+            return None
+
+    def _find(self, request_id: str) -> Lifecycle | None:
+        lifecycle = self._store.find(request_id)
+        if lifecycle is None:
+            self._store.ignore("unknown_request")
+        return lifecycle
+
+
+def _close_all() -> None:
+    for tracker in list(_trackers):
+        tracker.close()
+
+
+# After the record writers' own, so that it runs before them.
+atexit.register(_close_all)
