@@ -53,7 +53,7 @@ def is_trackable(start: object) -> bool:
 def begin_record(
     start: RequestStart, *, started_ns: int, now_ns: int, stale_after_ns: int
 ) -> LifecycleRecord:
-    """The record of a request that is about to be dispatched.
+    """The record of a request that is about to be dispatched, or rejected.
 
     Args:
         start: What the router says; made safe here.
@@ -62,7 +62,7 @@ def begin_record(
         stale_after_ns: Age from which engine metrics count as stale; 0 never.
     """
     route = start.route
-    snapshots = _snapshot(route)
+    snapshots = None if route is None else _snapshot(route)
     tokens, source = _input_tokens(start)
     score = sanitize.fraction(start.prefix_cache_score)
     prediction = _prediction(start.prediction)
@@ -75,7 +75,7 @@ def begin_record(
         started_at=format_timestamp(started_ns),
         input_token_length=tokens,
         input_token_source=source,
-        selected_endpoint=snapshots.leader.id,
+        selected_endpoint="" if snapshots is None else snapshots.leader.id,
         candidates=_candidates(start.candidates),
         policy=sanitize.text(start.policy),
         attempt=max(1, sanitize.count(start.attempt) or 1),
@@ -88,7 +88,7 @@ def begin_record(
         prediction_error=PredictionError(),
     )
     missing = record.missing_feature_reasons = []
-    for role, raw in route.counted:
+    for role, raw in () if route is None else route.counted:
         snapshot: EndpointSnapshot = getattr(snapshots, role)
         record.tracked_endpoints.append(snapshot.id)
         missing += missing_features(
@@ -151,7 +151,7 @@ def complete_record(
         record.served_endpoint = sanitize.text(completion.served_endpoint.id)
     record.dispatch_inflight = lifecycle.dispatch_load
     record.endpoint_deleted = lifecycle.deleted_roles
-    if completion.outcome is Outcome.ERROR:
+    if completion.outcome in (Outcome.ERROR, Outcome.REJECTED):
         record.error = ErrorInfo(sanitize.text(completion.error_type) or "_OTHER")
     record.actual = latency.actual_latency(e2e_ns, first_chunk_ns, record.output_length)
     record.prediction_error = latency.prediction_error(record.actual, record.prediction)

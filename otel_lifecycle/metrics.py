@@ -94,7 +94,7 @@ class LifecycleMetrics:
             instruments.duration.record(actual.e2e_ms / 1000, attributes, context)
 
     def _request_attributes(self, record: LifecycleRecord) -> _Attributes:
-        leader = record.selected_route.leader
+        route = record.selected_route
         attributes: _Attributes = {}
         if record.model:
             attributes[semconv.REQUEST_MODEL] = self._models.bound(record.model)
@@ -102,7 +102,8 @@ class LifecycleMetrics:
             attributes[semconv.OPERATION_NAME] = record.operation
         if record.provider:
             attributes[semconv.PROVIDER_NAME] = record.provider
-        if leader.address:
+        if route is not None and route.leader.address:
+            leader = route.leader
             if self._endpoints.bound(_label(leader)) is OTHER:
                 attributes[semconv.SERVER_ADDRESS] = OTHER
             else:
@@ -113,6 +114,8 @@ class LifecycleMetrics:
 
     def _record_prediction_error(self, record: LifecycleRecord, context: Context | None) -> None:
         route = record.selected_route
+        if route is None:
+            return
         errors = record.prediction_error
         for target, error_ms, snapshot in (
             ("ttft", errors.ttft_ms, route.prefill or route.leader),

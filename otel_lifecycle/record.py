@@ -171,7 +171,7 @@ class LifecycleRecord(msgspec.Struct, rename="camel", kw_only=True):
     prediction_mode: str = ""
     prediction_inputs: list[PredictionInput] = []
     missing_feature_reasons: list[MissingFeature] = []
-    selected_route: RouteSnapshot
+    selected_route: RouteSnapshot | None
     route_mismatch: bool = False
     endpoint_deleted: list[str] = []
     error: ErrorInfo | None = None

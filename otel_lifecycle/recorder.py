@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import msgspec
@@ -88,19 +88,37 @@ class LifecycleRecorder:
                 _logger.debug("not tracked: %s", reason)
                 self.store.ignore(reason)
                 return None
-            started_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
-            record = self._begin_record(start, started_ns, started_ns)
-            span = self._start_span(record, headers, started_ns)
-            lifecycle = Lifecycle(start, self, record, span, started_ns, monotonic_ns)
+            lifecycle = self._lifecycle(start, headers)
             superseded = self.store.start(lifecycle)
             if superseded is not None:
                 superseded.owner.supersede(superseded)
-            self._observe(start, record)
+            self._observe(start, lifecycle.record)
             self._background.ensure_running()
             return lifecycle
         except Exception:
             self.failed("start")
             return None
+
+    def reject(self, start: RequestStart, headers: Mapping[str, str] | None, reason: str) -> None:
+        """Records a request that the router answered without choosing an endpoint."""
+        try:
+            if self._closed or not isinstance(start.request_id, str) or not start.request_id:  # pyright: ignore[reportUnnecessaryIsInstance]
+                self.store.ignore("closed" if self._closed else "no_request_id")
+                return
+            lifecycle = self._lifecycle(msgspec.structs.replace(start, route=None), headers)
+            self.end(lifecycle, RequestCompletion(outcome=Outcome.REJECTED, error_type=reason))
+        except Exception:
+            self.failed("reject")
+
+    def inject(self, lifecycle: Lifecycle, headers: MutableMapping[str, str]) -> None:
+        """Adds the trace context of a request to headers towards its engine."""
+        try:
+            context = None
+            if lifecycle.span.get_span_context().is_valid:
+                context = trace.set_span_in_context(lifecycle.span)
+            propagate.inject(headers, context=context)
+        except Exception:
+            self.failed("inject")
 
     def mark_first_chunk(self, lifecycle: Lifecycle) -> None:
         """The first chunk of a request arrived; later calls do nothing.
@@ -213,6 +231,12 @@ class LifecycleRecorder:
             self._failed_hooks.add(hook)
             _logger.exception("%s failed; requests go on without telemetry", hook)
 
+    def _lifecycle(self, start: RequestStart, headers: Mapping[str, str] | None) -> Lifecycle:
+        started_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
+        record = self._begin_record(start, started_ns, started_ns)
+        span = self._start_span(record, headers, started_ns)
+        return Lifecycle(start, self, record, span, started_ns, monotonic_ns)
+
     def _refusal(self, start: RequestStart) -> str | None:
         if self._closed:
             return "closed"
@@ -276,6 +300,8 @@ class LifecycleRecorder:
             span.end(None if record.completed_at is None else parse_timestamp(record.completed_at))
 
     def _observe(self, start: RequestStart, record: LifecycleRecord) -> None:
+        if start.route is None:
+            return
         for role, entry in start.route.counted:
             snapshot = getattr(record.selected_route, role)
             self.store.observe(entry.endpoint, snapshot.metrics, snapshot.npu)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+import msgspec
+
 from otel_lifecycle.model import (
     Endpoint,
     EndpointEventType,
@@ -146,22 +148,31 @@ def request_start(request: SchedulingRequest, result: SchedulingResult) -> Reque
         if complete is not None:
             mismatch = group is not None and _identities(complete) != _identities(route)
             route = complete
-    tokens, source = _input_tokens(request)
     score, prediction = _routing(selected, route, group, mismatch)
-    stream = getattr(getattr(request, "body", None), "stream", None)
-    return RequestStart(
-        request_id=request.request_id,
+    return msgspec.structs.replace(
+        request_facts(request),
         route=route,
-        model=getattr(request, "target_model", ""),
-        input_tokens=tokens,
-        input_token_source=source.value,
-        streaming=stream if isinstance(stream, bool) else None,
         prefix_cache_score=score,
         prediction=prediction,
         candidates=getattr(result, "candidates", None),
         policy=getattr(result, "policy", ""),
-        attempt=getattr(request, "attempt", 1),
         route_mismatch=mismatch,
+    )
+
+
+def request_facts(request: SchedulingRequest) -> RequestStart:
+    """What is known of a request without a scheduling result."""
+    tokens, source = _input_tokens(request)
+    stream = getattr(getattr(request, "body", None), "stream", None)
+    return RequestStart(
+        request_id=request.request_id,
+        route=None,
+        model=getattr(request, "target_model", ""),
+        input_tokens=tokens,
+        input_token_source=source.value,
+        streaming=stream if isinstance(stream, bool) else None,
+        attempt=getattr(request, "attempt", 1),
+        operation=getattr(request, "operation", ""),
     )
 
 

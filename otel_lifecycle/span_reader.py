@@ -86,7 +86,7 @@ def record_from_span(span: ReadableSpan) -> LifecycleRecord:
         completed_at=None if span.end_time is None else format_timestamp(span.end_time),
         output_length=output_length,
         cached_tokens=attributes.get(semconv.CACHED_TOKENS),
-        selected_endpoint=route.leader.id,
+        selected_endpoint="" if route is None else route.leader.id,
         served_endpoint=(completion.attributes or {}).get(semconv.ROUTE_SERVED_ID)  # pyright: ignore[reportArgumentType]
         if completion is not None
         else attributes.get(semconv.ROUTE_SERVED_ID),
@@ -134,6 +134,8 @@ def _set_input_tokens(record: LifecycleRecord, attributes: Mapping[str, Any]) ->
 
 def _set_counted(record: LifecycleRecord, *, shared: bool) -> None:
     route = record.selected_route
+    if route is None:
+        return
     if route.prefill is None or route.decode is None:
         counted = [("leader", route.leader)]
     elif shared:
@@ -153,10 +155,12 @@ def _set_counted(record: LifecycleRecord, *, shared: bool) -> None:
     ]
 
 
-def _route(attributes: Mapping[str, Any], started_ns: int) -> RouteSnapshot:
+def _route(attributes: Mapping[str, Any], started_ns: int) -> RouteSnapshot | None:
     leader = _endpoint(attributes, "leader", started_ns)
+    if leader is None:
+        return None
     return RouteSnapshot(
-        leader=EndpointSnapshot() if leader is None else leader,
+        leader=leader,
         prefill=_endpoint(attributes, "prefill", started_ns),
         decode=_endpoint(attributes, "decode", started_ns),
     )

@@ -24,7 +24,7 @@ from opentelemetry.trace import (
 )
 
 from otel_lifecycle import semconv
-from otel_lifecycle.model import EndpointMetrics, InputTokenSource, NPUState, Outcome
+from otel_lifecycle.model import EndpointMetrics, InputTokenSource, NPUState
 from otel_lifecycle.record import EndpointSnapshot, LifecycleRecord
 from otel_lifecycle.timestamps import datetime_to_ns, parse_timestamp
 from otel_lifecycle.version import __version__
@@ -154,6 +154,8 @@ def _set_request(attributes: Attributes, record: LifecycleRecord) -> None:
 
 def _set_route(attributes: Attributes, record: LifecycleRecord, devices: bool) -> None:
     route = record.selected_route
+    if route is None:
+        return
     disaggregated = route.prefill is not None and route.decode is not None
     attributes[semconv.ROUTE_TYPE] = "prefill_decode" if disaggregated else "aggregated"
     leader = route.leader
@@ -307,7 +309,7 @@ def _set_prediction(attributes: Attributes, record: LifecycleRecord) -> None:
 
 def _set_result(attributes: Attributes, record: LifecycleRecord) -> None:
     attributes[semconv.OUTCOME] = record.outcome.value
-    if record.outcome is Outcome.ERROR and record.error is not None:
+    if record.error is not None:
         attributes[semconv.ERROR_TYPE] = record.error.type
     if record.actual.ttft_ms is not None:
         attributes[semconv.TIME_TO_FIRST_CHUNK] = record.actual.ttft_ms / 1000

@@ -354,6 +354,8 @@ class LifecycleStore:
 
     def _charge(self, lifecycle: Lifecycle) -> None:
         route = lifecycle.start.route
+        if route is None:
+            return
         tokens = lifecycle.record.input_token_length or 0
         lifecycle.dispatch_load = self.load(route.leader.endpoint)
         states = [(role, self._state(entry.endpoint)) for role, entry in route.counted]

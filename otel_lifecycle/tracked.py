@@ -6,9 +6,7 @@ import contextlib
 from collections.abc import Generator, MutableMapping
 from types import TracebackType
 
-from opentelemetry import propagate
-from opentelemetry.context import Context
-from opentelemetry.trace import set_span_in_context, use_span
+from opentelemetry.trace import use_span
 
 from otel_lifecycle.model import (
     Endpoint,
@@ -128,8 +126,7 @@ class TrackedRequest:
     def inject(self, headers: MutableMapping[str, str]) -> None:
         """Adds the trace context to headers towards the engine, whose span becomes our child."""
         if self._lifecycle is not None:
-            with contextlib.suppress(Exception):
-                propagate.inject(headers, context=self._context(self._lifecycle))
+            self._recorder.inject(self._lifecycle, headers)
 
     @contextlib.contextmanager
     def active(self) -> Generator[None]:
@@ -185,8 +182,3 @@ class TrackedRequest:
         else:
             # CancelledError, GeneratorExit, and what other event loops cancel with.
             self.disconnect()
-
-    @staticmethod
-    def _context(lifecycle: Lifecycle) -> Context | None:
-        context = lifecycle.span.get_span_context()
-        return set_span_in_context(lifecycle.span) if context.is_valid else None

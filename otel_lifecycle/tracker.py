@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from opentelemetry import metrics, trace
@@ -141,6 +141,39 @@ class RequestLifecycleTracker:
             changes = {field: getattr(start, field) for field in start.__struct_fields__}
             changes["attempt"] = max(start.attempt, lifecycle.record.attempt + 1)
             self._recorder.reroute(lifecycle, reason, **changes)
+
+    def reject(
+        self,
+        request: scheduling.SchedulingRequest,
+        reason: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """A request that the router answers without choosing an endpoint: outcome `rejected`.
+
+        For instrumentations, which see the answer; the seed's hooks never see such a request.
+
+        Args:
+            request: The request.
+            reason: A short reason, such as `no_candidates`.
+            headers: As for `track`.
+        """
+        try:
+            self._recorder.reject(scheduling.request_facts(request), headers, reason)
+        except Exception:
+            self._recorder.failed("reject")
+
+    def inject(
+        self, request: scheduling.SchedulingRequest, headers: MutableMapping[str, str]
+    ) -> None:
+        """Adds the trace context to headers towards the engine, whose span becomes our child.
+
+        Args:
+            request: A request in flight.
+            headers: The headers; changed in place.
+        """
+        lifecycle = self._find(request.request_id)
+        if lifecycle is not None:
+            self._recorder.inject(lifecycle, headers)
 
     def response_body(
         self,

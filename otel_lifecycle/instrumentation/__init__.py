@@ -1,0 +1,1 @@
+"""Zero-code instrumentations, one module a router."""

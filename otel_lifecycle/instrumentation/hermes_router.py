@@ -1,0 +1,74 @@
+"""Instruments the example router, a small relative of openFuyao's hermes-router.
+
+Also the pattern for a router of your own whose scheduler has the shape of the Gateway API
+Inference Extension: find the places where it dispatches a request, sees its response and learns of
+endpoints, and hand what passes there to the tracker.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from otel_lifecycle.instrumentation.base import RouterInstrumentor, Wrapper
+from otel_lifecycle.tracker import RequestLifecycleTracker
+
+_logger = logging.getLogger(__name__)
+
+
+class HermesRouterInstrumentor(RouterInstrumentor):
+    """`opentelemetry-instrument python -m hermes_router ...` does it by itself."""
+
+    def wrappers(self) -> Mapping[str, Mapping[str, Wrapper]]:
+        """The router's dispatch, response, rejection and endpoint events."""
+        return {
+            "hermes_router.director": {
+                "Director.pre_request": self._after(_pre_request),
+                "Director.response_body": self._after(_response_body),
+                "Director.reject": self._after(_reject),
+            },
+            "hermes_router.datastore": {"Datastore.apply": self._after(_apply)},
+        }
+
+    def _after(self, observe: Callable[..., None]) -> Wrapper:
+        """Runs the router's own method first, and observes it only if it did not raise."""
+
+        def wrapper(
+            wrapped: Callable[..., Any],
+            _instance: Any,
+            args: tuple[Any, ...],
+            kwargs: dict[str, Any],
+        ) -> Any:
+            result = wrapped(*args, **kwargs)
+            tracker = self.tracker
+            if tracker is not None:
+                try:
+                    observe(tracker, *args, **kwargs)
+                except Exception:
+                    _logger.debug("%s could not be observed", wrapped, exc_info=True)
+            return result
+
+        return wrapper
+
+
+def _pre_request(tracker: RequestLifecycleTracker, request: Any, scheduling_result: Any) -> None:
+    if request.attempt > 1:
+        tracker.reroute_request(request, scheduling_result, request.retry_reason)
+    else:
+        tracker.pre_request(request, scheduling_result, request.inbound_headers)
+    tracker.inject(request, request.headers)
+
+
+def _response_body(
+    tracker: RequestLifecycleTracker, request: Any, response: Any, target_endpoint: Any
+) -> None:
+    tracker.response_body(request, response, target_endpoint)
+
+
+def _reject(tracker: RequestLifecycleTracker, request: Any, reason: str) -> None:
+    tracker.reject(request, reason, request.inbound_headers)
+
+
+def _apply(tracker: RequestLifecycleTracker, event: Any) -> None:
+    tracker.extract_endpoint(event)
