@@ -32,6 +32,7 @@ class Background:
         self._wake: SimpleQueue[bool] = SimpleQueue()
         self._drain_lock = threading.RLock()
         self._closed = threading.Event()
+        self._failed = False
         self._thread: threading.Thread | None = None
         self._pid = 0
         _workers.add(self)
@@ -76,7 +77,10 @@ class Background:
                 try:
                     job(argument)
                 except Exception:
-                    _logger.exception("a background job failed")
+                    # Once: whatever is wrong will be as wrong for every request.
+                    level = logging.DEBUG if self._failed else logging.ERROR
+                    self._failed = True
+                    _logger.log(level, "a background job failed", exc_info=True)
                 done += 1
                 if yielding and done % _ITEMS_BETWEEN_YIELDS == 0:
                     time.sleep(0)

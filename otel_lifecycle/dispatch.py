@@ -8,10 +8,9 @@ from enum import Enum
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, Span, SpanContext
 
 from otel_lifecycle import latency, sanitize
-from otel_lifecycle.features import missing_features, prediction_input
+from otel_lifecycle.features import missing_request_features, prediction_input
 from otel_lifecycle.model import (
     Endpoint,
-    EndpointMetrics,
     InputTokenSource,
     LatencyPrediction,
     Outcome,
@@ -28,10 +27,10 @@ from otel_lifecycle.record import (
     PredictionError,
     RouteSnapshot,
 )
+from otel_lifecycle.snapshots import EndpointViews
 from otel_lifecycle.store import Lifecycle
 from otel_lifecycle.timestamps import format_timestamp
 
-_NOTHING_KNOWN = EndpointMetrics()
 _SOURCES = {source.value: source for source in InputTokenSource}
 
 
@@ -51,18 +50,22 @@ def is_trackable(start: object) -> bool:
 
 
 def begin_record(
-    start: RequestStart, *, started_ns: int, now_ns: int, stale_after_ns: int
+    start: RequestStart,
+    views: EndpointViews,
+    *,
+    started_ns: int,
+    now_ns: int,
+    stale_after_ns: int,
 ) -> LifecycleRecord:
     """The record of a request that is about to be dispatched, or rejected.
 
     Args:
         start: What the router says; made safe here.
+        views: The endpoints made safe before.
         started_ns: First dispatch of the request, Unix nanoseconds.
         now_ns: This dispatch.
         stale_after_ns: Age from which engine metrics count as stale; 0 never.
     """
-    route = start.route
-    snapshots = None if route is None else _snapshot(route)
     tokens, source = _input_tokens(start)
     score = sanitize.fraction(start.prefix_cache_score)
     prediction = _prediction(start.prediction)
@@ -75,32 +78,31 @@ def begin_record(
         started_at=format_timestamp(started_ns),
         input_token_length=tokens,
         input_token_source=source,
-        selected_endpoint="" if snapshots is None else snapshots.leader.id,
         candidates=_candidates(start.candidates),
         policy=sanitize.text(start.policy),
         attempt=max(1, sanitize.count(start.attempt) or 1),
         prefix_cache_score=score,
         prediction=prediction,
         prediction_mode=latency.prediction_mode(prediction),
-        selected_route=snapshots,
+        selected_route=None,
         route_mismatch=start.route_mismatch is True,
         actual=ActualLatency(),
         prediction_error=PredictionError(),
     )
-    missing = record.missing_feature_reasons = []
-    for role, raw in () if route is None else route.counted:
-        snapshot: EndpointSnapshot = getattr(snapshots, role)
-        record.tracked_endpoints.append(snapshot.id)
-        missing += missing_features(
-            role,
-            raw,
-            snapshot,
-            input_tokens=tokens,
-            raw_score=start.prefix_cache_score,
-            score=score,
-            started_ns=now_ns,
-            stale_after_ns=stale_after_ns,
-        )
+    route = start.route
+    if route is None:
+        return record
+    record.selected_route = _snapshot(route, views)
+    record.selected_endpoint = record.selected_route.leader.id
+    counted = route.counted
+    missing = missing_request_features(
+        [role for role, _ in counted], tokens, start.prefix_cache_score, score
+    )
+    for role, raw in counted:
+        view = views.of(raw)
+        record.tracked_endpoints.append(view.id)
+        missing += view.missing(role, now_ns, stale_after_ns)
+    record.missing_feature_reasons = missing
     return record
 
 
@@ -174,31 +176,13 @@ def _is_endpoint(entry: object) -> bool:
     return isinstance(entry, RouteEndpoint) and isinstance(entry.endpoint, Endpoint)  # pyright: ignore[reportUnnecessaryIsInstance]
 
 
-def _snapshot(route: Route) -> RouteSnapshot:
-    if not route.is_disaggregated:
-        return RouteSnapshot(leader=_snapshot_endpoint(route.leader))
+def _snapshot(route: Route, views: EndpointViews) -> RouteSnapshot:
+    leader = views.of(route.leader)
+    if route.prefill is None or route.decode is None:
+        return RouteSnapshot(leader.snapshot())
     return RouteSnapshot(
-        leader=_identify(route.leader.endpoint),
-        prefill=None if route.prefill is None else _snapshot_endpoint(route.prefill),
-        decode=None if route.decode is None else _snapshot_endpoint(route.decode),
+        leader.identify(), views.of(route.prefill).snapshot(), views.of(route.decode).snapshot()
     )
-
-
-def _identify(endpoint: Endpoint) -> EndpointSnapshot:
-    return EndpointSnapshot(
-        id=sanitize.text(endpoint.id),
-        address=sanitize.text(endpoint.address),
-        port=sanitize.text(endpoint.port),
-        name="" if endpoint.name == endpoint.pod_name else sanitize.text(endpoint.name),
-    )
-
-
-def _snapshot_endpoint(entry: RouteEndpoint) -> EndpointSnapshot:
-    snapshot = _identify(entry.endpoint)
-    metrics = sanitize.metrics(entry.metrics)
-    snapshot.metrics = None if metrics == _NOTHING_KNOWN else metrics
-    snapshot.npu = sanitize.npu(entry.npu)
-    return snapshot
 
 
 def _input_tokens(start: RequestStart) -> tuple[int | None, InputTokenSource]:

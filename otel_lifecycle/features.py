@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from otel_lifecycle import sanitize
-from otel_lifecycle.model import EndpointMetrics, MissingReason, NPUState, RouteEndpoint
+from otel_lifecycle.model import EndpointMetrics, MissingReason, NPUState
 from otel_lifecycle.record import EndpointSnapshot, MissingFeature, PredictionInput
-from otel_lifecycle.timestamps import datetime_to_ns
 
 POD_TYPES = {"leader": "", "prefill": "prefill", "decode": "decode"}
 
@@ -33,47 +32,31 @@ _NPU_STATUS_REASONS = {
 }
 
 
-def missing_features(
-    role: str,
-    raw: RouteEndpoint,
-    snapshot: EndpointSnapshot,
-    *,
-    input_tokens: int | None,
-    raw_score: object,
-    score: float | None,
-    started_ns: int,
-    stale_after_ns: int,
+def missing_request_features(
+    roles: Iterable[str], tokens: int | None, raw_score: object, score: float | None
 ) -> list[MissingFeature]:
-    """Why features of one counted endpoint are missing; empty when none is.
+    """Which features the request itself cannot give, and why.
 
     Args:
-        role: `leader`, `prefill` or `decode`.
-        raw: The endpoint as the router gave it.
-        snapshot: The same, made safe.
-        input_tokens: Length of the prompt.
+        roles: The counted roles: each has its own prediction input.
+        tokens: Length of the prompt.
         raw_score: The prefix-cache score as the router gave it.
         score: The same, made safe.
-        started_ns: Dispatch time, Unix nanoseconds.
-        stale_after_ns: Age from which metrics count as stale; 0 never.
     """
-    missing: list[tuple[str, MissingReason]] = []
-    if input_tokens is None:
-        missing.append(("inputTokenLength", MissingReason.INPUT_TOKENS_MISSING))
-    if score is None:
-        missing.append(
-            (
-                "prefixCacheScore",
+    missing: list[MissingFeature] = []
+    for role in roles:
+        pod_type = POD_TYPES[role]
+        if tokens is None:
+            reason = MissingReason.INPUT_TOKENS_MISSING
+            missing.append(MissingFeature(pod_type, "inputTokenLength", reason))
+        if score is None:
+            reason = (
                 MissingReason.NOT_FINITE
                 if sanitize.is_not_finite(raw_score)
-                else MissingReason.PREFIX_CACHE_MISSING,
+                else MissingReason.PREFIX_CACHE_MISSING
             )
-        )
-    missing += _missing_metrics(raw.metrics, snapshot.metrics, started_ns, stale_after_ns)
-    missing += _missing_npu(raw.npu, snapshot.npu)
-    if not snapshot.address:
-        missing.append(("serverIp", MissingReason.ADDRESS_MISSING))
-    pod_type = POD_TYPES[role]
-    return [MissingFeature(pod_type, feature, reason) for feature, reason in missing]
+            missing.append(MissingFeature(pod_type, "prefixCacheScore", reason))
+    return missing
 
 
 def prediction_input(
@@ -115,16 +98,19 @@ _FIELDS = tuple(
 )
 
 
-def _missing_metrics(
-    raw: EndpointMetrics | None,
-    metrics: EndpointMetrics | None,
-    started_ns: int,
-    stale_after_ns: int,
+def missing_metrics(
+    raw: EndpointMetrics | None, metrics: EndpointMetrics | None, *, stale: bool
 ) -> list[tuple[str, MissingReason]]:
+    """Which features the engine's metrics cannot give, and why.
+
+    Args:
+        raw: The metrics as the router gave them.
+        metrics: The same, made safe.
+        stale: Whether they are too old to be used.
+    """
     if raw is None or metrics is None:
         return [(feature, MissingReason.METRICS_MISSING) for feature, _ in _METRICS_FEATURES]
-    updated = metrics.update_time
-    if updated is not None and 0 < stale_after_ns < started_ns - datetime_to_ns(updated):
+    if stale:
         return [(feature, MissingReason.METRICS_STALE) for feature, _ in _METRICS_FEATURES]
     return [
         (
@@ -138,7 +124,13 @@ def _missing_metrics(
     ]
 
 
-def _missing_npu(raw: NPUState | None, npu: NPUState | None) -> list[tuple[str, MissingReason]]:
+def missing_npu(raw: NPUState | None, npu: NPUState | None) -> list[tuple[str, MissingReason]]:
+    """Which features the NPU state cannot give, and why.
+
+    Args:
+        raw: The state as the router gave it.
+        npu: The same, made safe.
+    """
     if raw is None or npu is None:
         return [(feature, MissingReason.NPU_MISSING) for feature, _ in _NPU_FEATURES]
     whole = _NPU_STATUS_REASONS.get(npu.data_status)

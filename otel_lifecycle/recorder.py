@@ -30,6 +30,7 @@ from otel_lifecycle.model import Outcome, RequestCompletion, RequestStart
 from otel_lifecycle.persistence import Handover, LifecycleSpanProcessor
 from otel_lifecycle.record import LifecycleRecord, Reroute
 from otel_lifecycle.sampling import RecordAllSampler
+from otel_lifecycle.snapshots import EndpointViews
 from otel_lifecycle.span_reader import resource_attributes
 from otel_lifecycle.spans import finish_span, span_name, start_attributes
 from otel_lifecycle.store import Lifecycle, LifecycleStore
@@ -71,6 +72,7 @@ class LifecycleRecorder:
         self._stale_after_ns = round(config.stale_after.total_seconds() * 1e9)
         self._closed = False
         self._failed_hooks: set[str] = set()
+        self._views = EndpointViews()
         self.store = LifecycleStore.shared(
             config.store_name, config.persistence, LifecycleSpanProcessor
         )
@@ -252,7 +254,11 @@ class LifecycleRecorder:
 
     def _begin_record(self, start: RequestStart, started_ns: int, now_ns: int) -> LifecycleRecord:
         record = begin_record(
-            start, started_ns=started_ns, now_ns=now_ns, stale_after_ns=self._stale_after_ns
+            start,
+            self._views,
+            started_ns=started_ns,
+            now_ns=now_ns,
+            stale_after_ns=self._stale_after_ns,
         )
         record.resource = self._resource
         for _ in range(invalid_values(start, record)):

@@ -198,20 +198,54 @@ def _set_endpoint(
     started_ns: int,
     devices: bool,
 ) -> None:
-    attributes[prefix + semconv.ROLE_ID] = snapshot.id
+    attributes.update(_endpoint_attributes(prefix, snapshot, devices))
+    if snapshot.inflight is not None:
+        attributes[prefix + semconv.ROLE_INFLIGHT_REQUESTS] = snapshot.inflight.requests
+        attributes[prefix + semconv.ROLE_INFLIGHT_TOKENS] = snapshot.inflight.tokens
+    metrics, npu = snapshot.metrics, snapshot.npu
+    if metrics is not None and metrics.update_time is not None:
+        age_ns = started_ns - datetime_to_ns(metrics.update_time)
+        attributes[prefix + semconv.ROLE_METRICS_AGE] = age_ns / 1e9
+    if npu is not None and npu.observation_time is not None:
+        age_ns = started_ns - datetime_to_ns(npu.observation_time)
+        attributes[prefix + semconv.ROLE_NPU_AGE] = age_ns / 1e9
+
+
+_MAX_CACHED_ENDPOINTS = 4_096
+_cached_endpoints: dict[tuple[object, ...], tuple[EndpointSnapshot, Attributes]] = {}
+
+
+def _endpoint_attributes(prefix: str, snapshot: EndpointSnapshot, devices: bool) -> Attributes:
+    """The part that stays the same until the next scrape, kept for the requests until then."""
+    key = (
+        prefix,
+        snapshot.id,
+        snapshot.address,
+        snapshot.port,
+        snapshot.name,
+        id(snapshot.metrics),
+        id(snapshot.npu),
+        devices,
+    )
+    cached = _cached_endpoints.get(key)
+    if cached is not None:
+        return cached[1]
+    attributes: Attributes = {prefix + semconv.ROLE_ID: snapshot.id}
     if snapshot.address:
         attributes[prefix + semconv.ROLE_ADDRESS] = snapshot.address
     if snapshot.port:
         attributes[prefix + semconv.ROLE_PORT] = snapshot.port
     if snapshot.name:
         attributes[prefix + semconv.ROLE_NAME] = snapshot.name
-    if snapshot.inflight is not None:
-        attributes[prefix + semconv.ROLE_INFLIGHT_REQUESTS] = snapshot.inflight.requests
-        attributes[prefix + semconv.ROLE_INFLIGHT_TOKENS] = snapshot.inflight.tokens
     if snapshot.metrics is not None:
-        _set_metrics(attributes, prefix, snapshot.metrics, started_ns)
+        _set_metrics(attributes, prefix, snapshot.metrics)
     if snapshot.npu is not None:
-        _set_npu(attributes, prefix, snapshot.npu, started_ns, devices)
+        _set_npu(attributes, prefix, snapshot.npu, devices)
+    if len(_cached_endpoints) >= _MAX_CACHED_ENDPOINTS:
+        _cached_endpoints.clear()
+    # The snapshot is kept too: an id is only somebody's as long as they live.
+    _cached_endpoints[key] = (snapshot, attributes)
+    return attributes
 
 
 METRICS_FIELDS = (
@@ -244,9 +278,7 @@ DEVICE_FIELDS = (
 UNKNOWN_UTILIZATION = -1.0
 
 
-def _set_metrics(
-    attributes: Attributes, prefix: str, metrics: EndpointMetrics, started_ns: int
-) -> None:
+def _set_metrics(attributes: Attributes, prefix: str, metrics: EndpointMetrics) -> None:
     for suffix, field in METRICS_FIELDS:
         value = getattr(metrics, field)
         if value is not None:
@@ -256,20 +288,12 @@ def _set_metrics(
         if models:
             attributes[prefix + models_suffix] = list(models)
             attributes[prefix + counts_suffix] = list(models.values())
-    if metrics.update_time is not None:
-        age_ns = started_ns - datetime_to_ns(metrics.update_time)
-        attributes[prefix + semconv.ROLE_METRICS_AGE] = age_ns / 1e9
 
 
-def _set_npu(
-    attributes: Attributes, prefix: str, npu: NPUState, started_ns: int, devices: bool
-) -> None:
+def _set_npu(attributes: Attributes, prefix: str, npu: NPUState, devices: bool) -> None:
     attributes[prefix + semconv.ROLE_NPU_STATUS] = npu.data_status
     if npu.device_count is not None:
         attributes[prefix + semconv.ROLE_NPU_COUNT] = npu.device_count
-    if npu.observation_time is not None:
-        age_ns = started_ns - datetime_to_ns(npu.observation_time)
-        attributes[prefix + semconv.ROLE_NPU_AGE] = age_ns / 1e9
     for suffix, field in NPU_FIELDS:
         percent = getattr(npu, field)
         if percent is not None:

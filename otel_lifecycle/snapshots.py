@@ -1,0 +1,96 @@
+"""Endpoint snapshots: made safe once a scrape, and shared by the requests in between.
+
+A router keeps an endpoint's metrics object until the next scrape, while hundreds of requests are
+dispatched. Checking its numbers for each of them would cost more than all else on the request's
+path; since the values are immutable, it is done when an object is seen for the first time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from otel_lifecycle import sanitize
+from otel_lifecycle.features import POD_TYPES, missing_metrics, missing_npu
+from otel_lifecycle.model import EndpointMetrics, MissingReason, RouteEndpoint
+from otel_lifecycle.record import EndpointSnapshot, MissingFeature
+from otel_lifecycle.timestamps import datetime_to_ns
+
+_NOTHING_KNOWN = EndpointMetrics()
+_MAX_VIEWS = 10_000
+
+
+class EndpointView:
+    """An endpoint with its metrics and NPU state as the router gave them, made safe."""
+
+    __slots__ = ("_missing", "_raw", "address", "id", "metrics", "name", "npu", "port", "updated")
+
+    def __init__(self, raw: RouteEndpoint) -> None:
+        endpoint = raw.endpoint
+        self._raw = raw
+        self._missing: dict[tuple[str, bool], list[MissingFeature]] = {}
+        self.id = sanitize.text(endpoint.id)
+        self.address = sanitize.text(endpoint.address)
+        self.port = sanitize.text(endpoint.port)
+        self.name = "" if endpoint.name == endpoint.pod_name else sanitize.text(endpoint.name)
+        metrics = sanitize.metrics(raw.metrics)
+        self.metrics = None if metrics == _NOTHING_KNOWN else metrics
+        self.npu = sanitize.npu(raw.npu)
+        updated = None if self.metrics is None else self.metrics.update_time
+        self.updated = None if updated is None else datetime_to_ns(updated)
+
+    def shows(self, raw: RouteEndpoint) -> bool:
+        """Whether it was made from the same values."""
+        mine = self._raw
+        return mine is raw or (
+            (mine.metrics is raw.metrics or mine.metrics == raw.metrics)
+            and (mine.npu is raw.npu or mine.npu == raw.npu)
+            and (mine.endpoint is raw.endpoint or mine.endpoint == raw.endpoint)
+        )
+
+    def identify(self) -> EndpointSnapshot:
+        """Who the endpoint is, and nothing else."""
+        return EndpointSnapshot(self.id, self.address, self.port, self.name)
+
+    def snapshot(self) -> EndpointSnapshot:
+        """The whole snapshot, but for the load."""
+        return EndpointSnapshot(
+            self.id, self.address, self.port, self.name, self.metrics, None, self.npu
+        )
+
+    def missing(self, role: str, now_ns: int, stale_after_ns: int) -> list[MissingFeature]:
+        """Which features of the predictor the endpoint itself cannot give, and why."""
+        updated = self.updated
+        stale = updated is not None and 0 < stale_after_ns < now_ns - updated
+        missing = self._missing.get((role, stale))
+        if missing is None:
+            reasons = [
+                *missing_metrics(self._raw.metrics, self.metrics, stale=stale),
+                *missing_npu(self._raw.npu, self.npu),
+            ]
+            if not self.address:
+                reasons.append(("serverIp", MissingReason.ADDRESS_MISSING))
+            pod_type = POD_TYPES[role]
+            missing = self._missing[(role, stale)] = [
+                MissingFeature(pod_type, feature, reason) for feature, reason in reasons
+            ]
+        return missing
+
+
+class EndpointViews:
+    """The newest view of each endpoint.
+
+    Thread-safe without a lock: a lost update costs only another check.
+    """
+
+    def __init__(self) -> None:
+        self._views: dict[Hashable, EndpointView] = {}
+
+    def of(self, raw: RouteEndpoint) -> EndpointView:
+        """The view of what the router gave."""
+        identity = raw.endpoint.identity
+        view = self._views.get(identity)
+        if view is None or not view.shows(raw):
+            if len(self._views) >= _MAX_VIEWS:
+                self._views.clear()
+            view = self._views[identity] = EndpointView(raw)
+        return view
