@@ -151,7 +151,8 @@ def complete_record(
     record.cached_tokens = sanitize.count(completion.cached_tokens)
     if isinstance(completion.served_endpoint, Endpoint):
         record.served_endpoint = sanitize.text(completion.served_endpoint.id)
-    record.dispatch_inflight = lifecycle.dispatch_load
+    if record.selected_route is not None:
+        record.dispatch_inflight = lifecycle.dispatch_load
     record.endpoint_deleted = lifecycle.deleted_roles
     if completion.outcome in (Outcome.ERROR, Outcome.REJECTED):
         record.error = ErrorInfo(sanitize.text(completion.error_type) or "_OTHER")

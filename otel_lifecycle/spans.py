@@ -141,6 +141,8 @@ def span_from_record(record: LifecycleRecord, *, devices: bool = True) -> Readab
 
 
 def _set_request(attributes: Attributes, record: LifecycleRecord) -> None:
+    if record.streaming is not None:  # may have been learnt from the response
+        attributes[semconv.REQUEST_STREAM] = record.streaming
     if record.input_token_length is not None:
         attributes[semconv.INPUT_TOKENS_SOURCE] = record.input_token_source.value
         estimated = record.input_token_source is InputTokenSource.ESTIMATED

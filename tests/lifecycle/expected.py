@@ -1,0 +1,252 @@
+"""The span attributes and record parts of the requests in `tests.routes`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.matchers import ANY_FLOAT, DATETIME, MEASURED, SPAN_ID, TIMESTAMP, TRACE_ID
+
+REQUEST_ATTRIBUTES = {
+    "llm_router.request.id": "request-1",
+    "gen_ai.operation.name": "chat",
+    "gen_ai.provider.name": "vllm",
+    "gen_ai.request.model": "Qwen/Qwen3-8B",
+    "gen_ai.request.stream": True,
+    "llm_router.request.input_tokens.source": "tokenized",
+    "gen_ai.usage.input_tokens": 512,
+    "llm_router.route.candidates.count": 8,
+    "llm_router.route.policy": "prefix+load",
+    "llm_router.route.attempt": 1,
+    "llm_router.dispatch.inflight.requests": 0,
+    "llm_router.dispatch.inflight.tokens": 0,
+    "llm_router.prefix_cache.score": 0.42,
+    "llm_router.prediction.mode": "active",
+    "llm_router.prediction.time_to_first_token": 0.21,
+    "llm_router.prediction.time_per_output_token": 0.0185,
+}
+
+
+def selected_attributes(pod: str) -> dict[str, Any]:
+    """Where the client of the router's request went."""
+    return {
+        "server.address": f"{pod}.local",
+        "server.port": 8000,
+        "k8s.namespace.name": "llm",
+        "k8s.pod.name": pod,
+    }
+
+
+def identity_attributes(role: str, pod: str) -> dict[str, Any]:
+    """Who an endpoint of the route is."""
+    prefix = f"llm_router.route.{role}"
+    return {
+        f"{prefix}.id": f"pod://llm/{pod}",
+        f"{prefix}.address": f"{pod}.local",
+        f"{prefix}.port": "8000",
+    }
+
+
+def load_attributes(role: str, requests: int = 0, tokens: int = 0) -> dict[str, Any]:
+    """What was in flight on an endpoint of the route."""
+    prefix = f"llm_router.route.{role}"
+    return {f"{prefix}.inflight.requests": requests, f"{prefix}.inflight.tokens": tokens}
+
+
+def known_attributes(role: str, pod: str) -> dict[str, Any]:
+    """All of an endpoint about which everything is known."""
+    prefix = f"llm_router.route.{role}"
+    return {
+        **identity_attributes(role, pod),
+        **load_attributes(role),
+        f"{prefix}.request.running": 3,
+        f"{prefix}.request.waiting": 1,
+        f"{prefix}.kv_cache.utilization": 0.31,
+        f"{prefix}.kv_cache.capacity": 524288,
+        f"{prefix}.kv_cache.block_size": 128,
+        f"{prefix}.kv_cache.block_count": 4096,
+        f"{prefix}.lora.max": 4,
+        f"{prefix}.lora.active.models": ["lora-a"],
+        f"{prefix}.lora.active.counts": [2],
+        f"{prefix}.lora.waiting.models": ["lora-b"],
+        f"{prefix}.lora.waiting.counts": [1],
+        f"{prefix}.metrics.age": MEASURED,
+        f"{prefix}.npu.status": "fresh",
+        f"{prefix}.npu.count": 2,
+        f"{prefix}.npu.age": MEASURED,
+        f"{prefix}.npu.core.utilization.avg": 0.6,
+        f"{prefix}.npu.core.utilization.max": 0.63,
+        f"{prefix}.npu.memory.utilization.avg": 0.705,
+        f"{prefix}.npu.memory.utilization.max": 0.71,
+        f"{prefix}.npu.memory_bandwidth.utilization.avg": 0.39,
+        f"{prefix}.npu.memory_bandwidth.utilization.max": 0.4,
+    }
+
+
+def result_attributes(outcome: str) -> dict[str, Any]:
+    """The end of a request that had no first chunk."""
+    return {"llm_router.outcome": outcome, "llm_router.request.duration": MEASURED}
+
+
+STREAMED_ATTRIBUTES = {"gen_ai.response.time_to_first_chunk": MEASURED}
+PREDICTION_ERROR_ATTRIBUTES = {
+    "llm_router.prediction.time_to_first_token.error": ANY_FLOAT,
+    "llm_router.prediction.time_per_output_token.error": ANY_FLOAT,
+}
+FIRST_CHUNK = ("llm_router.first_chunk", {})
+
+
+def completion(outcome: str, **attributes: Any) -> tuple[str, dict[str, Any]]:
+    """The last event."""
+    return ("llm_router.completion", {"llm_router.outcome": outcome, **attributes})
+
+
+def span(
+    attributes: dict[str, Any],
+    events: list[tuple[str, dict[str, Any]]],
+    *,
+    name: str = "route Qwen/Qwen3-8B",
+    status: str = "UNSET",
+    kind: str = "SERVER",
+) -> dict[str, Any]:
+    """A whole span."""
+    return {
+        "name": name,
+        "kind": kind,
+        "status": status,
+        "attributes": attributes,
+        "events": events,
+    }
+
+
+def snapshot(pod: str) -> dict[str, Any]:
+    """Everything of an endpoint, as the record tells it."""
+    return {
+        "id": f"pod://llm/{pod}",
+        "address": f"{pod}.local",
+        "port": "8000",
+        "metrics": {
+            "runningRequestsSize": 3,
+            "waitingQueueSize": 1,
+            "kvCacheUsagePercent": 0.31,
+            "kvCacheMaxTokenCapacity": 524288,
+            "cacheBlockSize": 128,
+            "cacheNumBlocks": 4096,
+            "activeModels": {"lora-a": 2},
+            "waitingModels": {"lora-b": 1},
+            "maxActiveModels": 4,
+            "updateTime": DATETIME,
+        },
+        "inflight": {"tokens": 0, "requests": 0},
+        "npu": {
+            "observationTime": DATETIME,
+            "dataStatus": "fresh",
+            "deviceCount": 2,
+            "aiCoreUtilizationAvg": 60.0,
+            "aiCoreUtilizationMax": 63.0,
+            "hbmUtilizationAvg": 70.5,
+            "hbmUtilizationMax": 71.0,
+            "hbmBandwidthUtilizationAvg": 39.0,
+            "hbmBandwidthUtilizationMax": 40.0,
+            "devices": [
+                {
+                    "target": f"{pod}.local:8082",
+                    "deviceId": "0",
+                    "aiCoreUtilization": 57.0,
+                    "hbmUtilization": 70.0,
+                    "hbmBandwidthUtilization": 38.0,
+                },
+                {
+                    "target": f"{pod}.local:8082",
+                    "deviceId": "1",
+                    "aiCoreUtilization": 63.0,
+                    "hbmUtilization": 71.0,
+                    "hbmBandwidthUtilization": 40.0,
+                },
+            ],
+        },
+    }
+
+
+def prediction_input(pod_type: str, pod: str, **changes: Any) -> dict[str, Any]:
+    """The features of an endpoint about which everything is known."""
+    return {
+        "podType": pod_type,
+        "inputTokenLength": 512,
+        "prefixCacheScore": 0.42,
+        "numRequestWaiting": 1,
+        "numRequestRunning": 3,
+        "kvCacheUsage": 0.31,
+        "inflightTokens": 0,
+        "hbmUtilization": 70.5,
+        "aiCoreUtilization": 60.0,
+        "bandwidthUtilization": 39.0,
+        "serverIp": f"{pod}.local",
+        **changes,
+    }
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    """The whole record of `tests.routes.start()`, ended without a chunk, but for `changes`."""
+    whole = {
+        "schemaVersion": 1,
+        "requestId": "request-1",
+        "model": "Qwen/Qwen3-8B",
+        "operation": "chat",
+        "provider": "vllm",
+        "outcome": "completed",
+        "streaming": True,
+        "startedAt": TIMESTAMP,
+        "firstChunkAt": None,
+        "completedAt": TIMESTAMP,
+        "inputTokenLength": 512,
+        "inputTokenSource": "tokenized",
+        "outputLength": None,
+        "cachedTokens": None,
+        "selectedEndpoint": "pod://llm/qwen-0",
+        "servedEndpoint": None,
+        "trackedEndpoints": ["pod://llm/qwen-0"],
+        "candidates": 8,
+        "policy": "prefix+load",
+        "attempt": 1,
+        "rerouted": [],
+        "dispatchInflight": {"tokens": 0, "requests": 0},
+        "prefixCacheScore": 0.42,
+        "prediction": {"ttftMillis": 210.0, "tpotMillis": 18.5},
+        "predictionMode": "active",
+        "predictionInputs": [prediction_input("", "qwen-0")],
+        "missingFeatureReasons": [],
+        "selectedRoute": {"leader": snapshot("qwen-0")},
+        "routeMismatch": False,
+        "endpointDeleted": [],
+        "error": None,
+        "actual": {"ttftMillis": None, "tpotMillis": None, "e2eMillis": MEASURED},
+        "predictionError": {
+            "ttftMillis": None,
+            "tpotMillis": None,
+            "ttftRatio": None,
+            "tpotRatio": None,
+        },
+        "traceId": TRACE_ID,
+        "spanId": SPAN_ID,
+        "parentSpanId": None,
+        "traceFlags": 3,
+        "traceState": "",
+        "spanKind": "server",
+        "resource": {"service.name": "router", "service.instance.id": "router-0"},
+    }
+    assert set(changes) <= set(whole)
+    return {**whole, **changes}
+
+
+STREAMED_RECORD = {
+    "firstChunkAt": TIMESTAMP,
+    "outputLength": 128,
+    "cachedTokens": 200,
+    "actual": {"ttftMillis": MEASURED, "tpotMillis": MEASURED, "e2eMillis": MEASURED},
+    "predictionError": {
+        "ttftMillis": ANY_FLOAT,
+        "tpotMillis": ANY_FLOAT,
+        "ttftRatio": ANY_FLOAT,
+        "tpotRatio": ANY_FLOAT,
+    },
+}
