@@ -260,7 +260,7 @@ def test_full_table(make_bench: Callable[..., Bench]) -> None:
         (RequestStart("request-1", None), "no_endpoint"),
         (RequestStart("request-1", "qwen-0"), "no_endpoint"),  # type: ignore[arg-type]
         (RequestStart("request-1", Route(None)), "no_endpoint"),  # type: ignore[arg-type]
-        (RequestStart(7, aggregated()), "no_endpoint"),  # type: ignore[arg-type]
+        (RequestStart(7, aggregated()), "no_request_id"),  # type: ignore[arg-type]
     ],
 )
 def test_nothing_to_track(bench: Bench, request_start: RequestStart, reason: str) -> None:

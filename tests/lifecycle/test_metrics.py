@@ -1,0 +1,275 @@
+"""What the gauges, histograms and counters say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+
+from otel_lifecycle import (
+    EndpointEvent,
+    EndpointEventType,
+    EndpointMetrics,
+    LatencyPrediction,
+    NPUDevice,
+    NPUState,
+    RequestStart,
+    Route,
+    RouteEndpoint,
+)
+from tests.conftest import Bench
+from tests.routes import aggregated, disaggregated, endpoint, known, start
+
+
+def points(bench: Bench, name: str) -> dict[frozenset[tuple[str, Any]], float]:
+    """The points of one metric."""
+    return bench.telemetry.metrics().get(name, {})
+
+
+def by_endpoint(bench: Bench, name: str) -> dict[str, float]:
+    """The points of one metric, which has no attribute but the endpoint."""
+    return {
+        dict(attributes)["llm_router.endpoint.id"]: value
+        for attributes, value in points(bench, name).items()
+    }
+
+
+def npu_endpoint(pod: str, **changes: Any) -> RouteEndpoint:
+    """An endpoint with one chip, observed now unless `changes` say otherwise."""
+    now = datetime.now(timezone.utc)
+    state: dict[str, Any] = {
+        "observation_time": now,
+        "data_status": "fresh",
+        "device_count": 1,
+        "devices": (NPUDevice("10.0.1.3:8082", "0", 57.0, 70.0, None),),
+    }
+    metrics = EndpointMetrics(running_requests=2, update_time=changes.pop("update_time", now))
+    return RouteEndpoint(endpoint(pod), metrics, NPUState(**{**state, **changes}))
+
+
+def test_inflight(bench: Bench) -> None:
+    """The gauges follow the load of each endpoint, and return to 0."""
+    tracked = bench.tracker.track(start(route=disaggregated()))
+
+    assert by_endpoint(bench, "llm_router.inflight.tokens") == {
+        "pod://llm/prefill-0": 512,
+        "pod://llm/decode-0": 512,
+    }
+    tracked.chunk()
+    assert by_endpoint(bench, "llm_router.inflight.requests") == {
+        "pod://llm/prefill-0": 0,
+        "pod://llm/decode-0": 1,
+    }
+    tracked.complete()
+    assert by_endpoint(bench, "llm_router.inflight.requests") == {
+        "pod://llm/prefill-0": 0,
+        "pod://llm/decode-0": 0,
+    }
+
+
+def test_removed_endpoint_vanishes(bench: Bench) -> None:
+    """An endpoint that was deleted is in no gauge any more."""
+    bench.tracker.track(start()).complete()
+    event = EndpointEvent(EndpointEventType.DELETE, endpoint("qwen-0"))
+    bench.tracker.extract_endpoint(event)
+
+    gauges = [
+        name
+        for name, found in bench.telemetry.metrics().items()
+        if any("llm_router.endpoint.id" in dict(attributes) for attributes in found)
+    ]
+    assert gauges == ["llm_router.prediction.error"] or gauges == []
+
+
+def test_engine_gauges(bench: Bench) -> None:
+    """The engine's own numbers are shown as they were last seen; what is unknown is absent."""
+    bench.tracker.track(start(route=Route(known("qwen-0")))).complete()
+    unknown = RouteEndpoint(endpoint("qwen-1"), EndpointMetrics(waiting_requests=0))
+    bench.tracker.track(start(route=Route(unknown))).complete()
+
+    metrics = ("request.running", "request.waiting", "kv_cache.utilization")
+    assert [by_endpoint(bench, f"llm_router.endpoint.{name}") for name in metrics] == [
+        {"pod://llm/qwen-0": 3},
+        {"pod://llm/qwen-0": 1, "pod://llm/qwen-1": 0},
+        {"pod://llm/qwen-0": 0.31},
+    ]
+
+
+def test_npu_gauges(bench: Bench) -> None:
+    """Each chip has a point for each value it has, as a fraction."""
+    bench.tracker.track(start(route=Route(npu_endpoint("qwen-0")))).complete()
+
+    chip = frozenset(
+        {
+            ("llm_router.endpoint.id", "pod://llm/qwen-0"),
+            ("llm_router.npu.device.id", "0"),
+            ("llm_router.npu.device.target", "10.0.1.3:8082"),
+        }
+    )
+    kinds = ("core", "memory", "memory_bandwidth")
+    assert [points(bench, f"llm_router.npu.{kind}.utilization") for kind in kinds] == [
+        {chip: 0.57},
+        {chip: 0.7},
+        {},
+    ]
+
+
+def test_npu_without_devices(bench: Bench) -> None:
+    """Where chips are not told apart the endpoint's average is shown."""
+    state = npu_endpoint("qwen-0", devices=(), ai_core_utilization_avg=40.0)
+    bench.tracker.track(start(route=Route(state))).complete()
+
+    assert by_endpoint(bench, "llm_router.npu.core.utilization") == {"pod://llm/qwen-0": 0.4}
+
+
+def test_stale_is_absent(bench: Bench) -> None:
+    """What is stale, missing, or too old is absent, never 0."""
+    old = datetime.now(timezone.utc) - timedelta(minutes=1)
+    for number, changes in enumerate(
+        ({"data_status": "stale"}, {"data_status": "missing"}, {"observation_time": old})
+    ):
+        state = npu_endpoint(f"qwen-{number}", update_time=old, **changes)
+        bench.tracker.track(start(route=Route(state))).complete()
+
+    assert points(bench, "llm_router.npu.core.utilization") == {}
+    assert points(bench, "llm_router.endpoint.request.running") == {}
+
+
+def test_latencies(bench: Bench) -> None:
+    """One stream that completes is in all three histograms, with the conventions' attributes."""
+    tracked = bench.tracker.track(start())
+    tracked.chunk()
+    tracked.complete(output_tokens=128)
+
+    request = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "vllm",
+        "gen_ai.request.model": "Qwen/Qwen3-8B",
+        "server.address": "qwen-0.local",
+        "server.port": 8000,
+    }
+    ended = {**request, "llm_router.outcome": "completed"}
+    names = (
+        "gen_ai.server.time_to_first_token",
+        "gen_ai.server.time_per_output_token",
+        "gen_ai.server.request.duration",
+    )
+    assert [points(bench, name) for name in names] == [
+        {frozenset(request.items()): 1},
+        {frozenset(request.items()): 1},
+        {frozenset(ended.items()): 1},
+    ]
+
+
+def test_prediction_error(bench: Bench) -> None:
+    """TTFT is held against the prefill endpoint and TPOT against the decode one, by direction."""
+    tracked = bench.tracker.track(start(route=disaggregated()))
+    tracked.chunk()
+    tracked.complete(output_tokens=128)
+    route = aggregated()
+    late = RequestStart("request-2", route, prediction=LatencyPrediction(ttft_ms=0.0))
+    tracked = bench.tracker.track(late)
+    tracked.chunk()
+    tracked.complete()
+
+    found = {
+        tuple(value for _, value in sorted(attributes))
+        for attributes in points(bench, "llm_router.prediction.error")
+    }
+    assert found == {
+        ("pod://llm/prefill-0", "too_high", "ttft"),
+        ("pod://llm/decode-0", "too_high", "tpot"),
+        ("pod://llm/qwen-0", "too_low", "ttft"),
+    }
+
+
+def test_outcomes(make_bench: Callable[..., Bench]) -> None:
+    """Every request is counted by outcome and model, sampled or not; errors by type."""
+    bench = make_bench(ALWAYS_OFF)
+    bench.tracker.track(start()).complete()
+    bench.tracker.track(start()).fail("http_500")
+    bench.tracker.track(start()).disconnect()
+
+    model = ("gen_ai.request.model", "Qwen/Qwen3-8B")
+    assert points(bench, "llm_router.requests") == {
+        frozenset({model, ("llm_router.outcome", outcome)}): 1
+        for outcome in ("completed", "error", "client_disconnect")
+    }
+    errors = [
+        dict(attributes).get("error.type")
+        for attributes in points(bench, "gen_ai.server.request.duration")
+    ]
+    assert sorted(errors, key=str) == [None, None, "http_500"]
+
+
+def test_cardinality_is_bounded(make_bench: Callable[..., Bench]) -> None:
+    """Beyond the limit endpoints and models share one series."""
+    bench = make_bench(max_metric_values=2)
+    handles = [
+        bench.tracker.track(
+            RequestStart(
+                f"request-{number}",
+                Route(npu_endpoint(f"qwen-{number}")),
+                f"model-{number}",
+                input_tokens=1,
+            )
+        )
+        for number in range(5)
+    ]
+    assert by_endpoint(bench, "llm_router.inflight.requests") == {
+        "pod://llm/qwen-0": 1,
+        "pod://llm/qwen-1": 1,
+        "_OTHER": 3,
+    }
+    assert len(points(bench, "llm_router.npu.core.utilization")) == 2
+    for tracked in handles:
+        tracked.complete()
+    models = {
+        dict(attributes)["gen_ai.request.model"]: value
+        for attributes, value in points(bench, "llm_router.requests").items()
+    }
+    assert models == {"model-0": 1, "model-1": 1, "_OTHER": 3}
+    addresses = {
+        dict(attributes)["server.address"]
+        for attributes in points(bench, "gen_ai.server.request.duration")
+    }
+    assert addresses == {"qwen-0.local", "qwen-1.local", "_OTHER"}
+
+
+def test_records(bench: Bench) -> None:
+    """The record file's own numbers are there too."""
+    bench.tracker.track(start()).complete()
+    bench.tracker.flush(timeout=30)
+
+    names = ("written", "dropped", "queue")
+    assert [points(bench, f"llm_router.records.{name}") for name in names] == [
+        {frozenset(): 1},
+        {frozenset(): 0},
+        {frozenset(): 0},
+    ]
+
+
+def test_ignored_calls(bench: Bench) -> None:
+    """Calls and values that were not used are counted by reason."""
+    bench.tracker.track(RequestStart("", aggregated()))
+    bench.tracker.track(RequestStart("request-1", aggregated(), input_tokens=-1)).complete()
+
+    assert points(bench, "llm_router.ignored") == {
+        frozenset({("llm_router.ignored.reason", "no_request_id")}): 1,
+        frozenset({("llm_router.ignored.reason", "invalid_value")}): 1,
+    }
+
+
+def test_never_a_request_id(bench: Bench) -> None:
+    """No metric has an attribute that is different for every request."""
+    bench.tracker.track(start("secret-id")).complete()
+
+    values = {
+        value
+        for found in bench.telemetry.metrics().values()
+        for attributes in found
+        for _, value in attributes
+    }
+    assert "secret-id" not in values

@@ -1,0 +1,100 @@
+"""The file holds every request, exporters the sampled ones, and nobody else notices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ParentBased,
+    TraceIdRatioBased,
+)
+
+from otel_lifecycle import (
+    LifecycleSpanProcessor,
+    PersistenceConfig,
+    RecordAllSampler,
+    RequestLifecycleTracker,
+    TrackerConfig,
+    read_records,
+)
+from otel_lifecycle.testing import InMemoryTelemetry
+from tests.conftest import Bench
+from tests.routes import start
+
+
+class Seen(SpanProcessor):
+    """Remembers every span that ended, sampled or not."""
+
+    def __init__(self) -> None:
+        self.spans: list[ReadableSpan] = []
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.spans.append(span)
+
+
+def test_head_sampling(make_bench: Callable[..., Bench]) -> None:
+    """With a ratio sampler the exported spans are exactly the sampled records."""
+    bench = make_bench(ParentBased(TraceIdRatioBased(0.3)))
+    for number in range(200):
+        bench.tracker.track(start(f"request-{number}")).complete()
+
+    records = bench.records
+    sampled = {
+        record.span_id for record in records if record.trace_flags and record.trace_flags & 1
+    }
+    exported = {
+        format(span.context.span_id, "016x") for span in bench.telemetry.spans if span.context
+    }
+    assert len(records) == 200
+    assert exported == sampled
+    assert 0 < len(sampled) < 200
+
+
+def test_sampling_of_others(make_bench: Callable[..., Bench]) -> None:
+    """Other spans of the provider are dropped as before; ours are recorded, and not sampled."""
+    bench = make_bench(ALWAYS_OFF)
+    seen = Seen()
+    bench.telemetry.tracer_provider.add_span_processor(seen)
+    other = bench.telemetry.tracer_provider.get_tracer("somebody").start_span("POST")
+    other.end()
+    bench.tracker.track(start()).complete()
+
+    assert not other.is_recording()
+    (span,) = seen.spans
+    assert span.context is not None
+    assert not span.context.trace_flags.sampled
+    assert dict(span.attributes or {}) == {
+        "llm_router.request.id": "request-1",
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "vllm",
+        "gen_ai.request.model": "Qwen/Qwen3-8B",
+        "gen_ai.request.stream": True,
+    }
+
+
+def test_by_hand(tmp_path) -> None:
+    """Sampler and processor can be put on a provider by hand, without a tracker's settings."""
+    path = tmp_path / "records.jsonl"
+    telemetry = InMemoryTelemetry(RecordAllSampler(ALWAYS_OFF))
+    config = PersistenceConfig(enabled=True, output_path=str(path))
+    telemetry.tracer_provider.add_span_processor(LifecycleSpanProcessor(config))
+    tracker = RequestLifecycleTracker(
+        TrackerConfig(store_name="by-hand"), telemetry.tracer_provider, telemetry.meter_provider
+    )
+    tracker.track(start()).complete(output_tokens=128)
+    other = telemetry.tracer_provider.get_tracer("somebody").start_span("POST")
+    other.end()
+    tracker.close()
+    telemetry.shutdown()
+
+    (record,) = read_records(path)
+    assert (record.request_id, record.output_length, telemetry.spans) == ("request-1", 128, [])
+    assert not other.is_recording()
+
+
+def test_description() -> None:
+    """The sampler says what it wraps."""
+    assert RecordAllSampler(ALWAYS_OFF).get_description() == "RecordAllSampler{AlwaysOffSampler}"
