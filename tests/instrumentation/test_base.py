@@ -1,0 +1,175 @@
+"""How an instrumentation attaches to a router, and lets go of it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from otel_lifecycle import RequestLifecycleTracker
+from otel_lifecycle.config import environment_variables
+from otel_lifecycle.instrumentation.base import RouterInstrumentor, Wrapper
+from otel_lifecycle.testing import InMemoryTelemetry
+
+TOY_ROUTER = """
+class Router:
+    def dispatch(self, request_id):
+        if request_id == "bad":
+            raise KeyError(request_id)
+        return f"dispatched {request_id}"
+"""
+
+
+class ToyInstrumentor(RouterInstrumentor):
+    """Notes which requests passed, and looks for a method that does not exist."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, RequestLifecycleTracker]] = []
+
+    def wrappers(self) -> Mapping[str, Mapping[str, Wrapper]]:
+        def dispatch(wrapped: Any, _instance: Any, args: Any, kwargs: Any) -> Any:
+            if self.tracker is not None:
+                self.seen.append((args[0], self.tracker))
+            return wrapped(*args, **kwargs)
+
+        return {
+            "toy_router": {"Router.dispatch": dispatch, "Router.retry": dispatch},
+        }
+
+
+@pytest.fixture
+def toy_router(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A router that can be imported, and has not been."""
+    (tmp_path / "toy_router.py").write_text(TOY_ROUTER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for variable in environment_variables():
+        monkeypatch.delenv(variable, raising=False)
+    yield "toy_router"
+    sys.modules.pop("toy_router", None)
+
+
+@pytest.fixture
+def instrumentor() -> Iterator[ToyInstrumentor]:
+    """The instrumentor, which is a singleton, fresh and in the end uninstrumented."""
+    ToyInstrumentor._instance = None
+    ToyInstrumentor._hooked = False
+    instrumentor = ToyInstrumentor()
+    yield instrumentor
+    if instrumentor.is_instrumented_by_opentelemetry:
+        instrumentor.uninstrument()
+
+
+def load(name: str) -> ModuleType:
+    """Imports the router."""
+    return importlib.import_module(name)
+
+
+def test_hooks_wait_for_the_import(toy_router: str, instrumentor: ToyInstrumentor) -> None:
+    """Instrumenting imports nothing; the router is wrapped once somebody imports it."""
+    instrumentor.instrument()
+    assert toy_router not in sys.modules
+
+    assert load(toy_router).Router().dispatch("request-1") == "dispatched request-1"
+    assert [request for request, _ in instrumentor.seen] == ["request-1"]
+
+
+def test_router_imported_before(toy_router: str, instrumentor: ToyInstrumentor) -> None:
+    """A router that is loaded already is wrapped at once."""
+    router = load(toy_router).Router()
+    instrumentor.instrument()
+
+    router.dispatch("request-1")
+    assert [request for request, _ in instrumentor.seen] == ["request-1"]
+
+
+def test_exceptions_pass(toy_router: str, instrumentor: ToyInstrumentor) -> None:
+    """What the router raises is raised."""
+    instrumentor.instrument()
+
+    with pytest.raises(KeyError, match="bad"):
+        load(toy_router).Router().dispatch("bad")
+
+
+def test_uninstrument(toy_router: str, instrumentor: ToyInstrumentor) -> None:
+    """Uninstrumenting leaves nothing behind, and bound methods kept by somebody pass through."""
+    module = load(toy_router)
+    original = module.Router.dispatch
+    instrumentor.instrument()
+    kept = module.Router().dispatch
+    tracker = instrumentor.tracker
+    assert tracker is not None
+    instrumentor.uninstrument()
+
+    assert module.Router.dispatch is original
+    assert kept("request-1") == "dispatched request-1"
+    assert (instrumentor.seen, instrumentor.tracker) == ([], None)
+
+
+def test_instrument_again(toy_router: str, instrumentor: ToyInstrumentor) -> None:
+    """After an uninstrument the router can be instrumented again, and is wrapped once."""
+    instrumentor.instrument()
+    module = load(toy_router)
+    instrumentor.uninstrument()
+    instrumentor.instrument()
+
+    module.Router().dispatch("request-1")
+    assert [request for request, _ in instrumentor.seen] == ["request-1"]
+
+
+def test_missing_hook(
+    toy_router: str, instrumentor: ToyInstrumentor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A method that another version of the router does not have costs one warning."""
+    instrumentor.instrument()
+    load(toy_router)
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "toy_router.Router.retry does not exist: what it would tell is missing"
+    ]
+
+
+def test_bad_setting(
+    toy_router: str,
+    instrumentor: ToyInstrumentor,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A setting that cannot be used is one clear error, and the router runs uninstrumented."""
+    monkeypatch.setenv("OTEL_LIFECYCLE_STALE_AFTER", "5")
+    instrumentor.instrument()
+
+    assert load(toy_router).Router().dispatch("request-1") == "dispatched request-1"
+    assert instrumentor.seen == []
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith(
+        "the router is not instrumented: invalid parameters: staleAfter must be a valid duration"
+    )
+
+
+def test_options(
+    toy_router: str, instrumentor: ToyInstrumentor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Options of `instrument` come before the environment."""
+    monkeypatch.setenv("OTEL_LIFECYCLE_STORE_NAME", "environment")
+    monkeypatch.setenv("OTEL_LIFECYCLE_MAX_INFLIGHT", "7")
+    telemetry = InMemoryTelemetry()
+    instrumentor.instrument(
+        tracer_provider=telemetry.tracer_provider,
+        meter_provider=telemetry.meter_provider,
+        store_name="argument",
+        persistence_output_path=str(tmp_path / "records.jsonl"),
+    )
+
+    tracker = instrumentor.tracker
+    assert tracker is not None
+    assert (
+        tracker.config.store_name,
+        tracker.config.max_inflight,
+        tracker.config.persistence.enabled,
+    ) == ("argument", 7, True)
+    telemetry.shutdown()

@@ -1,0 +1,283 @@
+"""The example router, instrumented from outside, on real sockets in front of real faults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hermes_router.datastore import Datastore
+from hermes_router.director import Director
+from opentelemetry.trace import SpanKind
+
+from otel_lifecycle import LifecycleRecord, Load, Outcome, read_records
+from otel_lifecycle.instrumentation.hermes_router import HermesRouterInstrumentor
+from otel_lifecycle.testing import InMemoryTelemetry
+from tests.examples.cluster import Cluster, eventually
+
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+class Instrumented:
+    """The router's telemetry, and a cluster to make some."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.cluster = Cluster()
+        self.telemetry = InMemoryTelemetry()
+        self.instrumentor = HermesRouterInstrumentor()
+        self.instrumentor.instrument(
+            tracer_provider=self.telemetry.tracer_provider,
+            meter_provider=self.telemetry.meter_provider,
+            store_name=str(path),
+            persistence_output_path=str(path),
+        )
+
+    def post(self, *, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
+        """Sends one request through the router."""
+        assert self.cluster.router is not None
+        body = {"model": "m", "prompt": "hello " * 20, "max_tokens": 8, **fields}
+        url = f"{self.cluster.router.url}/v1/completions"
+        return httpx.post(url, json=body, headers=headers, timeout=30)
+
+    def record(self) -> LifecycleRecord:
+        """The only record, once it is there; it has a span, and left nothing in flight."""
+        tracker = self.instrumentor.tracker
+        assert tracker is not None
+        eventually(lambda: len(self.telemetry.spans) == 1)
+        assert tracker.flush(timeout=30)
+        (record,) = read_records(self.path)
+        (span,) = self.telemetry.spans
+        assert span.context is not None
+        assert record.span_id == format(span.context.span_id, "016x")
+        assert tracker.store.active_requests == 0
+        assert set(tracker.store.loads().values()) <= {Load()}
+        return record
+
+    def traceparents(self, engine: str) -> list[str]:
+        """The trace contexts an engine was sent."""
+        url = f"{self.cluster.engines[engine].url}/debug/traceparents"
+        return [seen["traceparent"] for seen in httpx.get(url).json()["traceparents"]]
+
+    def stop(self) -> None:
+        """Stops everything."""
+        self.cluster.stop()
+        self.instrumentor.uninstrument()
+        self.telemetry.shutdown()
+
+
+@pytest.fixture
+def router(tmp_path: Path) -> Iterator[Instrumented]:
+    """The example router, instrumented, with a cluster to be filled."""
+    instrumented = Instrumented(tmp_path / "records.jsonl")
+    yield instrumented
+    instrumented.stop()
+
+
+def test_aggregated_stream(router: Instrumented) -> None:
+    """A stream: route, usage and first chunk are known, and the engine continues our trace."""
+    router.cluster.add_engine("qwen-0")
+    router.cluster.start_router()
+    response = router.post(
+        headers={"traceparent": TRACEPARENT, "x-request-id": "request-1"},
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+
+    record = router.record()
+    (span,) = router.telemetry.spans
+    assert response.status_code == 200
+    assert (record.request_id, record.outcome, record.streaming) == (
+        "request-1",
+        Outcome.COMPLETED,
+        True,
+    )
+    assert record.selected_route is not None
+    assert record.selected_route.leader.id == "pod://demo/qwen-0"
+    assert (record.output_length, record.cached_tokens) == (8, 0)
+    assert record.actual.ttft_ms is not None
+    assert record.actual.tpot_ms is not None
+    assert (record.trace_id, record.parent_span_id) == (TRACEPARENT[3:35], TRACEPARENT[36:52])
+    assert span.kind is SpanKind.SERVER
+    assert router.traceparents("qwen-0") == [f"00-{record.trace_id}-{record.span_id}-01"]
+
+
+def test_prefill_decode_stream(router: Instrumented) -> None:
+    """A PD route: the counted endpoints are prefill and decode, and both continue our trace."""
+    for name in ("leader", "prefill", "decode"):
+        router.cluster.add_engine(name, role=name)
+    router.cluster.start_router(mode="pd")
+    router.post(stream=True, stream_options={"include_usage": True})
+
+    record = router.record()
+    context = f"00-{record.trace_id}-{record.span_id}-03"
+    assert record.outcome is Outcome.COMPLETED
+    assert record.selected_endpoint == "pod://demo/leader"
+    assert record.tracked_endpoints == ["pod://demo/prefill", "pod://demo/decode"]
+    assert not record.route_mismatch
+    engines = ("leader", "prefill", "decode")
+    assert [router.traceparents(name) for name in engines] == [[context]] * 3
+
+
+def test_not_streaming(router: Instrumented) -> None:
+    """A response that is not a stream has no TTFT."""
+    router.cluster.add_engine("qwen-0")
+    router.cluster.start_router()
+    router.post()
+
+    record = router.record()
+    assert (record.outcome, record.streaming, record.output_length) == (
+        Outcome.COMPLETED,
+        False,
+        8,
+    )
+    assert (record.first_chunk_at, record.actual.ttft_ms) == (None, None)
+
+
+def test_retry(router: Instrumented) -> None:
+    """A retry on another endpoint stays one span and one record, with the change as an event."""
+    router.cluster.add_engine("qwen-0").stop()
+    router.cluster.add_engine("qwen-1")
+    router.cluster.start_router()
+    names = {"qwen-0", "qwen-1"}
+    for _ in range(20):
+        assert router.post().status_code == 200
+        eventually(lambda: router.instrumentor.tracker.store.active_requests == 0)  # type: ignore[union-attr]
+    router.instrumentor.tracker.flush()  # type: ignore[union-attr]
+
+    records = list(read_records(router.path))
+    retried = [record for record in records if record.rerouted]
+    assert len(records) == len(router.telemetry.spans) == 20
+    assert {record.selected_endpoint for record in records} == {"pod://demo/qwen-1"}
+    assert retried
+    assert {
+        (change.from_endpoint, change.to_endpoint, change.reason, record.attempt)
+        for record in retried
+        for change in record.rerouted
+    } == {("pod://demo/qwen-0", "pod://demo/qwen-1", "connect_error", 2)}
+    assert names == set(router.cluster.engines)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [("http_500", "http_500"), ("truncate", "stream_truncated")],
+)
+def test_faults(router: Instrumented, fault: str, error: str) -> None:
+    """An engine that fails makes an error of its own type."""
+    router.cluster.add_engine("qwen-0")
+    router.cluster.start_router(max_attempts=1)
+    router.cluster.break_engine("qwen-0", fault)
+    router.post(stream=True)
+
+    record = router.record()
+    assert record.error is not None
+    assert (record.outcome, record.error.type) == (Outcome.ERROR, error)
+
+
+def test_connection_cut_in_mid_stream(router: Instrumented) -> None:
+    """An engine that dies in mid-stream is an error after the first chunk."""
+    router.cluster.add_engine("qwen-0")
+    router.cluster.start_router()
+    router.cluster.break_engine("qwen-0", "drop_mid_stream")
+    with pytest.raises(httpx.RemoteProtocolError):
+        router.post(stream=True)
+
+    record = router.record()
+    assert record.outcome is Outcome.ERROR
+    assert record.actual.ttft_ms is not None
+
+
+def test_client_disconnect(router: Instrumented) -> None:
+    """A client that hangs up in mid-stream is a disconnect."""
+    router.cluster.add_engine("qwen-0", time_scale=1.0)
+    url = f"{router.cluster.start_router()}/v1/completions"
+    body = {"model": "m", "prompt": "hello", "max_tokens": 4000, "stream": True}
+    with httpx.stream("POST", url, json=body, timeout=30) as response:
+        next(response.iter_raw())
+
+    record = router.record()
+    assert (record.outcome, record.error) == (Outcome.CLIENT_DISCONNECT, None)
+    assert record.actual.ttft_ms is not None
+
+
+def test_nowhere_to_go(router: Instrumented) -> None:
+    """A request that gets no endpoint is rejected, and its span is an error."""
+    router.cluster.start_router()
+    response = router.post()
+
+    record = router.record()
+    (span,) = router.telemetry.spans_as_dicts()
+    assert response.status_code == 503
+    assert (record.outcome, record.selected_route) == (Outcome.REJECTED, None)
+    assert record.error is not None
+    assert (span["status"], span["attributes"]["error.type"]) == ("ERROR", record.error.type)
+
+
+def test_endpoint_events(router: Instrumented) -> None:
+    """Endpoints that join appear in the gauges, and those that leave vanish."""
+    router.cluster.add_engine("qwen-0")
+    url = router.cluster.start_router()
+
+    def seen() -> set[object]:
+        points = router.telemetry.metrics().get("llm_router.inflight.requests", {})
+        return {dict(attributes)["llm_router.endpoint.id"] for attributes in points}
+
+    assert seen() == {"pod://demo/qwen-0"}
+    router.cluster.add_engine("qwen-1")
+    description = router.cluster.describe("qwen-1")
+    assert httpx.post(f"{url}/admin/endpoints", json=description).is_success
+    assert seen() == {"pod://demo/qwen-0", "pod://demo/qwen-1"}
+    assert httpx.delete(f"{url}/admin/endpoints/demo/qwen-0").is_success
+    assert seen() == {"pod://demo/qwen-1"}
+
+
+def test_uninstrumented(tmp_path: Path) -> None:
+    """Uninstrumenting gives the router its own methods back."""
+    before = (Director.pre_request, Director.response_body, Director.reject, Datastore.apply)
+    instrumented = Instrumented(tmp_path / "records.jsonl")
+    during = Director.pre_request
+    instrumented.stop()
+
+    assert during is not before[0]
+    assert (
+        Director.pre_request,
+        Director.response_body,
+        Director.reject,
+        Datastore.apply,
+    ) == before
+
+
+def test_same_answers(tmp_path: Path) -> None:
+    """The router answers byte for byte the same, instrumented or not."""
+
+    def answers() -> list[tuple[int, bytes]]:
+        cluster = Cluster()
+        cluster.add_engine("qwen-0", seed=7)
+        url = f"{cluster.start_router()}/v1/completions"
+        body = {"model": "m", "prompt": "hello " * 20, "max_tokens": 8}
+        variants = [{}, {"stream": True}, {"prompt": 5}, {"max_tokens": -1}]
+        found = []
+        for variant in variants:
+            headers = {"x-request-id": "request-1"}
+            response = httpx.post(url, json={**body, **variant}, headers=headers, timeout=30)
+            content = response.content.replace(str(_created(response.content)).encode(), b"")
+            found.append((response.status_code, content))
+        cluster.stop()
+        return found
+
+    plain = answers()
+    instrumented = Instrumented(tmp_path / "records.jsonl")
+    observed = answers()
+    instrumented.stop()
+
+    assert observed == plain
+
+
+def _created(content: bytes) -> str:
+    """The second an answer was made in: the only thing that differs from run to run."""
+    _, _, rest = content.partition(b'"created": ')
+    if not rest:
+        _, _, rest = content.partition(b'"created":')
+    return rest.partition(b",")[0].decode()
