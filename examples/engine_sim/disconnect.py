@@ -1,0 +1,22 @@
+"""Stops work for a client that has gone away."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import anyio
+from starlette.types import Receive
+
+
+async def run_until_disconnect(receive: Receive, work: Callable[[], Awaitable[None]]) -> None:
+    """Runs `work`, and cancels it as soon as the client disconnects."""
+    async with anyio.create_task_group() as tasks:
+
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(watch)
+        await work()
+        tasks.cancel_scope.cancel()

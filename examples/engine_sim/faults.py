@@ -1,0 +1,19 @@
+"""Faults that can be switched on to see how a router copes."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+SLOW_FACTOR = 10.0
+CHUNKS_BEFORE_CUT = 3
+
+
+class Fault(Enum):
+    """What goes wrong with every request until the fault is changed."""
+
+    NONE = "none"
+    HTTP_500 = "http_500"  # answers 500 at once
+    DROP_MID_STREAM = "drop_mid_stream"  # closes the connection after a few chunks
+    TRUNCATE = "truncate"  # ends the stream properly, but without usage and `[DONE]`
+    HANG = "hang"  # never answers
+    SLOW = "slow"  # everything takes ten times as long

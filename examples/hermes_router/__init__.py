@@ -1,0 +1,1 @@
+"""A small hermes-style inference router: OpenAI-compatible, aware of caches, load and latency."""

@@ -1,0 +1,92 @@
+"""The endpoints there are now, and what the router knows of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from time import monotonic
+
+from hermes_router.endpoint import (
+    EndpointEvent,
+    EndpointEventType,
+    EndpointMetadata,
+    EndpointMetrics,
+    NamespacedName,
+    NPUState,
+)
+from hermes_router.prefix_index import PrefixIndex
+
+DEFAULT_BLOCK_SIZE = 512
+DEFAULT_CACHE_BLOCKS = 2_000
+AVOID_SECONDS = 2.0
+
+
+@dataclass(eq=False)
+class Endpoint:
+    """The live state of one endpoint.
+
+    Attributes:
+        metrics: As of the last successful scrape; None before it. The same goes for `npu`.
+        models: Names of the models it serves.
+        inflight_requests: Sent by this router and not answered yet.
+        inflight_tokens: Their prompt tokens, as far as this endpoint still has to care for them.
+    """
+
+    metadata: EndpointMetadata
+    metrics: EndpointMetrics | None = None
+    npu: NPUState | None = None
+    models: frozenset[str] = frozenset()
+    inflight_requests: int = 0
+    inflight_tokens: int = 0
+    prefix_index: PrefixIndex = field(default_factory=lambda: PrefixIndex(DEFAULT_CACHE_BLOCKS))
+    _avoid_until: float = 0.0
+
+    @property
+    def block_size(self) -> int:
+        """Tokens per block of its KV cache."""
+        return (self.metrics and self.metrics.cache_block_size) or DEFAULT_BLOCK_SIZE
+
+    @property
+    def reachable(self) -> bool:
+        """Whether it is worth a try."""
+        return monotonic() >= self._avoid_until
+
+    def avoid(self) -> None:
+        """Spares the endpoint for a short while, because it did not answer."""
+        self._avoid_until = monotonic() + AVOID_SECONDS
+
+    def update_metrics(self, metrics: EndpointMetrics) -> None:
+        """Takes over freshly scraped metrics."""
+        self.metrics = metrics
+        self.prefix_index.capacity = metrics.cache_num_blocks or DEFAULT_CACHE_BLOCKS
+
+
+class Datastore:
+    """All endpoints by name."""
+
+    def __init__(self) -> None:
+        self._endpoints: dict[NamespacedName, Endpoint] = {}
+
+    def apply(self, event: EndpointEvent) -> None:
+        """Lets an endpoint join, change or leave; requests under way are not disturbed."""
+        metadata = event.endpoint
+        name = metadata.namespaced_name
+        if event.type is EndpointEventType.DELETE:
+            self._endpoints.pop(name, None)
+            return
+        known = self._endpoints.get(name)
+        if known is not None and known.metadata.host_port == metadata.host_port:
+            known.metadata = metadata
+        else:  # a new process, whose cache is empty and whose load is zero
+            self._endpoints[name] = Endpoint(metadata)
+
+    def get(self, name: NamespacedName) -> Endpoint | None:
+        """The endpoint of that name, if it is there."""
+        return self._endpoints.get(name)
+
+    def with_role(self, role: str) -> list[Endpoint]:
+        """The endpoints that play a role."""
+        return [endpoint for endpoint in self if endpoint.metadata.role == role]
+
+    def __iter__(self) -> Iterator[Endpoint]:
+        return iter(list(self._endpoints.values()))

@@ -1,0 +1,123 @@
+"""The hooks around a request: before it is sent, while it is answered, when it is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from hermes_router.datastore import Datastore, Endpoint
+from hermes_router.endpoint import EndpointMetadata, NamespacedName
+from hermes_router.model import InferenceRequest, InferenceResponse, SchedulingResult
+from hermes_router.scheduler import Scheduler
+
+PREFILL_HEADER = "x-prefill-host-port"
+DECODE_HEADER = "x-decode-host-port"
+
+_PASSED_ON = ("authorization", "traceparent", "tracestate")
+
+
+@dataclass
+class _Charge:
+    """What one request adds to the load of one endpoint."""
+
+    endpoint: Endpoint
+    tokens: int
+    until_first_chunk: bool = False
+
+    def take(self) -> None:
+        self.endpoint.inflight_requests += 1
+        self.endpoint.inflight_tokens += self.tokens
+
+    def give_back(self) -> None:
+        self.endpoint.inflight_requests -= 1
+        self.endpoint.inflight_tokens -= self.tokens
+
+
+class Director:
+    """Directs requests to endpoints and keeps the books on what is in flight.
+
+    All methods run on the event loop. `pre_request` is called for every attempt, `response_body`
+    for every chunk and once more at the end of a request, `reject` instead of them if there is
+    nowhere to send it.
+    """
+
+    def __init__(self, datastore: Datastore, scheduler: Scheduler) -> None:
+        self.rejected: dict[str, int] = {}
+        self._datastore = datastore
+        self._scheduler = scheduler
+        self._charges: dict[InferenceRequest, list[_Charge]] = {}
+
+    def schedule(
+        self, request: InferenceRequest, excluded: Collection[NamespacedName]
+    ) -> SchedulingResult | None:
+        """Decides where an attempt goes; None if there is no endpoint for it."""
+        return self._scheduler.schedule(request, excluded)
+
+    def pre_request(self, request: InferenceRequest, scheduling_result: SchedulingResult) -> None:
+        """Counts the attempt, expects its prefix to be cached, and fills its headers."""
+        self._give_back(request)  # what the attempt before this one was charged
+        self._charge(request, scheduling_result)
+        request.headers.clear()
+        request.headers["content-type"] = "application/json"
+        request.headers["x-request-id"] = request.request_id
+        for name in _PASSED_ON:
+            if name in request.inbound_headers:
+                request.headers[name] = request.inbound_headers[name]
+        route = scheduling_result.primary_route
+        if route is not None:
+            request.headers[PREFILL_HEADER] = route.prefill.host_port
+            request.headers[DECODE_HEADER] = route.decode.host_port
+
+    def response_body(
+        self,
+        request: InferenceRequest,
+        response: InferenceResponse,
+        target_endpoint: EndpointMetadata | None,
+    ) -> None:
+        """Gives the load back: a prefill's at the first chunk, everything at the end."""
+        self._give_back(request, only_prefill=not response.end_of_stream)
+
+    def reject(self, request: InferenceRequest, reason: str) -> None:
+        """Counts a request that is refused."""
+        self.rejected[reason] = self.rejected.get(reason, 0) + 1
+
+    def avoid(self, metadata: EndpointMetadata) -> None:
+        """Spares an endpoint that cannot be reached for a short while."""
+        endpoint = self._datastore.get(metadata.namespaced_name)
+        if endpoint is not None:
+            endpoint.avoid()
+
+    def _charge(self, request: InferenceRequest, result: SchedulingResult) -> None:
+        tokens, route = request.prompt_length, result.primary_route
+        if route is None:
+            charges = [self._charge_for(result.target.metadata, tokens)]
+            prefilling = charges[0]
+        else:
+            prefilling = self._charge_for(route.prefill, tokens, until_first_chunk=True)
+            charges = [
+                self._charge_for(route.leader, 0),
+                prefilling,
+                self._charge_for(route.decode, tokens),
+            ]
+        for charge in charges:
+            charge.take()
+        self._charges[request] = charges
+        endpoint = prefilling.endpoint
+        endpoint.prefix_index.add(request.prompt.block_hashes(endpoint.block_size))
+
+    def _charge_for(
+        self, metadata: EndpointMetadata, tokens: int, *, until_first_chunk: bool = False
+    ) -> _Charge:
+        # Gone in this very moment: a stray endpoint takes the charge, and gives it back.
+        endpoint = self._datastore.get(metadata.namespaced_name) or Endpoint(metadata)
+        return _Charge(endpoint, tokens, until_first_chunk)
+
+    def _give_back(self, request: InferenceRequest, *, only_prefill: bool = False) -> None:
+        kept: list[_Charge] = []
+        for charge in self._charges.pop(request, ()):
+            if only_prefill and not charge.until_first_chunk:
+                kept.append(charge)
+            else:
+                charge.give_back()
+        if kept:
+            self._charges[request] = kept

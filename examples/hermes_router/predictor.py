@@ -1,0 +1,156 @@
+"""Predicts latency from the records of finished requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+
+from hermes_router.endpoint import AGGREGATED, DECODE, PREFILL, EndpointMetrics
+from hermes_router.record_tail import RecordTail
+from hermes_router.ridge import Ridge
+
+MIN_SAMPLES = 20
+REFRESH_SECONDS = 2.0
+
+TTFT, TPOT = "ttftMillis", "tpotMillis"
+_TARGETS = {PREFILL: (TTFT,), DECODE: (TPOT,), AGGREGATED: (TTFT, TPOT)}
+
+
+@dataclass(frozen=True)
+class Features:
+    """What latency depends on."""
+
+    num_request_waiting: float
+    num_request_running: float
+    input_token_length: float
+    prefix_cache_score: float
+    inflight_tokens: float
+    kv_cache_usage: float
+
+    def vector(self) -> list[float]:
+        """The inputs of the regression, scaled to similar size."""
+        input_tokens = self.input_token_length / 1000
+        return [
+            1.0,
+            self.num_request_waiting,
+            self.num_request_running,
+            input_tokens,
+            input_tokens * (1 - self.prefix_cache_score),  # what prefill really has to compute
+            self.prefix_cache_score,
+            self.inflight_tokens / 1000,
+            self.kv_cache_usage,
+        ]
+
+
+FEATURE_COUNT = 8
+
+
+def observed_features(
+    metrics: EndpointMetrics | None, input_tokens: int, prefix_score: float, inflight_tokens: int
+) -> Features | None:
+    """The features of an endpoint right now; None while a metric is unknown."""
+    if (
+        metrics is None
+        or metrics.waiting_queue_size is None
+        or metrics.running_requests_size is None
+        or metrics.kv_cache_usage_percent is None
+    ):
+        return None
+    return Features(
+        num_request_waiting=metrics.waiting_queue_size,
+        num_request_running=metrics.running_requests_size,
+        input_token_length=input_tokens,
+        prefix_cache_score=prefix_score,
+        inflight_tokens=inflight_tokens,
+        kv_cache_usage=metrics.kv_cache_usage_percent,
+    )
+
+
+class LatencyPredictor:
+    """One regression for each role and target, fed from a growing record file.
+
+    A target with fewer than `MIN_SAMPLES` samples is not predicted.
+    """
+
+    def __init__(self, records: Path) -> None:
+        self._tail = RecordTail(records)
+        self._regressions: defaultdict[tuple[str, str], Ridge] = defaultdict(
+            lambda: Ridge(FEATURE_COUNT)
+        )
+        self._coefficients: dict[tuple[str, str], list[float]] = {}
+
+    async def run(self) -> None:
+        """Learns until cancelled, away from the event loop."""
+        while True:
+            await asyncio.to_thread(self.refresh)
+            await anyio.sleep(REFRESH_SECONDS)
+
+    def refresh(self) -> None:
+        """Learns from the records that are new."""
+        for record in self._tail.read():
+            self._learn(record)
+        # Replaced as a whole: the event loop may be predicting meanwhile.
+        self._coefficients = {
+            key: regression.solve()
+            for key, regression in self._regressions.items()
+            if regression.samples >= MIN_SAMPLES
+        }
+
+    def predict(self, role: str, target: str, features: Features | None) -> float | None:
+        """The expected latency in milliseconds, None if it cannot be told."""
+        coefficients = self._coefficients.get((role, target))
+        if coefficients is None or features is None:
+            return None
+        pairs = zip(coefficients, features.vector(), strict=True)
+        millis = sum(coefficient * value for coefficient, value in pairs)
+        return millis if millis > 0 else None  # beyond what has been learned
+
+    def _learn(self, record: Mapping[str, Any]) -> None:
+        if record.get("outcome") != "completed":
+            return
+        actual = _mapping(record.get("actual"))
+        inputs = record.get("predictionInputs")
+        for item in cast("list[object]", inputs) if isinstance(inputs, list) else []:
+            pod_inputs = _mapping(item)
+            features = _recorded_features(pod_inputs)
+            if features is None:
+                continue
+            pod_type = pod_inputs.get("podType")
+            role = pod_type if pod_type in (PREFILL, DECODE) else AGGREGATED
+            for target in _TARGETS[role]:
+                latency = _number(actual, target)
+                if latency is not None:
+                    self._regressions[role, target].add(features.vector(), latency)
+
+
+def _recorded_features(pod_inputs: Mapping[str, Any]) -> Features | None:
+    """The features a record was written with; None if one is missing, which is not a 0."""
+    names = (
+        "numRequestWaiting",
+        "numRequestRunning",
+        "inputTokenLength",
+        "prefixCacheScore",
+        "inflightTokens",
+        "kvCacheUsage",
+    )
+    values = [_number(pod_inputs, name) for name in names]
+    known = [value for value in values if value is not None]
+    return Features(*known) if len(known) == len(names) else None
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _number(values: Mapping[str, Any], name: str) -> float | None:
+    value = values.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+        return None
+    return float(value)

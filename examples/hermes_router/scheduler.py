@@ -1,0 +1,185 @@
+"""Chooses endpoints: a weighted sum of what speaks for each of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from hermes_router.datastore import Datastore, Endpoint
+from hermes_router.endpoint import AGGREGATED, DECODE, LEADER, PREFILL, NamespacedName
+from hermes_router.model import (
+    LATENCY_PREDICTION,
+    NPU_STATE,
+    PD_GROUP,
+    PREFIX_CACHE_MATCH,
+    InferenceRequest,
+    LatencyPredictionInfo,
+    PDGroupInfo,
+    PrefixCacheMatchInfo,
+    ProfileRunResult,
+    Route,
+    ScheduledEndpoint,
+    SchedulingResult,
+    SelectedPod,
+)
+from hermes_router.predictor import TPOT, TTFT, LatencyPredictor, observed_features
+
+PROFILE = "default"
+PREFIX_WEIGHT = 2.0
+LOAD_WEIGHT = 2.0
+PREDICTION_WEIGHT = 1.0
+HALVING_LOAD = 8  # requests that halve what an idle endpoint scores
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An endpoint with what the scores need to know of it."""
+
+    endpoint: Endpoint
+    prefix: PrefixCacheMatchInfo | None
+    prediction: LatencyPredictionInfo
+
+    @property
+    def load(self) -> float:
+        """Requests ahead of the next one.
+
+        The engine's metrics include other routers' requests but lag behind; the own count does
+        neither.
+        """
+        metrics, scraped = self.endpoint.metrics, 0
+        if metrics is not None:
+            scraped = (metrics.running_requests_size or 0) + (metrics.waiting_queue_size or 0)
+        return max(self.endpoint.inflight_requests, scraped)
+
+    def snapshot(self, group: PDGroupInfo | None = None) -> ScheduledEndpoint:
+        """The endpoint as it is now, for those who look at the decision later."""
+        attributes: dict[str, object] = {}
+        if self.prefix is not None:
+            attributes[PREFIX_CACHE_MATCH] = self.prefix
+        if self.prediction != LatencyPredictionInfo():
+            attributes[LATENCY_PREDICTION] = self.prediction
+        if self.endpoint.npu is not None:
+            attributes[NPU_STATE] = self.endpoint.npu
+        if group is not None:
+            attributes[PD_GROUP] = group
+        return ScheduledEndpoint(self.endpoint.metadata, self.endpoint.metrics, attributes)
+
+
+class Scheduler:
+    """Schedules for one mode: a single endpoint, or a leader with a prefill/decode pair."""
+
+    def __init__(self, datastore: Datastore, mode: str, predictor: LatencyPredictor | None) -> None:
+        self._datastore = datastore
+        self._disaggregated = mode == "pd"
+        self._predictor = predictor
+        self._ties = random.Random(0)
+
+    def schedule(
+        self, request: InferenceRequest, excluded: Collection[NamespacedName] = ()
+    ) -> SchedulingResult | None:
+        """The decision for one attempt; None if a role has no endpoint left."""
+        if self._disaggregated:
+            return self._schedule_pair(request, excluded)
+        candidates = [
+            self._prefilling(request, endpoint, AGGREGATED)
+            for endpoint in self._available(AGGREGATED, excluded)
+        ]
+        if not candidates:
+            return None
+        best = self._best(candidates)
+        return _result(best.snapshot(), None, candidates)
+
+    def _schedule_pair(
+        self, request: InferenceRequest, excluded: Collection[NamespacedName]
+    ) -> SchedulingResult | None:
+        leaders = [
+            Candidate(endpoint, None, LatencyPredictionInfo())
+            for endpoint in self._available(LEADER, excluded)
+        ]
+        prefills = [
+            self._prefilling(request, endpoint, PREFILL)
+            for endpoint in self._available(PREFILL, excluded)
+        ]
+        decode_endpoints = self._available(DECODE, excluded)
+        if not (leaders and prefills and decode_endpoints):
+            return None
+        prefill = self._best(prefills)
+        decodes = [
+            self._decoding(request, endpoint, prefill.prefix) for endpoint in decode_endpoints
+        ]
+        decode, leader = self._best(decodes), self._best(leaders)
+        group = PDGroupInfo(SelectedPod(prefill.snapshot()), SelectedPod(decode.snapshot()))
+        route = Route(*(pick.endpoint.metadata for pick in (leader, prefill, decode)))
+        return _result(leader.snapshot(group), route, [*leaders, *prefills, *decodes])
+
+    def _available(self, role: str, excluded: Collection[NamespacedName]) -> list[Endpoint]:
+        endpoints = [
+            endpoint
+            for endpoint in self._datastore.with_role(role)
+            if endpoint.metadata.namespaced_name not in excluded
+        ]
+        # If all of them failed lately, trying one beats refusing the request.
+        return [endpoint for endpoint in endpoints if endpoint.reachable] or endpoints
+
+    def _prefilling(self, request: InferenceRequest, endpoint: Endpoint, role: str) -> Candidate:
+        block_size = endpoint.block_size
+        prefix = PrefixCacheMatchInfo(
+            match_blocks=endpoint.prefix_index.match(request.prompt.block_hashes(block_size)),
+            total_blocks=request.prompt.block_count(block_size),
+            block_size_tokens=block_size,
+        )
+        return Candidate(endpoint, prefix, self._predict(request, endpoint, role, prefix.score))
+
+    def _decoding(
+        self, request: InferenceRequest, endpoint: Endpoint, prefix: PrefixCacheMatchInfo | None
+    ) -> Candidate:
+        score = 0.0 if prefix is None else prefix.score
+        return Candidate(endpoint, None, self._predict(request, endpoint, DECODE, score))
+
+    def _predict(
+        self, request: InferenceRequest, endpoint: Endpoint, role: str, prefix_score: float
+    ) -> LatencyPredictionInfo:
+        if self._predictor is None:
+            return LatencyPredictionInfo()
+        features = observed_features(
+            endpoint.metrics, request.prompt_length, prefix_score, endpoint.inflight_tokens
+        )
+        return LatencyPredictionInfo(
+            ttft=self._predictor.predict(role, TTFT, features),
+            tpot=self._predictor.predict(role, TPOT, features),
+        )
+
+    def _best(self, candidates: Sequence[Candidate]) -> Candidate:
+        ttfts = _relative([candidate.prediction.ttft for candidate in candidates])
+        tpots = _relative([candidate.prediction.tpot for candidate in candidates])
+        scores = [
+            PREFIX_WEIGHT * (0.0 if candidate.prefix is None else candidate.prefix.score)
+            + LOAD_WEIGHT / (1 + candidate.load / HALVING_LOAD)
+            + PREDICTION_WEIGHT * (ttft + tpot) / 2
+            for candidate, ttft, tpot in zip(candidates, ttfts, tpots, strict=True)
+        ]
+        highest = max(scores)
+        pairs = zip(candidates, scores, strict=True)
+        return self._ties.choice([candidate for candidate, score in pairs if score == highest])
+
+
+def _relative(latencies: Sequence[float | None]) -> list[float]:
+    """1 for the shortest latency, 0.5 for twice as long; 0 for all while one is unknown."""
+    known = [latency for latency in latencies if latency is not None]
+    if len(known) < len(latencies):
+        return [0.0] * len(latencies)
+    return [min(known) / latency for latency in known]
+
+
+def _result(
+    target: ScheduledEndpoint, route: Route | None, candidates: Sequence[Candidate]
+) -> SchedulingResult:
+    predicted = any(candidate.prediction != LatencyPredictionInfo() for candidate in candidates)
+    return SchedulingResult(
+        primary_profile_name=PROFILE,
+        profile_results={PROFILE: ProfileRunResult([target])},
+        primary_route=route,
+        candidates=len(candidates),
+        policy="prefix+load+prediction" if predicted else "prefix+load",
+    )

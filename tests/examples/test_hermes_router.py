@@ -1,0 +1,425 @@
+"""The router in front of simulated engines, and of worse ones, through real sockets."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from tests.examples.cluster import HTTP, Attempt, Calls, Cluster, End, Server, eventually
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+EVENT_STREAM = [(b"content-type", b"text/event-stream")]
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    return {"model": "m", "prompt": "hello " * 20, "max_tokens": 8, **fields}
+
+
+def post(url: str, **fields: Any) -> httpx.Response:
+    return HTTP.post(f"{url}/v1/completions", json=body(**fields))
+
+
+def assert_completed(end: End, served_by: str) -> None:
+    assert (end.cause, end.error, end.served_by) == ("natural", None, served_by)
+
+
+def test_streaming(cluster: Cluster, calls: Calls) -> None:
+    """The events arrive, usage is noticed, and the end is natural."""
+    cluster.add_engine("engine")
+    url = cluster.start_router()
+    response = post(url, stream=True, stream_options={"include_usage": True})
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.text.count('"text"') == 8
+    assert response.text.endswith("data: [DONE]\n\n")
+    end = calls.end()
+    assert_completed(end, "engine")
+    assert end.usage is not None
+    assert (end.usage.prompt_tokens, end.usage.completion_tokens) == (30, 8)
+    assert end.usage.prompt_token_details.cached_tokens == 0
+    assert calls.chunks >= 1
+    assert calls.attempts == [Attempt(1, "", "engine")]
+
+
+def test_usage_is_not_asked_for_on_the_clients_behalf(cluster: Cluster, calls: Calls) -> None:
+    """The body is never rewritten, so without the option there is no usage."""
+    cluster.add_engine("engine")
+    response = post(cluster.start_router(), stream=True)
+    assert "usage" not in response.text
+    assert calls.end().usage is None
+
+
+def test_not_streaming(cluster: Cluster, calls: Calls) -> None:
+    """A chat answered as a whole carries its usage."""
+    cluster.add_engine("engine")
+    messages = [{"role": "user", "content": "hello"}]
+    response = HTTP.post(
+        f"{cluster.start_router()}/v1/chat/completions",
+        json={"model": "m", "messages": messages, "max_tokens": 3},
+    )
+    assert response.json()["choices"][0]["message"]["content"] == "the router sends "
+    end = calls.end()
+    assert_completed(end, "engine")
+    assert end.usage is not None
+    assert end.usage.completion_tokens == 3
+    assert cluster.loads() == {"engine": (0, 0)}
+
+
+def test_headers_towards_the_engine(cluster: Cluster, calls: Calls) -> None:
+    """Request id and trace context are passed on; an id is made up where there is none."""
+    cluster.add_engine("engine")
+    url = f"{cluster.start_router()}/v1/completions"
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    given = {"x-request-id": "mine", "traceparent": traceparent, "tracestate": "a=b", "cookie": "c"}
+    HTTP.post(url, json=body(), headers=given)
+    HTTP.post(url, json=body())
+    del given["cookie"]
+    assert calls.headers[0] == {"content-type": "application/json", **given}
+    assert calls.headers[1].keys() == {"content-type", "x-request-id"}
+    engine = cluster.engines["engine"].url
+    assert HTTP.get(f"{engine}/debug/traceparents").json() == {
+        "traceparents": [{"traceparent": traceparent, "tracestate": "a=b", "x-request-id": "mine"}]
+    }
+
+
+def test_a_prefix_is_sent_where_it_is_cached(cluster: Cluster, calls: Calls) -> None:
+    """The same long prompt goes to the same engine, which finds it in its cache."""
+    for name in ("engine-0", "engine-1", "engine-2"):
+        cluster.add_engine(name, block_size=16)
+    url = cluster.start_router()
+    eventually(lambda: "Qwen" in HTTP.get(f"{url}/v1/models").text)
+    for _ in range(4):
+        post(url, prompt="a rather long prompt " * 50)
+    assert len({attempt.target for attempt in calls.attempts}) == 1
+    usage = calls.ends[-1].usage
+    assert usage is not None
+    assert usage.prompt_token_details.cached_tokens == 256
+
+
+def test_disaggregated(cluster: Cluster, calls: Calls) -> None:
+    """The leader serves, driving the pair that was chosen."""
+    roles = {"leader": "leader", "prefill": "prefill", "decode": "decode"}
+    for name, role in roles.items():
+        cluster.add_engine(name, role, block_size=16)
+    url = cluster.start_router(mode="pd")
+    for stream in (True, False):
+        response = post(url, stream=stream, stream_options={"include_usage": True})
+        assert response.status_code == 200
+    for end in calls.ends:
+        assert_completed(end, "leader")
+    usage = calls.ends[1].usage
+    assert usage is not None
+    assert usage.prompt_token_details.cached_tokens == 16
+    ports = {name: f"127.0.0.1:{engine.port}" for name, engine in cluster.engines.items()}
+    assert calls.headers[0]["x-prefill-host-port"] == ports["prefill"]
+    assert calls.headers[0]["x-decode-host-port"] == ports["decode"]
+    assert cluster.loads() == dict.fromkeys(roles, (0, 0))
+
+
+@pytest.mark.parametrize("fault", ["dead", "http_500"])
+def test_the_leader_tells_who_failed(cluster: Cluster, calls: Calls, fault: str) -> None:
+    """Another prefill takes over; leader and decode, of which there is one each, stay."""
+    for name, role in [("leader", "leader"), ("p-0", "prefill"), ("d-0", "decode")]:
+        cluster.add_engine(name, role)
+    url = cluster.start_router(mode="pd")
+    if fault == "dead":
+        cluster.engines["p-0"].stop()
+    else:
+        cluster.break_engine("p-0", fault)
+    assert post(url).status_code == 502
+    cluster.add_engine("p-1", "prefill")
+    HTTP.post(f"{url}/admin/endpoints", json=cluster.describe("p-1")).raise_for_status()
+    for _ in range(6):
+        assert post(url).status_code == 200
+    assert_completed(calls.ends[-1], "leader")
+    reasons = {attempt.retry_reason for attempt in calls.attempts}
+    assert reasons <= {"", "http_502" if fault == "dead" else "http_500"}
+
+
+def test_retry_on_a_dead_endpoint(cluster: Cluster, calls: Calls) -> None:
+    """The client does not notice that an engine is gone, and the next request avoids it."""
+    cluster.add_engine("alive")
+    cluster.add_engine("dead")
+    url = cluster.start_router()
+    cluster.engines["dead"].stop()
+    for _ in range(10):
+        assert post(url).status_code == 200
+    retries = [attempt for attempt in calls.attempts if attempt.attempt > 1]
+    assert retries[0] == Attempt(2, "connect_error", "alive")
+    assert {end.served_by for end in calls.ends} == {"alive"}
+    assert cluster.loads() == {"alive": (0, 0), "dead": (0, 0)}
+
+
+def test_retry_on_500(cluster: Cluster, calls: Calls) -> None:
+    """An engine that fails before it says anything is replaced."""
+    cluster.add_engine("good")
+    cluster.add_engine("bad")
+    url = cluster.start_router()
+    cluster.break_engine("bad", "http_500")
+    for _ in range(10):
+        assert post(url, stream=True).status_code == 200
+    assert Attempt(2, "http_500", "good") in calls.attempts
+    assert {end.served_by for end in calls.ends} == {"good"}
+
+
+def test_every_endpoint_fails(cluster: Cluster, calls: Calls) -> None:
+    """When nobody is left to try, the client gets a 502 and the request ends once."""
+    for name in ("a", "b"):
+        cluster.add_engine(name)
+        cluster.break_engine(name, "http_500")
+    response = post(cluster.start_router())
+    assert response.status_code == 502
+    assert calls.end() == End("error", "http_500", None, None)
+    assert [attempt.attempt for attempt in calls.attempts] == [1, 2]
+
+
+def test_attempts_are_limited(cluster: Cluster, calls: Calls) -> None:
+    """The last failure counts, be it an exception."""
+    for name in ("a", "b", "c"):
+        cluster.add_engine(name)
+    url = cluster.start_router(max_attempts=2)
+    for engine in cluster.engines.values():
+        engine.stop()
+    assert post(url).status_code == 502
+    assert len(calls.attempts) == 2
+    assert isinstance(calls.end().error, httpx.ConnectError)
+
+
+def test_an_upstream_400_is_passed_on(cluster: Cluster, calls: Calls) -> None:
+    """The client's own mistake is not retried."""
+    cluster.add_engine("engine")
+    response = post(cluster.start_router(), max_tokens=-1)
+    assert response.status_code == 400
+    assert "max_tokens" in response.json()["error"]["message"]
+    assert calls.end() == End("error", "http_400", "engine", None)
+
+
+def test_drop_mid_stream(cluster: Cluster, calls: Calls) -> None:
+    """A connection that breaks breaks for the client as well."""
+    cluster.add_engine("engine")
+    url = cluster.start_router()
+    cluster.break_engine("engine", "drop_mid_stream")
+    with pytest.raises(httpx.RemoteProtocolError):
+        post(url, stream=True)
+    end = calls.end()
+    assert (end.cause, end.served_by) == ("error", "engine")
+    assert isinstance(end.error, httpx.RemoteProtocolError)
+
+
+def test_truncated_stream(cluster: Cluster, calls: Calls) -> None:
+    """A stream that ends in good order, but without `[DONE]`, is an error."""
+    cluster.add_engine("engine")
+    url = cluster.start_router()
+    cluster.break_engine("engine", "truncate")
+    assert "[DONE]" not in post(url, stream=True).text
+    assert calls.end() == End("error", "stream_truncated", "engine", None)
+
+
+def test_disconnect_before_the_first_chunk(cluster: Cluster, calls: Calls) -> None:
+    """A client that gives up on a hanging engine ends its request; nobody has served it."""
+    cluster.add_engine("engine")
+    url = cluster.start_router()
+    cluster.break_engine("engine", "hang")
+    with pytest.raises(httpx.ReadTimeout):
+        HTTP.post(f"{url}/v1/completions", json=body(), timeout=0.3)
+    assert calls.end() == End("client-disconnect", None, None, None)
+    assert calls.chunks == 0
+    assert cluster.loads() == {"engine": (0, 0)}
+
+
+def test_disconnect_mid_stream(cluster: Cluster, calls: Calls) -> None:
+    """The engine stops working for a client that has left."""
+    engine = cluster.add_engine("engine", time_scale=1.0)
+    url = f"{cluster.start_router()}/v1/completions"
+    with HTTP.stream("POST", url, json=body(stream=True, max_tokens=4000)) as response:
+        next(response.iter_raw())
+    end = calls.end()
+    assert (end.cause, end.error, end.served_by) == ("client-disconnect", None, "engine")
+    idle = 'num_requests_running{engine="0",model_name="Qwen/Qwen3-8B"} 0.0\n'
+    eventually(lambda: idle in HTTP.get(f"{engine.url}/metrics").text)
+
+
+def test_shutdown_mid_stream(cluster: Cluster, calls: Calls) -> None:
+    """A request that is cancelled with the router ends as an error."""
+    cluster.add_engine("engine", time_scale=1.0)
+    url = f"{cluster.start_router()}/v1/completions"
+    with HTTP.stream("POST", url, json=body(stream=True, max_tokens=4000)) as response:
+        chunks = response.iter_raw()  # collected, it would close the connection
+        next(chunks)
+        assert cluster.router is not None
+        cluster.router.stop()
+        cluster.router = None
+    end = calls.end()
+    assert (end.cause, end.served_by) == ("error", "engine")
+    assert isinstance(end.error, BaseException)
+
+
+def test_no_endpoint(cluster: Cluster, calls: Calls) -> None:
+    """Without endpoints a request is rejected, and never dispatched."""
+    response = post(cluster.start_router())
+    assert response.status_code == 503
+    assert (calls.rejections, calls.attempts, calls.ends) == (["no_endpoint"], [], [])
+
+
+def test_endpoints_join_and_leave(cluster: Cluster, calls: Calls) -> None:
+    """What joins is used, and what leaves is not, while a request under way goes on."""
+    url = cluster.start_router()
+    cluster.add_engine("engine", time_scale=1.0)
+    description = cluster.describe("engine")
+    added = HTTP.post(f"{url}/admin/endpoints", json=description)
+    assert (added.status_code, added.json()["pod"]) == (201, "engine")
+    request = body(stream=True, max_tokens=30)
+    with HTTP.stream("POST", f"{url}/v1/completions", json=request) as response:
+        chunks = response.iter_raw()
+        next(chunks)
+        assert cluster.loads() == {"engine": (1, 30)}
+        removed = HTTP.delete(f"{url}/admin/endpoints/demo/engine")
+        assert (removed.status_code, removed.content) == (204, b"")
+        assert b"".join(chunks).endswith(b"data: [DONE]\n\n")
+    assert_completed(calls.end(), "engine")
+    assert HTTP.delete(f"{url}/admin/endpoints/demo/engine").status_code == 404
+    assert post(url).status_code == 503
+
+
+def test_bad_input(cluster: Cluster) -> None:
+    """Refusals are worded as OpenAI's."""
+    url = cluster.start_router()
+    for path, sent, field in [
+        ("/v1/completions", b"{", "body"),
+        ("/v1/chat/completions", b'{"model": "m", "messages": [1]}', "messages[0]"),
+        ("/admin/endpoints", b"[]", "body"),
+        ("/admin/endpoints", b'{"name": "x", "address": "h", "port": "80"}', "port"),
+    ]:
+        response = HTTP.post(f"{url}{path}", content=sent)
+        error = response.json()["error"]
+        assert (response.status_code, error["type"]) == (400, "invalid_request_error")
+        assert error["param"] == field
+        assert "allowed: " in error["message"]
+
+
+def test_metrics_of_a_silent_endpoint_age(cluster: Cluster, calls: Calls) -> None:
+    """An endpoint that cannot be scraped keeps its last metrics, and their time."""
+    engine = cluster.add_engine("engine")
+    url = cluster.start_router()
+
+    def age() -> float | None:
+        return HTTP.get(f"{url}/admin/endpoints").json()["endpoints"][0]["metricsAgeSeconds"]
+
+    eventually(lambda: age() is not None)
+    engine.stop()
+    eventually(lambda: (age() or 0) > 0.6)
+    post(url)
+    target = calls.results[0].target
+    assert target.metrics is not None
+    npu: Any = target.get("NPUStateKey")
+    assert npu.data_status == "stale"
+
+
+CHUNKS = [b"data: 1\r\n\r", b"\ndata: [DO", b"NE]\n\n"]
+
+
+async def odd_engine(scope: Scope, receive: Receive, send: Send) -> None:
+    """Sends odd chunks, and a header of its own."""
+    if not scope["path"].startswith("/v1/"):
+        await Response(status_code=404)(scope, receive, send)
+        return
+    headers = [*EVENT_STREAM, (b"x-engine", b"odd")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    for chunk in CHUNKS:
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def test_bytes_are_passed_on_unchanged(cluster: Cluster, calls: Calls) -> None:
+    """Neither line ends nor the engine's headers are touched; `[DONE]` may be cut in two."""
+    cluster.add_app("odd", odd_engine)
+    response = post(cluster.start_router(), stream=True)
+    assert response.content == b"".join(CHUNKS)
+    assert response.headers["x-engine"] == "odd"
+    assert_completed(calls.end(), "odd")
+
+
+async def dying_engine(scope: Scope, receive: Receive, send: Send) -> None:
+    """Promises a stream and breaks the connection."""
+    await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM})
+
+
+def test_retry_until_the_first_byte(cluster: Cluster, calls: Calls) -> None:
+    """An engine that dies with nothing but headers sent is replaced, too."""
+    cluster.add_app("dying", dying_engine)
+    cluster.add_engine("good")
+    url = cluster.start_router()
+    for _ in range(10):
+        assert post(url).status_code == 200
+    assert Attempt(2, "connection_lost", "good") in calls.attempts
+
+
+async def never_closing_engine(scope: Scope, receive: Receive, send: Send) -> None:
+    """Says it is done, but does not end the response before the client leaves."""
+    await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM})
+    await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": True})
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def test_leaving_after_done_is_natural(cluster: Cluster, calls: Calls) -> None:
+    """A client that has all it asked for may hang up."""
+    cluster.add_app("engine", never_closing_engine)
+    url = f"{cluster.start_router(scrape_interval=60)}/v1/completions"
+    with HTTP.stream("POST", url, json=body(stream=True)) as response:
+        next(response.iter_raw())
+    assert_completed(calls.end(), "engine")
+
+
+def run_module(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "hermes_router", *arguments],
+        env={"PYTHONPATH": str(EXAMPLES)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_command_line(tmp_path: Path, cluster: Cluster) -> None:
+    """The router starts from a file and ends in good order when told to."""
+    cluster.add_engine("engine")
+    endpoints = tmp_path / "endpoints.json"
+    endpoints.write_text(json.dumps([cluster.describe("engine")]))
+    unused = Server(odd_engine)
+    unused.stop()
+    arguments = ["--port", str(unused.port), "--endpoints", str(endpoints)]
+    arguments += ["--training-records", str(tmp_path / "later.jsonl")]
+    with run_module(*arguments) as process:
+        try:
+            eventually(lambda: is_up(unused.url))
+            assert post(unused.url).status_code == 200
+        finally:
+            process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=10)
+    assert (process.returncode, stderr) == (0, "")
+
+
+def is_up(url: str) -> bool:
+    try:
+        return HTTP.get(f"{url}/health").is_success
+    except httpx.ConnectError:
+        return False
+
+
+def test_a_bad_endpoints_file_ends_in_one_line(tmp_path: Path) -> None:
+    """It names the entry, the field, the value and what is allowed."""
+    endpoints = tmp_path / "endpoints.json"
+    endpoints.write_text('[{"name": "x", "address": "h", "port": 0}]')
+    with run_module("--endpoints", str(endpoints)) as process:
+        _, stderr = process.communicate(timeout=10)
+    allowed = "allowed: a number from 1 to 65535"
+    assert process.returncode == 2
+    assert stderr == f"hermes_router: {endpoints}[0].port is 0; {allowed}\n"
