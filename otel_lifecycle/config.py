@@ -27,6 +27,12 @@ DEFAULT_STORE_NAME = "hermes-inflight"
 ENVIRONMENT_PREFIX = "OTEL_LIFECYCLE_"
 CONFIG_FILE_VARIABLE = "OTEL_LIFECYCLE_CONFIG_FILE"
 
+_MUST_BE = {
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "string_type": "must be text",
+}
+
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -36,8 +42,11 @@ class ConfigError(ValueError):
 
 def _duration(value: object) -> object:
     if isinstance(value, str):
-        # The seed leaves an empty duration at its default, 0.
-        value = to_timedelta(parse_go_duration(value)) if value else timedelta(0)
+        try:
+            # The seed leaves an empty duration at its default, 0.
+            value = to_timedelta(parse_go_duration(value)) if value else timedelta(0)
+        except ValueError as error:
+            raise ValueError(f"must be a valid duration: {error}") from None
     if not isinstance(value, timedelta):
         raise ValueError("must be a Go duration such as 5s, or a timedelta")
     if value < timedelta(0):
@@ -140,17 +149,7 @@ class TrackerConfig(_Settings):
         Raises:
             ConfigError: The text is not JSON, or a setting is refused.
         """
-        if not text.strip():
-            return cls()
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"invalid parameters: not valid JSON: {error}") from error
-        if values is None:
-            return cls()
-        if not isinstance(values, dict):
-            raise ConfigError(f"invalid parameters: must be a JSON object, not {text!r}")
-        return _validate(cls, _go_keys(cls, cast("dict[str, Any]", values)))
+        return _validate(cls, _parse(text))
 
     @classmethod
     def from_environment(
@@ -174,10 +173,9 @@ class TrackerConfig(_Settings):
         environment = os.environ if environment is None else environment
         values = _read_file(environment.get(CONFIG_FILE_VARIABLE, ""))
         persistence: dict[str, Any] = values.pop("persistence", {})
-        file_enables = persistence.get("enabled")
-        _overlay(values, _from_variables(cls, environment, ENVIRONMENT_PREFIX))
+        values.update(_from_variables(cls, environment, ENVIRONMENT_PREFIX))
         prefix = f"{ENVIRONMENT_PREFIX}PERSISTENCE_"
-        _overlay(persistence, _from_variables(PersistenceConfig, environment, prefix))
+        persistence.update(_from_variables(PersistenceConfig, environment, prefix))
         for name, value in arguments.items():
             if value is None:
                 continue
@@ -187,7 +185,7 @@ class TrackerConfig(_Settings):
                 persistence[name.removeprefix("persistence_")] = value
             else:
                 values[name] = value
-        if persistence.get("enabled") is None and file_enables is None:
+        if persistence.get("enabled") is None:
             persistence["enabled"] = bool(persistence.get("output_path"))
         return _validate(cls, {**values, "persistence": persistence})
 
@@ -212,14 +210,23 @@ def _read_file(path: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{CONFIG_FILE_VARIABLE}={path}: cannot be read: {error}") from error
     try:
-        config = TrackerConfig.from_json(text)
+        values = _parse(text)
+        # A file may enable persistence and leave the path to a variable.
+        optional_path = {**values.get("persistence", {}), "enabled": False}
+        _validate(TrackerConfig, {**values, "persistence": optional_path})
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    return config.model_dump(exclude_unset=True)
+    return values
 
 
-def _overlay(values: dict[str, Any], newer: dict[str, Any]) -> None:
-    values.update(newer)
+def _parse(text: str | bytes) -> dict[str, Any]:
+    if not text.strip():
+        return {}
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"invalid parameters: not valid JSON: {error}") from error
+    return _go_keys(TrackerConfig, {} if values is None else values)
 
 
 def _from_variables(
@@ -244,17 +251,24 @@ def _from_variables(
     return values
 
 
-def _go_keys(model: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
-    """Matches keys in any case and leaves nulls out, as Go's decoder does."""
+def _go_keys(model: type[BaseModel], values: object, path: str = "") -> dict[str, Any]:
+    """Fields of a JSON object: its keys in any case, its nulls left out, as Go's decoder does."""
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"invalid parameters: {path or 'they'} must be a JSON object, got {values!r}"
+        )
     fields = {to_camel(name).lower(): name for name in model.model_fields}
     result: dict[str, Any] = {}
-    for key, value in values.items():
-        if value is None and key.lower() in fields:
-            continue
+    for key, value in cast("dict[str, Any]", values).items():
         name = fields.get(key.lower())
-        if name == "persistence" and isinstance(value, dict):
-            value = _go_keys(PersistenceConfig, cast("dict[str, Any]", value))
-        result[key if name is None else to_camel(name)] = value
+        if name is None:
+            unknown = f"{path}.{key}" if path else key
+            raise ConfigError(f"invalid parameters: unknown field {unknown!r}")
+        if value is None:
+            continue
+        if name == "persistence":
+            value = _go_keys(PersistenceConfig, value, name)
+        result[name] = value
     return result
 
 
@@ -267,18 +281,21 @@ def _validate(model: type[_Model], values: dict[str, Any]) -> _Model:
 
 
 def _describe(problem: dict[str, Any]) -> str:
-    path = ".".join(to_camel(str(part)) for part in problem["loc"])
+    parts = [str(part) for part in problem["loc"]]
+    path = ".".join(to_camel(part) for part in parts)
     kind, context = problem["type"], problem.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"unknown field {path!r}"
+        return f"unknown field {'.'.join(parts)!r}"
     if kind == "greater_than_equal":
         message = f"must be >= {context['ge']}"
     elif kind == "value_error":
         message = str(context["error"])
         if message.startswith("outputPath is required"):
             return f"{path}.{message}"
+        if message.startswith("must be a valid duration"):
+            return f"{path} {message}"
     elif kind == "literal_error":
         message = f"must be one of {context['expected']}"
     else:
-        message = problem["msg"][:1].lower() + problem["msg"][1:]
+        message = _MUST_BE.get(kind, problem["msg"])
     return f"{path} {message}, got {problem['input']!r}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from fractions import Fraction
 
 _NANOSECONDS = {
     "ns": 1,
@@ -16,34 +15,49 @@ _NANOSECONDS = {
     "m": 60_000_000_000,
     "h": 3_600_000_000_000,
 }
-_MAX_NANOSECONDS = 2**63 - 1
+_LIMIT = 1 << 63  # as a magnitude: that of the most negative one
 _TERM = re.compile(r"([0-9]*)(?:\.([0-9]*))?([^0-9.]+)")
 _ALLOWED = "a Go duration such as 300ms, 1.5h or 1h2m3s (units ns, us, ms, s, m, h)"
 
 
 def parse_go_duration(text: str) -> int:
-    """Nanoseconds of a Go duration, by the grammar of Go's `time.ParseDuration`.
+    """Nanoseconds of a Go duration, to the last one as Go's `time.ParseDuration` counts them.
 
     Raises:
         ValueError: The text is not one: no unit (`5`), an unknown unit (`1d`), empty, too large.
     """
+    negative = text[:1] == "-"
     unsigned = text[1:] if text[:1] in ("+", "-") else text
     if unsigned == "0":
         return 0
-    total = Fraction(0)
-    position = 0
+    total = position = 0
     while position < len(unsigned) or not unsigned:
         term = _TERM.match(unsigned, position)
         if term is None or term[3] not in _NANOSECONDS or not (term[1] or term[2]):
             raise ValueError(f"{text!r} is not {_ALLOWED}")
-        value = Fraction(int(term[1] or 0))
-        if term[2]:
-            value += Fraction(int(term[2]), 10 ** len(term[2]))
-        total += int(value * _NANOSECONDS[term[3]])  # Go drops fractions of a nanosecond
+        unit = _NANOSECONDS[term[3]]
+        total += _whole(term[1]) * unit + _fraction(term[2] or "", unit)
         position = term.end()
-    if total > _MAX_NANOSECONDS:
-        raise ValueError(f"{text!r} is longer than Go's longest duration, about 290 years")
-    return -int(total) if text[0] == "-" else int(total)
+    if total > (_LIMIT if negative else _LIMIT - 1):
+        raise ValueError(f"{text!r} is longer than Go's longest duration, about 292 years")
+    return -total if negative else total
+
+
+def _whole(digits: str) -> int:
+    digits = digits.lstrip("0")
+    # Python refuses to convert thousands of digits; that many are too large as they are.
+    return _LIMIT if len(digits) > len(str(_LIMIT)) else int(digits or 0)
+
+
+def _fraction(digits: str, unit: int) -> int:
+    """Nanoseconds of the digits behind a point: Go computes them in floating point."""
+    value, scale = 0, 1.0
+    for digit in digits:
+        longer = value * 10 + int(digit)
+        if longer > _LIMIT:  # Go leaves out the digits that are too many
+            break
+        value, scale = longer, scale * 10
+    return int(value * (unit / scale))
 
 
 def to_timedelta(nanoseconds: int) -> timedelta:

@@ -16,6 +16,7 @@ from typing import ClassVar, Protocol
 
 from opentelemetry.trace import Span
 
+from otel_lifecycle import sanitize
 from otel_lifecycle.config import ConfigError, PersistenceConfig
 from otel_lifecycle.model import Endpoint, EndpointMetrics, Load, NPUState, RequestStart
 from otel_lifecycle.record import LifecycleRecord
@@ -30,8 +31,8 @@ class EndpointState:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        self.id = endpoint.id
-        self.label = endpoint.label
+        self.id = sanitize.text(endpoint.id)
+        self.label = sanitize.text(endpoint.label)
         self.tokens = 0
         self.requests = 0
         self.live = True

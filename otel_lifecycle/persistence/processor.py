@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import weakref
 from collections.abc import Generator
 from typing import TypeAlias
@@ -17,7 +16,7 @@ from otel_lifecycle.persistence.writer import RecordWriter
 from otel_lifecycle.record import LifecycleRecord
 from otel_lifecycle.span_reader import is_lifecycle_span, record_from_span
 
-_logger = logging.getLogger(__name__)
+_SHUTDOWN_MILLIS = 5_000
 
 _SpanKey: TypeAlias = "tuple[int, int]"
 
@@ -75,18 +74,20 @@ class LifecycleSpanProcessor(SpanProcessor):
             raise ConfigError("persistence.enabled is False: there is nothing to process")
         try:
             self._writer = RecordWriter(config)
-        except OSError as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"persistence.outputPath {config.output_path!r} cannot be written: {error}"
             ) from error
         self._store_name = store_name
         self._providers: weakref.WeakSet[TracerProvider] = weakref.WeakSet()
+        # Not shut down and collected: what is queued is still written.
+        weakref.finalize(self, self._writer.close_soon).atexit = False
 
     def attach(self, provider: TracerProvider) -> None:
-        """Adds itself to a provider, once; the SDK has no way to take it off again."""
+        """Takes the spans of a provider, whose shutdown does not close it: `close` does."""
         if provider not in self._providers:
             self._providers.add(provider)
-            provider.add_span_processor(self)
+            provider.add_span_processor(_Attached(self))
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Does nothing."""
@@ -101,19 +102,25 @@ class LifecycleSpanProcessor(SpanProcessor):
                 if self._store_name is None:
                     self._writer.put(record_from_span(span))
             elif self._store_name in (None, handover.store_name):
-                handover.taken_by.append(self)
-                self._writer.put(handover.record)
-        except Exception:
-            _logger.exception("span %r could not be recorded", span.name)
+                self.take(handover)
+        except Exception as error:
+            self._writer.count_drop(f"span {span.name!r} cannot be recorded: {error}")
 
     def take(self, handover: Handover) -> None:
-        """Queues a record that did not come through the provider.
+        """Queues a record, once.
 
-        So it is where there is no SDK, where it is disabled or dropped the span, and where another
+        A tracker calls it for its own processor, in case the record did not come through the
+        provider: where there is no SDK, where it is disabled or dropped the span, and where another
         processor raised before this one was called.
         """
         if self not in handover.taken_by:
+            handover.taken_by.append(self)
             self._writer.put(handover.record)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more records."""
+        return self._writer.closed
 
     @property
     def queued(self) -> int:
@@ -141,3 +148,30 @@ class LifecycleSpanProcessor(SpanProcessor):
     def close(self, timeout: float) -> None:
         """`shutdown` with a bound in seconds."""
         self._writer.close(timeout)
+
+
+class _Attached(SpanProcessor):
+    """A tracker's processor as its provider sees it.
+
+    A provider never lets go of a processor, and is often shut down before the tracker, whose
+    requests in flight are recorded even then.
+    """
+
+    def __init__(self, processor: LifecycleSpanProcessor) -> None:
+        self._processor = weakref.ref(processor)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        processor = self._open_processor()
+        if processor is not None:
+            processor.on_end(span)
+
+    def shutdown(self) -> None:
+        self.force_flush(_SHUTDOWN_MILLIS)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        processor = self._open_processor()
+        return processor is None or processor.force_flush(timeout_millis)
+
+    def _open_processor(self) -> LifecycleSpanProcessor | None:
+        processor = self._processor()
+        return None if processor is None or processor.closed else processor

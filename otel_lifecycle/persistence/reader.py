@@ -60,7 +60,7 @@ def read_records(
                         f"schemaVersion {record.schema_version} is newer than {SCHEMA_VERSION}, "
                         "the newest this version can read"
                     )
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 bad = RecordError(path, number, str(error))
                 if not skip_bad:
                     raise bad from error

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import atexit
+import contextlib
 import logging
 import os
 import threading
 import time
 import weakref
 from collections import deque
+from queue import Empty, SimpleQueue
 
 import msgspec
 
 from otel_lifecycle.config import PersistenceConfig
 from otel_lifecycle.persistence.segment import Segment
+from otel_lifecycle.process_exit import run_at_exit
 from otel_lifecycle.record import LifecycleRecord
 
 _logger = logging.getLogger(__name__)
 
 _BATCH_RECORDS = 512
+_SHORTEST_INTERVAL_SECONDS = 0.001
 _RETRY_SECONDS = 1.0
 _LOG_INTERVAL_SECONDS = 60.0
 _writers: weakref.WeakSet[RecordWriter] = weakref.WeakSet()
@@ -28,32 +31,40 @@ class RecordWriter:
     """Writes records to a file when enough are queued, when time is up, or when asked to.
 
     `put` only queues. A record that cannot be written stays queued, and is tried again, until
-    `max_queue` is reached: then the oldest is dropped and counted. Thread-safe; a forked child
-    starts with an empty queue (the parent writes what was in it) and opens the file anew.
+    `max_queue` is reached: then the oldest is dropped and counted. Thread-safe, also in signal
+    handlers; a forked child starts with an empty queue (the parent writes what was in it) and
+    opens the file anew. Its thread keeps it alive until it is closed.
 
     Args:
         config: Enabled settings.
 
     Raises:
         OSError: The file cannot be opened.
+        ValueError: The path cannot be one of a file.
+        RuntimeError: The path begins with `~` and there is no home folder.
     """
 
     def __init__(self, config: PersistenceConfig) -> None:
-        self._config = config
-        self._interval = config.flush_interval.total_seconds()
+        self._path = config.output_path
+        self._max_queue = config.max_queue
+        interval = config.flush_interval.total_seconds()
+        self._interval = max(_waitable(interval), _SHORTEST_INTERVAL_SECONDS) if interval else None
         # With neither threshold nor interval every record is due at once.
-        self._threshold = config.flush_threshold or (0 if self._interval else 1)
+        self._threshold = config.flush_threshold or (0 if interval else 1)
         self._encoder = msgspec.json.Encoder()
         self._queue: deque[LifecycleRecord] = deque()
         self._flushes: deque[_Flush] = deque()
         self._write_lock = threading.Lock()
-        self._wake = threading.Event()
+        # SimpleQueue.put is reentrant, which Event.set is not: a signal handler may interrupt it.
+        self._wake: SimpleQueue[bool] = SimpleQueue()
         self._closed = False
+        self._finished = False
         self._failing = False
         self._logged_at = -_LOG_INTERVAL_SECONDS
-        self._segment: Segment | None = Segment(config.output_path)
+        self._segment: Segment | None = Segment(self._path)
         self._pid = 0
         self._thread: threading.Thread | None = None
+        self._thread_lock = threading.Lock()
         self.written = 0
         self.dropped = 0
         _writers.add(self)
@@ -64,24 +75,36 @@ class RecordWriter:
         """How many records wait to be written."""
         return len(self._queue)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more records."""
+        return self._closed
+
     def put(self, record: LifecycleRecord) -> None:
         """Queues a record; no I/O, never raises, never waits for the disk."""
         if self._closed:
-            self._count_drop("the writer is closed")
+            self.count_drop("the writer is closed")
             return
         if self._pid != os.getpid():
             self._start_thread()
         queue = self._queue
         queue.append(record)
-        if len(queue) > self._config.max_queue:
-            self._drop_oldest("the queue is full")
+        if len(queue) > self._max_queue:
+            self._shorten_queue(self._max_queue, "the queue is full")
         if (
             self._threshold
             and len(queue) >= self._threshold
             and not self._failing
-            and not self._wake.is_set()
+            and self._wake.empty()
         ):
-            self._wake.set()
+            self._wake.put(True)
+        if self._finished:  # closed since the first line, and nobody looks into the queue again
+            self._shorten_queue(0, "the writer is closed")
+
+    def count_drop(self, reason: str) -> None:
+        """Counts a lost record."""
+        self.dropped += 1
+        self._log(f"{self.dropped} records dropped so far: {reason}")
 
     def flush(self, timeout: float | None = None) -> bool:
         """Has everything written that is queued now.
@@ -92,128 +115,169 @@ class RecordWriter:
         Returns:
             Whether it is in the file.
         """
-        if self._thread is None or not self._thread.is_alive():
-            return self._write_queued()
-        flush = _Flush()
-        self._flushes.append(flush)
-        self._wake.set()
-        return flush.done.wait(timeout) and flush.succeeded
+        thread = self._thread
+        if thread is not None and thread.is_alive():
+            flush = _Flush()
+            self._flushes.append(flush)
+            self._wake.put(True)
+            if not self._finished:
+                return flush.done.wait(_waitable(timeout)) and flush.succeeded
+        return self._write_queued(timeout)
 
     def close(self, timeout: float | None = 5.0) -> None:
         """Writes what is queued and takes no more; idempotent, bounded by `timeout` seconds.
 
         Records that still cannot be written are dropped, and counted.
         """
-        if self._closed:
-            return
         self._closed = True
-        if not self.flush(timeout):
-            while self._queue:
-                self._drop_oldest("they could not be written before the end")
-        self._wake.set()
+        thread = self._thread
+        if thread is not None:
+            self._wake.put(True)
+            thread.join(_waitable(timeout))
+            if thread.is_alive():
+                self._thread = None
+                self._finished = True
+                self._drop_rest()
+        elif not self._finished:
+            self._finish(timeout)
 
-    def work(self) -> float | None:
-        """What the thread does each time it is woken; returns how long it may sleep at most."""
-        waiting = [self._flushes.popleft() for _ in range(len(self._flushes))]
-        succeeded = self._write_queued()
-        for flush in waiting:
-            flush.succeeded = succeeded
-            flush.done.set()
-        if self._failing:
-            return _RETRY_SECONDS
-        return self._interval or None
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the thread has nothing left to do, ever."""
-        return self._closed and not self._flushes
-
-    def close_file(self) -> None:
-        """Closes the file, for the thread and for a forked child."""
-        segment, self._segment = self._segment, None
-        if segment is not None:
-            segment.close()
+    def close_soon(self) -> None:
+        """`close` without waiting; a finalizer may call it."""
+        self._closed = True
+        self._wake.put(True)
 
     def after_fork_in_child(self) -> None:
         """Leaves what is queued to the parent, and opens the file anew: locks go with the fd."""
         self._queue = deque()
         self._flushes = deque()
         self._write_lock = threading.Lock()
-        self._wake = threading.Event()
+        self._wake = SimpleQueue()
         self._thread = None
+        self._thread_lock = threading.Lock()
+        self._finished = self._closed
         self._failing = False
         self.written = self.dropped = 0
-        self.close_file()
+        self._close_file()
 
-    def __del__(self) -> None:
-        self._wake.set()
+    def _run(self) -> None:
+        wait = self._interval
+        while not self._closed:
+            with contextlib.suppress(Empty):
+                self._wake.get(timeout=wait)
+            while not self._wake.empty():
+                self._wake.get()
+            self._work(None)
+            wait = _RETRY_SECONDS if self._failing else self._interval
+        self._finish(None)
 
-    def _write_queued(self) -> bool:
-        with self._write_lock:
+    def _work(self, timeout: float | None) -> None:
+        waiting: list[_Flush] = []
+        with contextlib.suppress(IndexError):
+            while True:
+                waiting.append(self._flushes.popleft())
+        succeeded = False
+        try:
+            succeeded = self._write_queued(timeout)
+        finally:
+            for flush in waiting:
+                flush.succeeded = succeeded
+                flush.done.set()
+
+    def _finish(self, timeout: float | None) -> None:
+        """The last look: who comes later sees `_finished`, and who came before is seen here."""
+        self._finished = True
+        self._work(timeout)
+        self._drop_rest()
+
+    def _write_queued(self, timeout: float | None) -> bool:
+        if not self._write_lock.acquire(timeout=_waitable(timeout)):
+            return False
+        try:
             while self._queue:
-                count = min(_BATCH_RECORDS, len(self._queue))
                 batch: list[LifecycleRecord] = []
-                for _ in range(count):
-                    try:
+                with contextlib.suppress(IndexError):  # `put` dropped the rest
+                    for _ in range(_BATCH_RECORDS):
                         batch.append(self._queue.popleft())
-                    except IndexError:  # `put` dropped it
-                        break
-                if not self._write(batch):
-                    self._queue.extendleft(reversed(batch))
+                written = False
+                try:
+                    written = self._write(batch)
+                finally:
+                    if not written:
+                        self._queue.extendleft(reversed(batch))
+                        self._shorten_queue(self._max_queue, "the queue is full")
+                if not written:
                     return False
             return True
+        finally:
+            if self._finished:
+                self._close_file()
+            self._write_lock.release()
 
     def _write(self, batch: list[LifecycleRecord]) -> bool:
-        lines: list[bytes] = []
-        for record in batch:
-            try:
-                lines.append(self._encoder.encode(record))
-            except Exception as error:
-                self._count_drop(f"a record cannot be encoded: {error}")
-        lines.append(b"")
+        lines = self._encode(batch)
         try:
             if self._segment is None:
-                self._segment = Segment(self._config.output_path)
-            self._segment.append(b"\n".join(lines))
-        except OSError as error:
+                self._segment = Segment(self._path)
+            self._segment.append(lines)
+        except Exception as error:
             self._failing = True
             self._log(f"cannot write {len(batch)} records, keeping them queued: {error}")
             return False
         self._failing = False
-        self.written += len(lines) - 1
+        self.written += len(batch)
         return True
 
-    def _drop_oldest(self, reason: str) -> None:
-        try:
-            self._queue.popleft()
-        except IndexError:  # the thread was faster
-            return
-        self._count_drop(reason)
+    def _encode(self, batch: list[LifecycleRecord]) -> bytes:
+        """The lines of a batch; what cannot be encoded is taken out of it."""
+        lines: list[bytes] = []
+        records, batch[:] = batch.copy(), []
+        for record in records:
+            try:
+                lines.append(self._encoder.encode(record) + b"\n")
+            except Exception as error:
+                self.count_drop(f"a record cannot be encoded: {error}")
+            else:
+                batch.append(record)
+        return b"".join(lines)
 
-    def _count_drop(self, reason: str) -> None:
-        self.dropped += 1
-        self._log(f"{self.dropped} records dropped so far: {reason}")
+    def _close_file(self) -> None:
+        segment, self._segment = self._segment, None
+        if segment is not None:
+            segment.close()
+
+    def _drop_rest(self) -> None:
+        self._shorten_queue(0, "they could not be written before the end")
+
+    def _shorten_queue(self, length: int, reason: str) -> None:
+        """Drops the oldest records, until only `length` are left."""
+        while len(self._queue) > length:
+            try:
+                self._queue.popleft()
+            except IndexError:  # the thread was faster
+                return
+            self.count_drop(reason)
 
     def _log(self, message: str) -> None:
         """At most once a minute: a full disk must not fill it with log lines."""
         now = time.monotonic()
         if now - self._logged_at >= _LOG_INTERVAL_SECONDS:
             self._logged_at = now
-            _logger.error("%s: %s", self._config.output_path, message)
+            _logger.error("%s: %s", self._path, message)
 
     def _start_thread(self) -> None:
-        self._pid = os.getpid()
-        thread = threading.Thread(
-            target=_run,
-            args=(weakref.ref(self), self._wake, self._interval or None),
-            name="otel-lifecycle-writer",
-            daemon=True,
-        )
+        if not self._thread_lock.acquire(blocking=False):
+            return  # another thread is at it
         try:
+            thread = threading.Thread(target=self._run, name="otel-lifecycle-writer", daemon=True)
             thread.start()
-        except RuntimeError:  # the interpreter is shutting down: `close` writes
-            return
-        self._thread = thread
+            self._thread = thread
+            self._pid = os.getpid()
+        except RuntimeError:
+            # No more threads, or the interpreter is shutting down: the next `put` tries again,
+            # and `flush` and `close` write on the caller's thread.
+            pass
+        finally:
+            self._thread_lock.release()
 
 
 class _Flush:
@@ -224,23 +288,9 @@ class _Flush:
         self.succeeded = False
 
 
-def _run(writer: weakref.ref[RecordWriter], wake: threading.Event, wait: float | None) -> None:
-    """Holds the writer only while it works, so that an unused one can be collected."""
-    while True:
-        wake.wait(wait)
-        wake.clear()
-        current = writer()
-        if current is None:
-            return
-        try:
-            wait = current.work()
-        except Exception:
-            _logger.exception("the record writer failed")
-            wait = _RETRY_SECONDS
-        if current.is_done:
-            current.close_file()
-            return
-        del current
+def _waitable(seconds: float | None) -> float:
+    """What the standard library can wait for; Go's longest duration is longer."""
+    return threading.TIMEOUT_MAX if seconds is None else min(seconds, threading.TIMEOUT_MAX)
 
 
 def _after_fork_in_child() -> None:
@@ -255,4 +305,4 @@ def _close_all() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
-atexit.register(_close_all)
+run_at_exit(_close_all)

@@ -1,0 +1,165 @@
+"""What the tests of the record file share with the scripts they start."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.trace import NoOpTracerProvider, TracerProvider
+
+from otel_lifecycle import (
+    PersistenceConfig,
+    RequestLifecycleTracker,
+    TrackerConfig,
+    read_records,
+)
+from tests.routes import start
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_SECONDS = 60.0
+
+
+def eventually(condition: Callable[[], Any]) -> None:
+    """Waits until a condition holds; fails when it never does."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.005)
+
+
+def settle() -> None:
+    """Gives a writer that is too eager the time to show it."""
+    time.sleep(0.1)
+
+
+def enabled(path: Path | str, **settings: Any) -> PersistenceConfig:
+    """Enabled persistence."""
+    return PersistenceConfig(enabled=True, output_path=str(path), **settings)
+
+
+def make_tracker(
+    path: Path | str | None,
+    provider: TracerProvider | None = None,
+    *,
+    store_name: str | None = None,
+    close_timeout: str = "5s",
+    **settings: Any,
+) -> RequestLifecycleTracker:
+    """A tracker that writes to a file, or to none; its store is named after it."""
+    config = TrackerConfig.from_environment(
+        {},
+        store_name=store_name or f"store of {path}",
+        persistence=PersistenceConfig() if path is None else enabled(path, **settings),
+        close_timeout=close_timeout,
+    )
+    return RequestLifecycleTracker(config, provider or NoOpTracerProvider(), NoOpMeterProvider())
+
+
+def serve(tracker: RequestLifecycleTracker, *request_ids: str) -> None:
+    """Serves one whole request after the other."""
+    for request_id in request_ids:
+        with tracker.track(start(request_id)) as tracked:
+            tracked.chunk()
+            tracked.complete(output_tokens=8)
+
+
+def numbered(name: str, count: int) -> list[str]:
+    """`name-0`, `name-1` and so on."""
+    return [f"{name}-{number}" for number in range(count)]
+
+
+def recorded(path: Path | str) -> list[str]:
+    """The ids of the requests in a file."""
+    return [record.request_id for record in read_records(path)]
+
+
+def open_descriptors(path: Path | str) -> int:
+    """How many file descriptors of this process point to a file."""
+    count = 0
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            count += os.readlink(f"/proc/self/fd/{descriptor}") == str(path)
+        except FileNotFoundError:  # that of `listdir` itself
+            continue
+    return count
+
+
+def writer_threads() -> int:
+    """How many writer threads run."""
+    return sum(thread.name == "otel-lifecycle-writer" for thread in threading.enumerate())
+
+
+class Disk:
+    """Stands before `os.write` to the files below a folder, and makes it fail or hang.
+
+    Attributes:
+        writes: What was written, one entry a call.
+        full: Writes take a few bytes and then fail.
+        released: Writes wait for it.
+        reached: Set as soon as a write waits.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = str(folder)
+        self._write = os.write
+        self.writes: list[bytes] = []
+        self.full = False
+        self.released = threading.Event()
+        self.released.set()
+        self.reached = threading.Event()
+
+    def write(self, descriptor: int, data: bytes) -> int:
+        """Like `os.write`."""
+        if not os.readlink(f"/proc/self/fd/{descriptor}").startswith(self._folder):
+            return self._write(descriptor, data)
+        if not self.released.is_set():
+            self.reached.set()
+            self.released.wait()
+        if self.full and len(data) <= 10:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = self._write(descriptor, data[: max(len(data) // 2, 10)] if self.full else data)
+        self.writes.append(data[:written])
+        return written
+
+
+def run_script(script: str, *arguments: Path | str) -> subprocess.CompletedProcess[str]:
+    """Runs Python code in a process of its own, to its end."""
+    return subprocess.run(
+        _command(script, *arguments),
+        cwd=ROOT,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+
+
+def start_script(script: str, *arguments: Path | str) -> subprocess.Popen[str]:
+    """Starts Python code in a process of its own."""
+    return subprocess.Popen(
+        _command(script, *arguments),
+        cwd=ROOT,
+        env=_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _command(script: str, *arguments: Path | str) -> list[str]:
+    return [sys.executable, "-c", script, *map(str, arguments)]
+
+
+def _environment() -> dict[str, str]:
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("OTEL_")}
+    return {**variables, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
