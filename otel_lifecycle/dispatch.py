@@ -107,8 +107,8 @@ def begin_record(
 
 
 def invalid_values(start: RequestStart, record: LifecycleRecord) -> int:
-    """How many of the router's own numbers could not be used."""
-    return sum(
+    """How many of the router's own values could not be used as they are."""
+    unknown = sum(
         given is not None and kept is None
         for given, kept in (
             (start.input_tokens, record.input_token_length),
@@ -117,6 +117,23 @@ def invalid_values(start: RequestStart, record: LifecycleRecord) -> int:
             (getattr(start.prediction, "ttft_ms", None), record.prediction.ttft_ms),
             (getattr(start.prediction, "tpot_ms", None), record.prediction.tpot_ms),
         )
+    )
+    return unknown + sum(
+        given != kept if isinstance(given, str) else given is not None  # pyright: ignore[reportUnnecessaryIsInstance]
+        for given, kept in (
+            (start.request_id, record.request_id),
+            (start.model, record.model),
+            (start.operation, record.operation),
+            (start.provider, record.provider),
+            (start.policy, record.policy),
+        )
+    )
+
+
+def invalid_completion_values(completion: RequestCompletion, record: LifecycleRecord) -> int:
+    """The same for what the router said when the request ended."""
+    return (completion.output_tokens is not None and record.output_length is None) + (
+        completion.cached_tokens is not None and record.cached_tokens is None
     )
 
 
@@ -150,7 +167,7 @@ def complete_record(
     record.output_length = sanitize.count(completion.output_tokens)
     record.cached_tokens = sanitize.count(completion.cached_tokens)
     if isinstance(completion.served_endpoint, Endpoint):
-        record.served_endpoint = sanitize.text(completion.served_endpoint.id)
+        record.served_endpoint = sanitize.text(completion.served_endpoint.id) or None
     if record.selected_route is not None:
         record.dispatch_inflight = lifecycle.dispatch_load
     record.endpoint_deleted = lifecycle.deleted_roles

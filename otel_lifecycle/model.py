@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from datetime import datetime
 from enum import Enum
+from typing import Annotated, TypeAlias
 
 import msgspec
 
 SCHEMA_VERSION = 1
+
+# In the record, and so in its schema, every moment is aware (`date-time`).
+_Moment: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Outcome(str, Enum):
@@ -158,7 +162,7 @@ class EndpointMetrics(
     active_models: dict[str, int] = {}
     waiting_models: dict[str, int] = {}
     max_active_models: int | None = None
-    update_time: datetime | None = None
+    update_time: _Moment | None = None
 
     def __post_init__(self) -> None:
         # The seed clones these maps: a router may go on changing its own.
@@ -222,7 +226,7 @@ class NPUState(
         devices: One entry a chip.
     """
 
-    observation_time: datetime | None = None
+    observation_time: _Moment | None = None
     data_status: str = ""
     device_count: int | None = None
     ai_core_utilization_avg: float | None = None

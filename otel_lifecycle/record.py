@@ -8,6 +8,7 @@ prediction inputs.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import msgspec
@@ -189,6 +190,10 @@ class LifecycleRecord(msgspec.Struct, rename="camel", kw_only=True):
 def record_schema() -> dict[str, Any]:
     """The JSON Schema of a record, as shipped in `record.schema.json`."""
     schema = msgspec.json.schema(LifecycleRecord)
+    for definition in schema["$defs"].values():
+        definition["description"] = inspect.cleandoc(definition["description"])
+    version = schema["$defs"][LifecycleRecord.__name__]["properties"]["schemaVersion"]
+    version["const"] = SCHEMA_VERSION
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": _SCHEMA_ID,

@@ -21,6 +21,7 @@ from otel_lifecycle.config import TrackerConfig
 from otel_lifecycle.dispatch import (
     begin_record,
     complete_record,
+    invalid_completion_values,
     invalid_values,
     is_trackable,
     set_span,
@@ -136,12 +137,12 @@ class LifecycleRecorder:
         except Exception:
             self.failed("chunk")
 
-    def reroute(self, lifecycle: Lifecycle, reason: str, **changes: Any) -> None:
+    def reroute(self, lifecycle: Lifecycle, reason: str | None, **changes: Any) -> None:
         """Sends a request in flight somewhere else.
 
         Args:
             lifecycle: The request.
-            reason: A short reason.
+            reason: A short reason; None when the route is not another one, but known better now.
             **changes: The fields of `RequestStart` that changed.
         """
         try:
@@ -154,15 +155,15 @@ class LifecycleRecorder:
             record = self._begin_record(start, lifecycle.started_ns, now_ns)
             for field in (*_SPAN_FIELDS, "streaming"):
                 setattr(record, field, getattr(old, field))
-            record.rerouted = [
-                *old.rerouted,
-                Reroute(
+            record.rerouted = old.rerouted
+            if reason is not None:
+                change = Reroute(
                     format_timestamp(now_ns),
                     old.selected_endpoint,
                     record.selected_endpoint,
                     sanitize.text(reason),
-                ),
-            ]
+                )
+                record.rerouted = [*old.rerouted, change]
             if not self.store.reroute(lifecycle, start, record):
                 self.store.ignore("already_finished")
                 return
@@ -178,8 +179,9 @@ class LifecycleRecorder:
                 self.store.ignore("already_finished")
                 return
             record = complete_record(lifecycle, completion, now)
-            self._finish(lifecycle.span, record)
+            self._count_invalid(invalid_completion_values(completion, record))
             self._background.submit(self._metrics.record, record)
+            self._finish(lifecycle.span, record)
         except Exception:
             self.failed("end")
 
@@ -236,13 +238,18 @@ class LifecycleRecorder:
     def _lifecycle(self, start: RequestStart, headers: Mapping[str, str] | None) -> Lifecycle:
         started_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
         record = self._begin_record(start, started_ns, started_ns)
-        span = self._start_span(record, headers, started_ns)
+        try:
+            span = self._start_span(record, headers, started_ns)
+        except Exception:  # another processor's: the record is written without a span
+            self.failed("start_span")
+            span = trace.INVALID_SPAN
         return Lifecycle(start, self, record, span, started_ns, monotonic_ns)
 
     def _refusal(self, start: RequestStart) -> str | None:
         if self._closed:
             return "closed"
-        if not getattr(start, "request_id", None):
+        request_id = getattr(start, "request_id", None)
+        if not isinstance(request_id, str) or not request_id:
             return "no_request_id"
         if not is_trackable(start):
             return "no_endpoint"
@@ -261,9 +268,12 @@ class LifecycleRecorder:
             stale_after_ns=self._stale_after_ns,
         )
         record.resource = self._resource
-        for _ in range(invalid_values(start, record)):
-            self.store.ignore("invalid_value")
+        self._count_invalid(invalid_values(start, record))
         return record
+
+    def _count_invalid(self, values: int) -> None:
+        for _ in range(values):
+            self.store.ignore("invalid_value")
 
     def _start_span(
         self, record: LifecycleRecord, headers: Mapping[str, str] | None, started_ns: int

@@ -14,9 +14,11 @@ from typing import cast
 from otel_lifecycle.model import EndpointMetrics, NPUDevice, NPUState
 
 MAX_TEXT_LENGTH = 512
-MAX_COUNT = 2**63 - 1  # OTLP integers are signed and 64 bits wide
+MAX_COUNT = 2**53 - 1  # JSON readers keep these exact, and sums of many fit OTLP's signed 64 bits
 MAX_MILLISECONDS = 1e9  # beyond it a float no longer tells nanoseconds apart
 _MAX_MODELS = 256
+_MAX_DEVICES = 256
+_NO_DEVICE = NPUDevice()
 
 
 def text(value: object) -> str:
@@ -38,7 +40,7 @@ def text(value: object) -> str:
 
 
 def count(value: object) -> int | None:
-    """A whole number, 0 to 2^63 - 1; a whole float counts as one."""
+    """A whole number, 0 to 2^53 - 1; a whole float counts as one."""
     if type(value) is int:
         return value if 0 <= value <= MAX_COUNT else None
     number = _finite(value)
@@ -122,9 +124,7 @@ def npu(value: object) -> NPUState | None:
         hbm_utilization_max=percent(value.hbm_utilization_max),
         hbm_bandwidth_utilization_avg=percent(value.hbm_bandwidth_utilization_avg),
         hbm_bandwidth_utilization_max=percent(value.hbm_bandwidth_utilization_max),
-        devices=tuple(_device(device) for device in value.devices)
-        if isinstance(value.devices, tuple)  # pyright: ignore[reportUnnecessaryIsInstance]
-        else (),
+        devices=_devices(value.devices),
     )
 
 
@@ -150,7 +150,17 @@ def _models(value: object) -> dict[str, int]:
     return models
 
 
-def _device(device: NPUDevice) -> NPUDevice:
+def _devices(value: object) -> tuple[NPUDevice, ...]:
+    """The devices of which anything is known."""
+    if not isinstance(value, tuple):
+        return ()
+    devices = map(_device, cast("tuple[object, ...]", value)[:_MAX_DEVICES])
+    return tuple(device for device in devices if device != _NO_DEVICE)
+
+
+def _device(device: object) -> NPUDevice:
+    if not isinstance(device, NPUDevice):
+        return _NO_DEVICE
     return NPUDevice(
         target=text(device.target),
         device_id=text(device.device_id),

@@ -123,6 +123,14 @@ class TrackedRequest:
                 attempt=self._lifecycle.record.attempt + 1,
             )
 
+    def extend(self, route: Route) -> None:
+        """More of the route became known: the decode endpoint after the prefill, for instance.
+
+        Load moves along; it is no other attempt, and no event.
+        """
+        if self._lifecycle is not None:
+            self._recorder.reroute(self._lifecycle, None, route=route)
+
     def inject(self, headers: MutableMapping[str, str]) -> None:
         """Adds the trace context to headers towards the engine, whose span becomes our child."""
         if self._lifecycle is not None:

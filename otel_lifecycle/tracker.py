@@ -10,7 +10,7 @@ from typing import Any
 
 from opentelemetry import metrics, trace
 
-from otel_lifecycle import scheduling
+from otel_lifecycle import protocols, sanitize, scheduling
 from otel_lifecycle.config import TrackerConfig
 from otel_lifecycle.model import (
     Endpoint,
@@ -20,6 +20,7 @@ from otel_lifecycle.model import (
     Outcome,
     RequestStart,
 )
+from otel_lifecycle.process_exit import run_at_exit
 from otel_lifecycle.recorder import LifecycleRecorder
 from otel_lifecycle.store import Lifecycle, LifecycleStore
 from otel_lifecycle.tracked import TrackedRequest
@@ -63,6 +64,9 @@ class RequestLifecycleTracker:
         )
         self._store = self._recorder.store
         _trackers.add(self)
+        # Again, to come before the shutdown of a provider made in the meantime.
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)
 
     @classmethod
     def from_json(
@@ -108,8 +112,8 @@ class RequestLifecycleTracker:
 
     def pre_request(
         self,
-        request: scheduling.SchedulingRequest | None,
-        scheduling_result: scheduling.SchedulingResult | None,
+        request: protocols.SchedulingRequest | None,
+        scheduling_result: protocols.SchedulingResult | None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         """The seed's `PreRequest`: called after scheduling, before dispatch.
@@ -125,8 +129,8 @@ class RequestLifecycleTracker:
 
     def reroute_request(
         self,
-        request: scheduling.SchedulingRequest,
-        scheduling_result: scheduling.SchedulingResult,
+        request: protocols.SchedulingRequest,
+        scheduling_result: protocols.SchedulingResult,
         reason: str = "",
     ) -> None:
         """Like `pre_request`, for a request in flight that is sent somewhere else.
@@ -139,12 +143,13 @@ class RequestLifecycleTracker:
         lifecycle = self._find(start.request_id)
         if lifecycle is not None:
             changes = {field: getattr(start, field) for field in start.__struct_fields__}
-            changes["attempt"] = max(start.attempt, lifecycle.record.attempt + 1)
+            attempt = sanitize.count(start.attempt) or 0
+            changes["attempt"] = max(attempt, lifecycle.record.attempt + 1)
             self._recorder.reroute(lifecycle, reason, **changes)
 
     def reject(
         self,
-        request: scheduling.SchedulingRequest,
+        request: protocols.SchedulingRequest | RequestStart,
         reason: str,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -158,12 +163,17 @@ class RequestLifecycleTracker:
             headers: As for `track`.
         """
         try:
-            self._recorder.reject(scheduling.request_facts(request), headers, reason)
+            if _request_id(request) is None:
+                self._store.ignore("no_request_id")
+                return
+            if not isinstance(request, RequestStart):
+                request = scheduling.request_facts(request)
+            self._recorder.reject(request, headers, reason)
         except Exception:
             self._recorder.failed("reject")
 
     def inject(
-        self, request: scheduling.SchedulingRequest, headers: MutableMapping[str, str]
+        self, request: protocols.SchedulingRequest, headers: MutableMapping[str, str]
     ) -> None:
         """Adds the trace context to headers towards the engine, whose span becomes our child.
 
@@ -171,15 +181,19 @@ class RequestLifecycleTracker:
             request: A request in flight.
             headers: The headers; changed in place.
         """
-        lifecycle = self._find(request.request_id)
-        if lifecycle is not None:
-            self._recorder.inject(lifecycle, headers)
+        try:
+            request_id = _request_id(request)
+            lifecycle = None if request_id is None else self._find(request_id)
+            if lifecycle is not None:
+                self._recorder.inject(lifecycle, headers)
+        except Exception:
+            self._recorder.failed("inject")
 
     def response_body(
         self,
-        request: scheduling.SchedulingRequest | None,
-        response: scheduling.Response | None,
-        target_endpoint: scheduling.EndpointMetadata | None = None,
+        request: protocols.SchedulingRequest | None,
+        response: protocols.Response | None,
+        target_endpoint: protocols.EndpointMetadata | None = None,
     ) -> None:
         """The seed's `ResponseBody`: called for every chunk of the response.
 
@@ -192,8 +206,8 @@ class RequestLifecycleTracker:
             target_endpoint: Who serves it.
         """
         try:
-            request_id = getattr(request, "request_id", None)
-            if not request_id or response is None:
+            request_id = _request_id(request)
+            if request_id is None or response is None:
                 _logger.debug("not tracked: no request, no request id or no response")
                 return
             lifecycle = self._find(request_id)
@@ -218,12 +232,12 @@ class RequestLifecycleTracker:
         try:
             endpoint = scheduling.endpoint_from(event.endpoint)
             kind = scheduling.event_type(event.type)
-            if kind is EndpointEventType.DELETE:
-                self._store.delete_endpoint(endpoint)
-            elif kind is EndpointEventType.ADD_OR_UPDATE:
-                self._store.add_endpoint(endpoint)
-            else:
+            if endpoint is None or kind is None:
                 self._store.ignore("invalid_value")
+            elif kind is EndpointEventType.DELETE:
+                self._store.delete_endpoint(endpoint)
+            else:
+                self._store.add_endpoint(endpoint)
         except Exception:
             self._recorder.failed("extract_endpoint")
 
@@ -248,7 +262,7 @@ class RequestLifecycleTracker:
 
     def _read_start(self, request: Any, result: Any) -> RequestStart | None:
         try:
-            if not getattr(request, "request_id", None):
+            if _request_id(request) is None:
                 _logger.debug("not tracked: no request or no request id")
                 self._store.ignore("no_request_id")
                 return None
@@ -268,10 +282,16 @@ class RequestLifecycleTracker:
         return lifecycle
 
 
+def _request_id(request: object) -> str | None:
+    """The id of a request that has one."""
+    request_id = getattr(request, "request_id", None)
+    return request_id if isinstance(request_id, str) and request_id else None
+
+
 def _close_all() -> None:
     for tracker in list(_trackers):
         tracker.close()
 
 
 # After the record writers' own, so that it runs before them.
-atexit.register(_close_all)
+run_at_exit(_close_all)

@@ -17,7 +17,7 @@ PACKAGE = Path(otel_lifecycle.__file__).parent
 
 # Each module may import those of earlier lines, and of its own.
 LAYERS = [
-    {"version", "semconv", "model", "timestamps", "durations"},
+    {"version", "semconv", "model", "timestamps", "durations", "process_exit"},
     {"config", "record", "sanitize"},
     {"store", "background", "latency", "features"},
     {"snapshots", "spans", "sampling"},

@@ -1,0 +1,158 @@
+"""`from_json`: the seed's factory, its parameters, defaults and refusals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otel_lifecycle import (
+    ConfigError,
+    PersistenceConfig,
+    RequestLifecycleTracker,
+    TrackerConfig,
+    read_records,
+)
+from tests.hooks.shapes import Request, predicted, result, stream
+
+
+@pytest.fixture
+def make(request: pytest.FixtureRequest) -> Callable[[str | bytes], RequestLifecycleTracker]:
+    """Makes trackers from JSON; each is closed when the test ends."""
+
+    def make_tracker(text: str | bytes) -> RequestLifecycleTracker:
+        tracker = RequestLifecycleTracker.from_json(text)
+        request.addfinalizer(tracker.close)
+        return tracker
+
+    return make_tracker
+
+
+@pytest.mark.parametrize(
+    "text", ["", b"", "{}", "null", '{"storeName": ""}', '{"storeName": null, "persistence": null}']
+)
+def test_defaults(make: Callable[..., RequestLifecycleTracker], text: str | bytes) -> None:
+    """No parameters, and an empty store name, are the defaults."""
+    tracker = make(text)
+
+    assert tracker.config == TrackerConfig(store_name="hermes-inflight")
+    assert tracker.config.persistence == PersistenceConfig(
+        enabled=False, flush_threshold=0, flush_interval="0", output_path=""
+    )
+    assert tracker.store.name == "hermes-inflight"
+
+
+def test_all_parameters(make: Callable[..., RequestLifecycleTracker], tmp_path: Path) -> None:
+    """Every parameter of the seed is taken as it is, and the records land where it says."""
+    path = tmp_path / "completed.jsonl"
+    tracker = make(
+        json.dumps(
+            {
+                "storeName": "mine",
+                "persistence": {
+                    "enabled": True,
+                    "flushThreshold": 100,
+                    "flushInterval": "1m30s",
+                    "outputPath": str(path),
+                },
+            }
+        )
+    )
+    request = Request()
+    tracker.pre_request(request, result(predicted("qwen-0")))
+    stream(tracker, request)
+    assert tracker.flush(timeout=30)
+
+    assert tracker.config == TrackerConfig(
+        store_name="mine",
+        persistence=PersistenceConfig(
+            enabled=True,
+            flush_threshold=100,
+            flush_interval=timedelta(seconds=90),
+            output_path=str(path),
+        ),
+    )
+    assert [record.request_id for record in read_records(path)] == ["request-1"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ('{"storename": "a", "extra": 1}', "unknown field 'extra'"),
+        ('{"persistence": {"path": "x"}}', "unknown field 'persistence.path'"),
+        ('{"persistence": {"flushThreshold": -1}}', "persistence.flushThreshold must be >= 0"),
+        ('{"persistence": {"flushInterval": "-1s"}}', "persistence.flushInterval must be >= 0"),
+        ('{"persistence": {"flushInterval": "soon"}}', "persistence.flushInterval .*'soon'"),
+        ('{"persistence": {"flushInterval": "5"}}', "persistence.flushInterval .*'5'"),
+        (
+            '{"persistence": {"enabled": true}}',
+            "persistence.outputPath is required when persistence is enabled",
+        ),
+        ('{"persistence": {"enabled": "yes"}}', "persistence.enabled "),
+        ('{"persistence": {"flushThreshold": 1.5}}', "persistence.flushThreshold "),
+        ('{"storeName": 7}', "storeName "),
+        ("[]", ""),
+        ("{", ""),
+        ("{} {}", ""),
+    ],
+)
+def test_refusals(parameters: str, message: str) -> None:
+    """Every refusal of the seed is one line that names the field."""
+    with pytest.raises(ConfigError, match=f"^invalid parameters: .*{message}") as refusal:
+        RequestLifecycleTracker.from_json(parameters)
+
+    assert "\n" not in str(refusal.value)
+
+
+def test_empty_interval_is_the_default(make: Callable[..., RequestLifecycleTracker]) -> None:
+    """An empty flush interval is no interval, as in the seed."""
+    tracker = make('{"persistence": {"flushInterval": ""}}')
+
+    assert tracker.config.persistence.flush_interval == timedelta(0)
+
+
+def test_stores_are_shared_by_name(make: Callable[..., RequestLifecycleTracker]) -> None:
+    """Trackers with one store name share their live state."""
+    first, second, other = make('{"storeName": "a"}'), make('{"storeName": "a"}'), make("")
+    first.pre_request(Request(), result(predicted("qwen-0")))
+    loads = [tracker.store.active_requests for tracker in (first, second, other)]
+    stream(second, Request())
+
+    assert loads == [1, 1, 0]
+    assert first.store.active_requests == 0
+
+
+def test_close_flushes(make: Callable[..., RequestLifecycleTracker], tmp_path: Path) -> None:
+    """Closing writes what is queued and gives the store's name free."""
+    path = tmp_path / "completed.jsonl"
+    parameters: dict[str, Any] = {
+        "persistence": {"enabled": True, "flushThreshold": 100, "outputPath": str(path)}
+    }
+    tracker = make(json.dumps(parameters))
+    request = Request()
+    tracker.pre_request(request, result(predicted("qwen-0")))
+    stream(tracker, request)
+    tracker.pre_request(Request("open"), result(predicted("qwen-0")))
+    tracker.close()
+    tracker.close()
+
+    assert [(record.request_id, record.outcome.value) for record in read_records(path)] == [
+        ("request-1", "completed"),
+        ("open", "shutdown"),
+    ]
+    assert make("").store is not tracker.store
+
+
+def test_hooks_after_close(make: Callable[..., RequestLifecycleTracker]) -> None:
+    """A closed tracker takes calls and does nothing."""
+    tracker = make("")
+    tracker.close()
+    tracker.pre_request(Request(), result(predicted("qwen-0")))
+    tracker.response_body(Request(), None)
+
+    assert tracker.store.active_requests == 0
+    assert tracker.store.ignored == {"closed": 1}

@@ -1,0 +1,751 @@
+"""`pre_request`: what is read of a scheduling decision, rule by rule of the seed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from otel_lifecycle import Endpoint, LatencyPrediction, LifecycleRecord, Load
+from tests.conftest import Bench
+from tests.hooks.shapes import (
+    Metadata,
+    NamespacedName,
+    ProfileRunResult,
+    Request,
+    ScheduledEndpoint,
+    SchedulingResult,
+    endpoint,
+    identity,
+    last,
+    metadata,
+    pd_group,
+    pd_leader,
+    pd_route,
+    predicted,
+    prediction,
+    prefix_match,
+    result,
+    route,
+    stream,
+    usage,
+)
+from tests.lifecycle.expected import (
+    STREAMED_RECORD,
+    prediction_input,
+    record,
+    snapshot,
+)
+
+
+def track(bench: Bench, scheduling_result: Any, request: Request | None = None) -> LifecycleRecord:
+    """The record of a request that streams and completes."""
+    request = request or Request()
+    bench.tracker.pre_request(request, scheduling_result)
+    stream(bench.tracker, request, usage=usage())
+    return bench.records[-1]
+
+
+def lines(bench: Bench) -> list[dict[str, Any]]:
+    """The lines of the record file."""
+    assert bench.tracker.flush(timeout=30)
+    return [json.loads(line) for line in bench.path.read_text("utf-8").splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("request_", "scheduling_result", "reason"),
+    [
+        (None, result(predicted("qwen-0")), "no_request_id"),
+        (Request(request_id=""), result(predicted("qwen-0")), "no_request_id"),
+        (Request(request_id=None), result(predicted("qwen-0")), "no_request_id"),
+        (SimpleNamespace(), result(predicted("qwen-0")), "no_request_id"),
+        (Request(), None, "no_endpoint"),
+        (Request(), SimpleNamespace(), "no_endpoint"),
+        (
+            Request(),
+            SchedulingResult({"": ProfileRunResult([predicted("qwen-0")])}, ""),
+            "no_endpoint",
+        ),
+        (Request(), result(predicted("qwen-0"), primary_profile_name="other"), "no_endpoint"),
+        (Request(), result(profile_results=None), "no_endpoint"),
+        (Request(), result(profile_results={"default": None}), "no_endpoint"),
+        (Request(), result(profile_results={"default": ProfileRunResult(None)}), "no_endpoint"),
+        (Request(), result(), "no_endpoint"),
+        (Request(), result(None, predicted("qwen-0")), "no_endpoint"),
+        (Request(), result(ScheduledEndpoint(None)), "no_endpoint"),
+    ],
+    ids=[
+        "no request",
+        "empty id",
+        "null id",
+        "id absent",
+        "no result",
+        "result without profiles",
+        "no primary profile",
+        "unknown primary profile",
+        "null profiles",
+        "null profile",
+        "null targets",
+        "no targets",
+        "first target null",
+        "first target without metadata",
+    ],
+)
+def test_skipped(
+    bench: Bench,
+    caplog: pytest.LogCaptureFixture,
+    request_: Any,
+    scheduling_result: Any,
+    reason: str,
+) -> None:
+    """Without request, id, endpoint or metadata nothing is tracked; a debug log says why."""
+    caplog.set_level(logging.DEBUG, "otel_lifecycle.tracker")
+
+    bench.tracker.pre_request(request_, scheduling_result)
+
+    assert (bench.tracker.store.active_requests, bench.tracker.store.loads()) == (0, {})
+    assert (bench.records, bench.spans) == ([], [])
+    assert bench.tracker.store.ignored == {reason: 1}
+    (message,) = caplog.messages
+    assert message.startswith("not tracked: ")
+
+
+def test_aggregated(bench: Bench) -> None:
+    """An aggregated request is recorded with the full snapshot of the selected endpoint."""
+    request = Request()
+    bench.tracker.pre_request(request, result(predicted("qwen-0"), predicted("qwen-1")))
+    assert bench.tracker.store.loads() == {"pod://llm/qwen-0": Load(512, 1)}
+    stream(bench.tracker, request, usage=usage())
+
+    assert lines(bench) == [record(**{"provider": "", **STREAMED_RECORD})]
+    assert bench.tracker.store.loads() == {"pod://llm/qwen-0": Load()}
+    assert bench.tracker.store.ignored == {}
+
+
+def test_prefill_decode(bench: Bench) -> None:
+    """A complete PD route: prefill and decode with full snapshots, the leader by identity only."""
+    request = Request()
+    bench.tracker.pre_request(request, result(pd_leader(), primary_route=pd_route()))
+    assert bench.tracker.store.loads() == {
+        "pod://llm/prefill-0": Load(512, 1),
+        "pod://llm/decode-0": Load(512, 1),
+    }
+    stream(bench.tracker, request, usage=usage())
+
+    assert lines(bench) == [
+        record(
+            **{
+                "provider": "",
+                "selectedEndpoint": "pod://llm/leader-0",
+                "trackedEndpoints": ["pod://llm/prefill-0", "pod://llm/decode-0"],
+                "predictionInputs": [
+                    prediction_input("prefill", "prefill-0"),
+                    prediction_input("decode", "decode-0"),
+                ],
+                "selectedRoute": {
+                    "leader": {
+                        "id": "pod://llm/leader-0",
+                        "address": "leader-0.local",
+                        "port": "8000",
+                    },
+                    "prefill": snapshot("prefill-0"),
+                    "decode": snapshot("decode-0"),
+                },
+                **STREAMED_RECORD,
+            }
+        )
+    ]
+
+
+def test_group_alone(bench: Bench) -> None:
+    """Where nothing is said of the dispatched route, the endpoint's own PD group is the route."""
+    written = track(bench, result(pd_leader()))
+
+    assert written.tracked_endpoints == ["pod://llm/prefill-0", "pod://llm/decode-0"]
+    assert written.route_mismatch is False
+
+
+@pytest.mark.parametrize(
+    "dispatched",
+    [
+        route(None, metadata("prefill-0"), metadata("decode-0")),
+        route(metadata("qwen-0"), None, metadata("decode-0")),
+        route(metadata("qwen-0"), metadata("prefill-0"), None),
+        route(None, None, None),
+    ],
+    ids=["no leader", "no prefill", "no decode", "nothing"],
+)
+def test_incomplete_route(bench: Bench, dispatched: Any) -> None:
+    """A dispatched route without leader, prefill or decode counts on the selected endpoint."""
+    written = track(bench, result(predicted("qwen-0"), primary_route=dispatched))
+
+    assert written.tracked_endpoints == ["pod://llm/qwen-0"]
+    assert written.selected_route is not None
+    assert written.selected_route.prefill is written.selected_route.decode is None
+    assert written.route_mismatch is False
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        None,
+        SimpleNamespace(),
+        SimpleNamespace(selected_prefill_pod=None, selected_decode_pod=None),
+        pd_group(None, endpoint("decode-0")),
+        pd_group(endpoint("prefill-0"), None),
+    ],
+    ids=["null", "no pods", "null pods", "no prefill endpoint", "no decode endpoint"],
+)
+def test_incomplete_group(bench: Bench, group: Any) -> None:
+    """A PD group without both endpoints is no PD route."""
+    selected = predicted("qwen-0")
+    selected.attributes["PDGroupInfoKey"] = group
+
+    written = track(bench, result(selected))
+
+    assert written.tracked_endpoints == ["pod://llm/qwen-0"]
+    assert (written.prefix_cache_score, written.prediction) == (
+        0.42,
+        LatencyPrediction(210.0, 18.5),
+    )
+
+
+def test_route_without_group(bench: Bench) -> None:
+    """A dispatched PD route counts even where nothing else is known of its endpoints."""
+    written = track(bench, result(predicted("leader-0"), primary_route=pd_route()))
+
+    assert written.tracked_endpoints == ["pod://llm/prefill-0", "pod://llm/decode-0"]
+    assert written.route_mismatch is False
+    assert written.selected_route is not None
+    assert written.selected_route.prefill is not None
+    assert written.selected_route.prefill.metrics is None
+    # The seed's rule: without a PD group both come from the selected endpoint.
+    assert written.prefix_cache_score == 0.42
+
+
+@pytest.mark.parametrize(
+    ("dispatched", "tracked", "score", "expected"),
+    [
+        (
+            route(metadata("leader-0"), metadata("prefill-0"), metadata("decode-9")),
+            ["pod://llm/prefill-0", "pod://llm/decode-9"],
+            0.42,
+            LatencyPrediction(210.0, None),
+        ),
+        (
+            route(metadata("leader-0"), metadata("prefill-9"), metadata("decode-0")),
+            ["pod://llm/prefill-9", "pod://llm/decode-0"],
+            None,
+            LatencyPrediction(None, 18.5),
+        ),
+        (
+            route(metadata("leader-0"), metadata("decode-0"), metadata("prefill-0")),
+            ["pod://llm/decode-0", "pod://llm/prefill-0"],
+            None,
+            LatencyPrediction(None, None),
+        ),
+        (
+            route(metadata("leader-0"), None, None),
+            ["pod://llm/leader-0"],
+            0.04,
+            LatencyPrediction(888.0, 888.0),
+        ),
+    ],
+    ids=["other decode", "other prefill", "swapped", "leader alone"],
+)
+def test_route_mismatch(
+    bench: Bench, dispatched: Any, tracked: list[str], score: float, expected: LatencyPrediction
+) -> None:
+    """The dispatched route counts where it and the PD group disagree, and the record says so."""
+    written = track(bench, result(pd_leader(), primary_route=dispatched))
+
+    assert written.route_mismatch is True
+    assert written.tracked_endpoints == tracked
+    assert (written.prefix_cache_score, written.prediction) == (score, expected)
+
+
+@pytest.mark.parametrize("prefill", ["prefill-0", "decode-0", "leader-0"])
+def test_known_endpoints_of_another_route(bench: Bench, prefill: str) -> None:
+    """An endpoint of the dispatched route keeps the snapshot the scheduler gave, in any role."""
+    dispatched = route(metadata("leader-0"), metadata(prefill), metadata("decode-9"))
+
+    written = track(bench, result(pd_leader(), primary_route=dispatched))
+
+    assert written.selected_route is not None
+    assert written.selected_route.prefill is not None
+    assert written.selected_route.decode is not None
+    assert written.selected_route.prefill.metrics is not None
+    assert written.selected_route.decode.metrics is None
+
+
+def test_leader_is_the_selected_endpoint(bench: Bench) -> None:
+    """The selected endpoint stays the leader, whatever leader the dispatched route names."""
+    dispatched = route(metadata("leader-9"), metadata("prefill-0"), metadata("decode-0"))
+
+    written = track(bench, result(pd_leader(), primary_route=dispatched))
+
+    assert written.selected_endpoint == "pod://llm/leader-0"
+    assert written.route_mismatch is False
+
+
+def test_prefill_is_decode(bench: Bench) -> None:
+    """A PD route whose prefill and decode are one endpoint counts once."""
+    both = predicted("qwen-0")
+    leader = endpoint("leader-0", pd_group=pd_group(both, both))
+    request = Request()
+
+    bench.tracker.pre_request(request, result(leader))
+
+    assert bench.tracker.store.loads() == {"pod://llm/qwen-0": Load(512, 1)}
+
+
+def test_dispatch_inflight_excludes_the_request(bench: Bench) -> None:
+    """The load at dispatch, of the request and of each role, does not count the request itself."""
+    first, second = Request("first"), Request("second")
+    bench.tracker.pre_request(first, result(predicted("qwen-0")))
+    bench.tracker.pre_request(second, result(predicted("qwen-0")))
+    for request in (first, second):
+        stream(bench.tracker, request)
+
+    loads = [
+        (
+            written.dispatch_inflight,
+            written.selected_route and written.selected_route.leader.inflight,
+            written.prediction_inputs[0].inflight_tokens,
+        )
+        for written in bench.records
+    ]
+    assert loads == [(Load(), Load(), 0), (Load(512, 1), Load(512, 1), 512)]
+
+
+def test_dispatch_inflight_is_that_of_the_selected_endpoint(bench: Bench) -> None:
+    """In a PD route the load at dispatch is the leader's, which carries none."""
+    first, second = Request("first"), Request("second")
+    bench.tracker.pre_request(first, result(pd_leader()))
+    bench.tracker.pre_request(second, result(pd_leader()))
+    bench.tracker.response_body(second, last())
+
+    (written,) = bench.records
+    assert written.selected_route is not None
+    assert written.selected_route.prefill is not None
+    assert written.dispatch_inflight == Load()
+    assert written.selected_route.prefill.inflight == Load(512, 1)
+
+
+def test_routing_of_a_pd_route(bench: Bench) -> None:
+    """Score and predicted TTFT come from the prefill endpoint, predicted TPOT from the decode."""
+    written = track(bench, result(pd_leader(), primary_route=pd_route()))
+
+    assert written.prefix_cache_score == 0.42
+    assert written.prediction == LatencyPrediction(210.0, 18.5)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "expected", "mode"),
+    [
+        (prediction(210.0, 18.5), LatencyPrediction(210.0, 18.5), "active"),
+        (prediction(210.0, 0.0), LatencyPrediction(210.0, None), "active"),
+        (prediction(0, 18.5), LatencyPrediction(None, 18.5), "active"),
+        (prediction(0.0, 0.0), LatencyPrediction(None, None), ""),
+        (prediction(None, None), LatencyPrediction(None, None), ""),
+        (None, LatencyPrediction(None, None), ""),
+        ("soon", LatencyPrediction(None, None), ""),
+    ],
+    ids=["both", "ttft", "tpot", "zero", "null", "absent", "another type"],
+)
+def test_prediction_mode(
+    bench: Bench, attribute: Any, expected: LatencyPrediction, mode: str
+) -> None:
+    """The mode is `active` with any prediction, else empty; upstream's zero is no prediction."""
+    written = track(bench, result(endpoint("qwen-0", prediction=attribute)))
+
+    assert (written.prediction, written.prediction_mode) == (expected, mode)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "score"),
+    [
+        (prefix_match(21, 50), 0.42),
+        (prefix_match(0, 50), 0.0),
+        (prefix_match(50, 50), 1.0),
+        (prefix_match(0, 0), None),
+        (0.42, 0.42),
+        (1, 1.0),
+        (0, 0.0),
+        (None, None),
+    ],
+    ids=["blocks", "no match", "all", "no blocks", "score", "whole number", "zero", "absent"],
+)
+def test_prefix_cache_score(bench: Bench, attribute: Any, score: float | None) -> None:
+    """The score is matched of total blocks, or a number; a missing one is unknown and not 0."""
+    written = track(bench, result(endpoint("qwen-0", prefix_cache=attribute)))
+
+    assert written.prefix_cache_score == score
+    missing = [(entry.feature, entry.reason.value) for entry in written.missing_feature_reasons]
+    assert missing == ([] if score is not None else [("prefixCacheScore", "prefix_cache_missing")])
+    assert bench.tracker.store.ignored == {}
+
+
+def with_tokens(**values: Any) -> Any:
+    """A request that says of its length what `values` say."""
+    return SimpleNamespace(request_id="request-1", target_model="Qwen/Qwen3-8B", **values)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (
+            {
+                "tokenized_prompt": SimpleNamespace(token_ids=[1, 2, 3]),
+                "prompt_tokens": 9,
+                "prompt_tokens_estimate": 8,
+                "request_size_bytes": 400,
+            },
+            (3, "tokenized"),
+        ),
+        ({"tokenized_prompt": SimpleNamespace(token_ids=[]), "prompt_tokens": 9}, (9, "reported")),
+        ({"tokenized_prompt": None, "prompt_tokens": 9}, (9, "reported")),
+        ({"tokenized_prompt": SimpleNamespace(token_ids=7), "prompt_tokens": 9}, (9, "reported")),
+        ({"tokenized_prompt": SimpleNamespace(token_ids="text")}, (None, "unknown")),
+        ({"prompt_tokens": 0}, (0, "reported")),
+        ({"prompt_tokens": None, "prompt_tokens_estimate": 8}, (8, "estimated")),
+        ({"request_size_bytes": 400}, (100, "estimated")),
+        ({"request_size_bytes": 10}, (3, "estimated")),
+        ({"request_size_bytes": 1}, (1, "estimated")),
+        ({"request_size_bytes": 0}, (None, "unknown")),
+        ({}, (None, "unknown")),
+    ],
+    ids=[
+        "tokenized first",
+        "empty token ids",
+        "reported",
+        "unusable token ids",
+        "text for token ids",
+        "reported zero",
+        "estimate",
+        "size",
+        "size rounded as Go does",
+        "small size",
+        "no size",
+        "unknown",
+    ],
+)
+def test_input_tokens(
+    bench: Bench, values: dict[str, Any], expected: tuple[int | None, str]
+) -> None:
+    """The length of the tokenized prompt, else a reported count, else an estimate marked as one."""
+    written = track(bench, result(predicted("qwen-0")), with_tokens(**values))
+
+    assert (written.input_token_length, written.input_token_source.value) == expected
+    assert bench.tracker.store.ignored == {}
+
+
+def test_estimate_on_the_span(bench: Bench) -> None:
+    """An estimate never shows as usage on the span."""
+    track(bench, result(predicted("qwen-0")), with_tokens(request_size_bytes=400))
+
+    (span,) = bench.spans
+    tokens = {key: value for key, value in span["attributes"].items() if "input_tokens" in key}
+    assert tokens == {
+        "llm_router.request.input_tokens.estimate": 100,
+        "llm_router.request.input_tokens.source": "estimated",
+        "gen_ai.usage.cache_read.input_tokens": 200,
+    }
+
+
+def test_unknown_length_charges_the_request_alone(bench: Bench) -> None:
+    """Without a known length a request counts as a request, and no tokens."""
+    bench.tracker.pre_request(with_tokens(), result(predicted("qwen-0")))
+
+    assert bench.tracker.load(identity("qwen-0")) == Load(tokens=0, requests=1)
+
+
+@pytest.mark.parametrize(
+    ("who", "expected"),
+    [
+        (Metadata(NamespacedName("llm", "qwen-0-rank-1"), "qwen-0", "10.0.0.7", "8000"),
+         "pod://llm/qwen-0"),
+        (Metadata(NamespacedName("", ""), "qwen-0", "", ""), "pod:///qwen-0"),
+        (Metadata(NamespacedName("llm", ""), "", "10.0.0.7", "8000"), "addr://10.0.0.7:8000"),
+        (Metadata(NamespacedName("llm", ""), "", "10.0.0.7", ""), ""),
+        (Metadata(NamespacedName("llm", ""), "", "", "8000"), ""),
+        (Metadata(NamespacedName("llm", "engine"), "", "", ""), ""),
+        (SimpleNamespace(), ""),
+        (SimpleNamespace(address="10.0.0.7", port=8000), "addr://10.0.0.7:8000"),
+        (SimpleNamespace(namespace="llm", pod_name="qwen-0"), "pod://llm/qwen-0"),
+        (Endpoint("llm", "qwen-0"), "pod://llm/qwen-0"),
+    ],
+    ids=[
+        "pod",
+        "pod without namespace",
+        "address",
+        "no port",
+        "no address",
+        "name alone",
+        "nothing",
+        "port as a number",
+        "namespace beside the pod",
+        "ours",
+    ],
+)  # fmt: skip
+def test_endpoint_id(bench: Bench, who: Any, expected: str) -> None:
+    """`pod://namespace/pod`, else `addr://host:port`, else empty; it is tracked in any case."""
+    written = track(bench, result(ScheduledEndpoint(who)))
+
+    assert written.selected_endpoint == expected
+    assert written.tracked_endpoints == [expected]
+
+
+def test_snapshots_are_copies(bench: Bench) -> None:
+    """What the router changes after `pre_request` does not change the record."""
+    selected = predicted("qwen-0")
+    request = Request()
+    bench.tracker.pre_request(request, result(selected))
+    selected.metrics.active_models["lora-z"] = 9
+    selected.metrics.waiting_models.clear()
+    selected.metrics.running_requests_size = 99
+    npu = selected.attributes["NPUStateKey"]
+    npu.devices[0].ai_core_utilization = 1.0
+    npu.devices.clear()
+    npu.data_status = "missing"
+    selected.metadata.pod_name = "other"
+    request.tokenized_prompt.token_ids.clear()
+    stream(bench.tracker, request, usage=usage())
+
+    assert lines(bench) == [record(**{"provider": "", **STREAMED_RECORD})]
+
+
+def test_metrics_changed_in_place(bench: Bench) -> None:
+    """A router may go on using one metrics object: each request has the values of its time."""
+    selected = predicted("qwen-0")
+    for running in (3, 4):
+        selected.metrics.running_requests_size = running
+        track(bench, result(selected))
+
+    running = [
+        written.selected_route
+        and written.selected_route.leader.metrics
+        and written.selected_route.leader.metrics.running_requests
+        for written in bench.records
+    ]
+    assert running == [3, 4]
+
+
+def test_nothing_known_of_the_endpoint(bench: Bench) -> None:
+    """Without metrics and NPU state the snapshot has neither, and each feature has its reason."""
+    written = track(bench, result(ScheduledEndpoint(metadata("qwen-0"))))
+
+    assert written.selected_route is not None
+    assert (written.selected_route.leader.metrics, written.selected_route.leader.npu) == (
+        None,
+        None,
+    )
+    assert [(entry.feature, entry.reason.value) for entry in written.missing_feature_reasons] == [
+        ("prefixCacheScore", "prefix_cache_missing"),
+        ("numRequestWaiting", "metrics_missing"),
+        ("numRequestRunning", "metrics_missing"),
+        ("kvCacheUsage", "metrics_missing"),
+        ("hbmUtilization", "npu_missing"),
+        ("aiCoreUtilization", "npu_missing"),
+        ("bandwidthUtilization", "npu_missing"),
+    ]
+
+
+STALE_FEATURES = dict.fromkeys(
+    ("numRequestWaiting", "numRequestRunning", "kvCacheUsage"), "metrics_stale"
+)
+
+
+@pytest.mark.parametrize(
+    ("age", "stale_after", "expected"),
+    [
+        (60, "5s", STALE_FEATURES),
+        (60, "2m", {}),
+        (60, "0", {}),
+        (-60, "5s", {}),
+        (None, "5s", {}),
+    ],
+    ids=["old", "not that old", "never stale", "in the future", "unknown"],
+)
+def test_stale_metrics(
+    make_bench: Callable[..., Bench],
+    age: float | None,
+    stale_after: str,
+    expected: dict[str, str],
+) -> None:
+    """Old metrics are no features of the predictor; the snapshot keeps them, with their time."""
+    selected = predicted("qwen-0")
+    moment = None if age is None else datetime.now(timezone.utc) - timedelta(seconds=age)
+    selected.metrics.update_time = moment
+
+    written = track(make_bench(stale_after=stale_after), result(selected))
+
+    missing = {entry.feature: entry.reason.value for entry in written.missing_feature_reasons}
+    (given,) = written.prediction_inputs
+    assert missing == expected
+    assert (given.num_request_waiting, given.num_request_running, given.kv_cache_usage) == (
+        (None, None, None) if expected else (1, 3, 0.31)
+    )
+    assert written.selected_route is not None
+    assert written.selected_route.leader.metrics is not None
+    assert written.selected_route.leader.metrics.running_requests == 3
+    assert written.selected_route.leader.metrics.update_time == moment
+
+
+def test_ranks_of_one_pod(bench: Bench) -> None:
+    """Data-parallel ranks of one pod share its id and never a counter."""
+    first, second = Request("first"), Request("second")
+    bench.tracker.pre_request(first, result(predicted("qwen-0", "qwen-0-rank-0")))
+    bench.tracker.pre_request(second, result(predicted("qwen-0", "qwen-0-rank-1")))
+
+    assert bench.tracker.store.loads() == {
+        "pod://llm/qwen-0#qwen-0-rank-0": Load(512, 1),
+        "pod://llm/qwen-0#qwen-0-rank-1": Load(512, 1),
+    }
+    stream(bench.tracker, first)
+    assert bench.tracker.load(identity("qwen-0", "qwen-0-rank-0")) == Load()
+    assert bench.tracker.load(identity("qwen-0", "qwen-0-rank-1")) == Load(512, 1)
+
+
+def test_duplicate_id(bench: Bench) -> None:
+    """An id that comes again while in flight ends the older request as `superseded`."""
+    request = Request()
+    bench.tracker.pre_request(request, result(predicted("qwen-0")))
+    bench.tracker.pre_request(request, result(predicted("qwen-1")))
+    assert bench.tracker.store.loads() == {
+        "pod://llm/qwen-0": Load(),
+        "pod://llm/qwen-1": Load(512, 1),
+    }
+    stream(bench.tracker, request)
+
+    assert [(written.outcome.value, written.selected_endpoint) for written in bench.records] == [
+        ("superseded", "pod://llm/qwen-0"),
+        ("completed", "pod://llm/qwen-1"),
+    ]
+    assert bench.tracker.store.ignored == {"duplicate_start": 1}
+
+
+def test_rerouted(bench: Bench) -> None:
+    """A request in flight that is sent elsewhere stays one request, and its load moves along."""
+    request = Request()
+    bench.tracker.pre_request(request, result(predicted("qwen-0")))
+    bench.tracker.reroute_request(request, result(predicted("qwen-1")), "connect_error")
+    assert bench.tracker.store.loads() == {
+        "pod://llm/qwen-0": Load(),
+        "pod://llm/qwen-1": Load(512, 1),
+    }
+    stream(bench.tracker, request)
+
+    (written,) = bench.records
+    assert (written.selected_endpoint, written.attempt) == ("pod://llm/qwen-1", 2)
+    assert [
+        (change.from_endpoint, change.to_endpoint, change.reason) for change in written.rerouted
+    ] == [("pod://llm/qwen-0", "pod://llm/qwen-1", "connect_error")]
+
+
+@pytest.mark.parametrize(
+    ("request_", "scheduling_result", "reason"),
+    [
+        (None, result(predicted("qwen-1")), "no_request_id"),
+        (Request(), None, "no_endpoint"),
+        (Request("other"), result(predicted("qwen-1")), "unknown_request"),
+    ],
+)
+def test_not_rerouted(bench: Bench, request_: Any, scheduling_result: Any, reason: str) -> None:
+    """Without request, endpoint or a request in flight nothing moves."""
+    bench.tracker.pre_request(Request(), result(predicted("qwen-0")))
+
+    bench.tracker.reroute_request(request_, scheduling_result)
+
+    assert bench.tracker.store.loads() == {"pod://llm/qwen-0": Load(512, 1)}
+    assert bench.tracker.store.ignored == {reason: 1}
+
+
+@pytest.mark.parametrize(
+    ("attempt", "expected"), [(2, 2), (5, 5), (1, 2), (0, 2), ("5", 2), (None, 2)]
+)
+def test_attempt(bench: Bench, attempt: Any, expected: int) -> None:
+    """A reroute counts the attempt up, unless the router knows a higher number."""
+    request = Request()
+    bench.tracker.pre_request(request, result(predicted("qwen-0")))
+    request.attempt = attempt  # type: ignore[attr-defined]
+    bench.tracker.reroute_request(request, result(predicted("qwen-1")))
+    stream(bench.tracker, request)
+
+    (written,) = bench.records
+    assert written.attempt == expected
+
+
+def test_rejected(bench: Bench) -> None:
+    """A request without an endpoint is recorded as `rejected`, and charges nobody."""
+    bench.tracker.reject(Request(), "no_candidates")
+
+    assert lines(bench) == [
+        record(
+            provider="",
+            outcome="rejected",
+            selectedEndpoint="",
+            trackedEndpoints=[],
+            candidates=None,
+            policy="",
+            dispatchInflight=None,
+            prefixCacheScore=None,
+            prediction={"ttftMillis": None, "tpotMillis": None},
+            predictionMode="",
+            predictionInputs=[],
+            selectedRoute=None,
+            error={"type": "no_candidates"},
+        )
+    ]
+    assert bench.tracker.store.loads() == {}
+
+
+@pytest.mark.parametrize("request_", [None, SimpleNamespace(), Request(request_id="")])
+def test_not_rejected(bench: Bench, request_: Any) -> None:
+    """A rejected request without an id is not recorded."""
+    bench.tracker.reject(request_, "no_candidates")
+
+    assert (bench.records, bench.tracker.store.ignored) == ([], {"no_request_id": 1})
+
+
+def test_injected(bench: Bench) -> None:
+    """The engine's span becomes the child of the request's own."""
+    request = Request()
+    headers: dict[str, str] = {}
+    bench.tracker.pre_request(request, result(predicted("qwen-0")))
+    bench.tracker.inject(request, headers)
+    stream(bench.tracker, request)
+
+    (written,) = bench.records
+    assert headers == {
+        "traceparent": f"00-{written.trace_id}-{written.span_id}-{written.trace_flags:02x}"
+    }
+
+
+def test_inbound_headers(bench: Bench) -> None:
+    """The trace context of inbound headers is the request's parent."""
+    request = Request()
+    headers = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+    bench.tracker.pre_request(request, result(predicted("qwen-0")), headers)
+    stream(bench.tracker, request)
+
+    (written,) = bench.records
+    assert (written.trace_id, written.parent_span_id) == (
+        "0af7651916cd43dd8448eb211c80319c",
+        "b7ad6b7169203331",
+    )
+
+
+@pytest.mark.parametrize("request_", [None, SimpleNamespace(), Request("other")])
+def test_not_injected(bench: Bench, request_: Any) -> None:
+    """Headers of what is not in flight stay as they are."""
+    headers: dict[str, str] = {}
+
+    bench.tracker.inject(request_, headers)
+
+    assert headers == {}

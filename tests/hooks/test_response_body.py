@@ -1,0 +1,347 @@
+"""`response_body`: first chunk, end and output of a response, rule by rule of the seed."""
+
+from __future__ import annotations
+
+import logging
+from enum import Enum
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from otel_lifecycle import Endpoint, Load
+from tests.conftest import Bench
+from tests.hooks.shapes import (
+    Request,
+    Response,
+    Usage,
+    endpoint,
+    identity,
+    last,
+    metadata,
+    pd_leader,
+    predicted,
+    result,
+    stream,
+    usage,
+)
+
+
+class TerminationCause(Enum):
+    EVICTED = "evicted"
+
+
+def begin(bench: Bench, **changes: Any) -> Request:
+    """A request in flight on `qwen-0`."""
+    request = Request(**changes)
+    bench.tracker.pre_request(request, result(predicted("qwen-0")))
+    return request
+
+
+@pytest.mark.parametrize(
+    ("request_", "response"),
+    [
+        (None, Response(end_of_stream=True)),
+        (Request(request_id=""), Response(end_of_stream=True)),
+        (SimpleNamespace(), Response(end_of_stream=True)),
+        (Request(), None),
+    ],
+    ids=["no request", "empty id", "id absent", "no response"],
+)
+def test_skipped(
+    bench: Bench, caplog: pytest.LogCaptureFixture, request_: Any, response: Any
+) -> None:
+    """Without request, id or response nothing happens; a debug log says why."""
+    begin(bench)
+    caplog.set_level(logging.DEBUG, "otel_lifecycle.tracker")
+
+    bench.tracker.response_body(request_, response)
+
+    assert bench.tracker.load(identity("qwen-0")) == Load(512, 1)
+    assert bench.records == []
+    assert caplog.messages == ["not tracked: no request, no request id or no response"]
+
+
+@pytest.mark.parametrize("response", [Response(), Response(end_of_stream=True)])
+def test_unknown_id(bench: Bench, response: Response) -> None:
+    """A response to what is not in flight does nothing, and is counted."""
+    bench.tracker.response_body(Request("other"), response)
+
+    assert bench.records == []
+    assert bench.tracker.store.ignored == {"unknown_request": 1}
+
+
+def test_first_chunk_is_marked_once(bench: Bench) -> None:
+    """The first chunk marks, later ones and the last do not mark again."""
+    request = begin(bench)
+    bench.tracker.response_body(request, Response())
+    lifecycle = bench.tracker.store.find("request-1")
+    assert lifecycle is not None
+    first_chunk_ns = lifecycle.first_chunk_ns
+    assert first_chunk_ns is not None
+    bench.tracker.response_body(request, Response())
+    bench.tracker.response_body(request, last())
+
+    (written,) = bench.records
+    assert written.actual.ttft_ms == first_chunk_ns / 1e6
+    assert [name for name, _ in bench.spans[0]["events"]] == [
+        "llm_router.first_chunk",
+        "llm_router.completion",
+    ]
+
+
+def test_first_chunk_and_end_in_one_call(bench: Bench) -> None:
+    """A stream of one chunk has a first chunk, at the time of its end."""
+    request = begin(bench)
+    bench.tracker.response_body(request, last(usage=usage()))
+
+    (written,) = bench.records
+    assert (written.outcome.value, written.streaming) == ("completed", True)
+    assert written.first_chunk_at is not None
+    assert written.completed_at is not None
+    assert written.started_at <= written.first_chunk_at <= written.completed_at
+
+
+@pytest.mark.parametrize("body", [SimpleNamespace(stream=False), SimpleNamespace(), None])
+def test_single_call_of_no_stream(bench: Bench, body: Any) -> None:
+    """A response that is not a stream, or not known to be one, claims no time to first token."""
+    request = begin(bench, body=body)
+    bench.tracker.response_body(request, last(usage=usage()))
+
+    (written,) = bench.records
+    assert (written.first_chunk_at, written.actual.ttft_ms, written.actual.tpot_ms) == (
+        None,
+        None,
+        None,
+    )
+    assert written.output_length == 128
+    assert [name for name, _ in bench.spans[0]["events"]] == ["llm_router.completion"]
+
+
+def test_chunks_of_no_stream(bench: Bench) -> None:
+    """The parts of a response that is not a stream are not a first chunk either."""
+    request = begin(bench, body=SimpleNamespace(stream=False))
+    stream(bench.tracker, request)
+
+    (written,) = bench.records
+    assert (written.streaming, written.first_chunk_at) == (False, None)
+
+
+def test_chunk_tells_a_stream(bench: Bench) -> None:
+    """Where it is not known whether a response is a stream, a chunk before the end tells."""
+    request = begin(bench, body=None)
+    stream(bench.tracker, request)
+
+    (written,) = bench.records
+    assert written.streaming is True
+    assert written.first_chunk_at is not None
+
+
+def test_first_chunk_gives_the_prefill_load_back(bench: Bench) -> None:
+    """From the first chunk on a PD request charges its decode endpoint alone."""
+    request = Request()
+    bench.tracker.pre_request(request, result(pd_leader()))
+    bench.tracker.response_body(request, Response())
+    assert bench.tracker.store.loads() == {
+        "pod://llm/prefill-0": Load(),
+        "pod://llm/decode-0": Load(512, 1),
+    }
+    bench.tracker.response_body(request, last())
+
+    assert set(bench.tracker.store.loads().values()) == {Load()}
+
+
+def test_end_is_once(bench: Bench) -> None:
+    """What comes after the end does nothing, and is counted."""
+    request = begin(bench)
+    bench.tracker.response_body(request, last(usage=usage()))
+    bench.tracker.response_body(request, last(usage=usage(999)))
+    bench.tracker.response_body(request, Response())
+
+    assert [written.output_length for written in bench.records] == [128]
+    assert bench.tracker.store.ignored == {"unknown_request": 2}
+
+
+def test_late_chunk_of_a_superseded_request(bench: Bench) -> None:
+    """A late chunk belongs to whatever request has the id by now, and ends nothing twice."""
+    request = begin(bench)
+    bench.tracker.pre_request(request, result(predicted("qwen-1")))
+    bench.tracker.response_body(request, last())
+    bench.tracker.response_body(request, last())
+
+    assert [written.outcome.value for written in bench.records] == ["superseded", "completed"]
+    assert set(bench.tracker.store.loads().values()) == {Load()}
+
+
+@pytest.mark.parametrize("chunks", [0, 1])
+@pytest.mark.parametrize(
+    ("cause", "outcome", "error"),
+    [
+        ("client-disconnect", "client_disconnect", None),
+        ("evicted", "evicted", None),
+        (TerminationCause.EVICTED, "evicted", None),
+        ("error", "error", "error"),
+        ("a cause to come", "error", "error"),
+    ],
+)
+def test_forced_completion(
+    bench: Bench, cause: Any, outcome: str, error: str | None, chunks: int
+) -> None:
+    """A request cut short has its outcome, and no first chunk unless there was one."""
+    request = begin(bench)
+    for _ in range(chunks):
+        bench.tracker.response_body(request, Response())
+    bench.tracker.response_body(request, last(termination_cause=cause))
+
+    (written,) = bench.records
+    assert written.outcome.value == outcome
+    assert (written.error.type if written.error else None) == error
+    assert (written.first_chunk_at is not None) == bool(chunks)
+    assert bench.spans[0]["status"] == ("ERROR" if error else "UNSET")
+    assert bench.tracker.load(identity("qwen-0")) == Load()
+
+
+@pytest.mark.parametrize("cause", ["natural", "", None])
+def test_natural_completion(bench: Bench, cause: Any) -> None:
+    """No cause is a natural one: the seed knows no other."""
+    request = begin(bench)
+    bench.tracker.response_body(request, last(termination_cause=cause))
+
+    (written,) = bench.records
+    assert (written.outcome.value, written.error) == ("completed", None)
+    assert written.first_chunk_at is not None
+
+
+class OverloadedError(Exception):
+    """An error of the router's own."""
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        ("stream_truncated", "stream_truncated"),
+        (ValueError("a message that may hold a prompt"), "ValueError"),
+        (OverloadedError(), f"{__name__}.OverloadedError"),
+        (OverloadedError, f"{__name__}.OverloadedError"),
+        (None, "error"),
+    ],
+)
+def test_error_type(bench: Bench, error: Any, expected: str) -> None:
+    """An error is recorded by its short type, never by its message."""
+    request = begin(bench)
+    bench.tracker.response_body(request, last(termination_cause="error", error=error))
+
+    (written,) = bench.records
+    assert written.error is not None
+    assert written.error.type == expected
+    assert bench.spans[0]["attributes"]["error.type"] == expected
+
+
+@pytest.mark.parametrize(
+    ("reported", "expected", "ignored"),
+    [
+        (usage(128), 128, {}),
+        (usage(1), 1, {}),
+        (usage(0), 0, {}),
+        (Usage(0, prompt_tokens=0), None, {}),
+        (Usage(0, prompt_tokens=None), None, {}),
+        (Usage(None), None, {}),
+        (None, None, {}),
+        (SimpleNamespace(), None, {}),
+        (usage(-1), None, {"invalid_value": 1}),
+        (usage("128"), None, {"invalid_value": 1}),
+        (usage(True), None, {"invalid_value": 1}),
+        (usage(float("nan")), None, {"invalid_value": 1}),
+        (usage(10**30), None, {"invalid_value": 1}),
+    ],
+    ids=[
+        "known",
+        "one",
+        "none generated",
+        "upstream's zero value",
+        "zero of an unknown prompt",
+        "null",
+        "no usage",
+        "usage without counts",
+        "negative",
+        "text",
+        "boolean",
+        "not a number",
+        "gigantic",
+    ],
+)
+def test_output_length(
+    bench: Bench, reported: Any, expected: int | None, ignored: dict[str, int]
+) -> None:
+    """The completion tokens of the usage; negative or missing is unknown and not 0."""
+    request = begin(bench)
+    stream(bench.tracker, request, usage=reported)
+
+    (written,) = bench.records
+    assert written.output_length == expected
+    assert bench.tracker.store.ignored == ignored
+
+
+@pytest.mark.parametrize(
+    ("details", "expected"),
+    [
+        (SimpleNamespace(cached_tokens=200), 200),
+        (SimpleNamespace(cached_tokens=0), 0),
+        (SimpleNamespace(cached_tokens=None), None),
+        (SimpleNamespace(cached_tokens=-1), None),
+        (None, None),
+    ],
+)
+def test_cached_tokens(bench: Bench, details: Any, expected: int | None) -> None:
+    """Cached tokens are known when the usage has its details; none cached is 0."""
+    request = begin(bench)
+    stream(bench.tracker, request, usage=Usage(128, prompt_token_details=details))
+
+    (written,) = bench.records
+    assert written.cached_tokens == expected
+
+
+@pytest.mark.parametrize("tokens", [0, 1])
+def test_no_time_per_token_below_two(bench: Bench, tokens: int) -> None:
+    """One token has no time per output token."""
+    request = begin(bench)
+    stream(bench.tracker, request, usage=usage(tokens))
+
+    (written,) = bench.records
+    assert written.actual.tpot_ms is None
+    assert written.actual.ttft_ms is not None
+
+
+@pytest.mark.parametrize(
+    ("served", "expected"),
+    [
+        (metadata("qwen-0"), "pod://llm/qwen-0"),
+        (metadata("qwen-9"), "pod://llm/qwen-9"),
+        (endpoint("qwen-9"), "pod://llm/qwen-9"),
+        (Endpoint("llm", "qwen-9"), "pod://llm/qwen-9"),
+        (SimpleNamespace(address="10.0.0.9", port="8000"), "addr://10.0.0.9:8000"),
+        (SimpleNamespace(namespace="llm", name="engine"), None),
+        (SimpleNamespace(), None),
+        (None, None),
+    ],
+    ids=[
+        "selected",
+        "other",
+        "other endpoint",
+        "ours",
+        "address",
+        "name alone",
+        "nothing known",
+        "null",
+    ],
+)
+def test_served_endpoint(bench: Bench, served: Any, expected: str | None) -> None:
+    """Who served is kept beside who was selected; the load goes back to who was charged."""
+    request = begin(bench)
+    bench.tracker.response_body(request, last(), served)
+
+    (written,) = bench.records
+    assert (written.selected_endpoint, written.served_endpoint) == ("pod://llm/qwen-0", expected)
+    different = expected if expected != "pod://llm/qwen-0" else None
+    assert bench.spans[0]["attributes"].get("llm_router.route.served.id") == different
+    assert bench.tracker.store.loads() == {"pod://llm/qwen-0": Load()}
