@@ -1,0 +1,94 @@
+"""Predicted against actual latency, endpoint by endpoint."""
+
+from __future__ import annotations
+
+from array import array
+from collections import defaultdict
+from statistics import fmean, median
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from otel_lifecycle.cli.formatting import UNKNOWN, count, milliseconds
+from otel_lifecycle.cli.routes import counted_endpoints, endpoint_name
+from otel_lifecycle.record import LifecycleRecord
+
+
+class Accuracy:
+    """Compares TTFT on the endpoint that prefills and TPOT on the one that decodes.
+
+    Only requests that had a prediction and a measurement are compared.
+    """
+
+    def __init__(self) -> None:
+        self._endpoints: defaultdict[str, _Endpoint] = defaultdict(_Endpoint)
+
+    def add(self, record: LifecycleRecord) -> None:
+        """Takes a record into account."""
+        endpoints = counted_endpoints(record)
+        for _, snapshot in endpoints:
+            self._endpoints[endpoint_name(snapshot)].requests += 1
+        if not endpoints:
+            return
+        predicted, actual = record.prediction, record.actual
+        prefilling, decoding = (
+            self._endpoints[endpoint_name(snapshot)]
+            for _, snapshot in (endpoints[0], endpoints[-1])
+        )
+        prefilling.ttft.add(predicted.ttft_ms, actual.ttft_ms)
+        decoding.tpot.add(predicted.tpot_ms, actual.tpot_ms)
+
+    def print(self, console: Console) -> None:
+        """Prints the table."""
+        if not self._endpoints:
+            return
+        console.print(Text("Predicted against actual latency, in ms", style="bold"))
+        console.print(
+            Text(
+                "n: requests that were predicted; medians of these, and the mean absolute error",
+                style="dim",
+            )
+        )
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="")
+        table.add_column("\nendpoint", overflow="fold")
+        table.add_column("\nrequests", justify="right")
+        for target in ("TTFT", "TPOT"):
+            for first, second in ((target, "n"), ("", "predicted"), ("", "actual"), ("", "error")):
+                table.add_column(f"{first}\n{second}", justify="right")
+        for name, endpoint in sorted(self._endpoints.items()):
+            table.add_row(
+                name, count(endpoint.requests), *endpoint.ttft.cells(), *endpoint.tpot.cells()
+            )
+        console.print(table)
+        console.print()
+
+
+class _Endpoint:
+    def __init__(self) -> None:
+        self.requests = 0
+        self.ttft = _Comparison()
+        self.tpot = _Comparison()
+
+
+class _Comparison:
+    def __init__(self) -> None:
+        self._predicted = array("d")
+        self._actual = array("d")
+
+    def add(self, predicted: float | None, actual: float | None) -> None:
+        if predicted is not None and actual is not None:
+            self._predicted.append(predicted)
+            self._actual.append(actual)
+
+    def cells(self) -> list[str]:
+        if not self._predicted:
+            return [UNKNOWN] * 4
+        pairs = zip(self._predicted, self._actual, strict=True)
+        return [
+            count(len(self._predicted)),
+            milliseconds(median(self._predicted)),
+            milliseconds(median(self._actual)),
+            milliseconds(fmean(abs(actual - predicted) for predicted, actual in pairs)),
+        ]

@@ -1,0 +1,159 @@
+"""The commands and their options; what a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from importlib.util import find_spec
+from math import isfinite
+from pathlib import Path
+from typing import NoReturn
+
+from otel_lifecycle.cli.errors import USAGE, CommandError
+from otel_lifecycle.version import __version__
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"{self.prog}: {' '.join(message.split())} (try {self.prog} --help)\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; `run` of its result is the command."""
+    parser = _Parser(
+        prog="otel-lifecycle",
+        description="Looks at the requests of an LLM router: one record for each.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_demo(
+        commands.add_parser(
+            "demo",
+            help="run an example router with simulated engines and show what is recorded",
+            description="Starts simulated engines and an example router under "
+            "opentelemetry-instrument, sends them requests for about 20 seconds, shows what was "
+            "recorded and stops everything again.",
+            allow_abbrev=False,
+        )
+    )
+    report = commands.add_parser(
+        "report",
+        help="show what a record file tells",
+        description="Shows outcomes, a few requests on a time axis, predicted against actual "
+        "latency, and the load of each endpoint.",
+        allow_abbrev=False,
+    )
+    report.add_argument("file", metavar="FILE", type=Path, help="a record file (JSON Lines)")
+    report.set_defaults(run=_report)
+    validate = commands.add_parser(
+        "validate",
+        help="check record files",
+        description="Counts the records of each file and names the lines that are none. A last "
+        "line without an end is named but does not count: it may still be written. Exit code: 0 "
+        "if every line is a record, 1 if not, 2 if a file cannot be read.",
+        allow_abbrev=False,
+    )
+    validate.add_argument(
+        "files", metavar="FILE", type=Path, nargs="+", help="record files (JSON Lines)"
+    )
+    validate.set_defaults(run=_validate)
+    return parser
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--mode",
+        choices=("pd", "aggregated"),
+        default="pd",
+        help="prefill and decode on separate engines, or both on each (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--engines",
+        metavar="N",
+        type=_whole_number(1),
+        default=4,
+        help="how many engines; in pd mode half of them prefill (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--requests",
+        metavar="N",
+        type=_whole_number(1),
+        default=300,
+        help="how many requests to send (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--trace",
+        metavar="FILE",
+        type=Path,
+        help="replay a Mooncake trace (JSON Lines) instead of the bundled workload",
+    )
+    parser.add_argument(
+        "--speed",
+        metavar="X",
+        type=_positive,
+        help="play the workload, engines included, X times as fast "
+        "(default: 1; for a trace, what makes 15 requests a second)",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        help="where records and logs go (default: a new temporary folder, which is kept)",
+    )
+    parser.add_argument(
+        "--seed",
+        metavar="N",
+        type=_whole_number(0),
+        default=0,
+        help="of the bundled workload (default: %(default)s)",
+    )
+    parser.set_defaults(run=_demo)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    _require("demo", "httpx", "opentelemetry.distro", "rich", "starlette", "uvicorn")
+    from otel_lifecycle.cli.demo import DemoOptions, run
+
+    options = {name: value for name, value in vars(arguments).items() if name != "run"}
+    return run(DemoOptions(**options))
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    _require("report", "rich")
+    from otel_lifecycle.cli.report import run
+
+    return run(arguments.file)
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    from otel_lifecycle.cli.validate import run
+
+    return run(arguments.files)
+
+
+def _require(command: str, *modules: str) -> None:
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise CommandError(
+            f"{command} needs {', '.join(missing)}: pip install 'otel-lifecycle[demo]'"
+        )
+
+
+def _whole_number(minimum: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"must be a whole number >= {minimum}, got {text!r}")
+        return int(text)
+
+    return parse
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not (isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"must be a number > 0, got {text!r}")
+    return value

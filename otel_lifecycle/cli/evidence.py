@@ -1,0 +1,126 @@
+"""Do requests, records, spans and gauges of a demo agree?"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from otel_lifecycle import semconv
+from otel_lifecycle.cli.formatting import plural
+from otel_lifecycle.cli.otlp_receiver import OTLPReceiver
+from otel_lifecycle.cli.replay import Answer
+from otel_lifecycle.persistence import read_records
+
+SETTLE_SECONDS = 15.0
+POLL_SECONDS = 0.25
+
+_NOT_SEEN = "exported to where OTEL_EXPORTER_OTLP_* say, not counted here"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was counted at the end of a run.
+
+    Attributes:
+        answers: How many requests ended in which way, as their clients saw it.
+        records_path: The record file.
+        record_span_ids: The span id of each record.
+        span_ids: The id of each exported span; None: they went elsewhere.
+        inflight: The last exported in-flight gauges, by endpoint; None: they went elsewhere.
+        inflight_peak: Their highest values.
+    """
+
+    answers: Counter[Answer]
+    records_path: Path
+    record_span_ids: list[str]
+    span_ids: list[str] | None
+    inflight: dict[str, float] | None
+    inflight_peak: float
+
+    @property
+    def agrees(self) -> bool:
+        """One record and one span for each request, and nothing in flight any more."""
+        records = len(self.record_span_ids)
+        if records != self.answers.total() or records != len(set(self.record_span_ids)):
+            return False
+        if self.span_ids is None or self.inflight is None:
+            return True
+        return (
+            sorted(self.span_ids) == sorted(self.record_span_ids)
+            and bool(self.inflight)
+            and not any(self.inflight.values())
+        )
+
+    def print(self, console: Console) -> None:
+        """Prints the counts, and where to look next."""
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        answers = ", ".join(f"{number:,} {answer.value}" for answer, number in self._answers())
+        table.add_row("clients", f"{plural(self.answers.total(), 'request')}: {answers}")
+        table.add_row("records", f"{len(self.record_span_ids):,} in {self.records_path}")
+        table.add_row("spans", self._spans())
+        table.add_row("in flight", self._inflight())
+        table.add_row("logs", str(self.records_path.with_name("logs")))
+        table.add_row("report", f"otel-lifecycle report {self.records_path}")
+        table.add_row("Jaeger", "docker run --rm -p 4317:4317 -p 16686:16686 jaegertracing/jaeger")
+        table.add_row("", "OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317 otel-lifecycle demo")
+        table.add_row("", "and look at http://localhost:16686")
+        console.print(table)
+
+    def _answers(self) -> list[tuple[Answer, int]]:
+        return [(answer, self.answers[answer]) for answer in Answer if self.answers[answer]]
+
+    def _spans(self) -> str:
+        if self.span_ids is None:
+            return _NOT_SEEN
+        same = sorted(self.span_ids) == sorted(self.record_span_ids)
+        return f"{len(self.span_ids):,} exported, {'' if same else 'NOT '}those of the records"
+
+    def _inflight(self) -> str:
+        if self.inflight is None:
+            return _NOT_SEEN
+        if not self.inflight:
+            return "no gauge was exported"
+        left = [f"{name} {value:g}" for name, value in self.inflight.items() if value]
+        now = f"NOT back at 0: {', '.join(left)}" if left else "back at 0"
+        endpoints = plural(len(self.inflight), "endpoint")
+        return f"gauges of {endpoints} {now}; the highest was {self.inflight_peak:g} requests"
+
+
+async def gather_evidence(
+    answers: Counter[Answer], records: Path, receiver: OTLPReceiver | None
+) -> Evidence:
+    """Counts, and waits a while for what is still under way."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + SETTLE_SECONDS
+    while True:
+        evidence = _evidence(answers, records, receiver)
+        if evidence.agrees or loop.time() > deadline:
+            return evidence
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def _evidence(answers: Counter[Answer], records: Path, receiver: OTLPReceiver | None) -> Evidence:
+    spans = inflight = None
+    peak = 0.0
+    if receiver is not None:
+        spans = [span.span_id.hex() for span in receiver.spans(semconv.SCOPE)]
+        inflight = {
+            str(dict(attributes)[semconv.ENDPOINT_ID]): value
+            for attributes, value in receiver.gauge(semconv.METRIC_INFLIGHT_REQUESTS).items()
+        }
+        peak = max(receiver.peak(semconv.METRIC_INFLIGHT_REQUESTS).values(), default=0.0)
+    return Evidence(
+        answers=answers,
+        records_path=records,
+        record_span_ids=[record.span_id or "" for record in read_records(records)],
+        span_ids=spans,
+        inflight=inflight,
+        inflight_peak=peak,
+    )

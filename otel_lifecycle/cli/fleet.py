@@ -1,0 +1,206 @@
+"""The engines and the router of a demo: their command lines, their coming and going."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+import httpx
+
+import otel_lifecycle
+from otel_lifecycle.cli.errors import FAILED, CommandError
+from otel_lifecycle.cli.processes import Processes
+
+MODEL = "Qwen/Qwen3-8B"
+NAMESPACE = "demo"
+ROUTER = "router"
+
+_HOST = "127.0.0.1"
+_TPOT_MS = 10.0
+_CHUNK_SECONDS = 0.08  # between chunks, however fast time runs: each costs every process some work
+_PREFILL_TOKENS_PER_SECOND = {64: 6_000.0, 512: 40_000.0}
+_START_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One engine process."""
+
+    name: str
+    role: str
+    port: int
+
+    def endpoint(self) -> dict[str, object]:
+        """Its description, as the router takes it."""
+        return {
+            "name": self.name,
+            "namespace": NAMESPACE,
+            "pod": self.name,
+            "address": _HOST,
+            "port": self.port,
+            "role": self.role,
+        }
+
+
+def engine_roles(mode: str, engines: int) -> list[str]:
+    """The role of each engine: `aggregated`, or a leader in front of prefill and decode engines."""
+    if mode == "aggregated":
+        return ["aggregated"] * engines
+    prefills = engines // 2
+    if prefills == 0:
+        raise CommandError("--engines 1: pd mode needs one to prefill and one to decode, at least")
+    return ["leader", *["prefill"] * prefills, *["decode"] * (engines - prefills)]
+
+
+class Fleet:
+    """A router in front of engines, each a process.
+
+    Args:
+        processes: Runs them.
+        roles: The role of each engine; see `engine_roles`.
+        block_size: Tokens per KV-cache block.
+        speed: How many times as fast as real engines they are.
+    """
+
+    def __init__(
+        self, processes: Processes, roles: Sequence[str], block_size: int, speed: float
+    ) -> None:
+        self._processes = processes
+        self._block_size = block_size
+        self._speed = speed
+        *ports, self._router_port = _free_ports(len(roles) + 1)
+        numbers: Counter[str] = Counter()
+        self.engines: list[Engine] = []
+        for role, port in zip(roles, ports, strict=True):
+            prefix = "engine" if role == "aggregated" else role
+            self.engines.append(Engine(f"{prefix}-{numbers[role]}", role, port))
+            numbers[role] += 1
+
+    @property
+    def url(self) -> str:
+        """The router's."""
+        return f"http://{_HOST}:{self._router_port}"
+
+    @property
+    def dispensable(self) -> Engine | None:
+        """An engine whose work another one can do, if there is any."""
+        last = self.engines[-1]
+        peers = [engine for engine in self.engines if engine.role == last.role]
+        return last if len(peers) > 1 else None
+
+    async def start(self, output: Path, records: Path, environment: Mapping[str, str]) -> None:
+        """Starts everything, and returns when everything answers.
+
+        Args:
+            output: The folder for the list of endpoints.
+            records: What the router's latency predictor learns from.
+            environment: The router's.
+        """
+        endpoints = output / "endpoints.json"
+        endpoints.write_text(json.dumps([engine.endpoint() for engine in self.engines], indent=1))
+        for engine in self.engines:
+            self._start_engine(engine)
+        await self._answering(*(f"http://{_HOST}:{engine.port}" for engine in self.engines))
+        router = [sys.executable, "-m", "hermes_router", "--mode", self._mode()]
+        router += ["--port", str(self._router_port), "--endpoints", str(endpoints)]
+        router += ["--training-records", str(records)]
+        self._processes.start(ROUTER, [_instrument_script(), *router], _with_examples(environment))
+        await self._answering(self.url)
+
+    def crash(self, engine: Engine) -> None:
+        """Kills an engine; the router is not told."""
+        self._processes.kill(engine.name)
+
+    async def remove(self, engine: Engine) -> None:
+        """Tells the router that an engine is gone."""
+        async with _client() as client:
+            path = f"/admin/endpoints/{NAMESPACE}/{engine.name}"
+            (await client.delete(self.url + path)).raise_for_status()
+
+    async def bring_back(self, engine: Engine) -> None:
+        """Starts an engine again and tells the router."""
+        self._start_engine(engine)
+        await self._answering(f"http://{_HOST}:{engine.port}")
+        async with _client() as client:
+            response = await client.post(f"{self.url}/admin/endpoints", json=engine.endpoint())
+            response.raise_for_status()
+
+    def _mode(self) -> str:
+        return "aggregated" if self.engines[0].role == "aggregated" else "pd"
+
+    def _start_engine(self, engine: Engine) -> None:
+        tokens_per_chunk = ceil(_CHUNK_SECONDS * self._speed * 1000 / _TPOT_MS)
+        options = {
+            "--port": engine.port,
+            "--name": engine.name,
+            "--namespace": NAMESPACE,
+            "--role": engine.role,
+            "--model": MODEL,
+            "--tpot-ms": _TPOT_MS,
+            "--prefill-tokens-per-second": _PREFILL_TOKENS_PER_SECOND[self._block_size],
+            "--block-size": self._block_size,
+            "--time-scale": 1 / self._speed,
+            "--tokens-per-chunk": tokens_per_chunk,
+        }
+        arguments = [str(part) for option in options.items() for part in option]
+        self._processes.start(
+            engine.name,
+            [sys.executable, "-m", "engine_sim", *arguments],
+            _with_examples(os.environ),
+        )
+
+    async def _answering(self, *urls: str) -> None:
+        deadline = asyncio.get_running_loop().time() + _START_SECONDS
+        async with _client() as client:
+            for url in urls:
+                while not await _is_healthy(client, url):
+                    if asyncio.get_running_loop().time() > deadline:
+                        raise CommandError(f"{url} has not answered yet", FAILED)
+                    await asyncio.sleep(0.1)
+
+
+def _free_ports(number: int) -> list[int]:
+    """Ports that nobody listens on; all are held until all are known, so that they differ."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(number)]
+        for one in sockets:
+            one.bind((_HOST, 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def _client() -> httpx.AsyncClient:
+    return httpx.AsyncClient(trust_env=False, timeout=5.0)
+
+
+async def _is_healthy(client: httpx.AsyncClient, url: str) -> bool:
+    try:
+        return (await client.get(f"{url}/health")).is_success
+    except httpx.TransportError:
+        return False
+
+
+def _with_examples(environment: Mapping[str, str]) -> dict[str, str]:
+    package = Path(otel_lifecycle.__file__).parent
+    # In a wheel, and in a checkout.
+    folders = [package / "_examples", package.parent / "examples"]
+    examples = next((folder for folder in folders if (folder / "hermes_router").is_dir()), None)
+    if examples is None:
+        raise CommandError(f"the example router is missing: not in {folders[0]} or {folders[1]}")
+    path = [str(examples), environment.get("PYTHONPATH", "")]
+    return {**environment, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+
+
+def _instrument_script() -> str:
+    script = Path(sys.executable).with_name("opentelemetry-instrument")
+    if not script.exists():
+        raise CommandError(f"{script} is missing: pip install opentelemetry-instrumentation")
+    return str(script)

@@ -1,0 +1,34 @@
+"""Numbers as a terminal shows them; what is unknown is a dash, never a zero."""
+
+from __future__ import annotations
+
+UNKNOWN = "-"
+
+
+def milliseconds(value: float | None) -> str:
+    """Three digits where there are: `4.25`, `42.5`, `425`, `4,250`."""
+    if value is None:
+        return UNKNOWN
+    digits = 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:,.{digits}f}"
+
+
+def percent(fraction: float) -> str:
+    """A fraction as whole percents."""
+    return f"{fraction * 100:.0f} %"
+
+
+def count(value: int | None) -> str:
+    """With separators."""
+    return UNKNOWN if value is None else f"{value:,}"
+
+
+def plural(number: int, noun: str) -> str:
+    """`1 record`, `2 records`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """One line without control characters: what clients send may hold any."""
+    shown = "".join(character if character.isprintable() else "?" for character in text[:limit])
+    return shown if len(text) <= limit else f"{shown}..."

@@ -1,0 +1,120 @@
+"""The load of each endpoint over time, worked out from the records."""
+
+from __future__ import annotations
+
+from array import array
+from collections import defaultdict
+from collections.abc import Iterator
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from otel_lifecycle.cli.formatting import count
+from otel_lifecycle.cli.routes import counted_endpoints, endpoint_name
+from otel_lifecycle.record import LifecycleRecord
+from otel_lifecycle.timestamps import parse_timestamp
+
+_LEVELS = " ▁▂▃▄▅▆▇█"
+_OTHER_COLUMNS_WIDTH = 44
+
+
+class LoadHistory:
+    """Requests and tokens in flight: on a prefill endpoint until the first chunk, else to the end.
+
+    A rerouted request counts on its last route, from then on.
+    """
+
+    def __init__(self) -> None:
+        self._endpoints: defaultdict[str, _Changes] = defaultdict(_Changes)
+        self._start_ns: int | None = None
+        self._end_ns = 0
+
+    def add(self, record: LifecycleRecord) -> None:
+        """Takes a record into account."""
+        if record.completed_at is None:
+            return
+        started_ns = parse_timestamp(record.started_at)
+        completed_ns = parse_timestamp(record.completed_at)
+        first = started_ns if self._start_ns is None else min(started_ns, self._start_ns)
+        self._start_ns, self._end_ns = first, max(completed_ns, self._end_ns)
+        begin_ns = parse_timestamp(record.rerouted[-1].at) if record.rerouted else started_ns
+        for role, snapshot in counted_endpoints(record):
+            end_ns = completed_ns
+            if role == "prefill" and record.first_chunk_at is not None:
+                end_ns = parse_timestamp(record.first_chunk_at)
+            changes = self._endpoints[endpoint_name(snapshot)]
+            changes.add(begin_ns, end_ns, record.input_token_length or 0)
+
+    def print(self, console: Console) -> None:
+        """Prints peaks and curves, all curves to one scale."""
+        if not self._endpoints or self._start_ns is None:
+            return
+        seconds = (self._end_ns - self._start_ns) / 1e9
+        console.print(Text("In-flight load over time", style="bold"))
+        width = max(10, console.width - _OTHER_COLUMNS_WIDTH)
+        curves = {
+            name: changes.curve(self._start_ns, self._end_ns, width)
+            for name, changes in self._endpoints.items()
+        }
+        highest = max(max(curve) for curve in curves.values())
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="")
+        table.add_column("endpoint\n", overflow="fold")
+        table.add_column("peak\nrequests", justify="right")
+        table.add_column("peak\ntokens", justify="right")
+        table.add_column(f"requests, 0 to {highest}\n{'0 s':<{width - 8}}{seconds:6.1f} s")
+        for name, changes in sorted(self._endpoints.items()):
+            curve = "".join(_LEVELS[_level(value, highest)] for value in curves[name])
+            peak_requests, peak_tokens = changes.peaks()
+            table.add_row(name, count(peak_requests), count(peak_tokens), Text(curve, "cyan"))
+        console.print(table)
+        console.print()
+
+
+class _Changes:
+    """When the load of one endpoint changed, and by how many tokens; one request each time."""
+
+    def __init__(self) -> None:
+        self._starts_ns = array("q")
+        self._ends_ns = array("q")
+        self._tokens = array("q")
+
+    def add(self, start_ns: int, end_ns: int, tokens: int) -> None:
+        self._starts_ns.append(start_ns)
+        self._ends_ns.append(end_ns)
+        self._tokens.append(tokens)
+
+    def peaks(self) -> tuple[int, int]:
+        """The highest number of requests, and of tokens."""
+        levels = list(self._levels())
+        return max(requests for _, requests, _ in levels), max(tokens for *_, tokens in levels)
+
+    def curve(self, start_ns: int, end_ns: int, width: int) -> list[int]:
+        """The highest number of requests in each of `width` equal stretches of time."""
+        curve = [0] * width
+        stretch = max(1, end_ns - start_ns) / width
+        before, position = 0, 0
+        for time_ns, requests, _ in self._levels():
+            index = min(width - 1, int((time_ns - start_ns) / stretch))
+            for crossed in range(position + 1, index + 1):
+                curve[crossed] = before
+            curve[index] = max(curve[index], requests)
+            before, position = requests, index
+        return curve
+
+    def _levels(self) -> Iterator[tuple[int, int, int]]:
+        """Time, requests and tokens after each change; what ends frees its place first."""
+        starts = zip(self._starts_ns, self._tokens, strict=True)
+        ends = zip(self._ends_ns, self._tokens, strict=True)
+        changes = [(time_ns, 1, tokens) for time_ns, tokens in starts]
+        changes += [(time_ns, -1, -tokens) for time_ns, tokens in ends]
+        requests = tokens = 0
+        for time_ns, request_change, token_change in sorted(changes):
+            requests += request_change
+            tokens += token_change
+            yield time_ns, requests, tokens
+
+
+def _level(value: int, highest: int) -> int:
+    return -(-value * (len(_LEVELS) - 1) // highest) if highest else 0

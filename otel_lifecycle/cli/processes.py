@@ -1,0 +1,85 @@
+"""The processes of a demo: none outlives it, and one that dies early is named."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+from otel_lifecycle.cli.errors import FAILED, CommandError
+
+STOP_SECONDS = 5.0
+POLL_SECONDS = 0.1
+
+_QUOTED_LINES = 3
+
+
+class Processes:
+    """Starts processes by name, watches them and stops them.
+
+    Each leads a session of its own: Ctrl-C in the terminal reaches the demo alone, which then
+    stops them in order.
+
+    Args:
+        logs: The folder that gets what each prints, `{name}.log`.
+    """
+
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Starts a process."""
+        with self._log(name).open("ab") as log:
+            self._running[name] = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kill(self, name: str) -> None:
+        """Kills a process as a crash would."""
+        self._end({name: self._running.pop(name)}, [signal.SIGKILL])
+
+    def stop(self, *names: str) -> None:
+        """Ends processes, all if none is named: asks first, then kills."""
+        self._end(
+            {name: self._running.pop(name) for name in names or tuple(self._running)},
+            [signal.SIGTERM, signal.SIGKILL],
+        )
+
+    async def watch(self) -> NoReturn:
+        """Raises `CommandError` as soon as a process has ended by itself."""
+        while True:
+            for name, process in self._running.items():
+                if process.poll() is not None:
+                    raise CommandError(self._obituary(name, process.returncode), FAILED)
+            await asyncio.sleep(POLL_SECONDS)
+
+    def _end(self, ending: Mapping[str, subprocess.Popen[bytes]], signals: Sequence[int]) -> None:
+        for number in signals:
+            for process in ending.values():
+                with suppress(ProcessLookupError):  # the group is gone
+                    os.killpg(process.pid, number)
+            deadline = time.monotonic() + STOP_SECONDS
+            for process in ending.values():
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, deadline - time.monotonic()))
+
+    def _obituary(self, name: str, code: int) -> str:
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
+        lines = self._log(name).read_text(errors="replace").split("\n")
+        said = [line.strip() for line in lines if line.strip()][-_QUOTED_LINES:]
+        return f"{name} {how}: {' | '.join(said) or 'it said nothing'} ({self._log(name)})"
+
+    def _log(self, name: str) -> Path:
+        return self._logs / f"{name}.log"

@@ -1,0 +1,24 @@
+"""Which endpoints a record speaks of, and under which names a terminal shows them."""
+
+from __future__ import annotations
+
+from otel_lifecycle.cli.formatting import printable
+from otel_lifecycle.record import EndpointSnapshot, LifecycleRecord
+
+
+def counted_endpoints(record: LifecycleRecord) -> list[tuple[str, EndpointSnapshot]]:
+    """The endpoints that carried the request, with their roles; see `Route.counted`."""
+    route = record.selected_route
+    if route is None:
+        return []
+    if route.prefill is None or route.decode is None:
+        return [("leader", route.leader)]
+    if endpoint_name(route.prefill) == endpoint_name(route.decode):
+        return [("prefill", route.prefill)]
+    return [("prefill", route.prefill), ("decode", route.decode)]
+
+
+def endpoint_name(endpoint: EndpointSnapshot) -> str:
+    """`namespace/pod` or `host:port`, and the rank's name where there is one."""
+    name = endpoint.id.partition("://")[2] or endpoint.address or "?"
+    return printable(f"{name}#{endpoint.name}" if endpoint.name else name)

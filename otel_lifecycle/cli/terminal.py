@@ -1,0 +1,15 @@
+"""The terminal that `demo` and `report` write to."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+PLAIN_WIDTH = 100
+
+
+def open_console() -> Console:
+    """Standard output: as wide as the terminal, or a fixed width into a file or a pipe."""
+    width = None if sys.stdout.isatty() else PLAIN_WIDTH
+    return Console(width=width, highlight=False, markup=False, emoji=False)

@@ -1,0 +1,113 @@
+"""A few telling requests, each as a bar on one time axis."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from otel_lifecycle.cli.formatting import count, milliseconds, percent, printable
+from otel_lifecycle.cli.routes import counted_endpoints, endpoint_name
+from otel_lifecycle.model import Outcome
+from otel_lifecycle.record import LifecycleRecord
+
+CACHE_HIT_SCORE = 0.5
+
+_LABEL_WIDTH = 18
+_ID_LENGTH = 40
+_WAITING, _STREAMING, _UNDIVIDED = "░", "█", "▒"
+_STYLES = {_WAITING: "yellow", _STREAMING: "green", _UNDIVIDED: "cyan"}
+_LEGEND = f"{_WAITING} to the first chunk  {_STREAMING} to the end  {_UNDIVIDED} no first chunk"
+
+_PLAIN, _PD, _CACHE_HIT, _REROUTED = "plain", "prefill/decode", "prefix-cache hit", "rerouted"
+_ORDER = (
+    _PLAIN,
+    _PD,
+    _CACHE_HIT,
+    _REROUTED,
+    Outcome.CLIENT_DISCONNECT.value,
+    Outcome.ERROR.value,
+    Outcome.REJECTED.value,
+)
+
+
+class Waterfalls:
+    """Keeps one request of each kind: one that was predicted and streamed, if there is any."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, LifecycleRecord] = {}
+
+    def add(self, record: LifecycleRecord) -> None:
+        """Takes a record into account."""
+        kind = _kind(record)
+        kept = self._kept.get(kind)
+        if kept is None or _worth(record) > _worth(kept):
+            self._kept[kind] = record
+
+    def print(self, console: Console) -> None:
+        """Prints axis, bars and facts."""
+        shown = [(kind, self._kept[kind]) for kind in _ORDER if kind in self._kept]
+        if not shown:
+            return
+        console.print(Text("Requests, each from its dispatch on", style="bold"))
+        console.print(Text(_LEGEND, style="dim"))
+        width = console.width - _LABEL_WIDTH
+        longest = max(record.actual.e2e_ms or 0.0 for _, record in shown) or 1.0
+        console.print(_axis(longest, width), style="dim")
+        for kind, record in shown:
+            bar = _bar(record, width / longest)
+            console.print(Text.assemble(kind.replace("_", " ").ljust(_LABEL_WIDTH), *bar))
+            facts = Text(_facts(record), style="dim", overflow="fold")
+            console.print(Padding(facts, (0, 0, 0, _LABEL_WIDTH), expand=False))
+        console.print()
+
+
+def _kind(record: LifecycleRecord) -> str:
+    if record.outcome is not Outcome.COMPLETED:
+        return record.outcome.value
+    if record.rerouted:
+        return _REROUTED
+    if (record.prefix_cache_score or 0.0) >= CACHE_HIT_SCORE:
+        return _CACHE_HIT
+    return _PD if len(counted_endpoints(record)) == 2 else _PLAIN
+
+
+def _worth(record: LifecycleRecord) -> tuple[int, bool]:
+    predicted = (record.prediction.ttft_ms, record.prediction.tpot_ms)
+    return sum(value is not None for value in predicted), record.first_chunk_at is not None
+
+
+def _axis(longest_ms: float, width: int) -> str:
+    start, middle, end = "0 ms", milliseconds(longest_ms / 2), f"{milliseconds(longest_ms)} ms"
+    half = width // 2
+    return " " * _LABEL_WIDTH + start.ljust(half) + middle.ljust(width - half - len(end)) + end
+
+
+def _bar(record: LifecycleRecord, cells_per_ms: float) -> list[tuple[str, str]]:
+    total = max(1, int((record.actual.e2e_ms or 0.0) * cells_per_ms))
+    if record.actual.ttft_ms is None:
+        parts = [_UNDIVIDED * total]
+    else:
+        waiting = min(total, round(record.actual.ttft_ms * cells_per_ms))
+        parts = [_WAITING * waiting, _STREAMING * (total - waiting)]
+    return [(part, _STYLES[part[0]]) for part in parts if part]
+
+
+def _facts(record: LifecycleRecord) -> str:
+    endpoints = " → ".join(endpoint_name(endpoint) for _, endpoint in counted_endpoints(record))
+    lines = [f"{printable(record.request_id, _ID_LENGTH)} · {endpoints or 'no endpoint'}"]
+    if record.prefix_cache_score is not None:
+        lines[0] += f" · cached {percent(record.prefix_cache_score)}"
+    ttft = _latency("TTFT", record.actual.ttft_ms, record.prediction.ttft_ms)
+    tpot = _latency("TPOT", record.actual.tpot_ms, record.prediction.tpot_ms)
+    tokens = f"{count(record.input_token_length)} → {count(record.output_length)} tokens"
+    lines.append(f"{tokens} · {ttft} · {tpot}")
+    lines += [f"sent again: {printable(reroute.reason)}" for reroute in record.rerouted]
+    if record.error is not None:
+        lines.append(f"error: {printable(record.error.type)}")
+    return "\n".join(lines)
+
+
+def _latency(name: str, actual: float | None, predicted: float | None) -> str:
+    unit = "" if actual is None else " ms"
+    return f"{name} {milliseconds(actual)}{unit} (predicted {milliseconds(predicted)})"

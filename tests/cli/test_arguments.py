@@ -1,0 +1,137 @@
+"""Wrong usage is one line, and the command line costs nothing before it is used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from otel_lifecycle.cli import main
+from tests.cli.command import Command
+
+TRY = "(try otel-lifecycle --help)"
+TRY_DEMO = "(try otel-lifecycle demo --help)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("", f"otel-lifecycle: the following arguments are required: COMMAND {TRY}"),
+        ("demo --bogus", f"otel-lifecycle: unrecognized arguments: --bogus {TRY}"),
+        (
+            "demo --engines 0",
+            "otel-lifecycle demo: argument --engines: must be a whole number >= 1, got '0' "
+            + TRY_DEMO,
+        ),
+        (
+            "demo --requests 1.5",
+            "otel-lifecycle demo: argument --requests: must be a whole number >= 1, got '1.5' "
+            + TRY_DEMO,
+        ),
+        (
+            "demo --speed nan",
+            f"otel-lifecycle demo: argument --speed: must be a number > 0, got 'nan' {TRY_DEMO}",
+        ),
+        (
+            "demo --engines 1",
+            "otel-lifecycle: --engines 1: pd mode needs one to prefill and one to decode, at least",
+        ),
+        ("demo --trace /missing", "otel-lifecycle: /missing: No such file or directory"),
+        ("demo --output /dev/null", "otel-lifecycle: --output /dev/null: Not a directory"),
+        ("report /missing", "otel-lifecycle: /missing: No such file or directory"),
+        ("validate /missing", "otel-lifecycle: /missing: No such file or directory"),
+        ("validate /", "otel-lifecycle: /: Is a directory"),
+    ],
+)
+def test_wrong_usage(start: Callable[..., Command], arguments: str, line: str) -> None:
+    """Exit code 2, and one line that names what is wrong, its value and what is allowed."""
+    assert start(*arguments.split()).wait() == (2, "", f"{line}\n")
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ([], "holds no request"),
+        (["{}"], "1: Object missing required field `timestamp`"),
+        (
+            [
+                '{"timestamp": 0, "input_length": 5, "output_length": 1, "hash_ids": [1]}',
+                '{"timestamp": 0, "input_length": 513, "output_length": 1, "hash_ids": [1]}',
+            ],
+            "2: input_length 513 needs 2 hash_ids of 512 tokens each, there are 1",
+        ),
+        (
+            ['{"timestamp": 0, "input_length": 0, "output_length": 1, "hash_ids": []}'],
+            "1: Expected `int` >= 1 - at `$.input_length`",
+        ),
+    ],
+)
+def test_bad_trace(
+    lines: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A trace that is none is refused with its line and the reason."""
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text("".join(f"{line}\n" for line in lines))
+
+    code = main(["demo", "--trace", str(trace)])
+
+    separator = ":" if lines else ": "
+    assert (code, capsys.readouterr().err) == (
+        2,
+        f"otel-lifecycle: {trace}{separator}{reason}\n",
+    )
+
+
+def test_records_of_a_former_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A demo never mixes its records with others."""
+    (tmp_path / "records.jsonl").touch()
+
+    code = main(["demo", "--output", str(tmp_path)])
+
+    assert (code, capsys.readouterr().err) == (
+        2,
+        f"otel-lifecycle: --output {tmp_path}: holds the records.jsonl of a former run\n",
+    )
+
+
+@pytest.mark.parametrize("command", ["demo", "report records.jsonl"])
+def test_without_the_extra(command: str) -> None:
+    """Without the extra `demo` its commands say what to install."""
+    code = "import sys; sys.modules['rich'] = None; from otel_lifecycle.cli import main; "
+    result = subprocess.run(
+        [sys.executable, "-c", f"{code}sys.exit(main(sys.argv[1:]))", *command.split()],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (result.returncode, result.stderr) == (
+        2,
+        f"otel-lifecycle: {command.split()[0]} needs rich: pip install 'otel-lifecycle[demo]'\n",
+    )
+
+
+def test_light_import() -> None:
+    """Importing the command line imports nothing of the extra `demo`."""
+    code = "import sys, otel_lifecycle.cli; print({'httpx', 'rich', 'uvicorn'} & {*sys.modules})"
+
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
+
+
+def test_reader_of_a_pipe_leaves(tmp_path: Path) -> None:
+    """A closed pipe ends a report without a traceback."""
+    records = tmp_path / "records.jsonl"
+    records.touch()
+    program = f"{sys.executable} -c 'from otel_lifecycle.cli import main; main()'"
+    result = subprocess.run(
+        f"{program} report {records} | true",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert result.stderr == ""

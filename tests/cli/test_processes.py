@@ -1,0 +1,90 @@
+"""The processes of a demo."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from otel_lifecycle.cli.errors import CommandError
+from otel_lifecycle.cli.processes import Processes
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    """Processes that are stopped when the test ends."""
+    processes = Processes(tmp_path)
+    yield processes
+    processes.stop()
+
+
+def start(processes: Processes, name: str, program: str) -> None:
+    processes.start(name, [sys.executable, "-c", program], os.environ)
+
+
+@pytest.mark.parametrize(
+    ("program", "obituary"),
+    [
+        (
+            "import sys; sys.exit('one\\ntwo\\nthree\\nfour\\n')",
+            "engine-0 exited with 1: two | three | four",
+        ),
+        ("import os; os.kill(os.getpid(), 9)", "engine-0 was killed by SIGKILL: it said nothing"),
+        ("pass", "engine-0 exited with 0: it said nothing"),
+    ],
+)
+def test_early_death(processes: Processes, tmp_path: Path, program: str, obituary: str) -> None:
+    """A process that ends by itself is named, with how it ended and its last lines."""
+    start(processes, "router", "import time; time.sleep(600)")
+    start(processes, "engine-0", program)
+
+    with pytest.raises(CommandError) as error:
+        asyncio.run(processes.watch())
+
+    assert (str(error.value), error.value.exit_code) == (f"{obituary} ({tmp_path}/engine-0.log)", 1)
+
+
+def test_stop_ends_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopping ends every process and its children, also one that does not want to."""
+    monkeypatch.setattr("otel_lifecycle.cli.processes.STOP_SECONDS", 0.5)
+    processes = Processes(tmp_path)
+    report = "import os, time; print(os.getpid(), flush=True)"
+    stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    start(processes, "willing", f"{report}; time.sleep(600)")
+    start(processes, "stubborn", f"{stubborn}{report}; time.sleep(600)")
+    start(processes, "parent", f"{stubborn}import os; os.fork(); {report}; time.sleep(600)")
+    pids: list[int] = []
+    while len(pids) < 4:
+        logs = [tmp_path / f"{name}.log" for name in ("willing", "stubborn", "parent")]
+        pids = [int(pid) for log in logs for pid in log.read_text().split()]
+        time.sleep(0.02)
+
+    processes.stop()
+
+    assert [pid for pid in pids if is_alive(pid)] == []
+
+
+def test_killed_on_purpose(processes: Processes) -> None:
+    """A process that was killed on purpose is not reported as dead."""
+
+    async def watch_for_a_while() -> None:
+        await asyncio.wait_for(processes.watch(), 0.3)
+
+    start(processes, "engine-0", "import time; time.sleep(600)")
+    processes.kill("engine-0")
+
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(watch_for_a_while())
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; a zombie that nobody has waited for yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,0 +1,189 @@
+"""`otel-lifecycle report`: its whole text, from records written by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from otel_lifecycle import Outcome
+from otel_lifecycle.cli import main
+from otel_lifecycle.record import ErrorInfo, LifecycleRecord, Reroute
+from tests.cli.records import aggregated, disaggregated, record, timestamp, write
+
+PAIR = disaggregated("prefill-0", "decode-0")
+
+RECORDS = [
+    record(
+        "plain-1",
+        aggregated("solo-0"),
+        0,
+        ttft_ms=200,
+        e2e_ms=820,
+        tpot_ms=20.0,
+        predicted=(190.0, 22.0),
+        prefix_cache_score=0.25,
+        input_token_length=1000,
+        output_length=32,
+    ),
+    record(
+        "pair-1",
+        PAIR,
+        100,
+        ttft_ms=100,
+        e2e_ms=500,
+        tpot_ms=10.0,
+        predicted=(140.0, None),
+        prefix_cache_score=0.0,
+        input_token_length=2000,
+        output_length=41,
+    ),
+    record(
+        "hit-1",
+        PAIR,
+        150,
+        ttft_ms=50,
+        e2e_ms=350,
+        tpot_ms=12.0,
+        predicted=(40.0, 11.0),
+        prefix_cache_score=0.75,
+        input_token_length=4000,
+        output_length=26,
+    ),
+    record(
+        "again-1",
+        aggregated("solo-0"),
+        300,
+        e2e_ms=600,
+        streaming=False,
+        input_token_length=500,
+        output_length=30,
+        rerouted=[Reroute(timestamp(500), "pod://llm/solo-1", "pod://llm/solo-0", "http_500")],
+    ),
+    record(
+        "gone-1",
+        PAIR,
+        350,
+        e2e_ms=100,
+        outcome=Outcome.CLIENT_DISCONNECT,
+        predicted=(90.0, 11.0),
+        input_token_length=10,
+    ),
+    record(
+        "broken-\x1b[31m1",
+        PAIR,
+        900,
+        ttft_ms=30,
+        e2e_ms=90,
+        outcome=Outcome.ERROR,
+        predicted=(20.0, None),
+        error=ErrorInfo("stream_truncated"),
+    ),
+    record("refused-1", None, 950, e2e_ms=10, outcome=Outcome.REJECTED),
+]
+
+REPORT = """\
+7 requests · 86 % streaming · 1 rerouted
+  completed               4  ███████████████████████
+  client_disconnect       1  ██████
+  error                   1  ██████
+  rejected                1  ██████
+  errors: stream_truncated 1
+
+Requests, each from its dispatch on
+░ to the first chunk  █ to the end  ▒ no first chunk
+                  0 ms                                     410                                820 ms
+plain             ░░░░░░░░░░░░░░░░░░░░██████████████████████████████████████████████████████████████
+                  plain-1 · llm/solo-0 · cached 25 %
+                  1,000 → 32 tokens · TTFT 200 ms (predicted 190) · TPOT 20.0 ms (predicted 22.0)
+prefill/decode    ░░░░░░░░░░████████████████████████████████████████
+                  pair-1 · llm/prefill-0 → llm/decode-0 · cached 0 %
+                  2,000 → 41 tokens · TTFT 100 ms (predicted 140) · TPOT 10.0 ms (predicted -)
+prefix-cache hit  ░░░░░██████████████████████████████
+                  hit-1 · llm/prefill-0 → llm/decode-0 · cached 75 %
+                  4,000 → 26 tokens · TTFT 50.0 ms (predicted 40.0) · TPOT 12.0 ms (predicted 11.0)
+rerouted          ▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒▒
+                  again-1 · llm/solo-0
+                  500 → 30 tokens · TTFT - (predicted -) · TPOT - (predicted -)
+                  sent again: http_500
+client disconnect ▒▒▒▒▒▒▒▒▒▒
+                  gone-1 · llm/prefill-0 → llm/decode-0
+                  10 → - tokens · TTFT - (predicted 90.0) · TPOT - (predicted 11.0)
+error             ░░░██████
+                  broken-?[31m1 · llm/prefill-0 → llm/decode-0
+                  - → - tokens · TTFT 30.0 ms (predicted 20.0) · TPOT - (predicted -)
+                  error: stream_truncated
+rejected          ▒
+                  refused-1 · no endpoint
+                  - → - tokens · TTFT - (predicted -) · TPOT - (predicted -)
+
+Predicted against actual latency, in ms
+n: requests that were predicted; medians of these, and the mean absolute error
+                           TTFT                                TPOT
+endpoint        requests      n   predicted   actual   error      n   predicted   actual   error
+────────────────────────────────────────────────────────────────────────────────────────────────
+llm/decode-0           4      -           -        -       -      1        11.0     12.0    1.00
+llm/prefill-0          4      3        40.0     50.0    20.0      -           -        -       -
+llm/solo-0             2      1         190      200    10.0      1        22.0     20.0    2.00
+
+In-flight load over time
+endpoint            peak     peak   requests, 0 to 3
+                requests   tokens   0 s                                                1.0 s
+────────────────────────────────────────────────────────────────────────────────────────────
+llm/decode-0           3    6,010        ▃▃▃▆▆▆▆▆▆▆▆▆▆▆███████▆▆▆▃▃▃▃▃                ▃▃▃▃▃▃
+llm/prefill-0          2    6,000        ▃▃▃▆▆▆▆       ▃▃▃▃▃▃▃                        ▃▃▃
+llm/solo-0             2    1,500   ▃▃▃▃▃▃▃▃▃▃▃▃▃▃▃▃▃▃▃▃▃▃▃▃▃▃▃▃▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▃▃▃▃
+
+"""
+
+
+@pytest.fixture
+def report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """The report of `RECORDS`, without the blanks that fill its lines."""
+    code = main(["report", str(write(tmp_path / "records.jsonl", *RECORDS))])
+
+    assert code == 0
+    return "\n".join(line.rstrip() for line in capsys.readouterr().out.split("\n"))
+
+
+def test_whole_text(report: str) -> None:
+    """Outcomes, one request of each kind, accuracy and load; what is unknown is a dash."""
+    assert report == REPORT
+
+
+def test_fits_a_page(report: str) -> None:
+    """Nothing is wider than 100 columns."""
+    assert max(map(len, report.split("\n"))) <= 100
+
+
+def test_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty file is a report about nothing."""
+    path = write(tmp_path / "records.jsonl")
+
+    assert (main(["report", str(path)]), capsys.readouterr().out) == (0, "0 requests\n\n")
+
+
+def test_bad_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file with a bad line is refused in one line."""
+    path = tmp_path / "records.jsonl"
+    path.write_text("[]\n")
+
+    code = main(["report", str(path)])
+
+    assert (code, capsys.readouterr().err) == (
+        2,
+        f"otel-lifecycle: {path}:1: Expected `object`, got `array`\n",
+    )
+
+
+def test_prefers_a_predicted_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of several requests of a kind one with predictions is shown, the first of these."""
+
+    def plain(name: str, predicted: tuple[float | None, float | None]) -> LifecycleRecord:
+        return record(name, aggregated("solo-0"), 0, ttft_ms=1, e2e_ms=2, predicted=predicted)
+
+    records = [plain("a", (None, None)), plain("b", (1.0, 2.0)), plain("c", (1.0, 2.0))]
+    main(["report", str(write(tmp_path / "records.jsonl", *records))])
+
+    shown = [line.split(" · ")[0].strip() for line in capsys.readouterr().out.split("\n")]
+    assert [line for line in shown if line in ("a", "b", "c")] == ["b"]

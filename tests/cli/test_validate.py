@@ -1,0 +1,69 @@
+"""`otel-lifecycle validate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from otel_lifecycle.cli import main
+from tests.cli.records import aggregated, record, write
+
+
+def test_good_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each file gets a line with its number of records."""
+    one = write(tmp_path / "one.jsonl", record("a", aggregated("pod"), 0, e2e_ms=1))
+    none = write(tmp_path / "none.jsonl")
+
+    code = main(["validate", str(one), str(none)])
+
+    assert (code, capsys.readouterr().out) == (
+        0,
+        f"{one}: 1 record, 0 bad lines\n{none}: 0 records, 0 bad lines\n",
+    )
+
+
+def test_bad_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each bad line is named with file, line and reason; the good ones still count."""
+    path = write(tmp_path / "records.jsonl", record("a", aggregated("pod"), 0, e2e_ms=1))
+    good = path.read_bytes()
+    newer = good.replace(b'"schemaVersion":1', b'"schemaVersion":2')
+    path.write_bytes(good + b"[]\n" + newer + good)
+
+    code = main(["validate", str(path)])
+
+    assert (code, capsys.readouterr().out) == (
+        1,
+        f"{path}:2: Expected `object`, got `array`\n"
+        f"{path}:3: schemaVersion 2 is newer than 1, the newest this version can read\n"
+        f"{path}: 2 records, 2 bad lines\n",
+    )
+
+
+def test_unfinished_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A last line that is still being written is named, and is no finding."""
+    path = write(tmp_path / "records.jsonl", record("a", aggregated("pod"), 0, e2e_ms=1))
+    path.write_bytes(path.read_bytes() + b'{"schemaVersion"')
+
+    code = main(["validate", str(path)])
+
+    assert (code, capsys.readouterr().out) == (
+        0,
+        f"{path}:2: left out, the line has no end yet\n{path}: 1 record, 0 bad lines\n",
+    )
+
+
+def test_worst_result_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that cannot be read does not keep the others from being checked."""
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("[]\n")
+    missing = tmp_path / "missing.jsonl"
+
+    code = main(["validate", str(missing), str(bad)])
+
+    output = capsys.readouterr()
+    assert (code, output.err, output.out) == (
+        2,
+        f"otel-lifecycle: {missing}: No such file or directory\n",
+        f"{bad}:1: Expected `object`, got `array`\n{bad}: 0 records, 1 bad line\n",
+    )
