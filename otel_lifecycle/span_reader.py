@@ -7,6 +7,8 @@ per-device NPU arrays (or there are no devices) and nobody cut its attributes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
+from fractions import Fraction
 from typing import Any
 
 from opentelemetry.sdk.trace import Event, ReadableSpan
@@ -198,7 +200,7 @@ def _metrics(attributes: Mapping[str, Any], prefix: str, started_ns: int) -> End
             fields[field] = dict(zip(models, attributes[prefix + counts_suffix], strict=True))
     age = attributes.get(prefix + semconv.ROLE_METRICS_AGE)
     if age is not None:
-        fields["update_time"] = datetime_from_ns(started_ns - round(age * 1e9))
+        fields["update_time"] = _moment(started_ns, age)
     return EndpointMetrics(**fields) if fields else None
 
 
@@ -208,12 +210,17 @@ def _npu(attributes: Mapping[str, Any], prefix: str, started_ns: int) -> NPUStat
         return None
     age = attributes.get(prefix + semconv.ROLE_NPU_AGE)
     return NPUState(
-        observation_time=None if age is None else datetime_from_ns(started_ns - round(age * 1e9)),
+        observation_time=None if age is None else _moment(started_ns, age),
         data_status=status,
         device_count=attributes.get(prefix + semconv.ROLE_NPU_COUNT),
         devices=_devices(attributes, prefix),
         **{field: _percent(attributes.get(prefix + suffix)) for suffix, field in NPU_FIELDS},
     )
+
+
+def _moment(started_ns: int, age: float) -> datetime:
+    # In whole numbers, as is the division in `spans`: floats lose microseconds of long ages.
+    return datetime_from_ns(started_ns - round(Fraction(age) * 1_000_000_000))
 
 
 def _devices(attributes: Mapping[str, Any], prefix: str) -> tuple[NPUDevice, ...]:

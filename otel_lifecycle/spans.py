@@ -207,10 +207,10 @@ def _set_endpoint(
     metrics, npu = snapshot.metrics, snapshot.npu
     if metrics is not None and metrics.update_time is not None:
         age_ns = started_ns - datetime_to_ns(metrics.update_time)
-        attributes[prefix + semconv.ROLE_METRICS_AGE] = age_ns / 1e9
+        attributes[prefix + semconv.ROLE_METRICS_AGE] = age_ns / 1_000_000_000
     if npu is not None and npu.observation_time is not None:
         age_ns = started_ns - datetime_to_ns(npu.observation_time)
-        attributes[prefix + semconv.ROLE_NPU_AGE] = age_ns / 1e9
+        attributes[prefix + semconv.ROLE_NPU_AGE] = age_ns / 1_000_000_000
 
 
 _MAX_CACHED_ENDPOINTS = 4_096

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from typing import Annotated
 
 import msgspec
 
 Timestamp = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{9}Z$")]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 def format_timestamp(unix_ns: int) -> str:
@@ -30,13 +32,14 @@ def parse_timestamp(text: str) -> int:
 
 def datetime_to_ns(moment: datetime) -> int:
     """Unix nanoseconds of an aware datetime, exact to its microsecond."""
-    return round(moment.timestamp() * 1_000_000) * 1_000
+    # Not by `timestamp()`: its float loses microseconds from 2106 on.
+    since = moment - _EPOCH
+    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1_000
 
 
 def datetime_from_ns(unix_ns: int) -> datetime:
     """The aware UTC datetime nearest to `unix_ns`."""
-    seconds, microseconds = divmod(round(unix_ns / 1_000), 1_000_000)
-    return datetime.fromtimestamp(seconds, timezone.utc).replace(microsecond=microseconds)
+    return _EPOCH + timedelta(microseconds=(unix_ns + 500) // 1_000)
 
 
 # Consecutive requests share their second, so both directions mostly hit these caches.

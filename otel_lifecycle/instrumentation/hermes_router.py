@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from otel_lifecycle.instrumentation.base import RouterInstrumentor, Wrapper
+from otel_lifecycle.instrumentation.exchange import claim_exchange
 from otel_lifecycle.tracker import RequestLifecycleTracker
 
 _logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class HermesRouterInstrumentor(RouterInstrumentor):
             result = wrapped(*args, **kwargs)
             tracker = self.tracker
             if tracker is not None:
+                claim_exchange()  # the generic layer may be there too
                 try:
                     observe(tracker, *args, **kwargs)
                 except Exception:

@@ -1,0 +1,417 @@
+"""Any ASGI router, instrumented without knowing it, in front of engines with faults."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from engine_sim.app import create_app as create_engine
+from engine_sim.config import EngineConfig
+from opentelemetry.trace import SpanKind
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from otel_lifecycle import LifecycleRecord, Load, Outcome, read_records
+from otel_lifecycle.instrumentation.exchange import Exchange, current_exchange
+from otel_lifecycle.instrumentation.generic import GenericRouterInstrumentor
+from otel_lifecycle.testing import InMemoryTelemetry
+from tests.examples.cluster import Cluster, Server, eventually
+from tests.instrumentation.generic_routers import (
+    AiohttpUpstream,
+    HttpxUpstream,
+    Upstream,
+    make_pd_proxy,
+    make_router,
+)
+
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+class Observed:
+    """A generic router with engines, its answers and its telemetry."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.cluster = Cluster()
+        self.telemetry = InMemoryTelemetry()
+        self.client = httpx.Client(timeout=60, trust_env=False, verify=False)
+        self.instrumentor = GenericRouterInstrumentor()
+        self.instrumentor.instrument(
+            tracer_provider=self.telemetry.tracer_provider,
+            meter_provider=self.telemetry.meter_provider,
+            store_name=str(path),
+            persistence_output_path=str(path),
+        )
+
+    def add_engine(self, name: str, **settings: Any) -> Server:
+        """Starts an engine; it shares our process, and is kept from being taken for a router."""
+        return self.cluster.add_app(name, unobserved(make_engine(name, **settings)))
+
+    def serve(self, app: Any) -> str:
+        """Starts the router."""
+        self.cluster.router = Server(app)
+        return self.cluster.router.url
+
+    def post(
+        self, *, path: str = "/v1/completions", headers: dict[str, str] | None = None, **fields: Any
+    ) -> httpx.Response:
+        """Sends one request through the router."""
+        assert self.cluster.router is not None
+        body = {"model": "m", "prompt": "hello " * 20, "max_tokens": 8, **fields}
+        return self.client.post(self.cluster.router.url + path, json=body, headers=headers)
+
+    def records(self, count: int = 1) -> list[LifecycleRecord]:
+        """The records, once they are there; each has a span, and nothing is in flight."""
+        tracker = self.instrumentor.tracker
+        assert tracker is not None
+        eventually(lambda: len(self.telemetry.spans) >= count)
+        assert tracker.flush(timeout=30)
+        records = list(read_records(self.path))
+        spans = [
+            format(span.context.span_id, "016x") for span in self.telemetry.spans if span.context
+        ]
+        assert [record.span_id for record in records] == spans
+        assert len(records) == count
+        assert tracker.store.active_requests == 0
+        assert set(tracker.store.loads().values()) <= {Load()}
+        return records
+
+    def record(self) -> LifecycleRecord:
+        """The only record."""
+        return self.records()[0]
+
+    def stop(self) -> None:
+        """Stops everything."""
+        self.client.close()
+        self.cluster.stop()
+        self.instrumentor.uninstrument()
+        self.telemetry.shutdown()
+
+
+def make_engine(name: str, **settings: Any) -> ASGIApp:
+    """A simulated engine, fast unless told otherwise."""
+    return create_engine(EngineConfig(**{"name": name, "time_scale": 0.05, **settings}))
+
+
+def unobserved(app: ASGIApp) -> ASGIApp:
+    """The same application, which no instrumentation follows."""
+
+    async def hidden(scope: Scope, receive: Receive, send: Send) -> None:
+        tracker = GenericRouterInstrumentor().tracker
+        exchange = Exchange(tracker, "", {})  # type: ignore[arg-type]
+        exchange.claimed = True
+        current_exchange.set(exchange)
+        await app(scope, receive, send)
+
+    return hidden
+
+
+@pytest.fixture
+def observed(tmp_path: Path) -> Iterator[Observed]:
+    """A generic instrumentation, with a cluster to be filled."""
+    observed = Observed(tmp_path / "records.jsonl")
+    yield observed
+    observed.stop()
+
+
+@pytest.fixture(params=[HttpxUpstream, AiohttpUpstream])
+def upstream(request: pytest.FixtureRequest) -> type[Upstream]:
+    """Each client library in turn."""
+    return request.param
+
+
+def endpoint_id(server: Server) -> str:
+    """What an engine is called by a router that knows only its address."""
+    return f"addr://127.0.0.1:{server.port}"
+
+
+def closed_port() -> str:
+    """A URL where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_stream(observed: Observed, upstream: type[Upstream]) -> None:
+    """A stream: endpoint, model, first chunk and usage are known, and the trace goes on."""
+    engine = observed.add_engine("engine")
+    observed.serve(make_router(upstream([engine.url])))
+    response = observed.post(
+        headers={"traceparent": TRACEPARENT, "x-request-id": "request-1"},
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+
+    record = observed.record()
+    (span,) = observed.telemetry.spans
+    assert response.text.endswith("data: [DONE]\n\n")
+    assert (record.request_id, record.model, record.operation) == (
+        "request-1",
+        "m",
+        "text_completion",
+    )
+    assert (record.outcome, record.streaming) == (Outcome.COMPLETED, True)
+    assert (record.selected_endpoint, record.served_endpoint) == (endpoint_id(engine),) * 2
+    assert (record.output_length, record.cached_tokens) == (8, 0)
+    assert (record.input_token_length, record.input_token_source.value) == (30, "estimated")
+    assert record.actual.ttft_ms is not None
+    assert record.actual.tpot_ms is not None
+    assert (record.trace_id, record.parent_span_id) == (TRACEPARENT[3:35], TRACEPARENT[36:52])
+    assert span.kind is SpanKind.SERVER
+    seen = httpx.get(f"{engine.url}/debug/traceparents").json()["traceparents"]
+    assert [found["traceparent"] for found in seen] == [f"00-{record.trace_id}-{record.span_id}-01"]
+
+
+def test_not_streaming(observed: Observed, upstream: type[Upstream]) -> None:
+    """A response that is not a stream has usage and no TTFT."""
+    engine = observed.add_engine("engine")
+    observed.serve(make_router(upstream([engine.url])))
+    observed.post(path="/v1/chat/completions", messages=[{"role": "user", "content": "x" * 40}])
+
+    record = observed.record()
+    assert (record.operation, record.outcome, record.streaming, record.output_length) == (
+        "chat",
+        Outcome.COMPLETED,
+        False,
+        8,
+    )
+    assert record.actual.ttft_ms is None
+
+
+def test_token_ids(observed: Observed) -> None:
+    """A prompt of token ids is as long as it is."""
+    engine = observed.add_engine("engine")
+    observed.serve(make_router(HttpxUpstream([engine.url])))
+    observed.post(prompt=list(range(100)))
+
+    record = observed.record()
+    assert (record.input_token_length, record.input_token_source.value) == (100, "tokenized")
+
+
+def test_prefill_decode(observed: Observed) -> None:
+    """Both legs of a PD proxy are one route."""
+    prefill = observed.add_engine("prefill")
+    decode = observed.add_engine("decode")
+    observed.serve(make_pd_proxy(prefill.url, decode.url))
+    observed.post(stream=True)
+
+    record = observed.record()
+    assert record.outcome is Outcome.COMPLETED
+    assert record.selected_route is not None
+    assert record.selected_route.prefill is not None
+    assert record.selected_route.decode is not None
+    assert record.tracked_endpoints == [endpoint_id(prefill), endpoint_id(decode)]
+    assert (record.attempt, record.rerouted) == (1, [])
+
+
+def test_failover(observed: Observed, upstream: type[Upstream]) -> None:
+    """A retry on another engine is an event of the one span."""
+    dead = closed_port()
+    engine = observed.add_engine("engine")
+    observed.serve(make_router(upstream([dead, engine.url])))
+    observed.post(stream=True)
+
+    record = observed.record()
+    (change,) = record.rerouted
+    assert (record.outcome, record.attempt) == (Outcome.COMPLETED, 2)
+    assert (change.from_endpoint, change.to_endpoint) == (
+        dead.replace("http", "addr"),
+        endpoint_id(engine),
+    )
+    assert change.reason.endswith(("ConnectError", "ClientConnectorError"))
+
+
+def test_nobody_can_be_reached(observed: Observed, upstream: type[Upstream]) -> None:
+    """A router that gives up after a failed call made an error."""
+    observed.serve(make_router(upstream([closed_port()])))
+    observed.post()
+
+    record = observed.record()
+    assert record.error is not None
+    assert (record.outcome, record.error.type) == (Outcome.ERROR, "http_503")
+
+
+@pytest.mark.parametrize(
+    ("fault", "stream", "outcome", "error"),
+    [
+        ("http_500", False, Outcome.ERROR, "http_500"),
+        ("http_500", True, Outcome.ERROR, "http_500"),
+        ("truncate", True, Outcome.ERROR, "stream_truncated"),
+        ("slow", True, Outcome.COMPLETED, None),
+    ],
+)
+def test_engine_faults(
+    observed: Observed,
+    upstream: type[Upstream],
+    fault: str,
+    stream: bool,
+    outcome: Outcome,
+    error: str | None,
+) -> None:
+    """What an engine does wrong is what the request ended with."""
+    engine = observed.add_engine("engine")
+    observed.serve(make_router(upstream([engine.url])))
+    observed.cluster.break_engine("engine", fault)
+    observed.post(stream=stream)
+
+    record = observed.record()
+    assert (record.outcome, record.error and record.error.type) == (outcome, error)
+
+
+def test_connection_cut_in_mid_stream(observed: Observed, upstream: type[Upstream]) -> None:
+    """An engine that dies in mid-stream is an error after the first chunk."""
+    engine = observed.add_engine("engine")
+    observed.serve(make_router(upstream([engine.url])))
+    observed.cluster.break_engine("engine", "drop_mid_stream")
+    with pytest.raises(httpx.RemoteProtocolError):
+        observed.post(stream=True)
+
+    record = observed.record()
+    assert record.outcome is Outcome.ERROR
+    assert record.actual.ttft_ms is not None
+
+
+def test_client_disconnect(observed: Observed, upstream: type[Upstream]) -> None:
+    """A client that hangs up in mid-stream is a disconnect, and no error."""
+    engine = observed.add_engine("engine", time_scale=1.0)
+    url = observed.serve(make_router(upstream([engine.url])))
+    body = {"model": "m", "prompt": "hello", "max_tokens": 4000, "stream": True}
+    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=30) as response:
+        next(response.iter_raw())
+
+    record = observed.record()
+    assert (record.outcome, record.error) == (Outcome.CLIENT_DISCONNECT, None)
+    assert record.actual.ttft_ms is not None
+
+
+def test_refused_by_the_router(observed: Observed) -> None:
+    """A router that answers by itself has rejected the request."""
+    observed.serve(make_router(HttpxUpstream([])))
+    observed.post(prompt="refuse")
+
+    record = observed.record()
+    assert record.error is not None
+    assert (record.outcome, record.error.type) == (Outcome.REJECTED, "http_400")
+
+
+def test_router_raises(observed: Observed) -> None:
+    """A handler that raises is an error of the router's, by type."""
+    observed.serve(make_router(HttpxUpstream([])))
+    assert observed.post(prompt="explode").status_code == 500
+
+    record = observed.record()
+    assert record.error is not None
+    assert (record.outcome, record.error.type) == (Outcome.REJECTED, "RuntimeError")
+
+
+def test_other_paths(observed: Observed) -> None:
+    """Only inference is tracked."""
+    observed.serve(make_router(HttpxUpstream([])))
+    assert observed.post(path="/tokenize").status_code == 200
+    observed.post(prompt="refuse")
+
+    assert observed.record().outcome is Outcome.REJECTED
+
+
+def test_id_that_comes_again(observed: Observed) -> None:
+    """Two requests in flight under one client's id are two requests."""
+    engine = observed.add_engine("engine", time_scale=1.0)
+    observed.serve(make_router(HttpxUpstream([engine.url])))
+    with ThreadPoolExecutor(2) as clients:
+        done = [
+            clients.submit(
+                observed.post, headers={"x-request-id": "same"}, stream=True, max_tokens=100
+            )
+            for _ in range(2)
+        ]
+        assert [future.result().status_code for future in done] == [200, 200]
+
+    records = observed.records(2)
+    assert [record.outcome for record in records] == [Outcome.COMPLETED] * 2
+    assert len({record.request_id for record in records}) == 2
+
+
+def test_many_streams_at_once(observed: Observed, upstream: type[Upstream]) -> None:
+    """Two hundred concurrent streams are two hundred spans and records, each its own."""
+    engine = observed.add_engine("engine", max_running=200)
+    observed.serve(make_router(upstream([engine.url])))
+    with ThreadPoolExecutor(40) as clients:
+        done = [
+            clients.submit(
+                observed.post, headers={"x-request-id": f"request-{number}"}, stream=True
+            )
+            for number in range(200)
+        ]
+        assert {future.result().status_code for future in done} == {200}
+
+    records = observed.records(200)
+    assert {record.outcome for record in records} == {Outcome.COMPLETED}
+    assert len({record.request_id for record in records}) == 200
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe not json",
+        b"[1, 2]",
+        b'{"model": 5, "stream": "yes", "prompt": {"a": 1}}',
+        b'{"model": "\\ud800", "prompt": [1, "2"]}',
+        b"[" * 100_000,
+        b'{"model": "m", "stream": true, "prompt": "' + b"x" * (3 << 20) + b'"}',
+    ],
+    ids=["empty", "cut", "binary", "list", "types", "surrogate", "deep", "gigantic"],
+)
+def test_bodies(observed: Observed, content: bytes) -> None:
+    """Whatever the body is, the router gets it whole, and the request is tracked."""
+    engine = observed.add_engine("engine")
+    url = observed.serve(make_router(HttpxUpstream([engine.url])))
+    response = httpx.post(f"{url}/v1/completions", content=content, timeout=30)
+
+    assert response.status_code in (200, 400)
+    assert observed.record().outcome in (Outcome.COMPLETED, Outcome.ERROR)
+
+
+def test_same_answers(tmp_path: Path, upstream: type[Upstream]) -> None:
+    """The router answers the same, byte for byte, instrumented or not."""
+
+    def answers(
+        serve: Callable[[Any], str], cluster: Cluster
+    ) -> list[tuple[int, dict[str, str], bytes]]:
+        engine = cluster.add_engine("engine", seed=7)
+        url = serve(make_router(upstream([engine.url])))
+        found: list[object] = []
+        for fields in ({}, {"stream": True}, {"max_tokens": -1}, {"prompt": "refuse"}):
+            body = {"model": "m", "prompt": "hello", "max_tokens": 8, **fields}
+            response = httpx.post(f"{url}/v1/completions", json=body, timeout=30)
+            content = httpx.Response(200, content=response.content).text
+            for changing in ("id", "created"):
+                content = _without(content, changing)
+            headers = {name: value for name, value in response.headers.items() if name != "date"}
+            headers.pop("content-length", None)
+            found.append((response.status_code, headers, content.encode()))
+        return found
+
+    plain_cluster = Cluster()
+
+    def serve_plain(app: Any) -> str:
+        plain_cluster.router = Server(app)
+        return plain_cluster.router.url
+
+    plain = answers(serve_plain, plain_cluster)
+    plain_cluster.stop()
+    observed = Observed(tmp_path / "records.jsonl")
+    instrumented = answers(observed.serve, observed.cluster)
+    observed.stop()
+
+    assert instrumented == plain
+
+
+def _without(text: str, field: str) -> str:
+    """The text without the values of one field, which differ from run to run."""
+    parts = text.replace('": ', '":').split(f'"{field}":')
+    return parts[0] + "".join(part.partition(",")[2] for part in parts[1:])
