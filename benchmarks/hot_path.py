@@ -54,10 +54,18 @@ def _endpoint(name: str) -> RouteEndpoint:
             update_time=now,
         ),
         NPUState(
-            now, "fresh", 2, 63, 66, 71, 71, 40, 44,
-            (NPUDevice("10.0.1.3:8082", "0", 60, 71, 40), NPUDevice("10.0.1.3:8082", "1", 66, 71, 40)),
+            observation_time=now,
+            data_status="fresh",
+            device_count=2,
+            ai_core_utilization_avg=63,
+            ai_core_utilization_max=66,
+            hbm_utilization_avg=71,
+            hbm_utilization_max=71,
+            hbm_bandwidth_utilization_avg=40,
+            hbm_bandwidth_utilization_max=44,
+            devices=tuple(NPUDevice("10.0.1.3:8082", chip, 63, 71, 42) for chip in "01"),
         ),
-    )  # fmt: skip
+    )
 
 
 AGGREGATED = Route(_endpoint("qwen-0"))

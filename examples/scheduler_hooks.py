@@ -6,54 +6,119 @@ Run it with `python examples/scheduler_hooks.py`. Any objects of that shape will
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from otel_lifecycle import RequestLifecycleTracker
 
 
-def endpoint(name: str, attributes: dict[str, object]) -> SimpleNamespace:
-    """A scheduler's endpoint, with the attributes that scorers left on it."""
-    return SimpleNamespace(
-        metadata=SimpleNamespace(
-            namespaced_name=SimpleNamespace(namespace="llm", name=name),
-            pod_name=name,
-            address="10.0.0.7",
-            port="8000",
-        ),
-        metrics=SimpleNamespace(running_requests_size=3, waiting_queue_size=0),
-        get=attributes.get,
-    )
+@dataclass
+class Metadata:
+    """Who an endpoint is."""
+
+    pod_name: str
+    address: str = "10.0.0.7"
+    port: str = "8000"
+
+
+@dataclass
+class ScheduledEndpoint:
+    """An endpoint, with the attributes that scorers left on it."""
+
+    metadata: Metadata
+    attributes: Mapping[str, object] = field(default_factory=dict[str, object])
+    metrics: object | None = None
+
+    def get(self, key: str) -> object | None:
+        """The attribute under a key."""
+        return self.attributes.get(key)
+
+
+@dataclass
+class Prediction:
+    """What the latency predictor said, in milliseconds."""
+
+    ttft: float | None = None
+    tpot: float | None = None
+
+
+@dataclass
+class SelectedPod:
+    """One half of a prefill/decode pair."""
+
+    endpoint: ScheduledEndpoint
+
+
+@dataclass
+class PDGroup:
+    """The pair that a leader will use."""
+
+    selected_prefill_pod: SelectedPod
+    selected_decode_pod: SelectedPod
+
+
+@dataclass
+class TokenizedPrompt:
+    """The prompt, as the engine will see it."""
+
+    token_ids: Sequence[int]
+
+
+@dataclass
+class Request:
+    """A request on its way through the router."""
+
+    request_id: str
+    target_model: str
+    tokenized_prompt: TokenizedPrompt
+
+
+@dataclass
+class ProfileRunResult:
+    """What a profile picked, best first."""
+
+    target_endpoints: Sequence[ScheduledEndpoint]
+
+
+@dataclass
+class SchedulingResult:
+    """What the scheduler decided."""
+
+    primary_profile_name: str
+    profile_results: Mapping[str, ProfileRunResult]
+
+
+@dataclass
+class Usage:
+    """What the engine counted."""
+
+    completion_tokens: int
+
+
+@dataclass
+class Response:
+    """A chunk of the response."""
+
+    end_of_stream: bool
+    usage: Usage | None = None
 
 
 def main() -> None:
     """One PD-disaggregated request, from scheduling to the end of its stream."""
     tracker = RequestLifecycleTracker.from_json('{"storeName": "example"}')
-    prefill = endpoint("prefill-0", {"LatencyPredictionInfoKey": SimpleNamespace(ttft=210.0)})
-    decode = endpoint("decode-0", {"LatencyPredictionInfoKey": SimpleNamespace(tpot=18.5)})
-    group = SimpleNamespace(
-        selected_prefill_pod=SimpleNamespace(endpoint=prefill),
-        selected_decode_pod=SimpleNamespace(endpoint=decode),
-    )
-    leader = endpoint("leader-0", {"PDGroupInfoKey": group})
-    request = SimpleNamespace(
-        request_id="request-1",
-        target_model="Qwen/Qwen3-8B",
-        tokenized_prompt=SimpleNamespace(token_ids=list(range(512))),
-        body=SimpleNamespace(stream=True),
-    )
-    result = SimpleNamespace(
-        primary_profile_name="default",
-        profile_results={"default": SimpleNamespace(target_endpoints=[leader])},
-    )
-    usage = SimpleNamespace(completion_tokens=128)
+    key = "LatencyPredictionInfoKey"
+    prefill = ScheduledEndpoint(Metadata("prefill-0"), {key: Prediction(ttft=210.0)})
+    decode = ScheduledEndpoint(Metadata("decode-0"), {key: Prediction(tpot=18.5)})
+    group = PDGroup(SelectedPod(prefill), SelectedPod(decode))
+    leader = ScheduledEndpoint(Metadata("leader-0"), {"PDGroupInfoKey": group})
+    request = Request("request-1", "Qwen/Qwen3-8B", TokenizedPrompt(range(512)))
+    result = SchedulingResult("default", {"default": ProfileRunResult([leader])})
 
     tracker.pre_request(request, result)
     print("dispatched", tracker.store.loads())
-    tracker.response_body(request, SimpleNamespace(end_of_stream=False), leader.metadata)
+    tracker.response_body(request, Response(end_of_stream=False), leader.metadata)
     print("first chunk", tracker.store.loads())
-    tracker.response_body(
-        request, SimpleNamespace(end_of_stream=True, usage=usage), leader.metadata
-    )
+    tracker.response_body(request, Response(end_of_stream=True, usage=Usage(128)), leader.metadata)
     print("completed", tracker.store.loads())
     tracker.close()
 

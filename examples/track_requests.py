@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 from otel_lifecycle import (
@@ -36,7 +36,7 @@ async def engine(headers: dict[str, str]) -> AsyncIterator[str]:
         yield token
 
 
-async def route(tracker: RequestLifecycleTracker, request_id: str) -> AsyncIterator[str]:
+async def route(tracker: RequestLifecycleTracker, request_id: str) -> AsyncGenerator[str, None]:
     """Streams one response, as a router's handler does."""
     start = RequestStart(
         request_id=request_id,
