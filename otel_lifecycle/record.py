@@ -130,7 +130,7 @@ class Reroute(
     msgspec.Struct,
     rename={"at": "at", "from_endpoint": "from", "to_endpoint": "to", "reason": "reason"},
 ):
-    """One change of endpoint on the way."""
+    """One change of route on the way; prefill and decode of a pair are joined by `+`."""
 
     at: Timestamp
     from_endpoint: str

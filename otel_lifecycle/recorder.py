@@ -159,8 +159,8 @@ class LifecycleRecorder:
             if reason is not None:
                 change = Reroute(
                     format_timestamp(now_ns),
-                    old.selected_endpoint,
-                    record.selected_endpoint,
+                    "+".join(old.tracked_endpoints),
+                    "+".join(record.tracked_endpoints),
                     sanitize.text(reason),
                 )
                 record.rerouted = [*old.rerouted, change]

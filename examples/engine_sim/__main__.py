@@ -43,6 +43,8 @@ def main() -> None:
         port=port,
         log_level="warning",
         timeout_graceful_shutdown=1,
+        # Longer than httpx keeps an idle connection: none is cut with a request on its way.
+        timeout_keep_alive=30,
     )
 
 

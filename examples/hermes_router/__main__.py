@@ -41,6 +41,8 @@ def main() -> None:
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=1,
+        # Longer than httpx keeps an idle connection: none is cut with a request on its way.
+        timeout_keep_alive=30,
     )
 
 

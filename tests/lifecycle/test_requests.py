@@ -339,7 +339,7 @@ def test_reroute(bench: Bench) -> None:
         tracked.complete(output_tokens=128, cached_tokens=200)
 
     rerouted = {
-        "llm_router.route.from.id": "pod://llm/leader-0",
+        "llm_router.route.from.id": "pod://llm/prefill-0+pod://llm/decode-0",
         "llm_router.route.to.id": "pod://llm/qwen-0",
         "llm_router.route.reason": "connect_error",
     }
@@ -370,7 +370,7 @@ def test_reroute(bench: Bench) -> None:
             rerouted=[
                 {
                     "at": TIMESTAMP,
-                    "from": "pod://llm/leader-0",
+                    "from": "pod://llm/prefill-0+pod://llm/decode-0",
                     "to": "pod://llm/qwen-0",
                     "reason": "connect_error",
                 }
