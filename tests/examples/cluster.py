@@ -127,13 +127,24 @@ class Cluster:
         url = f"{self.engines[name].url}/admin/fault"
         assert HTTP.post(url, json={"kind": fault}).status_code == 200
 
+    def kill_engine(self, name: str) -> None:
+        """Stops an engine.
+
+        Not before its first scrape: uvicorn forgets a connection that is made while it shuts down.
+        """
+        eventually(lambda: self.listing()[name]["metricsAgeSeconds"] is not None)
+        self.engines[name].stop()
+
     def loads(self) -> dict[str, tuple[int, int]]:
         """Requests and tokens in flight by endpoint, as the router counts them."""
+        items = self.listing().items()
+        return {name: (item["inflightRequests"], item["inflightTokens"]) for name, item in items}
+
+    def listing(self) -> dict[str, dict[str, Any]]:
+        """What the router says of its endpoints, by name."""
         assert self.router is not None
         listing = HTTP.get(f"{self.router.url}/admin/endpoints").json()["endpoints"]
-        return {
-            item["name"]: (item["inflightRequests"], item["inflightTokens"]) for item in listing
-        }
+        return {item["name"]: item for item in listing}
 
     def stop(self) -> None:
         """Stops the router, and then the engines, which end in their own time."""

@@ -131,7 +131,7 @@ def test_the_leader_tells_who_failed(cluster: Cluster, calls: Calls, fault: str)
         cluster.add_engine(name, role)
     url = cluster.start_router(mode="pd")
     if fault == "dead":
-        cluster.engines["p-0"].stop()
+        cluster.kill_engine("p-0")
     else:
         cluster.break_engine("p-0", fault)
     assert post(url).status_code == 502
@@ -149,7 +149,7 @@ def test_retry_on_a_dead_endpoint(cluster: Cluster, calls: Calls) -> None:
     cluster.add_engine("alive")
     cluster.add_engine("dead")
     url = cluster.start_router()
-    cluster.engines["dead"].stop()
+    cluster.kill_engine("dead")
     for _ in range(10):
         assert post(url).status_code == 200
     retries = [attempt for attempt in calls.attempts if attempt.attempt > 1]
@@ -186,8 +186,8 @@ def test_attempts_are_limited(cluster: Cluster, calls: Calls) -> None:
     for name in ("a", "b", "c"):
         cluster.add_engine(name)
     url = cluster.start_router(max_attempts=2)
-    for engine in cluster.engines.values():
-        engine.stop()
+    for name in cluster.engines:
+        cluster.kill_engine(name)
     assert post(url).status_code == 502
     assert len(calls.attempts) == 2
     assert isinstance(calls.end().error, httpx.ConnectError)
@@ -307,15 +307,10 @@ def test_bad_input(cluster: Cluster) -> None:
 
 def test_metrics_of_a_silent_endpoint_age(cluster: Cluster, calls: Calls) -> None:
     """An endpoint that cannot be scraped keeps its last metrics, and their time."""
-    engine = cluster.add_engine("engine")
+    cluster.add_engine("engine")
     url = cluster.start_router()
-
-    def age() -> float | None:
-        return HTTP.get(f"{url}/admin/endpoints").json()["endpoints"][0]["metricsAgeSeconds"]
-
-    eventually(lambda: age() is not None)
-    engine.stop()
-    eventually(lambda: (age() or 0) > 0.6)
+    cluster.kill_engine("engine")
+    eventually(lambda: cluster.listing()["engine"]["metricsAgeSeconds"] > 0.6)
     post(url)
     target = calls.results[0].target
     assert target.metrics is not None

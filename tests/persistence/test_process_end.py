@@ -36,7 +36,12 @@ _ENDS = {
     "normal exit": ("", 0),
     "sys.exit": ("sys.exit(3)", 3),
     "unhandled exception": ("raise RuntimeError('unhandled')", 1),
-    "Ctrl-C": ("signal.raise_signal(signal.SIGINT)", -signal.SIGINT),
+    "Ctrl-C": (
+        # A shell lets its background jobs ignore the signal, and their children with them.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.raise_signal(signal.SIGINT)",
+        -signal.SIGINT,
+    ),
     "provider shut down before": ("provider.shutdown()", 0),
     "other thread": (
         "import threading\n"
