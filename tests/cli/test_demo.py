@@ -63,6 +63,7 @@ def test_pd(start: Start, tmp_path: Path) -> None:
     assert "decode-1 crashes" in output
 
 
+@pytest.mark.slow
 def test_aggregated(start: Start, tmp_path: Path) -> None:
     """One engine serves everything; nobody could stand in for it, so it stays."""
     command = start(
@@ -78,7 +79,12 @@ def test_aggregated(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
 )
 def test_stopped_on_the_way(
     start: Start, tmp_path: Path, number: signal.Signals, code: int
@@ -125,6 +131,7 @@ def test_router_cannot_start(start: Start, tmp_path: Path) -> None:
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_own_collector(start: Start, tmp_path: Path) -> None:
     """With an endpoint of the user's, spans and gauges go there and nowhere else."""
     with OTLPReceiver() as collector:
