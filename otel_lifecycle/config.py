@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import (
     AliasChoices,
@@ -19,7 +19,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic.alias_generators import to_camel
+from pydantic.alias_generators import to_camel, to_snake
 
 from otel_lifecycle.durations import parse_go_duration, to_timedelta
 
@@ -67,6 +67,17 @@ class _Settings(BaseModel):
         hide_input_in_errors=False,
     )
 
+    if not TYPE_CHECKING:  # type checkers go by the fields
+
+        def __init__(self, **settings: Any) -> None:
+            try:
+                super().__init__(**settings)
+            except ValidationError as error:
+                raise ConfigError(_problems(error, camel_case=False)) from None
+
+        # For pydantic: validating a model within another one need not go through `__init__`.
+        __init__.__pydantic_base_init__ = True
+
 
 class PersistenceConfig(_Settings):
     """Where finished records are written, and when.
@@ -112,11 +123,12 @@ class TrackerConfig(_Settings):
         release_on_first_chunk: Which load a request gives back at its first chunk: that of the
             `prefill` endpoint, `all` or `none`.
         max_inflight: Do not track new requests while that many are in flight; None is no limit.
-        stale_after: Engine metrics older than that are not used as prediction inputs, and neither
-            they nor NPU values as old are shown by gauges; 0 is never. Default: hermes-router's 5s.
+        stale_after: Engine metrics and NPU values older than that are neither used as prediction
+            inputs nor shown by gauges; 0 is never. Default: hermes-router's 5s.
         npu_device_attributes: Put per-device NPU arrays on the span.
-        max_metric_values: How many endpoints, and how many models, metrics tell apart; further
-            ones are counted under `_OTHER`. The SDK's own limit is 2,000 series an instrument.
+        max_metric_values: How many endpoints, models, error types and so on metrics tell apart,
+            each; further ones are counted under `_OTHER`. The SDK's own limit is 2,000 series an
+            instrument.
         close_timeout: How long `close` may take at most.
     """
 
@@ -276,13 +288,17 @@ def _validate(model: type[_Model], values: dict[str, Any]) -> _Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(_describe(dict(problem)) for problem in error.errors())
-        raise ConfigError(f"invalid parameters: {problems}") from None
+        raise ConfigError(_problems(error, camel_case=True)) from None
 
 
-def _describe(problem: dict[str, Any]) -> str:
+def _problems(error: ValidationError, *, camel_case: bool) -> str:
+    problems = (_describe(dict(problem), camel_case) for problem in error.errors())
+    return f"invalid parameters: {'; '.join(problems)}"
+
+
+def _describe(problem: dict[str, Any], camel_case: bool) -> str:
     parts = [str(part) for part in problem["loc"]]
-    path = ".".join(to_camel(part) for part in parts)
+    path = ".".join(to_camel(part) if camel_case else to_snake(part) for part in parts)
     kind, context = problem["type"], problem.get("ctx", {})
     if kind == "extra_forbidden":
         return f"unknown field {'.'.join(parts)!r}"
@@ -291,7 +307,8 @@ def _describe(problem: dict[str, Any]) -> str:
     elif kind == "value_error":
         message = str(context["error"])
         if message.startswith("outputPath is required"):
-            return f"{path}.{message}"
+            name = "outputPath" if camel_case else "output_path"
+            return message.replace("outputPath", f"{path}.{name}" if path else name)
         if message.startswith("must be a valid duration"):
             return f"{path} {message}"
     elif kind == "literal_error":

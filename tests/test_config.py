@@ -522,3 +522,22 @@ def test_settings_are_values() -> None:
     """Settings cannot change behind the tracker's back."""
     with pytest.raises(ValueError, match="frozen"):
         TrackerConfig().store_name = "other"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_inflight": 0}, "max_inflight must be >= 1, got 0"),
+        ({"unknown": 1}, "unknown field 'unknown'"),
+        (
+            {"persistence": {"enabled": True}},
+            "persistence.output_path is required when persistence is enabled",
+        ),
+    ],
+)
+def test_constructor(settings: dict[str, Any], message: str) -> None:
+    """In Python too a setting that is refused is a ConfigError, by its Python name."""
+    with pytest.raises(ConfigError) as refused:
+        TrackerConfig(**settings)
+
+    assert str(refused.value) == f"invalid parameters: {message}"

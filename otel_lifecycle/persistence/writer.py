@@ -60,7 +60,8 @@ class RecordWriter:
         self._closed = False
         self._finished = False
         self._failing = False
-        self._logged_at = -_LOG_INTERVAL_SECONDS
+        self._failure = ""  # why the last write failed
+        self._logged_at: dict[str, float] = {}
         self._segment: Segment | None = Segment(self._path)
         self._pid = 0
         self._thread: threading.Thread | None = None
@@ -104,7 +105,7 @@ class RecordWriter:
     def count_drop(self, reason: str) -> None:
         """Counts a lost record."""
         self.dropped += 1
-        self._log(f"{self.dropped} records dropped so far: {reason}")
+        self._log("drop", f"{self.dropped} records dropped so far: {reason}")
 
     def flush(self, timeout: float | None = None) -> bool:
         """Has everything written that is queued now.
@@ -221,7 +222,8 @@ class RecordWriter:
             self._segment.append(lines)
         except Exception as error:
             self._failing = True
-            self._log(f"cannot write {len(batch)} records, keeping them queued: {error}")
+            self._failure = str(error)
+            self._log("failure", f"cannot write {len(batch)} records, keeping them queued: {error}")
             return False
         self._failing = False
         self.written += len(batch)
@@ -246,7 +248,13 @@ class RecordWriter:
             segment.close()
 
     def _drop_rest(self) -> None:
+        before = self.dropped
         self._shorten_queue(0, "they could not be written before the end")
+        if self.dropped > before:  # the last word, whatever was logged this minute
+            reason = self._failure if self._failing else "there was no time to write them"
+            _logger.error(
+                "%s: %d records are lost at the end: %s", self._path, self.dropped - before, reason
+            )
 
     def _shorten_queue(self, length: int, reason: str) -> None:
         """Drops the oldest records, until only `length` are left."""
@@ -257,11 +265,11 @@ class RecordWriter:
                 return
             self.count_drop(reason)
 
-    def _log(self, message: str) -> None:
-        """At most once a minute: a full disk must not fill it with log lines."""
+    def _log(self, kind: str, message: str) -> None:
+        """At most once a minute for each kind: a full disk must not fill it with log lines."""
         now = time.monotonic()
-        if now - self._logged_at >= _LOG_INTERVAL_SECONDS:
-            self._logged_at = now
+        if now - self._logged_at.get(kind, -_LOG_INTERVAL_SECONDS) >= _LOG_INTERVAL_SECONDS:
+            self._logged_at[kind] = now
             _logger.error("%s: %s", self._path, message)
 
     def _start_thread(self) -> None:

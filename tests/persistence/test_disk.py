@@ -138,12 +138,28 @@ def test_errors_are_logged_once_a_minute(
     assert not tracker.flush()
     now += 59.9
     assert not tracker.flush()
-    assert len(caplog.records) == 1
+    line = "cannot write 1 records, keeping them queued: [Errno 28] No space left on device"
+    assert caplog.messages.count(f"{path}: {line}") == 1
+    assert sum("dropped so far: the queue is full" in message for message in caplog.messages) == 1
+    assert len(caplog.records) == 2
     now += 0.2
     assert not tracker.flush()
-    line = "cannot write 1 records, keeping them queued: [Errno 28] No space left on device"
     assert f"{path}: {line}" == caplog.messages[-1]
-    assert len(caplog.records) == 2
+    assert len(caplog.records) == 3
+
+
+def test_the_last_word_on_a_full_disk(
+    make_tracker: MakeTracker, path: Path, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is lost in the end is said, with its number and reason, whatever was logged before."""
+    tracker = make_tracker(path)
+    disk.full = True
+    serve(tracker, *numbered("request", 20))
+    assert not tracker.flush()
+    tracker.close()
+
+    line = "20 records are lost at the end: [Errno 28] No space left on device"
+    assert f"{path}: {line}" == caplog.messages[-1]
 
 
 _UNWRITABLE = {
