@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from otel_lifecycle.cli.formatting import UNKNOWN, count, milliseconds
+from otel_lifecycle.cli.formatting import UNKNOWN, count, milliseconds, shortened
 from otel_lifecycle.cli.routes import counted_endpoints, endpoint_name
 from otel_lifecycle.record import LifecycleRecord
 
@@ -59,7 +59,10 @@ class Accuracy:
                 table.add_column(f"{first}\n{second}", justify="right")
         for name, endpoint in sorted(self._endpoints.items()):
             table.add_row(
-                name, count(endpoint.requests), *endpoint.ttft.cells(), *endpoint.tpot.cells()
+                shortened(name),
+                count(endpoint.requests),
+                *endpoint.ttft.cells(),
+                *endpoint.tpot.cells(),
             )
         console.print(table)
         console.print()

@@ -28,6 +28,14 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def shortened(name: str, width: int = 17) -> str:
+    """A long name without its middle: what tells pods apart is at its end."""
+    if len(name) <= width:
+        return name
+    tail = width * 2 // 3
+    return f"{name[: width - tail - 1]}…{name[-tail:]}"
+
+
 def printable(text: str, limit: int = 200) -> str:
     """One line without control characters: what clients send may hold any."""
     shown = "".join(character if character.isprintable() else "?" for character in text[:limit])

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from otel_lifecycle.cli.formatting import count
+from otel_lifecycle.cli.formatting import count, shortened
 from otel_lifecycle.cli.routes import counted_endpoints, endpoint_name
 from otel_lifecycle.record import LifecycleRecord
 from otel_lifecycle.timestamps import parse_timestamp
@@ -67,7 +67,9 @@ class LoadHistory:
         for name, changes in sorted(self._endpoints.items()):
             curve = "".join(_LEVELS[_level(value, highest)] for value in curves[name])
             peak_requests, peak_tokens = changes.peaks()
-            table.add_row(name, count(peak_requests), count(peak_tokens), Text(curve, "cyan"))
+            table.add_row(
+                shortened(name), count(peak_requests), count(peak_tokens), Text(curve, "cyan")
+            )
         console.print(table)
         console.print()
 

@@ -19,6 +19,8 @@ from otel_lifecycle.tracker import RequestLifecycleTracker
 
 _logger = logging.getLogger(__name__)
 
+_reported: set[str] = set()
+
 Wrapper: TypeAlias = Callable[[Callable[..., Any], Any, "tuple[Any, ...]", "dict[str, Any]"], Any]
 
 
@@ -78,7 +80,9 @@ class RouterInstrumentor(BaseInstrumentor):
             config = TrackerConfig.from_environment(**options)
             self._tracker = RequestLifecycleTracker(config, tracer_provider, meter_provider)
         except ConfigError as error:
-            _logger.error("the router is not instrumented: %s", error)
+            if str(error) not in _reported:  # every instrumentation here reads the same settings
+                _reported.add(str(error))
+                _logger.error("otel-lifecycle does not instrument the router: %s", error)
             return
         loaded = type(self)._hooked
         type(self)._hooked = True

@@ -8,6 +8,7 @@ import pytest
 
 from otel_lifecycle import Outcome
 from otel_lifecycle.cli import main
+from otel_lifecycle.cli.formatting import shortened
 from otel_lifecycle.record import ErrorInfo, LifecycleRecord, Reroute
 from tests.cli.records import aggregated, disaggregated, record, timestamp, write
 
@@ -187,3 +188,9 @@ def test_prefers_a_predicted_request(tmp_path: Path, capsys: pytest.CaptureFixtu
 
     shown = [line.split(" · ")[0].strip() for line in capsys.readouterr().out.split("\n")]
     assert [line for line in shown if line in ("a", "b", "c")] == ["b"]
+
+
+def test_long_names() -> None:
+    """A long pod name keeps its end, which tells pods apart."""
+    assert shortened("production/vllm-qwen3-8b-6c9f7d5b8d-x2v4q") == "produ…d5b8d-x2v4q"
+    assert shortened("demo/qwen-0") == "demo/qwen-0"

@@ -147,7 +147,8 @@ def test_bad_setting(
     assert instrumentor.seen == []
     (message,) = [record.getMessage() for record in caplog.records]
     assert message.startswith(
-        "the router is not instrumented: invalid parameters: staleAfter must be a valid duration"
+        "otel-lifecycle does not instrument the router: "
+        "invalid parameters: staleAfter must be a valid duration"
     )
 
 
