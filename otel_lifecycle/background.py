@@ -104,6 +104,10 @@ class Background:
         self._jobs = deque()
         self._wake = SimpleQueue()
         self._drain_lock = threading.RLock()
+        # The parent's may be locked by a thread that does not exist here.
+        closed, self._closed = self._closed.is_set(), threading.Event()
+        if closed:
+            self._closed.set()
         self._thread = None
 
 

@@ -132,8 +132,10 @@ def invalid_values(start: RequestStart, record: LifecycleRecord) -> int:
 
 def invalid_completion_values(completion: RequestCompletion, record: LifecycleRecord) -> int:
     """The same for what the router said when the request ended."""
-    return (completion.output_tokens is not None and record.output_length is None) + (
-        completion.cached_tokens is not None and record.cached_tokens is None
+    return (
+        (completion.outcome != record.outcome)
+        + (completion.output_tokens is not None and record.output_length is None)
+        + (completion.cached_tokens is not None and record.cached_tokens is None)
     )
 
 
@@ -160,7 +162,7 @@ def complete_record(
     record = lifecycle.record
     e2e_ns = max(0, ended_monotonic_ns - lifecycle.started_monotonic_ns)
     first_chunk_ns = lifecycle.first_chunk_ns
-    record.outcome = completion.outcome
+    record.outcome = _outcome(completion.outcome)
     record.completed_at = format_timestamp(lifecycle.started_ns + e2e_ns)
     if first_chunk_ns is not None:
         record.first_chunk_at = format_timestamp(lifecycle.started_ns + first_chunk_ns)
@@ -171,7 +173,7 @@ def complete_record(
     if record.selected_route is not None:
         record.dispatch_inflight = lifecycle.dispatch_load
     record.endpoint_deleted = lifecycle.deleted_roles
-    if completion.outcome in (Outcome.ERROR, Outcome.REJECTED):
+    if record.outcome in (Outcome.ERROR, Outcome.REJECTED):
         record.error = ErrorInfo(sanitize.text(completion.error_type) or "_OTHER")
     record.actual = latency.actual_latency(e2e_ns, first_chunk_ns, record.output_length)
     record.prediction_error = latency.prediction_error(record.actual, record.prediction)
@@ -220,6 +222,15 @@ def _prediction(given: object) -> LatencyPrediction:
     return LatencyPrediction(
         sanitize.milliseconds(given.ttft_ms), sanitize.milliseconds(given.tpot_ms)
     )
+
+
+def _outcome(given: object) -> Outcome:
+    if isinstance(given, Outcome):
+        return given
+    try:
+        return Outcome(given)
+    except ValueError:
+        return Outcome.ERROR
 
 
 def _candidates(given: object) -> int | None:

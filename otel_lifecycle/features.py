@@ -124,16 +124,19 @@ def missing_metrics(
     ]
 
 
-def missing_npu(raw: NPUState | None, npu: NPUState | None) -> list[tuple[str, MissingReason]]:
+def missing_npu(
+    raw: NPUState | None, npu: NPUState | None, *, stale: bool
+) -> list[tuple[str, MissingReason]]:
     """Which features the NPU state cannot give, and why.
 
     Args:
         raw: The state as the router gave it.
         npu: The same, made safe.
+        stale: Whether it is too old to be used, whatever its status says.
     """
     if raw is None or npu is None:
         return [(feature, MissingReason.NPU_MISSING) for feature, _ in _NPU_FEATURES]
-    whole = _NPU_STATUS_REASONS.get(npu.data_status)
+    whole = MissingReason.NPU_STALE if stale else _NPU_STATUS_REASONS.get(npu.data_status)
     if whole is not None:
         return [(feature, whole) for feature, _ in _NPU_FEATURES]
     absent = (

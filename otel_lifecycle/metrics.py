@@ -7,28 +7,53 @@ histograms cost as much as the span.
 
 from __future__ import annotations
 
+import operator
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, TypeAlias
 
 from opentelemetry.context import Context
-from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
+from opentelemetry.metrics import (
+    CallbackOptions,
+    Meter,
+    MeterProvider,
+    Observation,
+    get_meter_provider,
+)
+from opentelemetry.metrics._internal import (
+    _ProxyMeterProvider,  # pyright: ignore[reportPrivateUsage] - it has no public name
+)
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
 from otel_lifecycle import semconv
 from otel_lifecycle.config import TrackerConfig
-from otel_lifecycle.model import EndpointMetrics, NPUState
+from otel_lifecycle.observations import (
+    OTHER,
+    Observe,
+    observe_engine,
+    observe_ignored,
+    observe_load,
+    observe_npu,
+    observe_sink,
+)
 from otel_lifecycle.record import EndpointSnapshot, LifecycleRecord
-from otel_lifecycle.store import EndpointState, LifecycleStore
-from otel_lifecycle.timestamps import datetime_to_ns
+from otel_lifecycle.store import LifecycleStore
 from otel_lifecycle.version import __version__
 
 _Attributes: TypeAlias = "dict[str, str | int]"
-_Observe: TypeAlias = "Callable[[LifecycleStore, TrackerConfig], Iterator[Observation]]"
+_Combine: TypeAlias = "Callable[[Any, Any], Any]"
 
-OTHER = "_OTHER"
+_MAX_LEAVING = 16  # where nobody collects, those of closed trackers must not pile up
+
+# The attributes whose values a router chooses.
+_BOUNDED = (
+    semconv.REQUEST_MODEL,
+    semconv.OPERATION_NAME,
+    semconv.PROVIDER_NAME,
+    semconv.ERROR_TYPE,
+    semconv.ENDPOINT_ID,
+)
 
 _NPU_GAUGES = (
     (semconv.METRIC_NPU_CORE, "ai_core_utilization"),
@@ -63,8 +88,7 @@ class LifecycleMetrics:
         self.config = config
         self.before_collect = before_collect
         self._instruments = _Instruments.of(meter_provider)
-        self._models = _BoundedValues(config.max_metric_values)
-        self._endpoints = _BoundedValues(config.max_metric_values)
+        self._values = {name: _BoundedValues(config.max_metric_values) for name in _BOUNDED}
         self._instruments.add(self)
 
     def close(self) -> None:
@@ -90,21 +114,22 @@ class LifecycleMetrics:
         if actual.e2e_ms is not None:
             attributes = {**attributes, semconv.OUTCOME: outcome}
             if record.error is not None:
-                attributes[semconv.ERROR_TYPE] = record.error.type
+                attributes[semconv.ERROR_TYPE] = self._bound(semconv.ERROR_TYPE, record.error.type)
             instruments.duration.record(actual.e2e_ms / 1000, attributes, context)
 
     def _request_attributes(self, record: LifecycleRecord) -> _Attributes:
         route = record.selected_route
         attributes: _Attributes = {}
-        if record.model:
-            attributes[semconv.REQUEST_MODEL] = self._models.bound(record.model)
-        if record.operation:
-            attributes[semconv.OPERATION_NAME] = record.operation
-        if record.provider:
-            attributes[semconv.PROVIDER_NAME] = record.provider
+        for name, value in (
+            (semconv.REQUEST_MODEL, record.model),
+            (semconv.OPERATION_NAME, record.operation),
+            (semconv.PROVIDER_NAME, record.provider),
+        ):
+            if value:
+                attributes[name] = self._bound(name, value)
         if route is not None and route.leader.address:
             leader = route.leader
-            if self._endpoints.bound(_label(leader)) is OTHER:
+            if self._bound(semconv.ENDPOINT_ID, _label(leader)) is OTHER:
                 attributes[semconv.SERVER_ADDRESS] = OTHER
             else:
                 attributes[semconv.SERVER_ADDRESS] = leader.address
@@ -125,11 +150,22 @@ class LifecycleMetrics:
                 attributes = {
                     semconv.PREDICTION_TARGET: target,
                     semconv.PREDICTION_DIRECTION: "too_low" if error_ms > 0 else "too_high",
-                    semconv.ENDPOINT_ID: self._endpoints.bound(_label(snapshot)),
+                    semconv.ENDPOINT_ID: self._bound(semconv.ENDPOINT_ID, _label(snapshot)),
                 }
                 # The SDK refuses negative values in histograms: the sign is an attribute.
                 error = abs(error_ms) / 1000
                 self._instruments.prediction_error.record(error, attributes, context)
+
+    def _bound(self, name: str, value: str) -> str:
+        return self._values[name].bound(value)
+
+
+class _Leaving:
+    """A closed tracker's metrics, until each instrument has shown them a last time."""
+
+    def __init__(self, source: LifecycleMetrics) -> None:
+        self.source = source
+        self.shown_by: set[object] = set()
 
 
 class _Instruments:
@@ -148,6 +184,16 @@ class _Instruments:
     def of(cls, provider: MeterProvider) -> _Instruments:
         with cls._lock:
             instruments = cls._by_provider.get(provider)
+            if instruments is None and provider is get_meter_provider():
+                # Those made before the global provider was set are its own by now.
+                instruments = next(
+                    (
+                        early
+                        for stand_in, early in cls._by_provider.items()
+                        if isinstance(stand_in, _ProxyMeterProvider)
+                    ),
+                    None,
+                )
             if instruments is None:
                 instruments = cls._by_provider[provider] = cls(
                     provider.get_meter(semconv.SCOPE, __version__, semconv.SCHEMA_URL)
@@ -156,6 +202,8 @@ class _Instruments:
 
     def __init__(self, meter: Meter) -> None:
         self._sources: list[LifecycleMetrics] = []
+        self._leaving: list[_Leaving] = []
+        self._callback_count = 0
         self.duration = meter.create_histogram(
             semconv.METRIC_REQUEST_DURATION,
             unit="s",
@@ -187,28 +235,29 @@ class _Instruments:
             (semconv.METRIC_INFLIGHT_REQUESTS, "{request}", "requests", "Requests in flight."),
             (semconv.METRIC_INFLIGHT_TOKENS, "{token}", "tokens", "Input tokens in flight."),
         ):
-            self._gauge(meter, name, unit, description, _observe_load(field))
+            self._gauge(meter, name, unit, description, observe_load(field), operator.add)
         for name, unit, field, description in _ENGINE_GAUGES:
-            self._gauge(meter, name, unit, description, _observe_engine(field))
+            self._gauge(meter, name, unit, description, observe_engine(field), max)
         for name, field in _NPU_GAUGES:
-            self._gauge(meter, name, "1", "Utilization of an NPU.", _observe_npu(field))
+            self._gauge(meter, name, "1", "Utilization of an NPU.", observe_npu(field), max)
         self._gauge(
             meter,
             semconv.METRIC_RECORDS_QUEUE,
             "{record}",
             "Records waiting to be written.",
-            _observe_sink("queued"),
+            observe_sink("queued"),
+            operator.add,
         )
         for name, field, description in (
             (semconv.METRIC_RECORDS_WRITTEN, "written", "Records written to the file."),
             (semconv.METRIC_RECORDS_DROPPED, "dropped", "Records lost."),
         ):
             meter.create_observable_counter(
-                name, [self._callback(_observe_sink(field))], "{record}", description
+                name, [self._callback(observe_sink(field), operator.add)], "{record}", description
             )
         meter.create_observable_counter(
             semconv.METRIC_IGNORED,
-            [self._callback(_observe_ignored)],
+            [self._callback(observe_ignored, operator.add)],
             "{call}",
             "Calls and values that were not used, by reason.",
         )
@@ -217,18 +266,46 @@ class _Instruments:
         self._sources = [*self._sources, source]
 
     def remove(self, source: LifecycleMetrics) -> None:
+        """Shows a source once more, in the last export, and then no longer."""
         self._sources = [other for other in self._sources if other is not source]
+        self._leaving = [*self._leaving, _Leaving(source)][-_MAX_LEAVING:]
+
+    def _shown_by(self, callback: object) -> list[LifecycleMetrics]:
+        leaving = [entry for entry in self._leaving if callback not in entry.shown_by]
+        for entry in leaving:
+            entry.shown_by.add(callback)
+        self._leaving = [
+            entry for entry in self._leaving if len(entry.shown_by) < self._callback_count
+        ]
+        return [*self._sources, *(entry.source for entry in leaving)]
 
     def _gauge(
-        self, meter: Meter, name: str, unit: str, description: str, observe: _Observe
+        self,
+        meter: Meter,
+        name: str,
+        unit: str,
+        description: str,
+        observe: Observe,
+        combine: _Combine,
     ) -> None:
-        meter.create_observable_gauge(name, [self._callback(observe)], unit, description)
+        meter.create_observable_gauge(name, [self._callback(observe, combine)], unit, description)
 
-    def _callback(self, observe: _Observe) -> Callable[[CallbackOptions], Iterator[Observation]]:
+    def _callback(
+        self, observe: Observe, combine: _Combine
+    ) -> Callable[[CallbackOptions], Iterator[Observation]]:
+        """What reads the stores of all trackers.
+
+        Args:
+            observe: Reads one store.
+            combine: Makes one value of two with the same attributes. Two stores each have a load,
+                but an engine that both know is only once as full.
+        """
+        self._callback_count += 1
+
         def callback(_: CallbackOptions) -> Iterator[Observation]:
             totals: dict[frozenset[tuple[str, Any]], Observation] = {}
             seen: set[LifecycleStore] = set()
-            for source in self._sources:
+            for source in self._shown_by(callback):
                 source.before_collect()
                 if source.store in seen:
                     continue
@@ -236,8 +313,10 @@ class _Instruments:
                 for observation in observe(source.store, source.config):
                     key = frozenset((observation.attributes or {}).items())
                     other = totals.get(key)
-                    value = observation.value + (0 if other is None else other.value)
-                    totals[key] = Observation(value, observation.attributes)
+                    if other is not None:
+                        value = combine(other.value, observation.value)
+                        observation = Observation(value, observation.attributes)
+                    totals[key] = observation
             yield from totals.values()
 
         return callback
@@ -257,84 +336,6 @@ class _BoundedValues:
             return OTHER
         self._values.add(value)
         return value
-
-
-def _observe_load(field: str) -> _Observe:
-    def observe(store: LifecycleStore, config: TrackerConfig) -> Iterator[Observation]:
-        others = 0
-        states = store.endpoints()
-        for state in states[: config.max_metric_values]:
-            yield Observation(getattr(state, field), {semconv.ENDPOINT_ID: state.label})
-        for state in states[config.max_metric_values :]:
-            others += getattr(state, field)
-        if len(states) > config.max_metric_values:
-            yield Observation(others, {semconv.ENDPOINT_ID: OTHER})
-
-    return observe
-
-
-def _observe_engine(field: str) -> _Observe:
-    def observe(store: LifecycleStore, config: TrackerConfig) -> Iterator[Observation]:
-        for state in store.endpoints()[: config.max_metric_values]:
-            metrics = state.metrics
-            if metrics is None or _is_old(metrics, config):
-                continue
-            value = getattr(metrics, field)
-            if value is not None:
-                yield Observation(value, {semconv.ENDPOINT_ID: state.label})
-
-    return observe
-
-
-def _observe_npu(field: str) -> _Observe:
-    def observe(store: LifecycleStore, config: TrackerConfig) -> Iterator[Observation]:
-        points = 0
-        for state in store.endpoints():
-            for observation in _npu_points(state, field, config):
-                if points == config.max_metric_values:
-                    return
-                points += 1
-                yield observation
-
-    return observe
-
-
-def _npu_points(state: EndpointState, field: str, config: TrackerConfig) -> Iterator[Observation]:
-    npu = state.npu
-    if npu is None or npu.data_status in ("stale", "missing") or _is_old(npu, config):
-        return
-    for device in npu.devices:
-        value = getattr(device, field)
-        if value is not None:
-            attributes = {
-                semconv.ENDPOINT_ID: state.label,
-                semconv.DEVICE_ID: device.device_id,
-                semconv.DEVICE_TARGET: device.target,
-            }
-            yield Observation(value / 100, attributes)
-    if not npu.devices:
-        value = getattr(npu, f"{field}_avg")
-        if value is not None:
-            yield Observation(value / 100, {semconv.ENDPOINT_ID: state.label})
-
-
-def _observe_sink(field: str) -> _Observe:
-    def observe(store: LifecycleStore, _: TrackerConfig) -> Iterator[Observation]:
-        if store.sink is not None:
-            yield Observation(getattr(store.sink, field))
-
-    return observe
-
-
-def _observe_ignored(store: LifecycleStore, _: TrackerConfig) -> Iterator[Observation]:
-    for reason, count in store.ignored.copy().items():
-        yield Observation(count, {semconv.IGNORED_REASON: reason})
-
-
-def _is_old(state: EndpointMetrics | NPUState, config: TrackerConfig) -> bool:
-    moment = state.update_time if isinstance(state, EndpointMetrics) else state.observation_time
-    limit = config.stale_after.total_seconds()
-    return moment is not None and 0 < limit < (time.time_ns() - datetime_to_ns(moment)) / 1e9
 
 
 def _label(snapshot: EndpointSnapshot) -> str:

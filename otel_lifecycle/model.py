@@ -297,7 +297,7 @@ class RequestStart(msgspec.Struct, frozen=True):
 
     Attributes:
         request_id: The router's id of the request; an empty one is not tracked.
-        route: Where it goes; None only for a request that is rejected.
+        route: Where it goes; None only for a request that ended before the router had chosen.
         model: The target model, after any rewrite.
         input_tokens: Length of the prompt in tokens; None is unknown.
         input_token_source: Where `input_tokens` comes from. Default: `reported` when it is known.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import time
+import weakref
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
@@ -29,6 +31,7 @@ from otel_lifecycle.dispatch import (
 from otel_lifecycle.metrics import LifecycleMetrics
 from otel_lifecycle.model import Outcome, RequestCompletion, RequestStart
 from otel_lifecycle.persistence import Handover, LifecycleSpanProcessor
+from otel_lifecycle.process_exit import run_at_exit
 from otel_lifecycle.record import LifecycleRecord, Reroute
 from otel_lifecycle.sampling import RecordAllSampler
 from otel_lifecycle.snapshots import EndpointViews
@@ -39,6 +42,8 @@ from otel_lifecycle.timestamps import format_timestamp, parse_timestamp
 from otel_lifecycle.version import __version__
 
 _logger = logging.getLogger(__name__)
+
+_recorders: weakref.WeakSet[LifecycleRecorder] = weakref.WeakSet()
 
 _SPAN_FIELDS = (
     "trace_id",
@@ -77,11 +82,10 @@ class LifecycleRecorder:
         self.store = LifecycleStore.shared(
             config.store_name, config.persistence, LifecycleSpanProcessor
         )
-        self._tracer = tracer_provider.get_tracer(semconv.SCOPE, __version__, semconv.SCHEMA_URL)
-        self._resource = _resource(tracer_provider)
-        self._wire_processor(tracer_provider)
+        self._use_provider(tracer_provider)
         self._background = Background()
         self._metrics = LifecycleMetrics(self.store, config, meter_provider, self._background.drain)
+        _recorders.add(self)
 
     def begin(self, start: RequestStart, headers: Mapping[str, str] | None) -> Lifecycle | None:
         """Starts tracking a request; None when it is not tracked, which is counted."""
@@ -95,21 +99,26 @@ class LifecycleRecorder:
             superseded = self.store.start(lifecycle)
             if superseded is not None:
                 superseded.owner.supersede(superseded)
-            self._observe(start, lifecycle.record)
-            self._background.ensure_running()
+            if self._closed:  # in the meantime, and perhaps without seeing this one
+                self.end(lifecycle, RequestCompletion(outcome=Outcome.SHUTDOWN))
             return lifecycle
         except Exception:
             self.failed("start")
             return None
 
-    def reject(self, start: RequestStart, headers: Mapping[str, str] | None, reason: str) -> None:
-        """Records a request that the router answered without choosing an endpoint."""
+    def reject(
+        self,
+        start: RequestStart,
+        headers: Mapping[str, str] | None,
+        completion: RequestCompletion,
+    ) -> None:
+        """Records a request that ended before the router had chosen an endpoint."""
         try:
             if self._closed or not isinstance(start.request_id, str) or not start.request_id:  # pyright: ignore[reportUnnecessaryIsInstance]
                 self.store.ignore("closed" if self._closed else "no_request_id")
                 return
             lifecycle = self._lifecycle(msgspec.structs.replace(start, route=None), headers)
-            self.end(lifecycle, RequestCompletion(outcome=Outcome.REJECTED, error_type=reason))
+            self.end(lifecycle, completion)
         except Exception:
             self.failed("reject")
 
@@ -124,14 +133,9 @@ class LifecycleRecorder:
             self.failed("inject")
 
     def mark_first_chunk(self, lifecycle: Lifecycle) -> None:
-        """The first chunk of a request arrived; later calls do nothing.
-
-        Neither does any call for a response that is not a stream. Where that was not known, a
-        chunk before the end tells.
-        """
+        """The first chunk of a request arrived; later calls do nothing."""
         try:
-            if lifecycle.first_chunk_ns is None and lifecycle.record.streaming is not False:
-                lifecycle.record.streaming = True
+            if lifecycle.first_chunk_ns is None:
                 elapsed = time.monotonic_ns() - lifecycle.started_monotonic_ns
                 self.store.first_chunk(lifecycle, elapsed, self._config.release_on_first_chunk)
         except Exception:
@@ -153,7 +157,7 @@ class LifecycleRecorder:
             now_ns = lifecycle.started_ns + time.monotonic_ns() - lifecycle.started_monotonic_ns
             old = lifecycle.record
             record = self._begin_record(start, lifecycle.started_ns, now_ns)
-            for field in (*_SPAN_FIELDS, "streaming"):
+            for field in _SPAN_FIELDS:
                 setattr(record, field, getattr(old, field))
             record.rerouted = old.rerouted
             if reason is not None:
@@ -167,7 +171,6 @@ class LifecycleRecorder:
             if not self.store.reroute(lifecycle, start, record):
                 self.store.ignore("already_finished")
                 return
-            self._observe(start, record)
         except Exception:
             self.failed("reroute")
 
@@ -236,6 +239,9 @@ class LifecycleRecorder:
             _logger.exception("%s failed; requests go on without telemetry", hook)
 
     def _lifecycle(self, start: RequestStart, headers: Mapping[str, str] | None) -> Lifecycle:
+        self._background.ensure_running()
+        if self._is_early:
+            self._look_for_provider()
         started_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
         record = self._begin_record(start, started_ns, started_ns)
         try:
@@ -315,16 +321,25 @@ class LifecycleRecorder:
         finally:
             span.end(None if record.completed_at is None else parse_timestamp(record.completed_at))
 
-    def _observe(self, start: RequestStart, record: LifecycleRecord) -> None:
-        if start.route is None:
-            return
-        for role, entry in start.route.counted:
-            snapshot = getattr(record.selected_route, role)
-            self.store.observe(entry.endpoint, snapshot.metrics, snapshot.npu)
-
     def _end_abandoned(self, lifecycle: Lifecycle) -> None:
         if not lifecycle.finished:
             self.end(lifecycle, RequestCompletion(outcome=Outcome.ABANDONED))
+
+    def _use_provider(self, provider: trace.TracerProvider) -> None:
+        # The global provider is not set yet, and only has a stand-in: its spans would have neither
+        # our processor nor the resource that will be theirs.
+        self._is_early = isinstance(provider, trace.ProxyTracerProvider)
+        self._tracer = provider.get_tracer(semconv.SCOPE, __version__, semconv.SCHEMA_URL)
+        self._resource = _resource(provider)
+        self._wire_processor(provider)
+        # Again, to come before the shutdown of a provider made in the meantime.
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)
+
+    def _look_for_provider(self) -> None:
+        provider = trace.get_tracer_provider()
+        if not isinstance(provider, trace.ProxyTracerProvider):
+            self._use_provider(provider)
 
     def _wire_processor(self, provider: trace.TracerProvider) -> None:
         """Lets the file see every request, while exporters go on seeing the sampled ones.
@@ -346,3 +361,12 @@ def _resource(provider: trace.TracerProvider) -> dict[str, str]:
     if not isinstance(resource, Resource):
         resource = Resource.create()
     return resource_attributes(resource.attributes)
+
+
+def _close_all() -> None:
+    for recorder in list(_recorders):
+        recorder.close()
+
+
+# After the record writers' own, so that it runs before them.
+run_at_exit(_close_all)

@@ -8,6 +8,7 @@ path; since the values are immutable, it is done when an object is seen for the 
 from __future__ import annotations
 
 from collections.abc import Hashable
+from datetime import datetime
 
 from otel_lifecycle import sanitize
 from otel_lifecycle.features import POD_TYPES, missing_metrics, missing_npu
@@ -22,12 +23,23 @@ _MAX_VIEWS = 10_000
 class EndpointView:
     """An endpoint with its metrics and NPU state as the router gave them, made safe."""
 
-    __slots__ = ("_missing", "_raw", "address", "id", "metrics", "name", "npu", "port", "updated")
+    __slots__ = (
+        "_missing",
+        "_raw",
+        "address",
+        "id",
+        "metrics",
+        "name",
+        "npu",
+        "observed",
+        "port",
+        "updated",
+    )
 
     def __init__(self, raw: RouteEndpoint) -> None:
         endpoint = raw.endpoint
         self._raw = raw
-        self._missing: dict[tuple[str, bool], list[MissingFeature]] = {}
+        self._missing: dict[tuple[str, bool, bool], list[MissingFeature]] = {}
         self.id = sanitize.text(endpoint.id)
         self.address = sanitize.text(endpoint.address)
         self.port = sanitize.text(endpoint.port)
@@ -35,8 +47,8 @@ class EndpointView:
         metrics = sanitize.metrics(raw.metrics)
         self.metrics = None if metrics == _NOTHING_KNOWN else metrics
         self.npu = sanitize.npu(raw.npu)
-        updated = None if self.metrics is None else self.metrics.update_time
-        self.updated = None if updated is None else datetime_to_ns(updated)
+        self.updated = None if self.metrics is None else _to_ns(self.metrics.update_time)
+        self.observed = None if self.npu is None else _to_ns(self.npu.observation_time)
 
     def shows(self, raw: RouteEndpoint) -> bool:
         """Whether it was made from the same values."""
@@ -59,18 +71,19 @@ class EndpointView:
 
     def missing(self, role: str, now_ns: int, stale_after_ns: int) -> list[MissingFeature]:
         """Which features of the predictor the endpoint itself cannot give, and why."""
-        updated = self.updated
-        stale = updated is not None and 0 < stale_after_ns < now_ns - updated
-        missing = self._missing.get((role, stale))
+        updated, observed = self.updated, self.observed
+        old_metrics = updated is not None and 0 < stale_after_ns < now_ns - updated
+        old_npu = observed is not None and 0 < stale_after_ns < now_ns - observed
+        missing = self._missing.get((role, old_metrics, old_npu))
         if missing is None:
             reasons = [
-                *missing_metrics(self._raw.metrics, self.metrics, stale=stale),
-                *missing_npu(self._raw.npu, self.npu),
+                *missing_metrics(self._raw.metrics, self.metrics, stale=old_metrics),
+                *missing_npu(self._raw.npu, self.npu, stale=old_npu),
             ]
             if not self.address:
                 reasons.append(("serverIp", MissingReason.ADDRESS_MISSING))
             pod_type = POD_TYPES[role]
-            missing = self._missing[(role, stale)] = [
+            missing = self._missing[(role, old_metrics, old_npu)] = [
                 MissingFeature(pod_type, feature, reason) for feature, reason in reasons
             ]
         return missing
@@ -94,3 +107,7 @@ class EndpointViews:
                 self._views.clear()
             view = self._views[identity] = EndpointView(raw)
         return view
+
+
+def _to_ns(moment: datetime | None) -> int | None:
+    return None if moment is None else datetime_to_ns(moment)

@@ -19,7 +19,7 @@ from opentelemetry.trace import Span
 from otel_lifecycle import sanitize
 from otel_lifecycle.config import ConfigError, PersistenceConfig
 from otel_lifecycle.model import Endpoint, EndpointMetrics, Load, NPUState, RequestStart
-from otel_lifecycle.record import LifecycleRecord
+from otel_lifecycle.record import EndpointSnapshot, LifecycleRecord
 
 _MAX_ENDPOINTS = 10_000
 
@@ -271,7 +271,7 @@ class LifecycleStore:
             superseded = self._inflight.get(lifecycle.request_id)
             if superseded is not None:
                 # First, so that its load does not show in the new request's snapshot.
-                self._give_back(superseded, None)
+                self._give_back(superseded)
             self._charge(lifecycle)
             self._inflight[lifecycle.request_id] = lifecycle
             return superseded
@@ -290,15 +290,22 @@ class LifecycleStore:
         with self._lock:
             if lifecycle.finished:
                 return False
-            self._give_back(lifecycle, None)
+            self._give_back(lifecycle)
             lifecycle.deleted_roles.clear()
             lifecycle.start = start
+            # What the chunks so far have told of the response stays true.
+            record.streaming = lifecycle.record.streaming
             lifecycle.record = record
             self._charge(lifecycle)
-            return True
+            if lifecycle.finished:  # by a signal handler, in the middle of this
+                self._give_back(lifecycle)
+            return not lifecycle.finished
 
     def first_chunk(self, lifecycle: Lifecycle, elapsed_ns: int, release: str) -> None:
-        """Marks the first chunk, once, and gives back the leases it ends.
+        """Marks the first chunk of a stream, once, and gives back the leases it ends.
+
+        A response that is not a stream has none. Where that was not known, a chunk before the end
+        tells.
 
         Args:
             lifecycle: The request.
@@ -306,11 +313,16 @@ class LifecycleStore:
             release: `prefill`, `all` or `none`.
         """
         with self._lock:
-            if lifecycle.finished or lifecycle.first_chunk_ns is not None:
+            if (
+                lifecycle.finished
+                or lifecycle.first_chunk_ns is not None
+                or lifecycle.record.streaming is False
+            ):
                 return
+            lifecycle.record.streaming = True
             lifecycle.first_chunk_ns = elapsed_ns
             if release == "all":
-                self._give_back(lifecycle, None)
+                self._give_back(lifecycle)
             # A prefill lease that also stands for the decode (one endpoint) is kept.
             elif release == "prefill" and len(lifecycle.leases) > 1:
                 self._give_back(lifecycle, "prefill")
@@ -325,7 +337,7 @@ class LifecycleStore:
             if lifecycle.finished:
                 return False
             lifecycle.finished = True
-            self._give_back(lifecycle, None)
+            self._give_back(lifecycle)
             if self._inflight.get(lifecycle.request_id) is lifecycle:
                 del self._inflight[lifecycle.request_id]
             return True
@@ -342,37 +354,36 @@ class LifecycleStore:
             if state is not None:
                 state.live = False
 
-    def observe(
-        self, endpoint: Endpoint, metrics: EndpointMetrics | None, npu: NPUState | None
-    ) -> None:
-        """Keeps the newest state of an endpoint, for the gauges."""
-        with self._lock:
-            state = self._state(endpoint)
-            if metrics is not None:
-                state.metrics = metrics
-            if npu is not None:
-                state.npu = npu
-
     def _charge(self, lifecycle: Lifecycle) -> None:
-        route = lifecycle.start.route
+        route, snapshots = lifecycle.start.route, lifecycle.record.selected_route
         if route is None:
             return
         tokens = lifecycle.record.input_token_length or 0
         lifecycle.dispatch_load = self.load(route.leader.endpoint)
-        states = [(role, self._state(entry.endpoint)) for role, entry in route.counted]
-        lifecycle.role_loads = {role: Load(s.tokens, s.requests) for role, s in states}
-        lifecycle.leases = [Lease(role, state, tokens) for role, state in states]
+        lifecycle.role_loads = {}
+        for role, entry in route.counted:
+            state = self._state(entry.endpoint)
+            lifecycle.role_loads[role] = Load(state.tokens, state.requests)
+            lease = Lease(role, state, tokens)
+            lifecycle.leases.append(lease)
+            snapshot: EndpointSnapshot = getattr(snapshots, role)
+            if snapshot.metrics is not None:
+                state.metrics = snapshot.metrics
+            if snapshot.npu is not None:
+                state.npu = snapshot.npu
 
-    def _give_back(self, lifecycle: Lifecycle, role: str | None) -> None:
-        kept: list[Lease] = []
-        for lease in lifecycle.leases:
-            if role is not None and lease.role != role:
-                kept.append(lease)
+    def _give_back(self, lifecycle: Lifecycle, role: str | None = None) -> None:
+        """Gives back the lease of one role, or all."""
+        leases = lifecycle.leases
+        kept = [] if role is None else [lease for lease in leases if lease.role != role]
+        # Before any is given back: a signal handler that ends the request meanwhile finds the rest.
+        lifecycle.leases = kept
+        for lease in leases:
+            if lease in kept:
                 continue
             lease.give_back()
             if not lease.state.live:
                 lifecycle.deleted_roles.append(lease.role)
-        lifecycle.leases = kept
 
     def _state(self, endpoint: Endpoint) -> EndpointState:
         identity = endpoint.identity

@@ -139,7 +139,8 @@ class TrackedRequest:
     @contextlib.contextmanager
     def active(self) -> Generator[None]:
         """Makes the span current for one stretch of code that does not yield."""
-        if self._lifecycle is None:
+        # A span that could not start must not hide the router's own.
+        if self._lifecycle is None or not self._lifecycle.span.get_span_context().is_valid:
             yield
             return
         with use_span(
@@ -173,7 +174,8 @@ class TrackedRequest:
         self._leave(exc)
 
     def __del__(self) -> None:
-        lifecycle = self._lifecycle
+        # A signal handler may have raised before `__init__` began.
+        lifecycle = getattr(self, "_lifecycle", None)
         if lifecycle is not None and not lifecycle.finished:
             self._recorder.abandon(lifecycle)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
-import weakref
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
@@ -18,16 +16,14 @@ from otel_lifecycle.model import (
     EndpointEventType,
     Load,
     Outcome,
+    RequestCompletion,
     RequestStart,
 )
-from otel_lifecycle.process_exit import run_at_exit
 from otel_lifecycle.recorder import LifecycleRecorder
 from otel_lifecycle.store import Lifecycle, LifecycleStore
 from otel_lifecycle.tracked import TrackedRequest
 
 _logger = logging.getLogger(__name__)
-
-_trackers: weakref.WeakSet[RequestLifecycleTracker] = weakref.WeakSet()
 
 
 class RequestLifecycleTracker:
@@ -63,10 +59,6 @@ class RequestLifecycleTracker:
             meter_provider or metrics.get_meter_provider(),
         )
         self._store = self._recorder.store
-        _trackers.add(self)
-        # Again, to come before the shutdown of a provider made in the meantime.
-        atexit.unregister(_close_all)
-        atexit.register(_close_all)
 
     @classmethod
     def from_json(
@@ -152,8 +144,9 @@ class RequestLifecycleTracker:
         request: protocols.SchedulingRequest | RequestStart,
         reason: str,
         headers: Mapping[str, str] | None = None,
+        outcome: Outcome = Outcome.REJECTED,
     ) -> None:
-        """A request that the router answers without choosing an endpoint: outcome `rejected`.
+        """A request that ends before the router has chosen an endpoint.
 
         For instrumentations, which see the answer; the seed's hooks never see such a request.
 
@@ -161,6 +154,7 @@ class RequestLifecycleTracker:
             request: The request.
             reason: A short reason, such as `no_candidates`.
             headers: As for `track`.
+            outcome: `rejected`, or `client_disconnect`, which needs no reason.
         """
         try:
             if _request_id(request) is None:
@@ -168,7 +162,8 @@ class RequestLifecycleTracker:
                 return
             if not isinstance(request, RequestStart):
                 request = scheduling.request_facts(request)
-            self._recorder.reject(request, headers, reason)
+            completion = RequestCompletion(outcome=outcome, error_type=reason)
+            self._recorder.reject(request, headers, completion)
         except Exception:
             self._recorder.failed("reject")
 
@@ -198,7 +193,7 @@ class RequestLifecycleTracker:
         """The seed's `ResponseBody`: called for every chunk of the response.
 
         The first marks the first chunk, the one with `end_of_stream` ends the request. When that
-        is the only one, as with a response that is not a stream, there is no first chunk to time.
+        is the only one it is also the first chunk of a stream; any other response has none.
 
         Args:
             request: The request.
@@ -286,12 +281,3 @@ def _request_id(request: object) -> str | None:
     """The id of a request that has one."""
     request_id = getattr(request, "request_id", None)
     return request_id if isinstance(request_id, str) and request_id else None
-
-
-def _close_all() -> None:
-    for tracker in list(_trackers):
-        tracker.close()
-
-
-# After the record writers' own, so that it runs before them.
-run_at_exit(_close_all)

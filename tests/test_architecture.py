@@ -20,7 +20,7 @@ LAYERS = [
     {"version", "semconv", "model", "timestamps", "durations", "process_exit"},
     {"config", "record", "sanitize"},
     {"store", "background", "latency", "features"},
-    {"snapshots", "spans", "sampling"},
+    {"snapshots", "spans", "sampling", "observations"},
     {"span_reader", "metrics", "dispatch"},
     {"persistence", "protocols"},
     {"scheduling", "recorder"},

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
 
-from otel_lifecycle import RequestLifecycleTracker, TrackerConfig
+from otel_lifecycle import RequestLifecycleTracker, TrackerConfig, read_records
 from tests.conftest import Bench
+from tests.persistence.helpers import run_script
 from tests.routes import start
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -134,3 +138,53 @@ def test_no_sdk() -> None:
     assert headers == {"traceparent": f"00-{1:032x}-{2:016x}-01"}
     assert tracker.store.active_requests == 0
     tracker.close()
+
+
+class Unstartable(SpanProcessor):
+    """Another processor, of somebody else, that is broken."""
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        raise RuntimeError("broken")
+
+
+def test_active_without_a_span(bench: Bench) -> None:
+    """A span that could not start does not hide the one that is current."""
+    router = TracerProvider(shutdown_on_exit=False).get_tracer("router")
+    bench.telemetry.tracer_provider.add_span_processor(Unstartable())
+    with router.start_as_current_span("server") as server:
+        tracked = bench.tracker.track(start())
+        with tracked.active():
+            assert trace.get_current_span() is server
+        tracked.complete()
+
+    assert len(bench.records) == 1
+
+
+def test_providers_set_later(tmp_path: Path) -> None:
+    """A tracker made before the global providers uses them, and so does one made after."""
+    script = """
+import sys
+from opentelemetry import metrics, trace
+from otel_lifecycle import PersistenceConfig, RequestLifecycleTracker, Route, TrackerConfig
+from otel_lifecycle.testing import InMemoryTelemetry
+from tests.routes import bare, start
+
+persistence = PersistenceConfig(enabled=True, output_path=sys.argv[1])
+early = RequestLifecycleTracker(TrackerConfig(store_name="early", persistence=persistence))
+telemetry = InMemoryTelemetry(resource={"service.name": "router"})
+trace.set_tracer_provider(telemetry.tracer_provider)
+metrics.set_meter_provider(telemetry.meter_provider)
+late = RequestLifecycleTracker(TrackerConfig(store_name="late"))
+handles = [early.track(start("1", Route(bare("a")))), late.track(start("2", Route(bare("b"))))]
+inflight = telemetry.metrics()["llm_router.inflight.requests"]
+assert {value for key in inflight for _, value in key} == {"pod://llm/a", "pod://llm/b"}, inflight
+for tracked in handles:
+    tracked.complete()
+assert len(telemetry.spans) == 2
+assert sum(telemetry.metrics()["llm_router.requests"].values()) == 2
+"""
+    process = run_script(script, tmp_path / "records.jsonl")
+
+    assert process.returncode == 0, process.stderr
+    (record,) = read_records(tmp_path / "records.jsonl")
+    assert record.resource == {"service.name": "router"}

@@ -6,9 +6,14 @@ import asyncio
 import gc
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import Span, SpanProcessor
 
 from otel_lifecycle import (
     Load,
@@ -19,8 +24,10 @@ from otel_lifecycle import (
     Route,
     TrackedRequest,
     TrackerConfig,
+    read_records,
 )
 from tests.conftest import Bench
+from tests.persistence.helpers import run_script
 from tests.routes import aggregated, bare, endpoint, start
 
 
@@ -301,3 +308,100 @@ def test_threads(bench: Bench) -> None:
     assert len({record.span_id for record in records}) == len(records) == 200
     assert {record.outcome for record in records} == {Outcome.COMPLETED}
     assert bench.tracker.store.loads() == {"pod://llm/qwen-0": Load()}
+
+
+def test_chunk_after_the_end(bench: Bench) -> None:
+    """A chunk that comes too late changes nothing of a record that waits to be written."""
+    tracked = bench.tracker.track(msgspec.structs.replace(start(), streaming=None))
+    tracked.complete()
+    tracked.chunk()
+
+    (record,) = bench.records
+    assert (record.streaming, record.first_chunk_at) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "ending", "ignored"),
+    [
+        ("evicted", ("evicted", None), {}),
+        ("exploded", ("error", "_OTHER"), {"invalid_value": 1}),
+        (None, ("error", "_OTHER"), {"invalid_value": 1}),
+    ],
+)
+def test_outcome_of_another_type(
+    bench: Bench, outcome: Any, ending: tuple[str, str | None], ignored: dict[str, int]
+) -> None:
+    """An outcome that is none is an error: the file never holds one its readers refuse."""
+    bench.tracker.track(start()).end(RequestCompletion(outcome=outcome))
+
+    assert endings(bench) == [ending]
+    assert bench.tracker.store.ignored == ignored
+    assert len(bench.telemetry.spans) == 1
+
+
+def test_closed_while_a_request_starts(bench: Bench) -> None:
+    """A request that starts while the tracker closes is not left in flight."""
+
+    class Closing(SpanProcessor):
+        def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+            bench.tracker.close()
+
+    bench.telemetry.tracer_provider.add_span_processor(Closing())
+    tracked = bench.tracker.track(start())
+
+    assert not tracked.is_tracked
+    assert bench.tracker.store.active_requests == 0
+    assert bench.tracker.load(endpoint("qwen-0")) == Load()
+    (span,) = bench.spans
+    assert span["attributes"]["llm_router.outcome"] == "shutdown"
+
+
+def test_rejected_in_a_forked_child(tmp_path: Path) -> None:
+    """A child that only rejects requests has a worker to count them, and its tracker closes.
+
+    Even when the fork came while another thread held a lock of the tracker's worker.
+    """
+    script = """
+import os, signal, sys, threading, warnings
+from opentelemetry.sdk.trace import TracerProvider
+from otel_lifecycle import RequestStart
+from tests.persistence.helpers import make_tracker
+
+warnings.simplefilter("ignore")  # that fork and threads do not mix
+tracker = make_tracker(sys.argv[1], TracerProvider())
+worker = tracker._recorder._background
+locked, forked = threading.Event(), threading.Event()
+
+def hold():
+    with worker.closed._cond:
+        locked.set()
+        forked.wait()
+
+thread = threading.Thread(target=hold)
+thread.start()
+locked.wait()
+pid = os.fork()
+if pid == 0:
+    signal.alarm(60)
+    tracker.reject(RequestStart("rejected", None), "no_candidates")
+    assert "otel-lifecycle-background" in {thread.name for thread in threading.enumerate()}
+    tracker.close()
+    os._exit(0)
+forked.set()
+thread.join()
+assert os.waitpid(pid, 0)[1] == 0
+"""
+    process = run_script(script, tmp_path / "records.jsonl")
+
+    assert process.returncode == 0, process.stderr
+    (record,) = read_records(tmp_path / "records.jsonl")
+    assert record.outcome is Outcome.REJECTED
+
+
+def test_client_gone_before_a_choice(bench: Bench) -> None:
+    """A client that leaves before the router has chosen is a disconnect, and no error."""
+    bench.tracker.reject(start(), "", outcome=Outcome.CLIENT_DISCONNECT)
+
+    assert endings(bench) == [("client_disconnect", None)]
+    (span,) = bench.spans
+    assert span["status"] == "UNSET"

@@ -15,9 +15,11 @@ from otel_lifecycle import (
     LatencyPrediction,
     NPUDevice,
     NPUState,
+    RequestLifecycleTracker,
     RequestStart,
     Route,
     RouteEndpoint,
+    TrackerConfig,
 )
 from tests.conftest import Bench
 from tests.routes import aggregated, disaggregated, endpoint, known, start
@@ -273,3 +275,62 @@ def test_never_a_request_id(bench: Bench) -> None:
         for _, value in attributes
     }
     assert "secret-id" not in values
+
+
+def test_engine_known_twice(bench: Bench) -> None:
+    """Load adds up; what an engine said of itself does not, whoever else knows the engine."""
+    route = Route(npu_endpoint("qwen-0", devices=(), ai_core_utilization_avg=60.0))
+    full = EndpointMetrics(
+        running_requests=3, kv_cache_usage=0.9, update_time=datetime.now(timezone.utc)
+    )
+    route = Route(RouteEndpoint(route.leader.endpoint, full, route.leader.npu))
+    other = RequestLifecycleTracker(
+        TrackerConfig(store_name=f"other than {bench.path}"),
+        bench.telemetry.tracer_provider,
+        bench.telemetry.meter_provider,
+    )
+    handles = [tracker.track(start(route=route)) for tracker in (bench.tracker, other)]
+    shown = {
+        name: by_endpoint(bench, f"llm_router.{name}")
+        for name in (
+            "inflight.requests",
+            "endpoint.request.running",
+            "endpoint.kv_cache.utilization",
+            "npu.core.utilization",
+        )
+    }
+    for tracked in handles:
+        tracked.complete()
+    other.close()
+
+    assert shown == {
+        "inflight.requests": {"pod://llm/qwen-0": 2},
+        "endpoint.request.running": {"pod://llm/qwen-0": 3},
+        "endpoint.kv_cache.utilization": {"pod://llm/qwen-0": 0.9},
+        "npu.core.utilization": {"pod://llm/qwen-0": 0.6},
+    }
+
+
+def test_errors_are_bounded(make_bench: Callable[..., Bench]) -> None:
+    """An error type is a router's text like any other: beyond the bound they count as one."""
+    bench = make_bench(max_metric_values=2)
+    for number in range(4):
+        bench.tracker.track(start(f"request-{number}")).fail(f"error {number}")
+
+    durations = points(bench, "gen_ai.server.request.duration")
+    assert {dict(key)["error.type"]: count for key, count in durations.items()} == {
+        "error 0": 1,
+        "error 1": 1,
+        "_OTHER": 2,
+    }
+
+
+def test_the_last_export(bench: Bench) -> None:
+    """What a tracker did until its end is in one more collection, and then gone."""
+    bench.tracker.track(start()).complete()
+    bench.tracker.close()
+
+    metrics = bench.telemetry.metrics()
+    assert metrics["llm_router.records.written"] == {frozenset(): 1}
+    assert set(metrics["llm_router.inflight.requests"].values()) == {0}
+    assert "llm_router.inflight.requests" not in bench.telemetry.metrics()

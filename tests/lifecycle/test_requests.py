@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
+import msgspec
 import pytest
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 
@@ -18,6 +20,8 @@ from otel_lifecycle import (
     RequestStart,
     Route,
 )
+from otel_lifecycle.model import MissingReason
+from otel_lifecycle.record import MissingFeature
 from tests.conftest import Bench
 from tests.lifecycle.expected import (
     FIRST_CHUNK,
@@ -549,3 +553,20 @@ def test_ranks_of_one_pod(bench: Bench) -> None:
 
     assert lines(bench)[0]["selectedEndpoint"] == "pod://llm/qwen-0"
     assert_idle(bench)
+
+
+def test_old_npu_state(bench: Bench) -> None:
+    """An NPU state as old as metrics may not be is no feature, whatever its status says."""
+    route = aggregated()
+    old = datetime.now(timezone.utc) - timedelta(minutes=1)
+    npu = msgspec.structs.replace(route.leader.npu, observation_time=old)
+    route = Route(msgspec.structs.replace(route.leader, npu=npu))
+    bench.tracker.track(start(route=route)).complete()
+
+    (record,) = bench.records
+    assert record.missing_feature_reasons == [
+        MissingFeature("", feature, MissingReason.NPU_STALE)
+        for feature in ("hbmUtilization", "aiCoreUtilization", "bandwidthUtilization")
+    ]
+    (features,) = record.prediction_inputs
+    assert (features.hbm_utilization, features.kv_cache_usage) == (None, 0.31)

@@ -43,6 +43,7 @@ _ENDS = {
         -signal.SIGINT,
     ),
     "provider shut down before": ("provider.shutdown()", 0),
+    "only the handle kept": ("import gc; del tracker; gc.collect()", 0),
     "other thread": (
         "import threading\n"
         "thread = threading.Thread(target=serve, args=(tracker, 'of the thread'))\n"
