@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeAlias
 
-from otel_lifecycle.instrumentation.exchange import Exchange, current_exchange
+from opentelemetry import metrics, trace
+
+from otel_lifecycle.instrumentation.exchange import Exchange, current_exchange, reset
 from otel_lifecycle.instrumentation.openai_api import operation
 from otel_lifecycle.tracker import RequestLifecycleTracker
 
@@ -46,7 +50,7 @@ async def observe(
 
     async def observed_send(message: Message) -> None:
         if message["type"] == "http.response.start":
-            exchange.answering(message["status"])
+            exchange.answering(message.get("status", 0))
         try:
             await send(message)
         except OSError:  # how servers say that the client is gone (ASGI, HTTP, 2.4)
@@ -62,11 +66,54 @@ async def observe(
         exchange.left(error)
         raise
     finally:
-        current_exchange.reset(token)
+        reset(current_exchange, token)
     exchange.left(None)
+
+
+async def flush_on_shutdown(
+    tracker: RequestLifecycleTracker,
+    application: Application,
+    scope: Message,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Runs an application's lifespan, and writes what is queued when it is over.
+
+    uvicorn ends a process by the signal it got, and Python then runs no exit handlers: this is the
+    last chance for records, and for the spans and metrics of the global providers.
+    """
+
+    async def flushing_send(message: Message) -> None:
+        if message["type"].startswith("lifespan.shutdown."):
+            _flush(tracker)
+        await send(message)
+
+    await application(scope, receive, flushing_send)
+
+
+def _flush(tracker: RequestLifecycleTracker) -> None:
+    timeout = tracker.config.close_timeout.total_seconds()
+    tracker.flush(timeout)
+    # A collector that is down would hold up the shutdown for half a minute.
+    exporting = threading.Thread(target=_flush_providers, name="otel-lifecycle-flush", daemon=True)
+    exporting.start()
+    exporting.join(timeout)
+
+
+def _flush_providers() -> None:
+    for provider in (trace.get_tracer_provider(), metrics.get_meter_provider()):
+        flush = getattr(provider, "force_flush", None)
+        if flush is not None:
+            with contextlib.suppress(Exception):
+                flush()
 
 
 def _headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     """The few headers that are read."""
     names = (b"x-request-id", b"traceparent", b"tracestate", b"baggage")
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in raw if name in names}
+    try:
+        return {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in raw if name in names
+        }
+    except (AttributeError, TypeError, ValueError):  # not what ASGI says
+        return {}

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from otel_lifecycle.instrumentation.exchange import Attempt, Exchange, current_exchange
+from otel_lifecycle.instrumentation.exchange import Attempt, Exchange, current_exchange, reset
 from otel_lifecycle.instrumentation.openai_api import MAX_BUFFERED_BYTES, operation
 from otel_lifecycle.scheduling import error_type
 
@@ -17,16 +17,14 @@ _calling: ContextVar[bool] = ContextVar("otel_lifecycle_calling", default=False)
 
 
 async def observe_aiohttp(
-    wrapped: Any, _session: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    wrapped: Any, session: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Wraps `aiohttp.ClientSession._request(method, url, **options)`."""
     exchange = _exchange()
     if exchange is None or len(args) < 2 or str(args[0]).upper() != "POST":
         return await wrapped(*args, **kwargs)
-    from yarl import URL  # aiohttp is there, and so is its yarl
-
-    url = URL(args[1])
-    if operation(url.path) is None or url.host is None:
+    url = _aiohttp_url(session, args[1])
+    if url is None or operation(url.path) is None or url.host is None:
         return await wrapped(*args, **kwargs)
     headers = _aiohttp_headers(kwargs.get("headers"))
     body = _body(kwargs.get("data"), kwargs.get("json"))
@@ -73,7 +71,7 @@ async def _call(
         exchange.called(attempt, error_type(error))
         raise
     finally:
-        _calling.reset(token)
+        reset(_calling, token)
     status = getattr(response, status_attribute, 0)
     exchange.called(attempt, f"http_{status}" if status >= 400 else "")
     return response
@@ -81,6 +79,18 @@ async def _call(
 
 def _exchange() -> Exchange | None:
     return None if _calling.get() else current_exchange.get()
+
+
+def _aiohttp_url(session: Any, given: Any) -> Any:
+    """The `yarl.URL` of a call; None when there is none, of which aiohttp makes its own error."""
+    from yarl import URL  # aiohttp is there, and so is its yarl
+
+    try:
+        url = URL(given)
+    except (TypeError, ValueError):
+        return None
+    base = getattr(session, "_base_url", None)  # there is no public name for it
+    return url if base is None or url.absolute else base.join(url)
 
 
 def _aiohttp_headers(given: Any) -> MutableMapping[str, str]:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import logging
 from asyncio import CancelledError
 from collections.abc import Callable, Mapping, MutableMapping
-from contextlib import AbstractContextManager, nullcontext
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, nullcontext, suppress
+from contextvars import ContextVar, Token
 from functools import wraps
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import uuid4
 
+from otel_lifecycle.instrumentation.caller import caller_span
 from otel_lifecycle.instrumentation.openai_api import (
     MAX_BUFFERED_BYTES,
     InferenceRequest,
     ResponseReader,
+    is_prefill,
 )
-from otel_lifecycle.model import Endpoint, RequestStart, Route, RouteEndpoint
+from otel_lifecycle.instrumentation.routing import DECODE, PREFILL, Routing
+from otel_lifecycle.model import InputTokenSource, Outcome, RequestStart, Route
+from otel_lifecycle.scheduling import error_type
 from otel_lifecycle.tracked import TrackedRequest
 from otel_lifecycle.tracker import RequestLifecycleTracker
 
@@ -49,6 +53,16 @@ def _safely(
     return safe
 
 
+def reset(variable: ContextVar[Any], token: Token[Any]) -> None:
+    """Gives a variable its former value, if it has another one here at all.
+
+    A coroutine that nobody finished is closed by the garbage collector, in whose context its
+    variables were never set.
+    """
+    with suppress(ValueError):
+        variable.reset(token)
+
+
 def claim_exchange() -> None:
     """Tells the generic layer that another instrumentation tracks the current request."""
     exchange = current_exchange.get()
@@ -56,14 +70,19 @@ def claim_exchange() -> None:
         exchange.claimed = True
 
 
+def current_routing() -> Routing | None:
+    """Where the current request goes, to be told more; None when it is not followed."""
+    exchange = current_exchange.get()
+    return None if exchange is None or exchange.claimed else exchange.routing
+
+
 class Attempt:
     """One call of the router to an engine."""
 
-    __slots__ = ("endpoint", "failure", "is_prefill")
+    __slots__ = ("failure", "leg")
 
-    def __init__(self, endpoint: Endpoint, *, is_prefill: bool) -> None:
-        self.endpoint = endpoint
-        self.is_prefill = is_prefill
+    def __init__(self, leg: str) -> None:
+        self.leg = leg
         self.failure = ""
 
 
@@ -75,12 +94,14 @@ class Exchange:
 
     Attributes:
         claimed: Somebody else tracks this request.
+        routing: Where it goes.
     """
 
     def __init__(
         self, tracker: RequestLifecycleTracker, operation: str, headers: Mapping[str, str]
     ) -> None:
         self.claimed = False
+        self.routing = Routing()
         self._tracker = tracker
         self._operation = operation
         self._headers = headers
@@ -92,6 +113,8 @@ class Exchange:
         self._answered = False
         self._disconnected = False
         self._attempts: list[Attempt] = []
+        self._router_id = ""
+        self._route: Route | None = None
         self._tracked: TrackedRequest | None = None
         self._done = False
 
@@ -115,13 +138,23 @@ class Exchange:
         """The router calls an engine; adds the trace context to the call's headers."""
         if self._done:
             return None
-        endpoint = Endpoint(address=host, port=str(port))
-        attempt = Attempt(endpoint, is_prefill=InferenceRequest(body).is_prefill)
+        leg = self.routing.leg(host, str(port))
+        if leg is None:
+            leg = PREFILL if is_prefill(body) else DECODE
+        attempt = Attempt(leg)
+        reason = self._enter(leg, host, str(port))
         self._attempts.append(attempt)
+        route = self.routing.route
         if self._tracked is None:
-            self._tracked = self._tracker.track(self._start(endpoint), self._headers)
-        else:
-            self._change_route(attempt)
+            self._router_id = headers.get("x-request-id", "")
+            with caller_span(self._headers, headers):
+                self._tracked = self._tracker.track(self._start(route), self._headers)
+        elif reason:
+            score = self.routing.prefix_cache_score
+            self._tracked.reroute(route, reason=reason, prefix_cache_score=score)
+        elif route != self._route:
+            self._tracked.extend(route)
+        self._route = route
         self._tracked.inject(headers)
         return attempt
 
@@ -157,14 +190,16 @@ class Exchange:
         tracked = self._tracked
         self._done = True
         if tracked is None:
-            if isinstance(error, CancelledError) or self._disconnected:
-                self._reject("client_disconnect")
+            if self._disconnected or isinstance(error, (CancelledError, GeneratorExit)):
+                self._reject("", Outcome.CLIENT_DISCONNECT)
             else:
-                self._reject("no_answer" if error is None else type(error).__name__)
-        elif self._disconnected or (error is not None and not isinstance(error, Exception)):
+                self._reject("no_answer" if error is None else error_type(error))
+        elif self._disconnected:
             tracked.disconnect()
+        elif error is None:
+            tracked.fail("response_incomplete")
         else:
-            tracked.fail("response_incomplete" if error is None else error)
+            tracked.__exit__(type(error), error, None)
 
     def _finish(self) -> None:
         if self._done:
@@ -172,58 +207,74 @@ class Exchange:
         self._done = True
         tracked, response = self._tracked, self._response
         if tracked is None:
-            self._reject(f"http_{self._status}")
+            if self._status < 400:
+                # From a cache, or through a client nobody observes: who served it is not known.
+                self._tracker.store.ignore("no_endpoint")
+            else:
+                self._reject(f"http_{self._status}")
         elif self._status >= 400:
             tracked.fail(f"http_{self._status}")
+        elif self._failure and not response.ended and response.output_tokens is None:
+            # Some routers begin a response of status 200 before they know.
+            tracked.fail(self._failure)
         elif response.is_stream and not response.ended:
             tracked.fail("stream_truncated")
         else:
             tracked.complete(
                 output_tokens=response.output_tokens,
-                cached_tokens=response.cached_tokens,
-                served_endpoint=self._attempts[-1].endpoint,
+                # A decode engine counts as cached what the prefill engine has just computed.
+                cached_tokens=response.cached_tokens
+                if self.routing.cached_tokens is None
+                else self.routing.cached_tokens,
+                served_endpoint=self.routing.route.leader.endpoint,
             )
 
-    def _reject(self, reason: str) -> None:
-        self._tracker.reject(self._start(None), reason, self._headers)
+    @property
+    def _failure(self) -> str:
+        """How the last call failed whose answer is the client's; empty when it did not."""
+        answering = [attempt for attempt in self._attempts if attempt.leg == DECODE]
+        return (answering or self._attempts)[-1].failure
 
-    def _start(self, endpoint: Endpoint | None) -> RequestStart:
+    def _enter(self, leg: str, address: str, port: str) -> str:
+        """Notes the call of a leg; returns why the route is another now, empty if it is not."""
+        failure = ""
+        if self._attempts and self._attempts[-1].failure:
+            failure = self._attempts[-1].failure
+            self.routing.drop(self._attempts[-1].leg)
+        again = self.routing.call(leg, address, port)
+        return failure or ("retry" if again else "")
+
+    def _reject(self, reason: str, outcome: Outcome = Outcome.REJECTED) -> None:
+        self._tracker.reject(self._start(None), reason, self._headers, outcome)
+
+    def _start(self, route: Route | None) -> RequestStart:
         if self._request is None:
             self._request = InferenceRequest(bytes(self._body), whole=self._body_is_whole)
             self._body.clear()
-        request = self._request
+        request, routing = self._request, self.routing
+        tokens, source = request.input_tokens, request.input_token_source
+        if routing.input_tokens is not None:
+            tokens, source = routing.input_tokens, InputTokenSource.TOKENIZED.value
         return RequestStart(
             request_id=self._request_id(),
-            route=None if endpoint is None else Route(RouteEndpoint(endpoint)),
+            route=route,
             model=request.model,
-            input_tokens=request.input_tokens,
-            input_token_source=request.input_token_source,
+            input_tokens=tokens,
+            input_token_source=source,
             streaming=request.streaming,
+            prefix_cache_score=routing.prefix_cache_score,
+            candidates=routing.candidates,
+            policy=routing.policy,
             operation=self._operation,
         )
 
     def _request_id(self) -> str:
-        """The client's id, unless another request with it is in flight: clients do repeat them."""
-        request_id = self._headers.get("x-request-id", "")
+        """The client's id, else the one the router gave it.
+
+        Unless another request with it is in flight: clients do repeat them.
+        """
+        request_id = self._headers.get("x-request-id", "") or self._router_id
         if not request_id or self._tracker.store.find(request_id) is not None:
             suffix = uuid4().hex
             return f"{request_id}-{suffix}" if request_id else suffix
         return request_id
-
-    def _change_route(self, attempt: Attempt) -> None:
-        assert self._tracked is not None
-        previous = self._attempts[-2]
-        if attempt.is_prefill != previous.is_prefill and not previous.failure:
-            prefill, decode = (attempt, previous) if attempt.is_prefill else (previous, attempt)
-            # The router itself leads a PD pair: its client talks to the decode endpoint.
-            self._tracked.extend(
-                Route(
-                    RouteEndpoint(decode.endpoint),
-                    RouteEndpoint(prefill.endpoint),
-                    RouteEndpoint(decode.endpoint),
-                )
-            )
-        else:
-            self._tracked.reroute(
-                Route(RouteEndpoint(attempt.endpoint)), reason=previous.failure or "retry"
-            )

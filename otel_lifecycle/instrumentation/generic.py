@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from otel_lifecycle.instrumentation.asgi import observe, observed_operation
+from otel_lifecycle.instrumentation.asgi import (
+    flush_on_shutdown,
+    observe,
+    observed_operation,
+)
 from otel_lifecycle.instrumentation.base import RouterInstrumentor, Wrapper
 from otel_lifecycle.instrumentation.clients import observe_aiohttp, observe_httpx
 
@@ -31,6 +35,8 @@ class GenericRouterInstrumentor(RouterInstrumentor):
         tracker = self.tracker
         if tracker is None or len(args) != 3:
             return wrapped(*args, **kwargs)
+        if isinstance(args[0], dict) and args[0].get("type") == "lifespan":  # pyright: ignore[reportUnknownMemberType]
+            return flush_on_shutdown(tracker, wrapped, *args)
         operation = observed_operation(args[0])
         if operation is None:
             return wrapped(*args, **kwargs)

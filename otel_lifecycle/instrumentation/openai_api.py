@@ -12,7 +12,10 @@ from typing import Any
 import msgspec
 
 MAX_BUFFERED_BYTES = 1 << 20
-_TAIL_BYTES = 16 << 10
+_WINDOW_BYTES = 32 << 10
+_OVERLAP_BYTES = 64  # longer than any mark that may lie across two chunks
+_USAGE_BYTES = 4 << 10
+_STREAM_MARKS = (b"data:", b"event:", b":")
 _CHARACTERS_PER_TOKEN = 4
 
 # Paths by their end, with the GenAI operation each stands for.
@@ -24,8 +27,12 @@ OPERATIONS = {
     "/generate": "text_completion",
 }
 
-_TERMINATORS = (b"data: [DONE]", b"data:[DONE]", b"message_stop", b"response.completed")
-_FINISH_REASON = re.compile(rb'"finish_reason"\s*:\s*"')
+# In the text of an answer the quotes are escaped and no line begins.
+_TERMINATORS = (
+    re.compile(rb'"finish_reason"\s*:\s*"'),
+    re.compile(rb"\ndata: ?\[DONE\]"),
+    re.compile(rb'"type"\s*:\s*"(?:message_stop|response\.(?:completed|incomplete))"'),
+)
 _USAGE = re.compile(rb'"usage"\s*:\s*(?=\{)')
 _MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.){0,512}")')
 _STREAM = re.compile(rb'"stream"\s*:\s*(true|false)')
@@ -46,12 +53,28 @@ class _Request(msgspec.Struct):
     messages: Any = None
     input: Any = None
     text: Any = None
+
+
+class _Call(msgspec.Struct):
     max_tokens: Any = None
     max_completion_tokens: Any = None
     kv_transfer_params: Any = None
 
 
 _request_decoder = msgspec.json.Decoder(_Request)
+# Of its own, because skipping a long prompt is much cheaper than reading it.
+_call_decoder = msgspec.json.Decoder(_Call)
+
+
+def is_prefill(body: bytes) -> bool:
+    """Whether a call only fills a KV cache for another engine, as a PD proxy asks for."""
+    try:
+        call = _call_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    limit = call.max_tokens or call.max_completion_tokens
+    remote = _field(call.kv_transfer_params, "do_remote_decode") is True
+    return remote or (limit == 1 and call.kv_transfer_params is not None)
 
 
 class InferenceRequest:
@@ -62,7 +85,6 @@ class InferenceRequest:
         streaming: Whether a stream is asked for; None when unknown.
         input_tokens: Length of the prompt: of its token ids, or an estimate of its text.
         input_token_source: `tokenized`, `estimated` or None.
-        is_prefill: Whether it only fills a KV cache for another engine, as a PD proxy asks for.
     """
 
     def __init__(self, body: bytes, *, whole: bool = True) -> None:
@@ -70,7 +92,6 @@ class InferenceRequest:
         self.streaming: bool | None = None
         self.input_tokens: int | None = None
         self.input_token_source: str | None = None
-        self.is_prefill = False
         if whole:
             try:
                 self._read(_request_decoder.decode(body))
@@ -84,9 +105,6 @@ class InferenceRequest:
             self.model = request.model
         self.streaming = request.stream is True
         self._count(request)
-        limit = request.max_tokens or request.max_completion_tokens
-        remote = _field(request.kv_transfer_params, "do_remote_decode") is True
-        self.is_prefill = remote or (limit == 1 and request.kv_transfer_params is not None)
 
     def _count(self, request: _Request) -> None:
         prompt: Any = request.text if request.prompt is None else request.prompt
@@ -129,32 +147,40 @@ class ResponseReader:
         self.input_tokens: int | None = None
         self.output_tokens: int | None = None
         self.cached_tokens: int | None = None
-        self._tail = b""
-        self._began = False
+        self._tail = b"\n"
+        self._head: bytes | None = b""
 
     def feed(self, chunk: bytes) -> None:
         """Takes the next bytes of the body."""
-        if not self._began:
-            self._began = True
-            self.is_stream = chunk.lstrip()[:6].startswith((b"data:", b"event:", b":"))
+        if self._head is not None:
+            self._look_for_stream(chunk)
         # A usage object or a terminator may lie across two chunks: look at both ends together.
-        window = self._tail + chunk
-        if len(window) > 2 * _TAIL_BYTES:
-            window = window[-2 * _TAIL_BYTES :]
-        if b'"usage"' in window:
-            self._read_usage(window)
+        window = (self._tail + chunk)[-_WINDOW_BYTES:]
         if self.is_stream and not self.ended:
-            self.ended = (
-                any(terminator in window for terminator in _TERMINATORS)
-                or _FINISH_REASON.search(window) is not None
-            )
-        self._tail = window[-_TAIL_BYTES:] if b'"usage"' in window else window[-64:]
+            self.ended = any(terminator.search(window) for terminator in _TERMINATORS)
+        self._tail = self._read_usage(window)
 
-    def _read_usage(self, window: bytes) -> None:
-        for match in _USAGE.finditer(window):
-            usage = _first_object(window, match.end())
-            if usage is not None:
+    def _look_for_stream(self, chunk: bytes) -> None:
+        head = ((self._head or b"") + chunk[:_OVERLAP_BYTES]).lstrip()[:6]
+        self.is_stream = head.startswith(_STREAM_MARKS)
+        undecided = any(mark.startswith(head) for mark in _STREAM_MARKS)
+        self._head = head if undecided and not self.is_stream else None
+
+    def _read_usage(self, window: bytes) -> bytes:
+        """Reads what usage is whole; returns what is to be looked at again with the next chunk."""
+        if b'"usage"' in window:
+            for match in _USAGE.finditer(window):
+                end = _end_of_object(window, match.end())
+                if end is None:
+                    if len(window) - match.end() < _USAGE_BYTES:
+                        return window[match.start() :]
+                    continue
+                try:
+                    usage = msgspec.json.decode(window[match.end() : end], type=dict[str, Any])
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                    continue
                 self._set_usage(usage)
+        return window[-_OVERLAP_BYTES:]
 
     def _set_usage(self, usage: dict[str, Any]) -> None:
         for field, names in (
@@ -171,18 +197,15 @@ class ResponseReader:
                 self.cached_tokens = cached
 
 
-def _first_object(window: bytes, start: int) -> dict[str, Any] | None:
-    """The JSON object that begins at `start`, if it is all there."""
-    depth = 0
-    for index in range(start, min(len(window), start + 4_096)):
-        byte = window[index]
-        depth += (byte == 0x7B) - (byte == 0x7D)
-        if depth == 0:
-            try:
-                return msgspec.json.decode(window[start : index + 1], type=dict[str, Any])
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                return None
-    return None
+def _end_of_object(window: bytes, start: int) -> int | None:
+    """Where the JSON object ends that begins at `start`; None when it is not all there."""
+    end = start
+    while True:
+        end = window.find(b"}", end, start + _USAGE_BYTES) + 1
+        if end == 0:
+            return None
+        if window.count(b"{", start, end) == window.count(b"}", start, end):
+            return end
 
 
 def _field(value: Any, name: str) -> Any:

@@ -154,9 +154,9 @@ class Cluster:
             engine.begin_stop()
 
 
-def eventually(condition: Callable[[], bool]) -> None:
+def eventually(condition: Callable[[], bool], patience: float = PATIENCE_SECONDS) -> None:
     """Waits for a condition; fails only if it does not come about at all."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, "it did not come about"
         time.sleep(0.005)

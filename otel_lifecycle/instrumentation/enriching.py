@@ -1,0 +1,82 @@
+"""What the instrumentations share that only add to what the generic layer follows."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, TypeAlias
+
+from otel_lifecycle.instrumentation.base import RouterInstrumentor, Wrapper
+from otel_lifecycle.instrumentation.exchange import current_routing
+from otel_lifecycle.instrumentation.routing import Routing
+
+_logger = logging.getLogger(__name__)
+
+
+class Call(NamedTuple):
+    """A call of one of the router's functions, and its result, None before it has one."""
+
+    instance: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    result: Any = None
+
+    def argument(self, index: int, name: str) -> Any:
+        """An argument, passed by position or by name; None when it was not passed."""
+        return self.args[index] if index < len(self.args) else self.kwargs.get(name)
+
+
+Observer: TypeAlias = Callable[[Routing, Call], None]
+
+
+class EnrichingInstrumentor(RouterInstrumentor):
+    """Tells more of requests that `asgi_router` follows; without that one it does nothing.
+
+    So there is one lifecycle a request, whoever contributes to it.
+    """
+
+    def before(self, observe: Observer) -> Wrapper:
+        """Observes the arguments; the call itself is the router's own, whatever its kind."""
+
+        def wrapper(
+            wrapped: Callable[..., Any],
+            instance: Any,
+            args: tuple[Any, ...],
+            kwargs: dict[str, Any],
+        ) -> Any:
+            self._observe(observe, Call(instance, args, kwargs))
+            return wrapped(*args, **kwargs)
+
+        return wrapper
+
+    def after(self, observe: Observer) -> Wrapper:
+        """Observes the result, or what it gives when it is awaited, if nothing was raised."""
+
+        def wrapper(
+            wrapped: Callable[..., Any],
+            instance: Any,
+            args: tuple[Any, ...],
+            kwargs: dict[str, Any],
+        ) -> Any:
+            result = wrapped(*args, **kwargs)
+            if inspect.isawaitable(result):
+                return self._awaited(observe, result, Call(instance, args, kwargs))
+            self._observe(observe, Call(instance, args, kwargs, result))
+            return result
+
+        return wrapper
+
+    async def _awaited(self, observe: Observer, result: Awaitable[Any], call: Call) -> Any:
+        value = await result
+        self._observe(observe, call._replace(result=value))
+        return value
+
+    def _observe(self, observe: Observer, call: Call) -> None:
+        routing = None if self.tracker is None else current_routing()
+        if routing is None:
+            return
+        try:
+            observe(routing, call)
+        except Exception:
+            _logger.debug("a call of the router could not be observed", exc_info=True)

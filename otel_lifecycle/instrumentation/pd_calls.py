@@ -1,0 +1,110 @@
+"""Reads the calls inside prefill/decode proxies: who was chosen for what, out of how many."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from otel_lifecycle.instrumentation.enriching import Call, Observer
+from otel_lifecycle.instrumentation.openai_api import ResponseReader, operation
+from otel_lifecycle.instrumentation.routing import DECODE, PREFILL, Routing, endpoint_at
+from otel_lifecycle.model import Endpoint, RouteEndpoint
+
+
+def sent(leg: str) -> Observer:
+    """`send_request_to_service` and `stream_service_response`: the name tells the leg.
+
+    Their first argument is the client, or a dict with it; the path comes second or, in older
+    versions of vllm-ascend's, third.
+    """
+
+    def observe(routing: Routing, call: Call) -> None:
+        if _is_inference(call):
+            client = call.args[0]
+            if isinstance(client, dict):
+                client = client["client"]  # pyright: ignore[reportUnknownVariableType]
+            routing.plan(leg, _at(client))
+
+    return observe
+
+
+def prefilled(routing: Routing, call: Call) -> None:
+    """`send_request_to_service(...) -> httpx.Response`: the answer of the prefill engine."""
+    if _is_inference(call):
+        reader = ResponseReader()
+        reader.feed(call.result.content)
+        routing.cached_tokens = reader.cached_tokens
+
+
+def picked_from_pools(routing: Routing, call: Call) -> None:
+    """vllm-ascend's `SharedProxyScheduler._pick_server(role, load, ...)`."""
+    routing.policy = type(call.instance).__name__
+    routing.candidates = sum(
+        key not in pool.tainted for pool in call.instance._pools.values() for key in pool.servers
+    )
+
+
+def picked_from_state(routing: Routing, call: Call) -> None:
+    """vllm-ascend's older `ProxyState.select_prefiller` and `select_decoder(token_count)`."""
+    state = call.instance
+    routing.policy = type(state).__name__
+    draining = sum(
+        len(getattr(state, name, ())) for name in ("tainted_prefillers", "tainted_decoders")
+    )
+    routing.candidates = len(state.prefillers) + len(state.decoders) - draining
+
+
+def next_client(routing: Routing, call: Call) -> None:
+    """VLLM's `get_next_client(app, service_type)`."""
+    routing.policy = "get_next_client"
+    routing.candidates = _clients(call.args[0].state)
+
+
+def picked_clients(routing: Routing, call: Call) -> None:
+    """LMCache's `round_robin_pick_clients()` and `pick_up_clients(request)`, which may call it.
+
+    Both return `([tokenization,] prefill, decode)`.
+    """
+    request = call.argument(0, "request")
+    if request is not None:
+        routing.candidates = _clients(request.app.state)
+    routing.policy = routing.policy or (
+        "round_robin_pick_clients" if request is None else "pick_up_clients"
+    )
+    prefill, decode = call.result[-2:]
+    routing.plan(PREFILL, _at(prefill.client))
+    routing.plan(DECODE, _at(decode.client))
+
+
+def scheduled(routing: Routing, call: Call) -> None:
+    """`Proxy.schedule(cycler, request_len) -> "host:port"` of vLLM's demo."""
+    proxy, cycler = call.instance, call.argument(0, "cycler")
+    routing.policy = type(proxy.scheduling_policy).__name__
+    routing.candidates = len(proxy.prefill_instances) + len(proxy.decode_instances)
+    leg = PREFILL if cycler is proxy.prefill_cycler else DECODE
+    routing.plan(leg, RouteEndpoint(endpoint_at(call.result)))
+
+
+def selected_pair(routing: Routing, call: Call) -> None:
+    """`MiniLoadBalancer.select_pair() -> (prefill, bootstrap_port, decode)`."""
+    balancer = call.instance
+    routing.policy = type(balancer).__name__
+    routing.candidates = len(balancer.prefill_urls) + len(balancer.decode_urls)
+    prefill, _, decode = call.result
+    routing.plan(PREFILL, RouteEndpoint(endpoint_at(prefill)))
+    routing.plan(DECODE, RouteEndpoint(endpoint_at(decode)))
+
+
+def _is_inference(call: Call) -> bool:
+    """LMCache's proxy has prompts tokenized through the same function."""
+    paths = (*call.args[1:3], call.kwargs.get("endpoint"))
+    return any(isinstance(path, str) and operation(path) is not None for path in paths)
+
+
+def _clients(state: Any) -> int:
+    return len(state.prefill_clients) + len(state.decode_clients)
+
+
+def _at(client: Any) -> RouteEndpoint:
+    """The endpoint of an `httpx.AsyncClient`."""
+    endpoint: Endpoint = endpoint_at(str(client.base_url))
+    return RouteEndpoint(endpoint)

@@ -1,0 +1,149 @@
+"""Instruments prefill/decode proxies.
+
+They are scripts that people copy and change: vllm-ascend's load balancer, vLLM's toy proxy and
+demo, LMCache's proxy, and the mini load balancer of SGLang and vLLM. So they are recognised by
+their structure, wherever it is found, and mostly it is found in `__main__`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from operator import attrgetter
+from types import ModuleType
+from typing import Any
+
+from opentelemetry.instrumentation.utils import unwrap
+
+from otel_lifecycle.instrumentation import pd_calls
+from otel_lifecycle.instrumentation.base import Wrapper
+from otel_lifecycle.instrumentation.enriching import EnrichingInstrumentor
+from otel_lifecycle.instrumentation.routing import DECODE, PREFILL
+
+_logger = logging.getLogger(__name__)
+
+_SENDS = "send_request_to_service"
+_STREAMS = ("stream_service_response", "stream_service_response_with_retry")
+# What chooses the endpoints; each of these proxies has one.
+_PICKERS = {
+    "SharedProxyScheduler._pick_server": pd_calls.picked_from_pools,
+    "ProxyState.select_prefiller": pd_calls.picked_from_state,
+    "ProxyState.select_decoder": pd_calls.picked_from_state,
+    "get_next_client": pd_calls.next_client,
+    "round_robin_pick_clients": pd_calls.picked_clients,
+    "pick_up_clients": pd_calls.picked_clients,
+    "Proxy.schedule": pd_calls.scheduled,
+    "MiniLoadBalancer.select_pair": pd_calls.selected_pair,
+}
+
+
+class PDProxyInstrumentor(EnrichingInstrumentor):
+    """Tells prefill from decode, and adds policy, candidates and the prefill's cached tokens.
+
+    The names that a proxy's handlers look up are rebound when uvicorn has loaded the application:
+    the script has run by then, and nothing has been served.
+    """
+
+    _adopted: list[tuple[ModuleType, list[str]]]
+
+    def wrappers(self) -> Mapping[str, Mapping[str, Wrapper]]:
+        """What is known by name is the server; for the rest see `structure`."""
+        return {"uvicorn.config": {"Config.load": self._load}}
+
+    def structure(self) -> Mapping[str, Wrapper]:
+        """What wraps what in a module that turns out to be such a proxy."""
+        decoding = self.before(pd_calls.sent(DECODE))
+        return {
+            _SENDS: self._prefilling(),
+            **dict.fromkeys(_STREAMS, decoding),
+            **{name: self.after(observe) for name, observe in _PICKERS.items()},
+        }
+
+    def _instrument(self, **kwargs: Any) -> None:
+        self._adopted = []
+        super()._instrument(**kwargs)
+
+    def _uninstrument(self, **kwargs: Any) -> None:
+        for module, names in self._adopted:
+            for name in names:
+                owner, _, attribute = name.rpartition(".")
+                unwrap(getattr(module, owner, module), attribute)
+        super()._uninstrument(**kwargs)
+
+    def _load(
+        self, wrapped: Any, config: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        result = wrapped(*args, **kwargs)
+        if self.tracker is not None:
+            try:
+                for name in _module_names(config.app):
+                    if name in sys.modules:
+                        self._adopt(sys.modules[name])
+            except Exception:
+                _logger.debug("the application could not be looked at", exc_info=True)
+        return result
+
+    def _adopt(self, module: ModuleType) -> None:
+        """Wraps what there is of the structure, if the module is a PD proxy."""
+        if any(module is known for known, _ in self._adopted):
+            return
+        structure = self.structure()
+        names = [name for name in structure if _has(module, name)]
+        if not _is_proxy(module, names):
+            return
+        self._adopted.append((module, names))
+        self._wrap(module, {name: structure[name] for name in names})
+        if not any(name in _PICKERS for name in names):
+            _logger.warning(
+                "nothing known in %s chooses endpoints: policy and candidates are missing",
+                module.__name__,
+            )
+
+    def _prefilling(self) -> Wrapper:
+        before = self.before(pd_calls.sent(PREFILL))
+        after = self.after(pd_calls.prefilled)
+
+        def wrapper(
+            wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> Any:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                return after(wrapped, instance, args, kwargs)
+
+            return before(call, instance, args, kwargs)
+
+        return wrapper
+
+
+def _module_names(app: Any) -> Iterator[str]:
+    """Where an application may have its handlers, and what they call."""
+    yield "__main__"
+    if isinstance(app, str):
+        yield app.partition(":")[0]
+    else:
+        yield from _handler_modules(app)
+
+
+def _handler_modules(routed: Any) -> Iterator[str]:
+    for route in getattr(routed, "routes", None) or ():
+        endpoint = getattr(route, "endpoint", None)
+        if endpoint is not None:
+            yield endpoint.__module__
+        # Newer versions of FastAPI keep an included router, instead of copying its routes.
+        yield from _handler_modules(getattr(route, "original_router", route))
+
+
+def _is_proxy(module: ModuleType, names: list[str]) -> bool:
+    if _SENDS in names and any(name in names for name in _STREAMS):
+        return True
+    # `Proxy` is a common name; this one forwards what it schedules.
+    if "Proxy.schedule" in names and _has(module, "Proxy.forward_request"):
+        return True
+    return "MiniLoadBalancer.select_pair" in names
+
+
+def _has(module: ModuleType, name: str) -> bool:
+    try:
+        return callable(attrgetter(name)(module))
+    except AttributeError:
+        return False

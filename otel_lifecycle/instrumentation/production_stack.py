@@ -1,0 +1,152 @@
+"""Instruments the router of the vLLM production stack.
+
+It is recognised by its modules: what PyPI calls `vllm-router` has the same name and the same top
+package, and is another router, written in Rust.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import msgspec
+
+from otel_lifecycle.instrumentation.base import Wrapper
+from otel_lifecycle.instrumentation.enriching import Call, EnrichingInstrumentor, Observer
+from otel_lifecycle.instrumentation.routing import DECODE, PREFILL, Routing, endpoint_at
+from otel_lifecycle.model import EndpointMetrics, RouteEndpoint
+
+_ENGINE_STATS = "vllm_router.stats.engine_stats"
+
+
+class ProductionStackInstrumentor(EnrichingInstrumentor):
+    """Adds policy, candidates, engine state and prefix match, and tells prefill from decode.
+
+    What the router counts as in flight is not used: requests that end by a disconnect or a dropped
+    connection stay in its numbers for ever.
+    """
+
+    def wrappers(self) -> Mapping[str, Mapping[str, Wrapper]]:
+        """Methods only: functions that other modules import by name may be bound already."""
+        chosen = self.after(_chosen)
+        return {
+            "vllm_router.routers.routing_logic": {
+                "RoundRobinRouter.route_request": chosen,
+                "SessionRouter.route_request": chosen,
+                "PrefixAwareRouter.route_request": chosen,
+                "KvawareRouter.route_request": chosen,
+                "KvawareRouter.query_manager": self.after(_looked_up),
+                "DisaggregatedPrefillOrchestratedRouter.select_prefill_endpoint": self.after(
+                    _selected(PREFILL)
+                ),
+                "DisaggregatedPrefillOrchestratedRouter.select_decode_endpoint": self.after(
+                    _selected(DECODE)
+                ),
+            },
+            "vllm_router.prefix.hashtrie": {"HashTrie.longest_prefix_match": self.after(_matched)},
+            # Called from its own module, so a later wrapper takes effect too.
+            "vllm_router.services.request_service.request": {
+                "route_disaggregated_prefill_request": self.before(_fixed_pair)
+            },
+        }
+
+
+class _Match(NamedTuple):
+    """How much of a prompt is cached, and on which URLs."""
+
+    score: float
+    is_at: Callable[[str], bool]
+
+
+# Between a lookup and the decision it is for, within one task.
+_match: ContextVar[_Match | None] = ContextVar("otel_lifecycle_prefix_match", default=None)
+
+
+def _chosen(routing: Routing, call: Call) -> None:
+    """`route_request(endpoints, engine_stats, request_stats, request[, request_json]) -> url`."""
+    match, url = _match.get(), call.result
+    _match.set(None)
+    endpoints = call.argument(0, "endpoints")
+    routing.policy = type(call.instance).__name__
+    routing.candidates = len(endpoints)
+    # A policy may fall back to another endpoint than those that matched.
+    routing.prefix_cache_score = match.score if match is not None and match.is_at(url) else None
+    info = next((info for info in endpoints if info.url == url), None)
+    routing.know(_route_endpoint(url, info, call.argument(1, "engine_stats")))
+
+
+def _matched(_: Routing, call: Call) -> None:
+    """`longest_prefix_match(request, available_endpoints) -> (characters, urls)`."""
+    prompt = call.argument(0, "request")
+    length, urls = call.result
+    if prompt:
+        # It counts whole chunks, and so more than there is when the last one is not full.
+        _match.set(_Match(min(1.0, length / len(prompt)), urls.__contains__))
+
+
+def _looked_up(routing: Routing, call: Call) -> None:
+    """`query_manager(message)`: a lookup of tokens is answered by instance and tokens matched."""
+    tokens = getattr(call.argument(0, "msg"), "tokens", None)
+    if not tokens:
+        return
+    routing.input_tokens = len(tokens)
+    found = call.result.layout_info
+    if found:
+        instance, (_, matched) = next(iter(found.items()))
+        urls: dict[str, str] = call.instance.instance_id_to_ip  # may be filled after the lookup
+
+        def is_at(url: str) -> bool:
+            return urls.get(instance) == url
+
+        _match.set(_Match(min(1.0, matched / len(tokens)), is_at))
+
+
+def _selected(leg: str) -> Observer:
+    """`select_..._endpoint(endpoints) -> endpoint`, called for both legs before any call."""
+
+    def observe(routing: Routing, call: Call) -> None:
+        routing.policy = type(call.instance).__name__
+        routing.candidates = (routing.candidates or 0) + len(call.args[0])
+        info = call.result
+        routing.plan(leg, _route_endpoint(info.url, info, _engine_stats()))
+
+    return observe
+
+
+def _fixed_pair(routing: Routing, call: Call) -> None:
+    """`route_disaggregated_prefill_request(request, ...)`: there is one pair, chosen at start."""
+    state = call.argument(0, "request").app.state
+    routing.policy = type(state.router).__name__
+    for leg, session in ((PREFILL, state.prefill_client), (DECODE, state.decode_client)):
+        url = str(session._base_url).rstrip("/")
+        routing.plan(leg, _route_endpoint(url, None, _engine_stats()))
+
+
+def _engine_stats() -> Any:
+    """What the router last scraped, by URL; None without its scraper."""
+    try:
+        return sys.modules[_ENGINE_STATS].get_engine_stats_scraper().get_engine_stats()
+    except Exception:
+        return None
+
+
+def _route_endpoint(url: str, info: Any, engine_stats: Any) -> RouteEndpoint:
+    endpoint = endpoint_at(url)
+    stats = None if engine_stats is None else engine_stats.get(url)
+    pod_name = getattr(info, "pod_name", None)
+    if pod_name:
+        namespace = getattr(info, "namespace", None) or ""
+        endpoint = msgspec.structs.replace(endpoint, namespace=namespace, pod_name=pod_name)
+    if stats is None:
+        return RouteEndpoint(endpoint)
+    return RouteEndpoint(
+        endpoint,
+        EndpointMetrics(
+            running_requests=stats.num_running_requests,
+            waiting_requests=stats.num_queuing_requests,
+            # It reads an old name: of a newer vLLM it says 0, whatever is in use.
+            kv_cache_usage=stats.gpu_cache_usage_perc or None,
+        ),
+    )

@@ -1,0 +1,99 @@
+"""Where one inference request goes: what its router tells, and what its calls show."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import urlsplit
+
+from otel_lifecycle.model import Endpoint, Route, RouteEndpoint
+
+PREFILL: Final = "prefill"
+DECODE: Final = "decode"
+
+
+class Routing:
+    """What is known of one request's route; it grows while the router works.
+
+    A leg is a call to an engine: the prefill or the decode of a PD route, or the only one there is,
+    which counts as decode.
+
+    Attributes:
+        policy: Name of what chose the endpoint.
+        candidates: How many endpoints it chose from.
+        input_tokens: Length of the prompt, where the router itself tokenized it.
+        prefix_cache_score: Cached part of the prompt on the chosen endpoint, 0 to 1.
+        cached_tokens: Prompt tokens that the prefill endpoint found in its cache.
+    """
+
+    def __init__(self) -> None:
+        self.policy = ""
+        self.candidates: int | None = None
+        self.input_tokens: int | None = None
+        self.prefix_cache_score: float | None = None
+        self.cached_tokens: int | None = None
+        self._known: dict[tuple[str, str], RouteEndpoint] = {}
+        self._planned: dict[str, tuple[str, str]] = {}
+        self._legs: dict[str, RouteEndpoint] = {}
+        self._called: set[str] = set()
+
+    @property
+    def route(self) -> Route:
+        """The route as far as it is known; there has to be a leg."""
+        prefill, decode = self._legs.get(PREFILL), self._legs.get(DECODE)
+        if prefill is None or decode is None:
+            return Route(decode or self._legs[PREFILL])
+        # The router itself leads a PD pair: its client talks to the decode endpoint.
+        return Route(decode, prefill, decode)
+
+    def know(self, endpoint: RouteEndpoint) -> None:
+        """The router knows more of an endpoint than its address."""
+        self._known[_address(endpoint)] = endpoint
+
+    def plan(self, leg: str, endpoint: RouteEndpoint) -> None:
+        """The router has chosen an endpoint for one leg of a PD route."""
+        self.know(endpoint)
+        self._planned[leg] = _address(endpoint)
+        self._legs[leg] = endpoint
+
+    def leg(self, address: str, port: str) -> str | None:
+        """The leg that is planned for an address, if it is one and not both."""
+        planned = [leg for leg, there in self._planned.items() if there == (address, port)]
+        return planned[0] if len(planned) == 1 else None
+
+    def call(self, leg: str, address: str, port: str) -> bool:
+        """The router calls an engine.
+
+        Returns:
+            Whether this leg was called before: it is a retry then, and with a prefill the whole
+            route begins anew.
+        """
+        again = leg in self._called
+        if again and leg == PREFILL:
+            self._legs.clear()
+            self._called.clear()
+        self._called.add(leg)
+        self._legs[leg] = self._known.get((address, port)) or RouteEndpoint(
+            Endpoint(address=address, port=port)
+        )
+        return again
+
+    def drop(self, leg: str) -> None:
+        """The call of a leg failed, and the router goes on without it."""
+        self._legs.pop(leg, None)
+
+
+def endpoint_at(url: str) -> Endpoint:
+    """The endpoint at a URL, or at `host:port`.
+
+    Raises:
+        ValueError: There is no host or no valid port in it.
+    """
+    parts = urlsplit(url if "//" in url else f"//{url}")
+    if not parts.hostname:
+        raise ValueError("no host")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return Endpoint(address=parts.hostname, port=str(port))
+
+
+def _address(entry: RouteEndpoint) -> tuple[str, str]:
+    return entry.endpoint.address, entry.endpoint.port

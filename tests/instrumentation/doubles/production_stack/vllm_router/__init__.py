@@ -1,0 +1,1 @@
+"""A double of the production stack's router: its names and signatures, little else."""

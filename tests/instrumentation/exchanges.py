@@ -1,0 +1,152 @@
+"""Whole records of requests that the generic layer follows, as plain values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from otel_lifecycle import LifecycleRecord
+from tests.matchers import MEASURED, SPAN_ID, TIMESTAMP, TRACE_ID, Matching
+
+ANY_ID = Matching("[0-9a-f-]{32,36}")
+_UNKNOWN_OF_NPU = ("hbmUtilization", "aiCoreUtilization", "bandwidthUtilization")
+_METRICS_FEATURES = {
+    "numRequestWaiting": "waitingQueueSize",
+    "numRequestRunning": "runningRequestsSize",
+    "kvCacheUsage": "kvCacheUsagePercent",
+}
+
+
+def plain(record: LifecycleRecord) -> dict[str, Any]:
+    """A record as plain values, without the parts that follow from others."""
+    values: dict[str, Any] = msgspec.to_builtins(record)
+    for derived in ("predictionInputs", "missingFeatureReasons", "resource"):
+        del values[derived]
+    return values
+
+
+def endpoint(url: str, **known: Any) -> dict[str, Any]:
+    """An endpoint of a route, with nothing else in flight on it."""
+    address, _, port = url.removeprefix("http://").partition(":")
+    return {
+        "id": f"addr://{address}:{port}",
+        "address": address,
+        "port": port,
+        "inflight": {"tokens": 0, "requests": 0},
+        **known,
+    }
+
+
+def identity(url: str) -> dict[str, Any]:
+    """The leader of a PD route."""
+    snapshot = endpoint(url)
+    del snapshot["inflight"]
+    return snapshot
+
+
+def metrics(running: int, waiting: int, kv_cache: float | None) -> dict[str, Any]:
+    """What an engine said of itself, as far as the production stack's router scrapes it."""
+    return {
+        "runningRequestsSize": running,
+        "waitingQueueSize": waiting,
+        "kvCacheUsagePercent": kv_cache,
+        "kvCacheMaxTokenCapacity": None,
+        "cacheBlockSize": None,
+        "cacheNumBlocks": None,
+        "activeModels": {},
+        "waitingModels": {},
+        "maxActiveModels": None,
+        "updateTime": None,
+    }
+
+
+def streamed(selected: str | dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A stream of eight tokens to its proper end, through an aggregated route."""
+    leader = endpoint(selected) if isinstance(selected, str) else selected
+    whole = {
+        "schemaVersion": 1,
+        "requestId": "request-1",
+        "model": "m",
+        "operation": "text_completion",
+        "provider": "",
+        "outcome": "completed",
+        "streaming": True,
+        "startedAt": TIMESTAMP,
+        "firstChunkAt": TIMESTAMP,
+        "completedAt": TIMESTAMP,
+        "inputTokenLength": 30,
+        "inputTokenSource": "estimated",
+        "outputLength": 8,
+        "cachedTokens": 0,
+        "selectedEndpoint": leader["id"],
+        "servedEndpoint": leader["id"],
+        "trackedEndpoints": [leader["id"]],
+        "candidates": None,
+        "policy": "",
+        "attempt": 1,
+        "rerouted": [],
+        "dispatchInflight": {"tokens": 0, "requests": 0},
+        "prefixCacheScore": None,
+        "prediction": {"ttftMillis": None, "tpotMillis": None},
+        "predictionMode": "",
+        "selectedRoute": {"leader": leader},
+        "routeMismatch": False,
+        "endpointDeleted": [],
+        "error": None,
+        "actual": {"ttftMillis": MEASURED, "tpotMillis": MEASURED, "e2eMillis": MEASURED},
+        "predictionError": {
+            "ttftMillis": None,
+            "tpotMillis": None,
+            "ttftRatio": None,
+            "tpotRatio": None,
+        },
+        "traceId": TRACE_ID,
+        "spanId": SPAN_ID,
+        "parentSpanId": None,
+        "traceFlags": 3,
+        "traceState": "",
+        "spanKind": "server",
+    }
+    assert set(changes) <= set(whole)
+    return {**whole, **changes}
+
+
+def paired(
+    prefill: str | dict[str, Any], decode: str | dict[str, Any], **changes: Any
+) -> dict[str, Any]:
+    """The same, through a PD route; the router leads, so its leader is the decode endpoint."""
+    legs = [endpoint(leg) if isinstance(leg, str) else leg for leg in (prefill, decode)]
+    leader = {name: legs[1][name] for name in ("id", "address", "port")}
+    route = {"leader": leader, "prefill": legs[0], "decode": legs[1]}
+    return streamed(
+        legs[1],
+        **{
+            "trackedEndpoints": [leg["id"] for leg in legs],
+            "selectedRoute": route,
+            **changes,
+        },
+    )
+
+
+def failed(error: str, *, first_chunk: bool = False) -> dict[str, Any]:
+    """What an error changes."""
+    ttft = MEASURED if first_chunk else None
+    return {
+        "outcome": "error",
+        "error": {"type": error},
+        "firstChunkAt": TIMESTAMP if first_chunk else None,
+        "outputLength": None,
+        "cachedTokens": None,
+        "servedEndpoint": None,
+        "actual": {"ttftMillis": ttft, "tpotMillis": None, "e2eMillis": MEASURED},
+    }
+
+
+def whole_answer() -> dict[str, Any]:
+    """What changes for a response that is not a stream."""
+    return {
+        "streaming": False,
+        "firstChunkAt": None,
+        "actual": {"ttftMillis": None, "tpotMillis": None, "e2eMillis": MEASURED},
+    }

@@ -1,0 +1,160 @@
+"""The edges of the generic layer: what no router does on a good day."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Generator
+from contextvars import copy_context
+from typing import Any
+
+import aiohttp
+import httpx
+import pytest
+
+from otel_lifecycle.instrumentation.asgi import observe
+from otel_lifecycle.instrumentation.clients import observe_aiohttp, observe_httpx
+from otel_lifecycle.instrumentation.exchange import Exchange, current_exchange
+from tests.conftest import Bench
+
+SCOPE = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
+ENGINE = "http://engine:8000/v1/completions"
+
+
+class Never:
+    """What is awaited and never comes."""
+
+    def __await__(self) -> Generator[Never]:
+        yield self
+
+
+async def never(*_: Any, **__: Any) -> None:
+    await Never()
+
+
+async def receive() -> dict[str, Any]:
+    return {"type": "http.request", "body": b'{"model":"m"}'}
+
+
+async def send(_: dict[str, Any]) -> None:
+    pass
+
+
+async def call_engine() -> None:
+    """One call that an engine answers at once."""
+
+    async def answer(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200)
+
+    await observe_httpx(answer, None, (httpx.Request("POST", ENGINE, content=b"{}"),), {})
+
+
+def serve(
+    bench: Bench, application: Callable[..., Awaitable[None]], scope: dict[str, Any] = SCOPE
+) -> None:
+    """Serves one request with the application."""
+    asyncio.run(observe(bench.tracker, "text_completion", application, scope, receive, send))  # type: ignore[arg-type]
+
+
+def endings(bench: Bench) -> list[tuple[str, str | None]]:
+    """Outcome and error type of each record."""
+    return [
+        (record.outcome.value, record.error.type if record.error else None)
+        for record in bench.records
+    ]
+
+
+def test_coroutine_closed_elsewhere(bench: Bench) -> None:
+    """A request or a call that nobody finished can be closed in any context."""
+    serving = observe(bench.tracker, "chat", never, dict(SCOPE), receive, send)  # type: ignore[arg-type]
+    copy_context().run(serving.send, None)
+    serving.close()
+
+    exchange = Exchange(bench.tracker, "chat", {})
+    calling = observe_httpx(never, None, (httpx.Request("POST", ENGINE),), {})
+
+    def begin() -> None:
+        current_exchange.set(exchange)
+        calling.send(None)
+
+    copy_context().run(begin)
+    calling.close()
+    exchange.left(None)
+
+    assert endings(bench) == [("client_disconnect", None), ("error", "response_incomplete")]
+
+
+def test_answered_by_somebody_unseen(bench: Bench) -> None:
+    """A good answer without a call that was seen is no rejection, and no error: it is not known."""
+
+    async def application(_: Any, __: Any, answer: Any) -> None:
+        await answer({"type": "http.response.start", "status": 200, "headers": []})
+        await answer({"type": "http.response.body", "body": b"{}"})
+
+    serve(bench, application)
+
+    assert endings(bench) == []
+    assert bench.tracker.store.ignored == {"no_endpoint": 1}
+
+
+@pytest.mark.parametrize("called", [False, True])
+def test_cancelled(bench: Bench, called: bool) -> None:
+    """A cancelled request is a disconnect, whether or not it had an endpoint by then."""
+
+    async def application(*_: Any) -> None:
+        if called:
+            await call_engine()
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        serve(bench, application)
+
+    assert endings(bench) == [("client_disconnect", None)]
+
+
+@pytest.mark.parametrize(
+    ("called", "error", "ending"),
+    [
+        (True, SystemExit(1), ("shutdown", None)),
+        (True, httpx.ReadError("text"), ("error", "httpx.ReadError")),
+        (False, httpx.ReadError("text"), ("rejected", "httpx.ReadError")),
+    ],
+)
+def test_raised(
+    bench: Bench, called: bool, error: BaseException, ending: tuple[str, str | None]
+) -> None:
+    """What the application raises says how the request ended, and is raised on as it is."""
+
+    async def application(*_: Any) -> None:
+        if called:
+            await call_engine()
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        serve(bench, application)
+
+    assert raised.value is error
+    assert endings(bench) == [ending]
+
+
+@pytest.mark.parametrize("headers", [None, 5, [b"x-request-id"], [(b"x-request-id", "text")]])
+def test_headers_of_another_shape(bench: Bench, headers: Any) -> None:
+    """Headers that are not what ASGI says are the application's to refuse."""
+    served: list[Any] = []
+
+    async def application(scope: dict[str, Any], *_: Any) -> None:
+        served.append(scope["headers"])
+
+    serve(bench, application, {**SCOPE, "headers": headers})
+
+    assert served == [headers]
+
+
+def test_url_that_is_none(bench: Bench) -> None:
+    """A URL that aiohttp refuses is refused as without us."""
+
+    async def application(*_: Any) -> None:
+        async with aiohttp.ClientSession() as session:
+            await observe_aiohttp(session._request, session, ("POST", "http://[bad"), {})
+
+    with pytest.raises(aiohttp.InvalidURL):
+        serve(bench, application)

@@ -1,0 +1,119 @@
+"""What is read of OpenAI-style requests and responses as they pass by."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from otel_lifecycle.instrumentation.openai_api import ResponseReader, is_prefill
+
+DATA = b'data: {"choices":[{"delta":{"content":"%s"},"finish_reason":null}]}\n\n'
+DONE = b"data: [DONE]\n\n"
+USAGE = (
+    b'"usage":{"prompt_tokens":5,"completion_tokens":7,"prompt_tokens_details":{"cached_tokens":3}}'
+)
+
+
+def read(*chunks: bytes) -> dict[str, Any]:
+    """What a reader says after these chunks."""
+    reader = ResponseReader()
+    for chunk in chunks:
+        reader.feed(chunk)
+    return {name: value for name, value in vars(reader).items() if not name.startswith("_")}
+
+
+def answer(
+    *, is_stream: bool, ended: bool, usage: tuple[Any, Any, Any] = (None, None, None)
+) -> Any:
+    """What a reader should say."""
+    names = ("input_tokens", "output_tokens", "cached_tokens")
+    return {"is_stream": is_stream, "ended": ended, **dict(zip(names, usage, strict=True))}
+
+
+@pytest.mark.parametrize(
+    ("chunks", "ended"),
+    [
+        ([DATA % b"hello"], False),
+        ([DATA % b"hello", DONE], True),
+        ([DONE], True),
+        ([DATA % b"hello" + DONE], True),
+        ([b"data:[DONE]\n\n"], True),
+        ([b'data: {"choices":[{"finish_reason":"stop"}]}\n\n'], True),
+        ([b'event: message_stop\ndata: {"type": "message_stop"}\n\n'], True),
+        ([b'data: {"type":"response.completed"}\n\n'], True),
+        ([b'data: {"type":"response.incomplete"}\n\n'], True),
+        ([b'data: {"type":"response.created"}\n\n'], False),
+        ([DATA % b"it ends with data: [DONE]"], False),
+        ([DATA % b"message_stop"], False),
+        ([DATA % rb"{\"type\":\"message_stop\"}"], False),
+        ([b": keep-alive\n\n", DONE], True),
+        ([b"\n", DATA % b"hello", DONE], True),
+        ([b"\n" * 100, DATA % b"hello", DONE], True),
+        ([b"", DONE], True),
+    ],
+)
+def test_end_of_a_stream(chunks: list[bytes], ended: bool) -> None:
+    """A stream ends with its terminator, in whatever pieces it comes, and not with talk of one."""
+    whole = b"".join(chunks)
+    expected = answer(is_stream=True, ended=ended)
+
+    assert read(*chunks) == expected
+    assert read(*(bytes([byte]) for byte in whole)) == expected
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("size", [1, 7, 64, 1_000, 1 << 20])
+def test_usage(stream: bool, size: int) -> None:
+    """The usage is found wherever the chunks are cut."""
+    body = (
+        DATA % b"hello" * 200 + b'data: {"usage":null}\n\ndata: {' + USAGE + b"}\n\n" + DONE
+        if stream
+        else b'{"choices":"' + b"x" * 70_000 + b'",' + USAGE + b"}"
+    )
+    chunks = [body[start : start + size] for start in range(0, len(body), size)]
+
+    assert read(*chunks) == answer(is_stream=stream, ended=stream, usage=(5, 7, 3))
+
+
+def test_last_usage_counts() -> None:
+    """Of a usage that goes on growing the last one counts."""
+    chunks = [
+        b'data: {"usage":{"prompt_tokens":5,"completion_tokens":%d}}\n\n' % number
+        for number in range(1, 100)
+    ]
+
+    assert read(*chunks) == answer(is_stream=True, ended=False, usage=(5, 99, None))
+
+
+def test_each_usage_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Usage in every chunk costs no more the longer the stream gets."""
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr(ResponseReader, "_set_usage", lambda _, usage: seen.append(usage))
+    read(*(DATA[:-4] % b"x" + b",%s}\n\n" % USAGE for _ in range(100)))
+
+    assert len(seen) == 100
+
+
+@pytest.mark.parametrize("usage", [b'"usage":{', b'"usage":{"a":"' + b"x" * 10_000, b'"usage":{]}'])
+def test_broken_usage(usage: bytes) -> None:
+    """Usage that cannot be read is unknown."""
+    assert read(DATA % b"hello", usage, DONE, DONE) == answer(is_stream=True, ended=True)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"kv_transfer_params": {"do_remote_decode": True}}, True),
+        ({"kv_transfer_params": {}, "max_tokens": 1}, True),
+        ({"kv_transfer_params": {}, "max_completion_tokens": 1}, True),
+        ({"max_tokens": 1}, False),
+        ({"kv_transfer_params": {"do_remote_decode": False}, "max_tokens": 8}, False),
+        ([1], False),
+    ],
+)
+def test_is_prefill(body: Any, expected: bool) -> None:
+    """A call for one token that keeps the KV cache for another engine is a prefill."""
+    assert is_prefill(json.dumps(body).encode()) is expected
+    assert not is_prefill(json.dumps(body).encode()[:-1])

@@ -1,0 +1,402 @@
+"""Prefill/decode proxies, on doubles of their structure, in front of engines with faults."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from otel_lifecycle.instrumentation.pd_proxy import PDProxyInstrumentor
+from tests.examples.cluster import eventually
+from tests.instrumentation.exchanges import failed, paired, plain, streamed, whole_answer
+from tests.instrumentation.instrumented_process import (
+    free_port,
+    instrumented,
+    served_by_any_fastapi,
+)
+from tests.instrumentation.test_generic import Observed, endpoint_id, make_engine, unobserved
+from tests.matchers import MEASURED, TIMESTAMP
+
+DOUBLES = Path(__file__).parent / "doubles" / "pd_proxies"
+ASKED = {"stream": True, "stream_options": {"include_usage": True}}
+ID = {"x-request-id": "request-1"}
+PREFILL_CACHED = 16
+
+
+class Kind(NamedTuple):
+    """One proxy, and what it is expected to tell."""
+
+    double: str
+    policy: str
+    app: str = "app"
+    cached_tokens: int = PREFILL_CACHED
+
+
+KINDS = [
+    Kind("ascend_proxy", "SharedProxyScheduler"),
+    Kind("ascend_proxy_old", "ProxyState"),
+    Kind("toy_proxy", "get_next_client"),
+    Kind("demo_proxy", "RoundRobinSchedulingPolicy", "create_app", cached_tokens=0),
+    Kind("lmcache_proxy", "round_robin_pick_clients"),
+    Kind("mini_lb", "MiniLoadBalancer", cached_tokens=0),
+]
+ASCEND, OLD, TOY = KINDS[:3]
+
+
+class PrefillEngine:
+    """Answers as a prefill engine does, and fails if it is told to."""
+
+    status = 200
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves any path."""
+        if scope["type"] == "http":
+            usage = {
+                "prompt_tokens": 30,
+                "completion_tokens": 1,
+                "prompt_tokens_details": {"cached_tokens": PREFILL_CACHED},
+            }
+            transfer = {"do_remote_prefill": True, "remote_host": "127.0.0.1"}
+            answer = {"choices": [], "usage": usage, "kv_transfer_params": transfer}
+            await JSONResponse(answer, self.status)(scope, receive, send)
+
+
+class DecodeEngine:
+    """A simulated engine that tokenizes too, and has some requests computed anew."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.app: ASGIApp = make_engine("decode", **settings)
+        self.recompute = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves."""
+        if scope.get("path") == "/tokenize":
+            await JSONResponse({"tokens": [1, 2]})(scope, receive, send)
+        elif self.recompute and scope.get("path") == "/v1/completions":
+            self.recompute -= 1
+            answer = {"choices": [{"text": "", "stop_reason": "recomputed"}]}
+            await JSONResponse(answer)(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+class Proxied(Observed):
+    """A PD proxy with its engines, instrumented in both ways."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.loaded: list[str] = []
+        self.prefill_engine = PrefillEngine()
+        self.prefill = self.cluster.add_app("prefill", unobserved(self.prefill_engine))
+        self.adapter = PDProxyInstrumentor()
+        self.adapter.instrument(
+            tracer_provider=self.telemetry.tracer_provider,
+            meter_provider=self.telemetry.meter_provider,
+            store_name=str(path),
+            persistence_output_path=str(path),
+        )
+
+    def load(self, kind: Kind, *, prefills: int = 2, **settings: Any) -> ModuleType:
+        """The module of a double; of several engines for the prefill, only the first is there."""
+        self.decode_engine = DecodeEngine(**settings)
+        self.decode = self.cluster.add_app("decode", unobserved(self.decode_engine))
+        name = f"double_of_{kind.double}"
+        spec = importlib.util.spec_from_file_location(name, DOUBLES / f"{kind.double}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        self.loaded.append(name)
+        spec.loader.exec_module(module)
+        module.instances = (  # type: ignore[attr-defined]
+            [("127.0.0.1", self.prefill.port + number) for number in range(prefills)],
+            [("127.0.0.1", self.decode.port)],
+        )
+        return module
+
+    def start(self, kind: Kind, *, prefills: int = 2, **settings: Any) -> ModuleType:
+        """Serves the double."""
+        module = self.load(kind, prefills=prefills, **settings)
+        app = getattr(module, kind.app)
+        self.serve(app() if kind.app == "create_app" else app)
+        return module
+
+    def expected(self, kind: Kind, **changes: Any) -> dict[str, Any]:
+        """The record of a stream to its proper end."""
+        known = {"policy": kind.policy, "candidates": 3, "cachedTokens": kind.cached_tokens}
+        return paired(self.prefill.url, self.decode.url, **{**known, **changes})
+
+    def seen_by_decode(self) -> list[dict[str, str]]:
+        """The trace contexts and ids that the decode engine was sent."""
+        seen = httpx.get(f"{self.decode.url}/debug/traceparents").json()
+        return seen["traceparents"]  # type: ignore[no-any-return]
+
+    def stop(self) -> None:
+        """Stops everything."""
+        super().stop()
+        self.adapter.uninstrument()
+        for name in self.loaded:
+            del sys.modules[name]
+
+
+@pytest.fixture
+def proxy(tmp_path: Path) -> Iterator[Proxied]:
+    """A proxy to be chosen, with its engines."""
+    proxied = Proxied(tmp_path / "records.jsonl")
+    yield proxied
+    proxied.stop()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.double)
+def test_stream(proxy: Proxied, kind: Kind) -> None:
+    """Both legs are one route, whatever the order and the wording of the two calls."""
+    proxy.start(kind)
+    response = proxy.post(headers=ID, **ASKED)
+
+    assert response.text.endswith("data: [DONE]\n\n")
+    assert plain(proxy.record()) == proxy.expected(kind)
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if kind.double != "lmcache_proxy"], ids=lambda kind: kind.double
+)
+def test_not_streaming(proxy: Proxied, kind: Kind) -> None:
+    """The same for a response that is not a stream; LMCache's proxy has none."""
+    proxy.start(kind)
+    proxy.post(headers=ID)
+
+    assert plain(proxy.record()) == proxy.expected(kind, **whole_answer())
+
+
+@pytest.mark.parametrize("kind", [ASCEND, OLD, TOY], ids=lambda kind: kind.double)
+def test_ids(proxy: Proxied, kind: Kind) -> None:
+    """These proxies ignore the client's id: the record has it; without one, it has the proxy's."""
+    proxy.start(kind, prefills=1)
+    proxy.post(headers=ID)
+    eventually(lambda: len(proxy.telemetry.spans) == 1)
+    proxy.post()
+
+    first, second = proxy.records(2)
+    sent = [seen["x-request-id"] for seen in proxy.seen_by_decode()]
+    assert first.request_id == "request-1" != sent[0]
+    assert second.request_id == sent[1]
+
+
+def test_one_trace(proxy: Proxied) -> None:
+    """The decode engine's span becomes a child of ours."""
+    proxy.start(TOY)
+    proxy.post(headers=ID)
+
+    record = proxy.record()
+    assert [seen["traceparent"] for seen in proxy.seen_by_decode()] == [
+        f"00-{record.trace_id}-{record.span_id}-03"
+    ]
+
+
+def test_one_token(proxy: Proxied) -> None:
+    """A decode of one token is no prefill, though it looks like one."""
+    proxy.start(TOY)
+    proxy.post(headers=ID, max_tokens=1)
+
+    assert plain(proxy.record()) == proxy.expected(TOY, **whole_answer(), outputLength=1)
+
+
+def test_engine_that_drains(proxy: Proxied) -> None:
+    """An engine about to leave is no candidate."""
+    module = proxy.start(ASCEND)
+    eventually(lambda: module.runtime is not None)
+    pool = module.runtime.scheduler._pool(module.ServerRole.PREFILL)
+    pool.tainted.update([*list(pool.servers)[1:], "0.0.0.0:1"])  # one that has left already
+    proxy.post(headers=ID, **ASKED)
+
+    assert plain(proxy.record()) == proxy.expected(ASCEND, candidates=2)
+
+
+def test_prefill_fails(proxy: Proxied) -> None:
+    """A prefill that fails again is two attempts and an error, before any decode was chosen."""
+    proxy.start(ASCEND)
+    proxy.prefill_engine.status = 503
+    assert proxy.post(headers=ID, **ASKED).status_code == 503
+
+    here = endpoint_id(proxy.prefill)
+    change = {"at": TIMESTAMP, "from": here, "to": here, "reason": "http_503"}
+    assert plain(proxy.record()) == streamed(
+        proxy.prefill.url,
+        **failed("http_503"),
+        attempt=2,
+        rerouted=[change],
+        policy="SharedProxyScheduler",
+        candidates=3,
+    )
+
+
+def test_decode_fails(proxy: Proxied) -> None:
+    """A decode that fails is an error, though the proxy says 200 with an empty body."""
+    proxy.start(ASCEND)
+    proxy.cluster.break_engine("decode", "http_500")
+    response = proxy.post(headers=ID, **ASKED)
+
+    pair = f"{endpoint_id(proxy.prefill)}+{endpoint_id(proxy.decode)}"
+    change = {"at": TIMESTAMP, "from": pair, "to": pair, "reason": "http_500"}
+    assert (response.status_code, response.content) == (200, b"")
+    assert plain(proxy.record()) == proxy.expected(
+        ASCEND, **failed("http_500"), attempt=2, rerouted=[change]
+    )
+
+
+def test_decode_cut_in_mid_stream(proxy: Proxied) -> None:
+    """A decode that drops is an error, though the proxy ends its response properly."""
+    proxy.start(ASCEND)
+    proxy.cluster.break_engine("decode", "drop_mid_stream")
+    assert proxy.post(headers=ID, **ASKED).status_code == 200
+
+    assert plain(proxy.record()) == proxy.expected(
+        ASCEND, **failed("stream_truncated", first_chunk=True)
+    )
+
+
+def test_decode_sent_again_in_mid_stream(proxy: Proxied) -> None:
+    """An older proxy sends a broken decode again: each time is an attempt."""
+    proxy.start(OLD)
+    proxy.cluster.break_engine("decode", "drop_mid_stream")
+    proxy.post(headers=ID, **ASKED)
+
+    pair = f"{endpoint_id(proxy.prefill)}+{endpoint_id(proxy.decode)}"
+    change = {"at": TIMESTAMP, "from": pair, "to": pair, "reason": "retry"}
+    assert plain(proxy.record()) == proxy.expected(
+        OLD, **failed("stream_truncated", first_chunk=True), attempt=3, rerouted=[change] * 2
+    )
+
+
+def test_recompute(proxy: Proxied) -> None:
+    """A request that is computed anew begins its route anew, as one more attempt."""
+    proxy.start(ASCEND, prefills=1)
+    proxy.decode_engine.recompute = 1
+    proxy.post(headers=ID, **ASKED)
+
+    prefill = endpoint_id(proxy.prefill)
+    change = {
+        "at": TIMESTAMP,
+        "from": f"{prefill}+{endpoint_id(proxy.decode)}",
+        "to": prefill,
+        "reason": "retry",
+    }
+    assert plain(proxy.record()) == proxy.expected(
+        ASCEND, attempt=2, rerouted=[change], candidates=2
+    )
+
+
+@pytest.mark.parametrize("kind", [ASCEND, TOY], ids=lambda kind: kind.double)
+def test_client_disconnect(proxy: Proxied, kind: Kind) -> None:
+    """A client that hangs up is a disconnect."""
+    proxy.start(kind, time_scale=1.0)
+    assert proxy.cluster.router is not None
+    body = {"model": "m", "prompt": "hello " * 20, "max_tokens": 4000, "stream": True}
+    url = f"{proxy.cluster.router.url}/v1/completions"
+    with httpx.stream("POST", url, json=body, headers=ID) as response:
+        next(response.iter_raw())
+
+    assert plain(proxy.record()) == proxy.expected(
+        kind,
+        outcome="client_disconnect",
+        outputLength=None,
+        cachedTokens=None,
+        servedEndpoint=None,
+        actual={"ttftMillis": MEASURED, "tpotMillis": None, "e2eMillis": MEASURED},
+    )
+
+
+def test_bound_clients(proxy: Proxied) -> None:
+    """Where LMCache's proxy keeps a client on its engines, that chose."""
+    kind = Kind("lmcache_proxy", "pick_up_clients")
+    module = proxy.start(kind)
+    module.BOUND_CLIENT = True  # type: ignore[attr-defined]
+    proxy.post(headers=ID, **ASKED)
+
+    assert plain(proxy.record()) == proxy.expected(kind)
+
+
+def test_application_by_name(proxy: Proxied) -> None:
+    """An application that uvicorn imports by name is looked at too, once it is imported."""
+    module = proxy.load(ASCEND)
+    proxy.serve(f"{module.__name__}:create_app")
+    proxy.post(headers=ID, **ASKED)
+
+    assert plain(proxy.record()) == proxy.expected(ASCEND)
+
+
+def test_picker_unknown(proxy: Proxied, caplog: pytest.LogCaptureFixture) -> None:
+    """A proxy that chooses in its own way costs one warning, and the route is still known."""
+    module = proxy.load(TOY)
+    source = inspect.getsource(module).replace("get_next_client", "choose")
+    exec(source, module.__dict__)
+    del module.get_next_client  # type: ignore[attr-defined]
+    address = "127.0.0.1"
+    module.instances = ([(address, proxy.prefill.port)], [(address, proxy.decode.port)])  # type: ignore[attr-defined]
+    proxy.serve(module.app)
+    proxy.post(headers=ID, **ASKED)
+
+    assert plain(proxy.record()) == proxy.expected(TOY, policy="", candidates=None)
+    assert [message for message in caplog.messages if module.__name__ in message] == [
+        f"nothing known in {module.__name__} chooses endpoints: policy and candidates are missing"
+    ]
+
+
+def test_other_applications(proxy: Proxied) -> None:
+    """A module with only some of the names is none of these proxies, and is left alone."""
+    module = proxy.load(TOY)
+    sends = module.send_request_to_service
+    del module.stream_service_response  # type: ignore[attr-defined]
+    proxy.serve(module.app)
+
+    assert module.send_request_to_service is sends
+
+
+def test_kinds_of_functions(proxy: Proxied) -> None:
+    """What was a coroutine function or an asynchronous generator stays one."""
+    module = proxy.start(ASCEND)
+    assert inspect.iscoroutinefunction(module.send_request_to_service)
+    assert inspect.isasyncgenfunction(module.stream_service_response)
+
+
+def test_uninstrumented(proxy: Proxied) -> None:
+    """Uninstrumenting gives a proxy its own functions back."""
+    module = proxy.load(ASCEND)
+    scheduler = module.SharedProxyScheduler
+
+    def functions() -> list[Any]:
+        return [
+            module.send_request_to_service,
+            module.stream_service_response,
+            scheduler._pick_server,
+        ]
+
+    before = functions()
+    proxy.serve(module.app)
+    during = functions()
+    proxy.adapter.uninstrument()
+
+    assert [function is own for function, own in zip(during, before, strict=True)] == [False] * 3
+    assert functions() == before
+    assert proxy.post(headers=ID).status_code == 200
+
+
+def test_script(tmp_path: Path, proxy: Proxied) -> None:
+    """A proxy that is a script, run under `opentelemetry-instrument`, needs nothing else."""
+    proxy.load(TOY)
+    port = free_port()
+    script = [str(DOUBLES / "toy_proxy.py"), str(port)]
+    script += [str(proxy.prefill.port), str(proxy.decode.port)]
+    with instrumented(script, port, tmp_path / "script.jsonl") as process:
+        process.post(**ASKED)
+        (record,) = process.records()
+
+    assert plain(record) == proxy.expected(TOY, candidates=2, **served_by_any_fastapi(record))
