@@ -51,7 +51,8 @@ class Background:
         )
         try:
             thread.start()
-        except RuntimeError:  # the interpreter is shutting down: `drain` does the work
+        except RuntimeError:  # no more threads, or the end is near: the next call tries again
+            self._pid = 0
             return
         self._thread = thread
 
@@ -85,11 +86,19 @@ class Background:
                 if yielding and done % _ITEMS_BETWEEN_YIELDS == 0:
                     time.sleep(0)
 
-    def close(self) -> None:
-        """Does what is queued and ends the thread."""
+    def close(self, timeout: float) -> None:
+        """Does what is queued and ends the thread.
+
+        Args:
+            timeout: Seconds to wait at most for the thread, which an exporter may be holding up.
+        """
         self._closed.set()
         self._wake.put(False)
-        self.drain()
+        if self._drain_lock.acquire(timeout=timeout):
+            try:
+                self.drain()
+            finally:
+                self._drain_lock.release()
 
     def __del__(self) -> None:
         self._wake.put(False)

@@ -166,6 +166,7 @@ def complete_record(
     record.completed_at = format_timestamp(lifecycle.started_ns + e2e_ns)
     if first_chunk_ns is not None:
         record.first_chunk_at = format_timestamp(lifecycle.started_ns + first_chunk_ns)
+    _set_reported_length(record, completion.input_tokens)
     record.output_length = sanitize.count(completion.output_tokens)
     record.cached_tokens = sanitize.count(completion.cached_tokens)
     if isinstance(completion.served_endpoint, Endpoint):
@@ -190,6 +191,20 @@ def complete_record(
             )
         )
     return record
+
+
+def _set_reported_length(record: LifecycleRecord, given: int | None) -> None:
+    """The engine's own count of the prompt is better than an estimate, or than none."""
+    tokens = sanitize.count(given)
+    if tokens is None or record.input_token_source is InputTokenSource.TOKENIZED:
+        return
+    record.input_token_length = tokens
+    record.input_token_source = InputTokenSource.REPORTED
+    record.missing_feature_reasons = [
+        missing
+        for missing in record.missing_feature_reasons
+        if missing.feature != "inputTokenLength"
+    ]
 
 
 def _is_endpoint(entry: object) -> bool:

@@ -337,6 +337,8 @@ class RequestCompletion(msgspec.Struct, frozen=True):
         outcome: How it ended.
         output_tokens: Completion tokens of the usage, never a count of chunks; None is unknown.
         cached_tokens: Prompt tokens the engine found in its prefix cache; None is unknown.
+        input_tokens: Prompt tokens of the usage; they replace an estimate in the record, not in
+            the load that was charged.
         served_endpoint: The endpoint that served it, where it may differ from the selected one.
         error_type: Short name of the error, for the outcome `error`.
     """
@@ -346,6 +348,7 @@ class RequestCompletion(msgspec.Struct, frozen=True):
     cached_tokens: int | None = None
     served_endpoint: Endpoint | None = None
     error_type: str | None = None
+    input_tokens: int | None = None
 
 
 class EndpointEvent(msgspec.Struct, frozen=True):

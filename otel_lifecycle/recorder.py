@@ -82,9 +82,15 @@ class LifecycleRecorder:
         self.store = LifecycleStore.shared(
             config.store_name, config.persistence, LifecycleSpanProcessor
         )
-        self._use_provider(tracer_provider)
-        self._background = Background()
-        self._metrics = LifecycleMetrics(self.store, config, meter_provider, self._background.drain)
+        try:
+            self._use_provider(tracer_provider)
+            self._background = Background()
+            self._metrics = LifecycleMetrics(
+                self.store, config, meter_provider, self._background.drain
+            )
+        except BaseException:
+            self.store.release(0.0)
+            raise
         _recorders.add(self)
 
     def begin(self, start: RequestStart, headers: Mapping[str, str] | None) -> Lifecycle | None:
@@ -178,6 +184,9 @@ class LifecycleRecorder:
         """Ends a request; only the first call for it does anything."""
         try:
             now = time.monotonic_ns()
+            if not isinstance(completion, RequestCompletion):  # pyright: ignore[reportUnnecessaryIsInstance]
+                completion = RequestCompletion(outcome=Outcome.ERROR)
+                self._count_invalid(1)
             if not self.store.finish(lifecycle):
                 self.store.ignore("already_finished")
                 return
@@ -225,11 +234,12 @@ class LifecycleRecorder:
         if self._closed:
             return
         self._closed = True
+        deadline = time.monotonic() + self._config.close_timeout.total_seconds()
         for lifecycle in self.store.owned_by(self):
             self.end(lifecycle, RequestCompletion(outcome=Outcome.SHUTDOWN))
-        self._background.close()
+        self._background.close(max(0.0, deadline - time.monotonic()))
         self._metrics.close()
-        self.store.release(self._config.close_timeout.total_seconds())
+        self.store.release(max(0.0, deadline - time.monotonic()))
 
     def failed(self, hook: str) -> None:
         """Counts and logs what a hook of ours raised; the exception stays here."""

@@ -364,8 +364,10 @@ class LifecycleStore:
         for role, entry in route.counted:
             state = self._state(entry.endpoint)
             lifecycle.role_loads[role] = Load(state.tokens, state.requests)
-            lease = Lease(role, state, tokens)
-            lifecycle.leases.append(lease)
+            # After the first chunk of a request that is sent again, nothing is left to prefill.
+            if lifecycle.first_chunk_ns is None or role != "prefill" or len(route.counted) == 1:
+                lease = Lease(role, state, tokens)  # no signal handler runs between these two
+                lifecycle.leases.append(lease)
             snapshot: EndpointSnapshot = getattr(snapshots, role)
             if snapshot.metrics is not None:
                 state.metrics = snapshot.metrics

@@ -60,6 +60,7 @@ class TrackedRequest:
         output_tokens: int | None = None,
         cached_tokens: int | None = None,
         served_endpoint: Endpoint | None = None,
+        input_tokens: int | None = None,
     ) -> None:
         """The response came to its proper end.
 
@@ -67,12 +68,14 @@ class TrackedRequest:
             output_tokens: Completion tokens of the usage, never a count of chunks.
             cached_tokens: Prompt tokens the engine found in its prefix cache.
             served_endpoint: Who served it, where that may not be the selected endpoint.
+            input_tokens: Prompt tokens of the usage, where the prompt was not tokenized before.
         """
         self.end(
             RequestCompletion(
                 output_tokens=output_tokens,
                 cached_tokens=cached_tokens,
                 served_endpoint=served_endpoint,
+                input_tokens=input_tokens,
             )
         )
 

@@ -222,6 +222,7 @@ class Exchange:
         else:
             tracked.complete(
                 output_tokens=response.output_tokens,
+                input_tokens=response.input_tokens,
                 # A decode engine counts as cached what the prefill engine has just computed.
                 cached_tokens=response.cached_tokens
                 if self.routing.cached_tokens is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from otel_lifecycle.instrumentation.enriching import Call, Observer
-from otel_lifecycle.instrumentation.openai_api import ResponseReader, operation
+from otel_lifecycle.instrumentation.openai_api import ResponseReader
 from otel_lifecycle.instrumentation.routing import DECODE, PREFILL, Routing, endpoint_at
 from otel_lifecycle.model import Endpoint, RouteEndpoint
 
@@ -13,26 +13,24 @@ from otel_lifecycle.model import Endpoint, RouteEndpoint
 def sent(leg: str) -> Observer:
     """`send_request_to_service` and `stream_service_response`: the name tells the leg.
 
-    Their first argument is the client, or a dict with it; the path comes second or, in older
-    versions of vllm-ascend's, third.
+    Their first argument is the client, or a dict with it. LMCache's has prompts tokenized through
+    the first, maybe by a decode engine; the prefill comes later, and corrects that.
     """
 
     def observe(routing: Routing, call: Call) -> None:
-        if _is_inference(call):
-            client = call.args[0]
-            if isinstance(client, dict):
-                client = client["client"]  # pyright: ignore[reportUnknownVariableType]
-            routing.plan(leg, _at(client))
+        client = call.args[0]
+        if isinstance(client, dict):
+            client = client["client"]  # pyright: ignore[reportUnknownVariableType]
+        routing.plan(leg, _at(client))
 
     return observe
 
 
 def prefilled(routing: Routing, call: Call) -> None:
     """`send_request_to_service(...) -> httpx.Response`: the answer of the prefill engine."""
-    if _is_inference(call):
-        reader = ResponseReader()
-        reader.feed(call.result.content)
-        routing.cached_tokens = reader.cached_tokens
+    reader = ResponseReader()
+    reader.feed(call.result.content)
+    routing.cached_tokens = reader.cached_tokens
 
 
 def picked_from_pools(routing: Routing, call: Call) -> None:
@@ -92,12 +90,6 @@ def selected_pair(routing: Routing, call: Call) -> None:
     prefill, _, decode = call.result
     routing.plan(PREFILL, RouteEndpoint(endpoint_at(prefill)))
     routing.plan(DECODE, RouteEndpoint(endpoint_at(decode)))
-
-
-def _is_inference(call: Call) -> bool:
-    """LMCache's proxy has prompts tokenized through the same function."""
-    paths = (*call.args[1:3], call.kwargs.get("endpoint"))
-    return any(isinstance(path, str) and operation(path) is not None for path in paths)
 
 
 def _clients(state: Any) -> int:

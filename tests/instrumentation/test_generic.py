@@ -156,7 +156,7 @@ def test_stream(observed: Observed, upstream: type[Upstream]) -> None:
     assert (record.outcome, record.streaming) == (Outcome.COMPLETED, True)
     assert (record.selected_endpoint, record.served_endpoint) == (endpoint_id(engine),) * 2
     assert (record.output_length, record.cached_tokens) == (8, 0)
-    assert (record.input_token_length, record.input_token_source.value) == (30, "estimated")
+    assert (record.input_token_length, record.input_token_source.value) == (30, "reported")
     assert record.actual.ttft_ms is not None
     assert record.actual.tpot_ms is not None
     assert (record.trace_id, record.parent_span_id) == (TRACEPARENT[3:35], TRACEPARENT[36:52])

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from otel_lifecycle.instrumentation.pd_proxy import PDProxyInstrumentor
 from tests.examples.cluster import eventually
 from tests.instrumentation.exchanges import failed, paired, plain, streamed, whole_answer
+from tests.instrumentation.generic_routers import make_pd_proxy
 from tests.instrumentation.instrumented_process import (
     free_port,
     instrumented,
@@ -236,6 +237,22 @@ def test_prefill_fails(proxy: Proxied) -> None:
         policy="SharedProxyScheduler",
         candidates=3,
     )
+
+
+def test_without_prefill(proxy: Proxied) -> None:
+    """A proxy that goes on when its prefill has failed has the decode engine do it all."""
+    proxy.load(TOY)
+    proxy.prefill_engine.status = 503
+    proxy.serve(make_pd_proxy(proxy.prefill.url, proxy.decode.url))
+    proxy.post(headers=ID, **ASKED)
+
+    change = {
+        "at": TIMESTAMP,
+        "from": endpoint_id(proxy.prefill),
+        "to": endpoint_id(proxy.decode),
+        "reason": "http_503",
+    }
+    assert plain(proxy.record()) == streamed(proxy.decode.url, attempt=2, rerouted=[change])
 
 
 def test_decode_fails(proxy: Proxied) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import msgspec
 import pytest
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import Span, SpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 from otel_lifecycle import (
     Load,
@@ -405,3 +406,32 @@ def test_client_gone_before_a_choice(bench: Bench) -> None:
     assert endings(bench) == [("client_disconnect", None)]
     (span,) = bench.spans
     assert span["status"] == "UNSET"
+
+
+def test_end_that_says_nothing(bench: Bench) -> None:
+    """An end that is none ends the request all the same, as an error of no known type."""
+    bench.tracker.track(start()).end(None)  # type: ignore[arg-type]
+
+    assert endings(bench) == [("error", "_OTHER")]
+    assert bench.tracker.store.ignored == {"invalid_value": 1}
+
+
+def test_close_is_bounded(make_bench: Callable[..., Bench]) -> None:
+    """An exporter that hangs holds `close` up for its timeout at most."""
+    bench = make_bench(close_timeout=timedelta(milliseconds=200))
+    hanging, release = threading.Event(), threading.Event()
+
+    class Hanging(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            hanging.set()
+            release.wait(60)
+
+    bench.telemetry.tracer_provider.add_span_processor(Hanging())
+    bench.tracker.track(start())  # collected at once: the background thread ends it
+    assert hanging.wait(60)
+    closing = threading.Thread(target=bench.tracker.close)
+    closing.start()
+    closing.join(30)
+
+    assert not closing.is_alive()
+    release.set()

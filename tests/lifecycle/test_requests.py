@@ -570,3 +570,37 @@ def test_old_npu_state(bench: Bench) -> None:
     ]
     (features,) = record.prediction_inputs
     assert (features.hbm_utilization, features.kv_cache_usage) == (None, 0.31)
+
+
+@pytest.mark.parametrize(
+    ("source", "length"), [("tokenized", 512), ("estimated", 700), (None, 700)]
+)
+def test_reported_length(bench: Bench, source: str | None, length: int) -> None:
+    """The engine's count of the prompt replaces an estimate, and nothing that was counted."""
+    request = RequestStart(
+        "request-1",
+        aggregated(),
+        input_tokens=512 if source else None,
+        input_token_source=source,
+        prefix_cache_score=0.5,
+    )
+    bench.tracker.track(request).complete(input_tokens=700)
+
+    (finished,) = lines(bench)
+    assert finished["inputTokenLength"] == length
+    assert finished["predictionInputs"][0]["inputTokenLength"] == length
+    assert finished["missingFeatureReasons"] == []
+    assert finished["inputTokenSource"] == ("tokenized" if length == 512 else "reported")
+
+
+def test_reroute_after_the_first_chunk(bench: Bench) -> None:
+    """A request that is sent again in mid-stream has nothing left to prefill."""
+    again = Route(bare("leader-0"), bare("prefill-1"), bare("decode-1"))
+    with bench.tracker.track(start(route=disaggregated())) as tracked:
+        tracked.chunk()
+        tracked.reroute(again, reason="connection_lost")
+        assert bench.tracker.load(endpoint("prefill-1")) == Load()
+        assert bench.tracker.load(endpoint("decode-1")) == Load(512, 1)
+        tracked.complete()
+
+    assert_idle(bench)
