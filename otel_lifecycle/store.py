@@ -369,10 +369,8 @@ class LifecycleStore:
                 lease = Lease(role, state, tokens)  # no signal handler runs between these two
                 lifecycle.leases.append(lease)
             snapshot: EndpointSnapshot = getattr(snapshots, role)
-            if snapshot.metrics is not None:
-                state.metrics = snapshot.metrics
-            if snapshot.npu is not None:
-                state.npu = snapshot.npu
+            state.metrics = snapshot.metrics or state.metrics
+            state.npu = snapshot.npu or state.npu
 
     def _give_back(self, lifecycle: Lifecycle, role: str | None = None) -> None:
         """Gives back the lease of one role, or all."""
