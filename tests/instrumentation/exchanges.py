@@ -76,7 +76,7 @@ def streamed(selected: str | dict[str, Any], **changes: Any) -> dict[str, Any]:
         "firstChunkAt": TIMESTAMP,
         "completedAt": TIMESTAMP,
         "inputTokenLength": 30,
-        "inputTokenSource": "estimated",
+        "inputTokenSource": "reported",
         "outputLength": 8,
         "cachedTokens": 0,
         "selectedEndpoint": leader["id"],
@@ -131,11 +131,19 @@ def paired(
 
 def failed(error: str, *, first_chunk: bool = False) -> dict[str, Any]:
     """What an error changes."""
+    return {**_cut(first_chunk), "outcome": "error", "error": {"type": error}}
+
+
+def disconnected() -> dict[str, Any]:
+    """What a client changes that leaves after the first chunk."""
+    return {**_cut(first_chunk=True), "outcome": "client_disconnect"}
+
+
+def _cut(first_chunk: bool) -> dict[str, Any]:
     ttft = MEASURED if first_chunk else None
     return {
-        "outcome": "error",
-        "error": {"type": error},
         "firstChunkAt": TIMESTAMP if first_chunk else None,
+        "inputTokenSource": "estimated",
         "outputLength": None,
         "cachedTokens": None,
         "servedEndpoint": None,
