@@ -43,19 +43,24 @@ class EndpointState:
 class Lease:
     """What one request charged to one endpoint, until it is given back."""
 
-    __slots__ = ("role", "state", "tokens")
+    __slots__ = ("charged", "role", "state", "tokens")
 
     def __init__(self, role: str, state: EndpointState, tokens: int) -> None:
         self.role = role
         self.state = state
         self.tokens = tokens
+        self.charged = True
         state.requests += 1
         state.tokens += tokens
 
-    def give_back(self) -> None:
-        """Takes the charge off the counter it was put on."""
+    def give_back(self) -> bool:
+        """Takes the charge off the counter it was put on; False when that was done before."""
+        if not self.charged:
+            return False
+        self.charged = False
         self.state.requests -= 1
         self.state.tokens -= self.tokens
+        return True
 
 
 class Lifecycle:
@@ -373,17 +378,12 @@ class LifecycleStore:
             state.npu = snapshot.npu or state.npu
 
     def _give_back(self, lifecycle: Lifecycle, role: str | None = None) -> None:
-        """Gives back the lease of one role, or all."""
-        leases = lifecycle.leases
-        kept = [] if role is None else [lease for lease in leases if lease.role != role]
-        # Before any is given back: a signal handler that ends the request meanwhile finds the rest.
-        lifecycle.leases = kept
-        for lease in leases:
-            if lease in kept:
-                continue
-            lease.give_back()
-            if not lease.state.live:
+        """Gives back the lease of one role, or all; a signal handler may do so in the middle."""
+        for lease in lifecycle.leases:
+            if role in (None, lease.role) and lease.give_back() and not lease.state.live:
                 lifecycle.deleted_roles.append(lease.role)
+        if role is None:
+            lifecycle.leases = []
 
     def _state(self, endpoint: Endpoint) -> EndpointState:
         identity = endpoint.identity
