@@ -37,6 +37,21 @@ def build_parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
     )
+    doctor = commands.add_parser(
+        "doctor",
+        help="show what would be instrumented here, and where it would go",
+        description="Shows what `opentelemetry-instrument COMMAND` would find: packages, "
+        "instrumentations and their hooks, settings, the record file, where spans and metrics go. "
+        "It starts no router. Exit code: 0 if it would work, 1 if something keeps it from working.",
+        allow_abbrev=False,
+    )
+    doctor.add_argument(
+        "command",
+        metavar="COMMAND",
+        nargs="*",
+        help="what starts the router, behind `--` (default: look at this environment)",
+    )
+    doctor.set_defaults(run=_doctor)
     report = commands.add_parser(
         "report",
         help="show what a record file tells",
@@ -117,6 +132,13 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     options = {name: value for name, value in vars(arguments).items() if name != "run"}
     return run(DemoOptions(**options))
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    _require("doctor", "rich")
+    from otel_lifecycle.cli.doctor import run
+
+    return run(arguments.command)
 
 
 def _report(arguments: argparse.Namespace) -> int:

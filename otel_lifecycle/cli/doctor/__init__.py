@@ -1,0 +1,64 @@
+"""`otel-lifecycle doctor`: what would be instrumented here, and where would it go?"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from otel_lifecycle.cli.doctor.command import Program, resolve
+from otel_lifecycle.cli.doctor.destinations import examine_destinations
+from otel_lifecycle.cli.doctor.diagnosis import Diagnosis
+from otel_lifecycle.cli.doctor.environment import examine_environment
+from otel_lifecycle.cli.doctor.instrumentations import examine_instrumentations
+from otel_lifecycle.cli.doctor.interpreter import Interpreter, ProbeError
+from otel_lifecycle.cli.doctor.program import INSTRUMENT, examine_program, examine_runs
+from otel_lifecycle.cli.doctor.sdk import examine_sdk
+from otel_lifecycle.cli.doctor.settings import examine_record_file, examine_settings
+from otel_lifecycle.cli.errors import FAILED, CommandError
+from otel_lifecycle.cli.terminal import open_console
+
+
+def run(command: Sequence[str]) -> int:
+    """Examines an environment, this one or that of a command, and prints what it finds.
+
+    Returns:
+        The exit code: 0 if it would work, 1 if not.
+    """
+    if command and os.path.basename(command[0]) == INSTRUMENT:
+        raise CommandError(f"leave {INSTRUMENT} out, name the command that it is to start")
+    diagnosis = Diagnosis()
+    _examine(diagnosis, command)
+    diagnosis.print(open_console())
+    return FAILED if diagnosis.problems else 0
+
+
+def _examine(diagnosis: Diagnosis, command: Sequence[str]) -> None:
+    environment = os.environ
+    program = resolve(command, environment.get("PATH")) if command else Program()
+    if command and not examine_program(diagnosis, command, program):
+        return
+    interpreter = Interpreter(program.interpreter or sys.executable, environment)
+    try:
+        facts = interpreter.facts(program.console_script, program.module)
+    except ProbeError as error:
+        diagnosis.problem(f"{interpreter.path} cannot be asked what is installed: {error}")
+        return
+    if command and not examine_runs(diagnosis, command, program, facts):
+        return
+    if not examine_environment(diagnosis, facts):
+        return
+    examine_instrumentations(diagnosis, interpreter, facts, environment)
+    as_the_sdk_sees_it = examine_sdk(diagnosis, facts, environment)
+    exported = as_the_sdk_sees_it is not None and examine_destinations(
+        diagnosis, facts, as_the_sdk_sees_it
+    )
+    config = examine_settings(diagnosis, environment)
+    if config is None:
+        return
+    examine_record_file(diagnosis, config.persistence)
+    if not exported and not config.persistence.enabled:
+        diagnosis.problem(
+            "spans and metrics are not exported, and there is no record file: set "
+            "OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH, or set the SDK up to export"
+        )

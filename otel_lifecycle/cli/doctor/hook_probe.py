@@ -1,0 +1,47 @@
+"""Looks for hooks in a module. Runs in the module's environment, as a program of its own.
+
+Arguments: the module, and the names wanted in it. Importing a router's module is not starting it,
+but it may take long, print, or end the process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from importlib import import_module
+from operator import attrgetter
+
+
+def main() -> None:
+    """Writes which names are missing to standard output, as JSON, or why they cannot be seen."""
+    answer = os.dup(1)
+    os.dup2(2, 1)  # what is imported may print
+    name, *wanted = sys.argv[1:]
+    with open(answer, "w", encoding="utf-8") as output:
+        json.dump(_look(name, wanted), output)
+    os._exit(0)  # threads that the import has started are not waited for
+
+
+def _look(name: str, wanted: list[str]) -> dict[str, object]:
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            return {"missing": wanted, "module_missing": True}
+        return {"error": f"{type(error).__name__}: {error}"}
+    except BaseException as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {"missing": [name for name in wanted if not _has(module, name)]}
+
+
+def _has(module: object, name: str) -> bool:
+    try:
+        attrgetter(name)(module)
+    except AttributeError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Runs the probes in the environment they are about."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from otel_lifecycle.cli.doctor import hook_probe, probe
+from otel_lifecycle.cli.formatting import printable
+
+_Answer = TypeVar("_Answer")
+
+PROBE_SECONDS = 60.0
+IMPORT_SECONDS = 30.0
+
+_AUTO_INSTRUMENTATION = "opentelemetry/instrumentation/auto_instrumentation"
+
+
+class ProbeError(Exception):
+    """An environment did not answer; the text says why."""
+
+
+class EntryPoint(msgspec.Struct, frozen=True):
+    """An entry point of the environment."""
+
+    name: str
+    value: str
+    conflict: str
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What one of our instrumentations hooks, or why it cannot be loaded."""
+
+    modules: dict[str, list[str]]
+    enriches: bool = False
+    error: str = ""
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What is in an environment; `probe` finds it out."""
+
+    python: str
+    executable: str
+    versions: dict[str, str]
+    groups: dict[str, list[EntryPoint]]
+    wanted: dict[str, Wanted]
+    libraries: dict[str, str]
+    module: str
+    module_found: bool
+    native: str
+    fastapi_traces: bool
+
+
+class Hooks(msgspec.Struct, frozen=True):
+    """Which of the wanted hooks a module lacks, or why that cannot be told."""
+
+    missing: list[str] = []
+    module_missing: bool = False
+    error: str = ""
+
+
+class Interpreter:
+    """The Python of one environment, as `opentelemetry-instrument` would start a program with it.
+
+    Args:
+        path: The executable.
+        environment: The environment variables.
+    """
+
+    def __init__(self, path: str, environment: Mapping[str, str]) -> None:
+        self.path = path
+        self._environment = _without_auto_instrumentation(environment)
+
+    def facts(self, command: str, module: str) -> Facts:
+        """What is in its environment.
+
+        Args:
+            command: Name of the console script it runs; empty if it is none.
+            module: The module it runs; empty if that is not known.
+
+        Raises:
+            ProbeError: It cannot be told.
+        """
+        return self._ask(probe.__file__, [command, module], PROBE_SECONDS, Facts)
+
+    def hooks(self, module: str, names: Sequence[str], seconds: float = IMPORT_SECONDS) -> Hooks:
+        """Imports a module in a process of its own and looks for names in it."""
+        try:
+            return self._ask(hook_probe.__file__, [module, *names], seconds, Hooks)
+        except ProbeError as error:
+            return Hooks(error=str(error))
+
+    def _ask(
+        self, source: str, arguments: Sequence[str], seconds: float, answer: type[_Answer]
+    ) -> _Answer:
+        # As text: run as a file, its folder would be the first place to import from.
+        command = [self.path, "-c", Path(source).read_text("utf-8"), *arguments]
+        try:
+            process = subprocess.Popen(
+                command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ProbeError(f"{self.path}: {error.strerror}") from error
+        try:
+            output, said = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            raise ProbeError(f"no answer within {seconds:g} seconds") from None
+        finally:
+            _kill(process)
+        try:
+            return msgspec.json.decode(output, type=answer)
+        except msgspec.DecodeError:
+            raise ProbeError(_last_words(process.returncode, said)) from None
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):  # nothing of its session is left
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def _last_words(code: int, said: bytes) -> str:
+    lines = said.decode("utf-8", "replace").strip().splitlines()
+    return printable(f"exited with {code}: {lines[-1].strip() if lines else 'it said nothing'}")
+
+
+def _without_auto_instrumentation(environment: Mapping[str, str]) -> dict[str, str]:
+    """The doctor may run where everything is instrumented; what it starts should not be."""
+    kept = [
+        path
+        for path in environment.get("PYTHONPATH", "").split(os.pathsep)
+        if path and not path.rstrip("/").endswith(_AUTO_INSTRUMENTATION)
+    ]
+    result = {**environment, "PYTHONPATH": os.pathsep.join(kept)}
+    if not kept:
+        del result["PYTHONPATH"]
+    return result

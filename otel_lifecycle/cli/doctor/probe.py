@@ -1,0 +1,162 @@
+"""Asks an environment what is in it. Runs there, as a program, and imports no router.
+
+Arguments: the command's name, and the module it runs (may be empty). It needs nothing but the
+standard library: the environment may have neither this package nor OpenTelemetry.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from importlib.machinery import ModuleSpec
+from importlib.metadata import (
+    EntryPoint,
+    PackageNotFoundError,
+    distribution,
+    entry_points,
+    packages_distributions,
+)
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+_GROUPS = (
+    "opentelemetry_distro",
+    "opentelemetry_configurator",
+    "opentelemetry_instrumentor",
+    "opentelemetry_traces_exporter",
+    "opentelemetry_metrics_exporter",
+)
+_DISTRIBUTIONS = (
+    "otel-lifecycle",
+    "opentelemetry-api",
+    "opentelemetry-sdk",
+    "opentelemetry-instrumentation",
+    "opentelemetry-distro",
+    "opentelemetry-exporter-otlp",
+    "wrapt",
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "aiohttp",
+    "httpx",
+    "litellm",
+    "ray",
+    "vllm-router",
+    "sglang-router",
+)
+_PACKAGE = "otel_lifecycle."
+
+
+def main() -> None:
+    """Writes what it finds to standard output, as JSON."""
+    answer = os.dup(1)
+    os.dup2(2, 1)  # what is imported may print
+    command, module = sys.argv[1:]
+    groups = {group: list(entry_points(group=group)) for group in _GROUPS}
+    wanted = {
+        point.name: _wanted(point)
+        for point in groups["opentelemetry_instrumentor"]
+        if point.value.startswith(_PACKAGE)
+    }
+    modules = {name for instrumentor in wanted.values() for name in instrumentor["modules"]}
+    module = module or _module_of(command)
+    facts = {
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "versions": {name: _version(name) for name in _DISTRIBUTIONS if _version(name)},
+        "groups": {group: [_entry(point) for point in points] for group, points in groups.items()},
+        "wanted": wanted,
+        "libraries": _libraries({name.partition(".")[0] for name in modules}),
+        "module": module,
+        "module_found": _find(module.partition(".")[0]) is not None,
+        "native": _native(module.partition(".")[0]),
+        "fastapi_traces": _submodule_exists("fastapi", "telemetry"),
+    }
+    with open(answer, "w", encoding="utf-8") as output:
+        json.dump(facts, output)
+
+
+def _wanted(point: EntryPoint) -> dict[str, Any]:
+    """The modules an instrumentation of ours hooks, and whether it only adds to another's spans."""
+    try:
+        from otel_lifecycle.instrumentation.enriching import EnrichingInstrumentor
+
+        instrumentor = point.load()()
+        return {
+            "modules": {module: list(names) for module, names in instrumentor.wrappers().items()},
+            "enriches": isinstance(instrumentor, EnrichingInstrumentor),
+        }
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}", "modules": {}}
+
+
+def _entry(point: EntryPoint) -> dict[str, str]:
+    return {"name": point.name, "value": point.value, "conflict": _conflict(point)}
+
+
+def _conflict(point: EntryPoint) -> str:
+    """Why `opentelemetry-instrument` would not load it, empty if it would."""
+    if point.group != "opentelemetry_instrumentor" or point.dist is None:
+        return ""
+    try:
+        from opentelemetry.instrumentation.dependencies import get_dist_dependency_conflicts
+
+        return str(get_dist_dependency_conflicts(point.dist) or "")  # pyright: ignore[reportArgumentType]
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _version(name: str) -> str:
+    try:
+        return distribution(name).version
+    except PackageNotFoundError:
+        return ""
+
+
+def _libraries(names: set[str]) -> dict[str, str]:
+    """The installed ones of some top-level packages, with distribution and version if known."""
+    owners: Mapping[str, list[str]] = packages_distributions()
+    found: dict[str, str] = {}
+    for name in sorted(names):
+        if _find(name) is not None:
+            # Python 3.10 knows the owner of few packages; most are called like their distribution.
+            known = {*owners.get(name, [name])}
+            versions = [f"{owner} {_version(owner)}" for owner in known if _version(owner)]
+            found[name] = ", ".join(sorted(versions))
+    return found
+
+
+def _module_of(command: str) -> str:
+    """The module that a console script runs."""
+    points = entry_points(group="console_scripts", name=command)
+    return next((point.module for point in points), "")
+
+
+def _native(package: str) -> str:
+    """The extension that a router written in Rust has in its Python package, or beside it."""
+    name = f"{package}_rs"
+    spec = _find(package)
+    folders = () if spec is None else spec.submodule_search_locations or ()
+    inside = any(path for folder in folders for path in Path(folder).glob(f"{name}.*so"))
+    return name if inside or _find(name) is not None else ""
+
+
+def _submodule_exists(package: str, name: str) -> bool:
+    spec = _find(package)
+    folders = () if spec is None else spec.submodule_search_locations or ()
+    return any(Path(folder, entry).exists() for folder in folders for entry in (name, f"{name}.py"))
+
+
+def _find(package: str) -> ModuleSpec | None:
+    try:
+        return find_spec(package) if package else None
+    except (ImportError, ValueError):
+        return None
+
+
+if __name__ == "__main__":
+    main()

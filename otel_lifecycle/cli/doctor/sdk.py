@@ -1,0 +1,69 @@
+"""What sets the SDK up under `opentelemetry-instrument`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from otel_lifecycle.cli.doctor.diagnosis import Diagnosis
+from otel_lifecycle.cli.doctor.interpreter import EntryPoint, Facts
+
+# What `opentelemetry-distro` sets, where nobody else has.
+_DISTRO_DEFAULTS = {
+    "OTEL_TRACES_EXPORTER": "otlp",
+    "OTEL_METRICS_EXPORTER": "otlp",
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+}
+
+
+def examine_sdk(
+    diagnosis: Diagnosis, facts: Facts, environment: Mapping[str, str]
+) -> Mapping[str, str] | None:
+    """Tells which distro and which configurator are there.
+
+    Returns:
+        The environment as the SDK will see it; None if nothing sets it up.
+    """
+    diagnosis.begin("SDK")
+    chosen: dict[str, EntryPoint | None] = {}
+    for kind in ("distro", "configurator"):
+        variable = f"OTEL_PYTHON_{kind.upper()}"
+        points = facts.groups[f"opentelemetry_{kind}"]
+        chosen[kind] = _choose(diagnosis, kind, variable, points, environment.get(variable))
+    if chosen["configurator"] is None:
+        diagnosis.warn(
+            "nothing sets the SDK up, so there are no spans and metrics: "
+            f"{facts.executable} -m pip install opentelemetry-distro, or your vendor's"
+        )
+        return None
+    if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        diagnosis.fact("disabled", "OTEL_SDK_DISABLED=true")
+        diagnosis.warn("OTEL_SDK_DISABLED=true: there are no spans and metrics")
+        return None
+    distro = chosen["distro"]
+    if distro is not None and distro.value.startswith("opentelemetry.distro:"):
+        return {**_DISTRO_DEFAULTS, **environment}
+    return environment
+
+
+def _choose(
+    diagnosis: Diagnosis,
+    kind: str,
+    variable: str,
+    points: Sequence[EntryPoint],
+    name: str | None,
+) -> EntryPoint | None:
+    """The entry point that is loaded: the first, or the one that a variable names."""
+    fitting = [point for point in points if name in (None, point.name)]
+    if not fitting:
+        diagnosis.fact(kind, "none" if name is None else f"none is called {name} ({variable})")
+        return None
+    taken, *others = fitting
+    diagnosis.fact(kind, f"{taken.name} ({taken.value})")
+    if others:
+        names = ", ".join(point.name for point in others)
+        diagnosis.fact(f"other {kind}", names)
+        diagnosis.warn(
+            f"there is more than one {kind}: {taken.name} comes first, {names} will not be used; "
+            f"{variable} chooses"
+        )
+    return taken

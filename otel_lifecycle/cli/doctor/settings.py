@@ -1,0 +1,102 @@
+"""Which settings are in force, and whether the record file can be written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import cast
+
+from otel_lifecycle.cli.doctor.diagnosis import Diagnosis
+from otel_lifecycle.config import (
+    CONFIG_FILE_VARIABLE,
+    ConfigError,
+    PersistenceConfig,
+    TrackerConfig,
+    environment_variables,
+)
+
+_WRITABLE = "can be written"
+_NOT_EXISTING = "does not exist yet, the folder can be written"
+
+
+def examine_settings(diagnosis: Diagnosis, environment: Mapping[str, str]) -> TrackerConfig | None:
+    """Tells value and source of each setting; returns them, or None if one is refused."""
+    diagnosis.begin("settings")
+    try:
+        config = TrackerConfig.from_environment(environment)
+    except ConfigError as error:
+        diagnosis.fact("refused", str(error))
+        diagnosis.problem(f"a setting is refused, so the router stays uninstrumented: {error}")
+        return None
+    path = environment.get(CONFIG_FILE_VARIABLE, "")
+    in_file = _fields_of(path) if path else set[str]()
+    for variable, field in environment_variables().items():
+        if not field:
+            continue
+        if environment.get(variable, "").strip():
+            source = variable
+        elif field.replace("_", "") in in_file:
+            source = path
+        else:
+            source = "default"
+        if field == "persistence.enabled" and source == "default" and config.persistence.enabled:
+            source = "there is an output path"
+        diagnosis.fact(field, f"{_value(config, field)}  ({source})")
+    return config
+
+
+def examine_record_file(diagnosis: Diagnosis, persistence: PersistenceConfig) -> None:
+    """Tells whether the record file can be written, without making or touching it."""
+    diagnosis.begin("record file")
+    if not persistence.enabled:
+        diagnosis.fact("not written", "OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH would name one")
+        return
+    try:
+        path = Path(persistence.output_path).expanduser().absolute()
+        state = _state(path)
+    except (OSError, RuntimeError, ValueError) as error:
+        path, state = Path(persistence.output_path), str(error)
+    diagnosis.fact("path", str(path))
+    diagnosis.fact("state", state)
+    if state not in (_WRITABLE, _NOT_EXISTING):
+        diagnosis.problem(f"the record file {path} cannot be written: {state}")
+
+
+def _fields_of(path: str) -> set[str]:
+    """The fields that a valid file sets, in lower case."""
+    text = Path(path).expanduser().read_text("utf-8").strip()
+    return set(_fields(json.loads(text) if text else None, ""))
+
+
+def _fields(values: object, path: str) -> Iterator[str]:
+    if isinstance(values, dict):
+        for name, value in cast("dict[str, object]", values).items():
+            yield from _fields(value, f"{path}.{name.lower()}" if path else name.lower())
+    elif values is not None:
+        yield path
+
+
+def _value(config: TrackerConfig, field: str) -> str:
+    owner, _, name = field.rpartition(".")
+    value: object = getattr(config.persistence if owner else config, name)
+    if value is None:
+        return "no limit"
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds():g}s"
+    return str(value).lower() if isinstance(value, bool) else str(value) or "not set"
+
+
+def _state(path: Path) -> str:
+    if path.exists():
+        if path.is_dir():
+            return "it is a folder"
+        return _WRITABLE if os.access(path, os.R_OK | os.W_OK) else "no permission"
+    folder = next(folder for folder in path.parents if folder.exists())
+    if not folder.is_dir():
+        return f"{folder} is no folder"
+    if os.access(folder, os.W_OK | os.X_OK):
+        return _NOT_EXISTING
+    return f"no permission in {folder}"
