@@ -133,6 +133,7 @@ def test_programs(tmp_path: Path, text: str, expected: Program) -> None:
         ("-um my.router", {"module": "my.router"}),
         ("-X dev -W error --check-hash-based-pycs never router.py -m x", {"file": "router.py"}),
         ("-IWerror -mrouter", {"module": "router", "isolating_flag": "-I"}),
+        ("-Wignore::ImportWarning -m router", {"module": "router"}),
         ("-c pass -m x", {}),
         ("- -m x", {}),
         ("-m", {}),
@@ -248,7 +249,7 @@ def test_instrumentations() -> None:
         "old": Wanted(hooks),
         "torn": Wanted({}, error="ImportError: no"),
         "absent": Wanted({"absent.routing": ["route"]}),
-        "works": Wanted({**hooks, "json.moved": ["load"]}),
+        "works": Wanted({**hooks, "json.moved.away": ["load"]}),
     }
     diagnosis = Diagnosis()
 
@@ -264,16 +265,16 @@ def test_instrumentations() -> None:
     assert shown(diagnosis) == dedent(
         """\
         instrumentations
-          off                           disabled (OTEL_PYTHON_DISABLED_INSTRUMENTATIONS)
-          old                           in conflict: needs "router>=2"
-          torn                          cannot be loaded: ImportError: no
-          absent                        loads, but there is no absent
-          works                         loads
-            json                        json 1.0: loads, JSONDecoder.decode
-            json.moved                  json 1.0: there is no such module
+          off                             disabled (OTEL_PYTHON_DISABLED_INSTRUMENTATIONS)
+          old                             in conflict: needs "router>=2"
+          torn                            cannot be loaded: ImportError: no
+          absent                          loads, but there is no absent
+          works                           loads
+            json                          json 1.0: loads, JSONDecoder.decode
+            json.moved.away               json 1.0: there is no such module
 
         warnings
-          - json 1.0 has no json.moved: what it would tell stays unknown
+          - json 1.0 has no json.moved.away: what it would tell stays unknown
 
         this would work
         """
@@ -641,3 +642,30 @@ def test_record_file(tmp_path: Path, name: str, state: str, writable: bool) -> N
     assert len(diagnosis.problems) == (not writable)
     assert list(tmp_path.iterdir()) == [tmp_path / "records.jsonl"]
     assert (tmp_path / "records.jsonl").stat() == before
+
+
+def test_width() -> None:
+    """Nothing goes beyond 100 columns but single words that do, and no line ends with spaces."""
+    diagnosis = Diagnosis()
+    diagnosis.begin("instrumentations")
+    diagnosis.fact("  vllm_router.services.request_service.request", "found, " * 8 + "Router.route")
+    diagnosis.warn("a_word_of_many_letters " * 3 + "x" * 120)
+    diagnosis.problem("\x1b[31mred")
+
+    assert shown(diagnosis) == dedent(
+        f"""\
+        instrumentations
+            vllm_router.services.request_service.request
+                                          found, found, found, found, found, found, found, found,
+                                          Router.route
+
+        warnings
+          - a_word_of_many_letters a_word_of_many_letters a_word_of_many_letters
+            {"x" * 120}
+
+        problems
+          - ?[31mred
+
+        1 problem to solve
+        """
+    )

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from otel_lifecycle.cli.formatting import plural, printable
 
-_LABEL_WIDTH = 28
+_LABEL_WIDTH = 30
 _LONGEST = 2_000
 _NARROWEST = 30
 
@@ -45,9 +45,11 @@ class Diagnosis:
         """Prints everything, the verdict last."""
         for title, facts in self._sections:
             console.print(Text(title, style="bold"))
-            width = max(_LABEL_WIDTH, *(len(label) for label, _ in facts))
             for label, text in facts:
-                _print_beside(console, f"  {label:<{width}}  ", text)
+                if len(label) > _LABEL_WIDTH:
+                    console.print(f"  {label}", soft_wrap=True)
+                    label = ""
+                _print_beside(console, f"  {label:<{_LABEL_WIDTH}}  ", text)
             console.print()
         self._list(console, "warnings", self.warnings, "yellow")
         self._list(console, "problems", self.problems, "red")
