@@ -33,7 +33,6 @@ class Background:
         self._drain_lock = threading.RLock()
         self._closed = threading.Event()
         self._failed = False
-        self._thread: threading.Thread | None = None
         self._pid = 0
         _workers.add(self)
         self.ensure_running()
@@ -53,8 +52,6 @@ class Background:
             thread.start()
         except RuntimeError:  # no more threads, or the end is near: the next call tries again
             self._pid = 0
-            return
-        self._thread = thread
 
     def submit(self, job: Callable[[Any], None], argument: Any) -> None:
         """Queues `job(argument)`."""
@@ -117,7 +114,6 @@ class Background:
         closed, self._closed = self._closed.is_set(), threading.Event()
         if closed:
             self._closed.set()
-        self._thread = None
 
 
 def _run(worker: weakref.ref[Background], wake: SimpleQueue[bool]) -> None:

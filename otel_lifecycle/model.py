@@ -277,11 +277,6 @@ class Route(msgspec.Struct, frozen=True):
             return (("prefill", self.prefill),)
         return (("prefill", self.prefill), ("decode", self.decode))
 
-    @property
-    def is_disaggregated(self) -> bool:
-        """Whether the route is complete for prefill/decode disaggregation."""
-        return self.prefill is not None and self.decode is not None
-
 
 class LatencyPrediction(
     msgspec.Struct, frozen=True, rename={"ttft_ms": "ttftMillis", "tpot_ms": "tpotMillis"}
