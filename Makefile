@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow bench check clean
+.PHONY: demo test test-slow test-routers bench check clean
 
 demo: $(VENV)/.ready
 	$(BIN)/otel-lifecycle demo $(DEMO_ARGS)
@@ -14,6 +14,10 @@ test: $(VENV)/.ready
 
 test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+# Real routers of the registry, each in an environment of its own.
+test-routers: $(VENV)/.ready-tox
+	$(BIN)/tox run $(TOX_ARGS)
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.hot_path
@@ -33,5 +37,9 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
+$(VENV)/.ready-tox: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'tox>=4.30' 'tox-uv>=1.28'
+	touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .hypothesis .ruff_cache dist
+	rm -rf $(VENV) .tox .pytest_cache .hypothesis .ruff_cache dist
