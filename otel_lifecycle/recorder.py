@@ -30,7 +30,8 @@ from otel_lifecycle.dispatch import (
 )
 from otel_lifecycle.metrics import LifecycleMetrics
 from otel_lifecycle.model import Outcome, RequestCompletion, RequestStart
-from otel_lifecycle.persistence import Handover, LifecycleSpanProcessor
+from otel_lifecycle.persistence import LifecycleSpanProcessor
+from otel_lifecycle.persistence.handover import offer, withdraw
 from otel_lifecycle.process_exit import run_at_exit
 from otel_lifecycle.record import LifecycleRecord, Reroute
 from otel_lifecycle.sampling import RecordAllSampler
@@ -314,15 +315,18 @@ class LifecycleRecorder:
 
     def _finish(self, span: Span, record: LifecycleRecord) -> None:
         """Ends the span and hands the record over, whichever of the two fails."""
-        handover = Handover(record, self.store.name)
         try:
             if span.is_recording():
-                with handover.offered(span.get_span_context()):
+                context = span.get_span_context()
+                offer(context, record, self.store.name)
+                try:
                     self._end_span(span, record)
+                finally:
+                    withdraw(context)
         finally:
             sink = self.store.sink
             if isinstance(sink, LifecycleSpanProcessor):
-                sink.take(handover)
+                sink.take(record)
 
     def _end_span(self, span: Span, record: LifecycleRecord) -> None:
         try:

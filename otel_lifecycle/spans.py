@@ -24,6 +24,7 @@ from opentelemetry.trace import (
 )
 
 from otel_lifecycle import semconv
+from otel_lifecycle.clean_attributes import set_clean_attributes
 from otel_lifecycle.model import EndpointMetrics, InputTokenSource, NPUState
 from otel_lifecycle.record import EndpointSnapshot, LifecycleRecord
 from otel_lifecycle.timestamps import datetime_to_ns, parse_timestamp
@@ -97,7 +98,7 @@ def span_events(record: LifecycleRecord) -> list[tuple[str, int, Attributes]]:
 
 def finish_span(span: Span, record: LifecycleRecord, *, devices: bool) -> None:
     """Puts what a finished request has to say on its live span; the caller ends it."""
-    span.set_attributes(end_attributes(record, devices=devices))
+    set_clean_attributes(span, end_attributes(record, devices=devices))
     for name, at_ns, attributes in span_events(record):
         span.add_event(name, attributes, at_ns)
     if record.error is not None:
@@ -182,7 +183,7 @@ def _set_route(attributes: Attributes, record: LifecycleRecord, devices: bool) -
     if record.route_mismatch:
         attributes[semconv.ROUTE_MISMATCH] = True
     if record.endpoint_deleted:
-        attributes[semconv.ROUTE_DELETED_ROLES] = record.endpoint_deleted
+        attributes[semconv.ROUTE_DELETED_ROLES] = tuple(record.endpoint_deleted)
     if record.dispatch_inflight is not None:
         attributes[semconv.DISPATCH_INFLIGHT_REQUESTS] = record.dispatch_inflight.requests
         attributes[semconv.DISPATCH_INFLIGHT_TOKENS] = record.dispatch_inflight.tokens
@@ -288,8 +289,8 @@ def _set_metrics(attributes: Attributes, prefix: str, metrics: EndpointMetrics) 
     for models_suffix, counts_suffix, field in LORA_FIELDS:
         models: Mapping[str, int] = getattr(metrics, field)
         if models:
-            attributes[prefix + models_suffix] = list(models)
-            attributes[prefix + counts_suffix] = list(models.values())
+            attributes[prefix + models_suffix] = tuple(models)
+            attributes[prefix + counts_suffix] = tuple(models.values())
 
 
 def _set_npu(attributes: Attributes, prefix: str, npu: NPUState, devices: bool) -> None:
@@ -301,13 +302,13 @@ def _set_npu(attributes: Attributes, prefix: str, npu: NPUState, devices: bool) 
         if percent is not None:
             attributes[prefix + suffix] = percent / 100
     if devices and npu.devices:
-        attributes[prefix + semconv.ROLE_NPU_DEVICE_IDS] = [d.device_id for d in npu.devices]
-        attributes[prefix + semconv.ROLE_NPU_DEVICE_TARGETS] = [d.target for d in npu.devices]
+        attributes[prefix + semconv.ROLE_NPU_DEVICE_IDS] = tuple(d.device_id for d in npu.devices)
+        attributes[prefix + semconv.ROLE_NPU_DEVICE_TARGETS] = tuple(d.target for d in npu.devices)
         for suffix, field in DEVICE_FIELDS:
-            attributes[prefix + suffix] = [
+            attributes[prefix + suffix] = tuple(
                 UNKNOWN_UTILIZATION if percent is None else percent / 100
                 for percent in (getattr(device, field) for device in npu.devices)
-            ]
+            )
 
 
 def _set_prediction(attributes: Attributes, record: LifecycleRecord) -> None:
@@ -320,13 +321,13 @@ def _set_prediction(attributes: Attributes, record: LifecycleRecord) -> None:
     if record.prediction.tpot_ms is not None:
         attributes[semconv.PREDICTED_TPOT] = record.prediction.tpot_ms / 1000
     if record.missing_feature_reasons:
-        attributes[semconv.MISSING_FEATURES] = [
+        attributes[semconv.MISSING_FEATURES] = tuple(
             f"{missing.pod_type}.{missing.feature}" if missing.pod_type else missing.feature
             for missing in record.missing_feature_reasons
-        ]
-        attributes[semconv.MISSING_REASONS] = [
+        )
+        attributes[semconv.MISSING_REASONS] = tuple(
             missing.reason.value for missing in record.missing_feature_reasons
-        ]
+        )
     if record.prediction_error.ttft_ms is not None:
         attributes[semconv.PREDICTED_TTFT_ERROR] = record.prediction_error.ttft_ms / 1000
     if record.prediction_error.tpot_ms is not None:

@@ -18,7 +18,7 @@ PACKAGE = Path(otel_lifecycle.__file__).parent
 # Each module may import those of earlier lines, and of its own.
 LAYERS = [
     {"version", "semconv", "model", "timestamps", "durations", "process_exit"},
-    {"config", "record", "sanitize"},
+    {"config", "record", "sanitize", "clean_attributes"},
     {"store", "background", "latency", "features"},
     {"snapshots", "spans", "sampling", "observations"},
     {"span_reader", "metrics", "dispatch"},

@@ -2,56 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import weakref
-from collections.abc import Generator
-from typing import TypeAlias
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
-from opentelemetry.trace import SpanContext
 
 from otel_lifecycle.config import ConfigError, PersistenceConfig
+from otel_lifecycle.persistence.handover import offered
 from otel_lifecycle.persistence.writer import RecordWriter
+from otel_lifecycle.record import LifecycleRecord
 from otel_lifecycle.record import LifecycleRecord
 from otel_lifecycle.span_reader import is_lifecycle_span, record_from_span
 
 _SHUTDOWN_MILLIS = 5_000
-
-_SpanKey: TypeAlias = "tuple[int, int]"
-
-
-class Handover:
-    """A record on its way from a tracker to the processors, while its span ends.
-
-    Handing over the record itself is cheaper than reading it back from attributes, and it is there
-    when the span is not sampled and has none.
-    """
-
-    _pending: dict[_SpanKey, Handover] = {}  # noqa: RUF012 - one table for all processors
-
-    __slots__ = ("record", "store_name", "taken_by")
-
-    def __init__(self, record: LifecycleRecord, store_name: str) -> None:
-        self.record = record
-        self.store_name = store_name
-        self.taken_by: list[LifecycleSpanProcessor] = []
-
-    @contextlib.contextmanager
-    def offered(self, context: SpanContext) -> Generator[None]:
-        """Makes the record available to the processors of a span, while it ends."""
-        key = (context.trace_id, context.span_id)
-        self._pending[key] = self
-        try:
-            yield
-        finally:
-            self._pending.pop(key, None)
-
-    @classmethod
-    def find(cls, context: SpanContext) -> Handover | None:
-        """What is offered for a span."""
-        return cls._pending.get((context.trace_id, context.span_id))
-
 
 class LifecycleSpanProcessor(SpanProcessor):
     """Writes finished lifecycle spans as JSON Lines records; other spans pass by.
@@ -84,7 +47,7 @@ class LifecycleSpanProcessor(SpanProcessor):
         weakref.finalize(self, self._writer.close_soon).atexit = False
 
     def attach(self, provider: TracerProvider) -> None:
-        """Takes the spans of a provider, whose shutdown does not close it: `close` does."""
+        """Flushes with a provider, whose shutdown does not close it: `close` does."""
         if provider not in self._providers:
             self._providers.add(provider)
             provider.add_span_processor(_Attached(self))
@@ -97,25 +60,23 @@ class LifecycleSpanProcessor(SpanProcessor):
         try:
             if not is_lifecycle_span(span) or span.context is None:
                 return
-            handover = Handover.find(span.context)
+            handover = offered(span.context)
             if handover is None:
                 if self._store_name is None:
                     self._writer.put(record_from_span(span))
-            elif self._store_name in (None, handover.store_name):
-                self.take(handover)
+            elif self._store_name in (None, handover.store_name) and self not in handover.taken_by:
+                handover.taken_by.append(self)
+                self._writer.put(handover.record)
         except Exception as error:
             self._writer.count_drop(f"span {span.name!r} cannot be recorded: {error}")
 
-    def take(self, handover: Handover) -> None:
-        """Queues a record, once.
+    def take(self, record: LifecycleRecord) -> None:
+        """Queues a record.
 
-        A tracker calls it for its own processor, in case the record did not come through the
-        provider: where there is no SDK, where it is disabled or dropped the span, and where another
-        processor raised before this one was called.
+        A tracker gives its own processor the records itself: there may be no SDK, it may be
+        disabled or drop the span, and another processor may raise before this one is called.
         """
-        if self not in handover.taken_by:
-            handover.taken_by.append(self)
-            self._writer.put(handover.record)
+        self._writer.put(record)
 
     @property
     def closed(self) -> bool:
@@ -153,17 +114,13 @@ class LifecycleSpanProcessor(SpanProcessor):
 class _Attached(SpanProcessor):
     """A tracker's processor as its provider sees it.
 
-    A provider never lets go of a processor, and is often shut down before the tracker, whose
-    requests in flight are recorded even then.
+    The tracker hands its records over itself; from the provider comes only when to flush. It never
+    lets go of a processor, and is often shut down before the tracker, whose requests in flight are
+    recorded even then.
     """
 
     def __init__(self, processor: LifecycleSpanProcessor) -> None:
         self._processor = weakref.ref(processor)
-
-    def on_end(self, span: ReadableSpan) -> None:
-        processor = self._open_processor()
-        if processor is not None:
-            processor.on_end(span)
 
     def shutdown(self) -> None:
         self.force_flush(_SHUTDOWN_MILLIS)
