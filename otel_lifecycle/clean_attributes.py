@@ -10,7 +10,7 @@ way is taken.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.trace import Span as SDKSpan
@@ -31,9 +31,10 @@ def _unlimited(span: Span, more: int) -> dict[str, Any] | None:
     held = getattr(span, "_attributes", None) if isinstance(span, SDKSpan) else None
     if type(held) is not BoundedAttributes or held.max_value_len is not None:
         return None
-    values = getattr(held, "_dict", None)
+    values = cast("object", getattr(held, "_dict", None))
     if not isinstance(values, dict) or not span.is_recording():
         return None
+    values = cast("dict[str, Any]", values)
     if held.maxlen is not None and len(values) + more > held.maxlen:
         return None
     return values

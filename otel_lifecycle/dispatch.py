@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sized
 from enum import Enum
+from operator import is_
 
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, Span, SpanContext
 
@@ -31,6 +32,7 @@ from otel_lifecycle.snapshots import EndpointViews
 from otel_lifecycle.store import Lifecycle
 from otel_lifecycle.timestamps import format_timestamp
 
+_NO_PREDICTION = LatencyPrediction()
 _SOURCES = {source.value: source for source in InputTokenSource}
 
 
@@ -92,14 +94,21 @@ def begin_record(
     route = start.route
     if route is None:
         return record
-    record.selected_route = _snapshot(route, views)
-    record.selected_endpoint = record.selected_route.leader.id
-    counted = route.counted
-    missing = missing_request_features(
-        [role for role, _ in counted], tokens, start.prefix_cache_score, score
-    )
-    for role, raw in counted:
-        view = views.of(raw)
+    leader = views.of(route.leader)
+    record.selected_endpoint = leader.id
+    if route.prefill is None or route.decode is None:
+        counted = {"leader": leader}
+        record.selected_route = RouteSnapshot(leader.snapshot())
+    else:
+        prefill, decode = views.of(route.prefill), views.of(route.decode)
+        counted = {"prefill": prefill}
+        if decode.identity != prefill.identity:
+            counted["decode"] = decode
+        record.selected_route = RouteSnapshot(
+            leader.identify(), prefill.snapshot(), decode.snapshot()
+        )
+    missing = missing_request_features(counted, tokens, start.prefix_cache_score, score)
+    for role, view in counted.items():
         record.tracked_endpoints.append(view.id)
         missing += view.missing(role, now_ns, stale_after_ns)
     record.missing_feature_reasons = missing
@@ -108,26 +117,31 @@ def begin_record(
 
 def invalid_values(start: RequestStart, record: LifecycleRecord) -> int:
     """How many of the router's own values could not be used as they are."""
-    unknown = sum(
-        given is not None and kept is None
-        for given, kept in (
-            (start.input_tokens, record.input_token_length),
-            (start.prefix_cache_score, record.prefix_cache_score),
-            (start.candidates, record.candidates),
-            (getattr(start.prediction, "ttft_ms", None), record.prediction.ttft_ms),
-            (getattr(start.prediction, "tpot_ms", None), record.prediction.tpot_ms),
-        )
+    given = (
+        start.request_id,
+        start.model,
+        start.operation,
+        start.provider,
+        start.policy,
+        start.input_tokens,
+        start.prefix_cache_score,
     )
-    return unknown + sum(
-        given != kept if isinstance(given, str) else given is not None  # pyright: ignore[reportUnnecessaryIsInstance]
-        for given, kept in (
-            (start.request_id, record.request_id),
-            (start.model, record.model),
-            (start.operation, record.operation),
-            (start.provider, record.provider),
-            (start.policy, record.policy),
-        )
+    kept = (
+        record.request_id,
+        record.model,
+        record.operation,
+        record.provider,
+        record.policy,
+        record.input_token_length,
+        record.prefix_cache_score,
     )
+    invalid = start.candidates is not None and record.candidates is None
+    if not all(map(is_, given, kept)):
+        invalid += sum(map(_is_lost, given, kept))
+    for field in ("ttft_ms", "tpot_ms"):
+        if getattr(record.prediction, field) is None:
+            invalid += getattr(start.prediction, field, None) is not None
+    return invalid
 
 
 def invalid_completion_values(completion: RequestCompletion, record: LifecycleRecord) -> int:
@@ -207,17 +221,15 @@ def _set_reported_length(record: LifecycleRecord, given: int | None) -> None:
     ]
 
 
+def _is_lost(given: object, kept: object) -> bool:
+    """Whether a value is not what was given, or a number is unknown."""
+    if isinstance(given, str):
+        return given != kept
+    return given is not None and (kept is None or isinstance(kept, str))
+
+
 def _is_endpoint(entry: object) -> bool:
     return isinstance(entry, RouteEndpoint) and isinstance(entry.endpoint, Endpoint)  # pyright: ignore[reportUnnecessaryIsInstance]
-
-
-def _snapshot(route: Route, views: EndpointViews) -> RouteSnapshot:
-    leader = views.of(route.leader)
-    if route.prefill is None or route.decode is None:
-        return RouteSnapshot(leader.snapshot())
-    return RouteSnapshot(
-        leader.identify(), views.of(route.prefill).snapshot(), views.of(route.decode).snapshot()
-    )
 
 
 def _input_tokens(start: RequestStart) -> tuple[int | None, InputTokenSource]:
@@ -233,7 +245,7 @@ def _input_tokens(start: RequestStart) -> tuple[int | None, InputTokenSource]:
 
 def _prediction(given: object) -> LatencyPrediction:
     if not isinstance(given, LatencyPrediction):
-        return LatencyPrediction()
+        return _NO_PREDICTION
     return LatencyPrediction(
         sanitize.milliseconds(given.ttft_ms), sanitize.milliseconds(given.tpot_ms)
     )
@@ -249,6 +261,8 @@ def _outcome(given: object) -> Outcome:
 
 
 def _candidates(given: object) -> int | None:
+    if type(given) is int or given is None:
+        return sanitize.count(given)
     if isinstance(given, Sized) and not isinstance(given, (str, bytes)):
         return len(given)
     return sanitize.count(given)

@@ -26,6 +26,8 @@ _NPU_FEATURES = (
     ("aiCoreUtilization", "ai_core_utilization_avg"),
     ("bandwidthUtilization", "hbm_bandwidth_utilization_avg"),
 )
+_NO_METRICS = EndpointMetrics()
+_NO_NPU = NPUState()
 _NPU_STATUS_REASONS = {
     "stale": MissingReason.NPU_STALE,
     "missing": MissingReason.NPU_MISSING,
@@ -69,23 +71,22 @@ def prediction_input(
 ) -> PredictionInput:
     """The features of one counted endpoint, without those that are `missing`."""
     pod_type = POD_TYPES[role]
+    metrics = snapshot.metrics or _NO_METRICS
+    npu = snapshot.npu or _NO_NPU
+    result = PredictionInput(
+        pod_type,
+        input_tokens,
+        score,
+        metrics.waiting_requests,
+        metrics.running_requests,
+        metrics.kv_cache_usage,
+        None if snapshot.inflight is None else snapshot.inflight.tokens,
+        npu.hbm_utilization_avg,
+        npu.ai_core_utilization_avg,
+        npu.hbm_bandwidth_utilization_avg,
+        snapshot.address,
+    )
     absent = {entry.feature for entry in missing if entry.pod_type == pod_type}
-    metrics = snapshot.metrics
-    npu = snapshot.npu
-    result = PredictionInput(pod_type)
-    result.input_token_length = input_tokens
-    result.prefix_cache_score = score
-    if metrics is not None:
-        result.num_request_waiting = metrics.waiting_requests
-        result.num_request_running = metrics.running_requests
-        result.kv_cache_usage = metrics.kv_cache_usage
-    if snapshot.inflight is not None:
-        result.inflight_tokens = snapshot.inflight.tokens
-    if npu is not None:
-        result.hbm_utilization = npu.hbm_utilization_avg
-        result.ai_core_utilization = npu.ai_core_utilization_avg
-        result.bandwidth_utilization = npu.hbm_bandwidth_utilization_avg
-    result.server_ip = snapshot.address
     if absent:
         for field, feature in _FIELDS:
             if feature in absent:

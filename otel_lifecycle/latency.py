@@ -24,20 +24,19 @@ def actual_latency(
         first_chunk_ns: Dispatch to first chunk of a stream; None where there was none.
         output_tokens: Completion tokens of the usage.
     """
-    actual = ActualLatency(e2e_ms=e2e_ns / 1e6)
+    ttft_ms = tpot_ms = None
     if first_chunk_ns is not None:
-        actual.ttft_ms = first_chunk_ns / 1e6
+        ttft_ms = first_chunk_ns / 1e6
         if output_tokens is not None and output_tokens >= 2:
-            actual.tpot_ms = (e2e_ns - first_chunk_ns) / (output_tokens - 1) / 1e6
-    return actual
+            tpot_ms = (e2e_ns - first_chunk_ns) / (output_tokens - 1) / 1e6
+    return ActualLatency(ttft_ms, tpot_ms, e2e_ns / 1e6)
 
 
 def prediction_error(actual: ActualLatency, prediction: LatencyPrediction) -> PredictionError:
     """Actual minus predicted, only where both exist."""
-    error = PredictionError()
-    error.ttft_ms, error.ttft_ratio = _difference(actual.ttft_ms, prediction.ttft_ms)
-    error.tpot_ms, error.tpot_ratio = _difference(actual.tpot_ms, prediction.tpot_ms)
-    return error
+    ttft_ms, ttft_ratio = _difference(actual.ttft_ms, prediction.ttft_ms)
+    tpot_ms, tpot_ratio = _difference(actual.tpot_ms, prediction.tpot_ms)
+    return PredictionError(ttft_ms, tpot_ms, ttft_ratio, tpot_ratio)
 
 
 def _difference(actual: float | None, predicted: float | None) -> tuple[float | None, float | None]:

@@ -242,7 +242,7 @@ class NPUState(
             msgspec.structs.force_setattr(self, "devices", tuple(self.devices or ()))
 
 
-class Load(msgspec.Struct, frozen=True):
+class Load(msgspec.Struct, frozen=True, gc=False):
     """What is in flight on an endpoint."""
 
     tokens: int = 0
@@ -279,7 +279,10 @@ class Route(msgspec.Struct, frozen=True):
 
 
 class LatencyPrediction(
-    msgspec.Struct, frozen=True, rename={"ttft_ms": "ttftMillis", "tpot_ms": "tpotMillis"}
+    msgspec.Struct,
+    frozen=True,
+    rename={"ttft_ms": "ttftMillis", "tpot_ms": "tpotMillis"},
+    gc=False,
 ):
     """What the router expected, in milliseconds; None is no prediction."""
 

@@ -58,7 +58,7 @@ class RouteSnapshot(msgspec.Struct, rename="camel", omit_defaults=True):
     decode: EndpointSnapshot | None = None
 
 
-class PredictionInput(msgspec.Struct, rename="camel"):
+class PredictionInput(msgspec.Struct, rename="camel", gc=False):
     """The features of one counted endpoint, as hermes-router's predictor takes them.
 
     `pod_type` is `prefill`, `decode` or empty (aggregated). `kv_cache_usage` and
@@ -79,7 +79,7 @@ class PredictionInput(msgspec.Struct, rename="camel"):
     server_ip: str | None = None
 
 
-class MissingFeature(msgspec.Struct, rename="camel"):
+class MissingFeature(msgspec.Struct, rename="camel", gc=False):
     """Why one feature of one prediction input is missing."""
 
     pod_type: str
@@ -90,6 +90,7 @@ class MissingFeature(msgspec.Struct, rename="camel"):
 class ActualLatency(
     msgspec.Struct,
     rename={"ttft_ms": "ttftMillis", "tpot_ms": "tpotMillis", "e2e_ms": "e2eMillis"},
+    gc=False,
 ):
     """What was measured, in milliseconds of a monotonic clock.
 
@@ -111,6 +112,7 @@ class PredictionError(
         "ttft_ratio": "ttftRatio",
         "tpot_ratio": "tpotRatio",
     },
+    gc=False,
 ):
     """Actual minus predicted, in milliseconds and as a fraction of the actual value."""
 
@@ -120,7 +122,7 @@ class PredictionError(
     tpot_ratio: float | None = None
 
 
-class ErrorInfo(msgspec.Struct, rename="camel"):
+class ErrorInfo(msgspec.Struct, rename="camel", gc=False):
     """The error a request ended with: a short type name, never a message."""
 
     type: str
@@ -129,6 +131,7 @@ class ErrorInfo(msgspec.Struct, rename="camel"):
 class Reroute(
     msgspec.Struct,
     rename={"at": "at", "from_endpoint": "from", "to_endpoint": "to", "reason": "reason"},
+    gc=False,
 ):
     """One change of route on the way; prefill and decode of a pair are joined by `+`."""
 

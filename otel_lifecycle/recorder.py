@@ -13,7 +13,6 @@ import msgspec
 from opentelemetry import metrics, propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Tracer as SDKTracer
 from opentelemetry.sdk.trace import TracerProvider as SDKTracerProvider
 from opentelemetry.trace import Span, SpanKind
 
@@ -34,7 +33,6 @@ from otel_lifecycle.persistence import LifecycleSpanProcessor
 from otel_lifecycle.persistence.handover import offer, withdraw
 from otel_lifecycle.process_exit import run_at_exit
 from otel_lifecycle.record import LifecycleRecord, Reroute
-from otel_lifecycle.sampling import RecordAllSampler
 from otel_lifecycle.snapshots import EndpointViews
 from otel_lifecycle.span_reader import resource_attributes
 from otel_lifecycle.spans import finish_span, span_name, start_attributes
@@ -345,7 +343,9 @@ class LifecycleRecorder:
         self._is_early = isinstance(provider, trace.ProxyTracerProvider)
         self._tracer = provider.get_tracer(semconv.SCOPE, __version__, semconv.SCHEMA_URL)
         self._resource = _resource(provider)
-        self._wire_processor(provider)
+        sink = self.store.sink
+        if isinstance(sink, LifecycleSpanProcessor) and isinstance(provider, SDKTracerProvider):
+            sink.attach(provider)
         # Again, to come before the shutdown of a provider made in the meantime.
         atexit.unregister(_close_all)
         atexit.register(_close_all)
@@ -354,20 +354,6 @@ class LifecycleRecorder:
         provider = trace.get_tracer_provider()
         if not isinstance(provider, trace.ProxyTracerProvider):
             self._use_provider(provider)
-
-    def _wire_processor(self, provider: trace.TracerProvider) -> None:
-        """Lets the file see every request, while exporters go on seeing the sampled ones.
-
-        Only our own tracer's sampler is wrapped: everybody else's spans are sampled as before.
-        """
-        sink = self.store.sink
-        if not isinstance(sink, LifecycleSpanProcessor):
-            return
-        if isinstance(provider, SDKTracerProvider):
-            sink.attach(provider)
-        tracer = self._tracer
-        if isinstance(tracer, SDKTracer) and not isinstance(tracer.sampler, RecordAllSampler):
-            tracer.sampler = RecordAllSampler(tracer.sampler)
 
 
 def _resource(provider: trace.TracerProvider) -> dict[str, str]:

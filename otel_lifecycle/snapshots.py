@@ -28,6 +28,7 @@ class EndpointView:
         "_raw",
         "address",
         "id",
+        "identity",
         "metrics",
         "name",
         "npu",
@@ -40,6 +41,7 @@ class EndpointView:
         endpoint = raw.endpoint
         self._raw = raw
         self._missing: dict[tuple[str, bool, bool], list[MissingFeature]] = {}
+        self.identity = endpoint.identity
         self.id = sanitize.text(endpoint.id)
         self.address = sanitize.text(endpoint.address)
         self.port = sanitize.text(endpoint.port)

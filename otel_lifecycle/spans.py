@@ -161,15 +161,6 @@ def _set_route(attributes: Attributes, record: LifecycleRecord, devices: bool) -
         return
     disaggregated = route.prefill is not None and route.decode is not None
     attributes[semconv.ROUTE_TYPE] = "prefill_decode" if disaggregated else "aggregated"
-    leader = route.leader
-    if leader.address:
-        attributes[semconv.SERVER_ADDRESS] = leader.address
-    if leader.port.isdecimal() and len(leader.port) <= 5:
-        attributes[semconv.SERVER_PORT] = int(leader.port)
-    if leader.id.startswith("pod://"):
-        namespace, _, pod = leader.id.removeprefix("pod://").partition("/")
-        attributes[semconv.K8S_NAMESPACE_NAME] = namespace
-        attributes[semconv.K8S_POD_NAME] = pod
     served = record.served_endpoint
     if served is not None and served != record.selected_endpoint:
         attributes[semconv.ROUTE_SERVED_ID] = served
@@ -240,6 +231,8 @@ def _endpoint_attributes(prefix: str, snapshot: EndpointSnapshot, devices: bool)
         attributes[prefix + semconv.ROLE_PORT] = snapshot.port
     if snapshot.name:
         attributes[prefix + semconv.ROLE_NAME] = snapshot.name
+    if prefix == semconv.ROLE_PREFIX["leader"]:
+        _set_server(attributes, snapshot)
     if snapshot.metrics is not None:
         _set_metrics(attributes, prefix, snapshot.metrics)
     if snapshot.npu is not None:
@@ -249,6 +242,17 @@ def _endpoint_attributes(prefix: str, snapshot: EndpointSnapshot, devices: bool)
     # The snapshot is kept too: an id is only somebody's as long as they live.
     _cached_endpoints[key] = (snapshot, attributes)
     return attributes
+
+
+def _set_server(attributes: Attributes, leader: EndpointSnapshot) -> None:
+    if leader.address:
+        attributes[semconv.SERVER_ADDRESS] = leader.address
+    if leader.port.isdecimal() and len(leader.port) <= 5:
+        attributes[semconv.SERVER_PORT] = int(leader.port)
+    if leader.id.startswith("pod://"):
+        namespace, _, pod = leader.id.removeprefix("pod://").partition("/")
+        attributes[semconv.K8S_NAMESPACE_NAME] = namespace
+        attributes[semconv.K8S_POD_NAME] = pod
 
 
 METRICS_FIELDS = (

@@ -364,13 +364,14 @@ class LifecycleStore:
         if route is None:
             return
         tokens = lifecycle.record.input_token_length or 0
+        counted = route.counted
         lifecycle.dispatch_load = self.load(route.leader.endpoint)
         lifecycle.role_loads = {}
-        for role, entry in route.counted:
+        for role, entry in counted:
             state = self._state(entry.endpoint)
             lifecycle.role_loads[role] = Load(state.tokens, state.requests)
             # After the first chunk of a request that is sent again, nothing is left to prefill.
-            if lifecycle.first_chunk_ns is None or role != "prefill" or len(route.counted) == 1:
+            if lifecycle.first_chunk_ns is None or role != "prefill" or len(counted) == 1:
                 lease = Lease(role, state, tokens)  # no signal handler runs between these two
                 lifecycle.leases.append(lease)
             snapshot: EndpointSnapshot = getattr(snapshots, role)

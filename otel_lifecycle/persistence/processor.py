@@ -11,10 +11,10 @@ from otel_lifecycle.config import ConfigError, PersistenceConfig
 from otel_lifecycle.persistence.handover import offered
 from otel_lifecycle.persistence.writer import RecordWriter
 from otel_lifecycle.record import LifecycleRecord
-from otel_lifecycle.record import LifecycleRecord
 from otel_lifecycle.span_reader import is_lifecycle_span, record_from_span
 
 _SHUTDOWN_MILLIS = 5_000
+
 
 class LifecycleSpanProcessor(SpanProcessor):
     """Writes finished lifecycle spans as JSON Lines records; other spans pass by.
@@ -22,7 +22,7 @@ class LifecycleSpanProcessor(SpanProcessor):
     An ordinary span processor: `TracerProvider.add_span_processor` takes it, once or more often
     (with different files). It takes sampled and RECORD_ONLY spans alike; with `RecordAllSampler`
     the file holds every request. It never raises and does no I/O on the caller's thread. A tracker
-    whose configuration enables persistence makes and adds its own.
+    whose configuration enables persistence makes its own, and gives it every request itself.
 
     Args:
         config: Enabled settings.

@@ -16,6 +16,8 @@ import httpx
 from otel_lifecycle import LifecycleRecord, read_records
 from tests.examples.cluster import eventually
 
+_START_SECONDS = 60.0  # imports take long on a machine that is busy with other things
+
 
 class InstrumentedProcess:
     """Talks to the router, and reads what it recorded."""
@@ -37,7 +39,7 @@ class InstrumentedProcess:
                 return False
             return True
 
-        eventually(answered)
+        eventually(answered, _START_SECONDS)
         return answers[0]
 
     def records(self, count: int = 1) -> list[LifecycleRecord]:
