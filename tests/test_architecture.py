@@ -17,9 +17,9 @@ PACKAGE = Path(otel_lifecycle.__file__).parent
 
 # Each module may import those of earlier lines, and of its own.
 LAYERS = [
-    {"version", "semconv", "model", "timestamps", "durations", "process_exit"},
+    {"version", "semconv", "model", "timestamps", "durations", "process_exit", "exposition"},
     {"config", "record", "sanitize", "clean_attributes"},
-    {"store", "background", "latency", "features"},
+    {"store", "background", "latency", "features", "accelerators", "engines"},
     {"snapshots", "spans", "sampling", "observations"},
     {"span_reader", "metrics", "dispatch"},
     {"persistence", "protocols"},
