@@ -1,0 +1,85 @@
+"""Reads the few samples that are wanted out of a Prometheus exposition, fast and strictly.
+
+An engine serves hundreds of series, of which some ten are wanted; a router has hundreds of engines.
+So one regular expression finds the wanted lines, and only these are parsed: `benchmarks/
+exposition.py` compares it with a full parse.
+
+Formats: Prometheus text 0.0.4 and OpenMetrics 1.0. A line that is not exactly a sample of these is
+passed over, and so is the last line of a body that was cut off in the middle of it: nothing is
+guessed, and nothing raises.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+# Linear in the length of a line, whatever the line: no two neighbours match the same character.
+_NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
+_STRING = r'"[^"\\\n]*(?:\\[\\"n][^"\\\n]*)*"'
+_PAIR = rf"[A-Za-z_]\w*[ \t]*=[ \t]*{_STRING}[ \t]*(?:,[ \t]*|(?=\}}))"
+_SAMPLE = (
+    rf"(?:[ \t]*\{{[ \t]*(?P<labels>(?:{_PAIR}){{0,64}})\}}[ \t]*|[ \t]+)"
+    rf"(?P<value>{_NUMBER}|[+-]?(?i:nan|inf|infinity))"
+    rf"(?:[ \t]+(?P<timestamp>{_NUMBER}))?"
+    r"[ \t]*(?:[ \t]#[^\n]*)?(?=\n)"  # an OpenMetrics exemplar
+)
+_LABEL = re.compile(r'(\w+)[ \t]*=[ \t]*"([^"\\]*(?:\\.[^"\\]*)*)"', re.ASCII)
+_ESCAPE = re.compile(r"\\(.)")
+_OPENMETRICS_END = (b"# EOF\n", b"# EOF")
+
+
+class Sample(NamedTuple):
+    """One value of a series.
+
+    Attributes:
+        name: Name of the metric, with its suffix (`_total`).
+        labels: Its labels.
+        value: Its value; may be NaN or infinite.
+        observed_at: The sample's own timestamp, in seconds since the epoch; None: it has none.
+    """
+
+    name: str
+    labels: dict[str, str]
+    value: float
+    observed_at: float | None
+
+
+class SampleReader:
+    """Reads the samples of some metrics, and passes over all others. Thread-safe."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        # The longest first: a name may begin with another one.
+        ordered = sorted(map(re.escape, names), key=len, reverse=True)
+        # Searching for a line feed is several times faster than for `^`.
+        self._pattern = re.compile(rf"\n(?P<name>{'|'.join(ordered)})" + _SAMPLE, re.ASCII)
+
+    def read(self, exposition: bytes) -> Iterator[Sample]:
+        """The wanted samples of an exposition, in its order.
+
+        Args:
+            exposition: The body; what is not UTF-8 in it is replaced.
+        """
+        # Text counts timestamps in milliseconds, OpenMetrics in seconds.
+        unit = 1.0 if exposition.endswith(_OPENMETRICS_END) else 1000.0
+        for match in self._pattern.finditer("\n" + exposition.decode("utf-8", "replace")):
+            name, labels, value, timestamp = match.groups()
+            observed_at = None
+            if timestamp is not None:
+                observed_at = float(timestamp) / unit
+                if not math.isfinite(observed_at):
+                    continue
+            yield Sample(name, _labels(labels) if labels else {}, float(value), observed_at)
+
+
+def _labels(text: str) -> dict[str, str]:
+    labels = dict(_LABEL.findall(text))
+    if "\\" in text:
+        return {name: _ESCAPE.sub(_unescape, value) for name, value in labels.items()}
+    return labels
+
+
+def _unescape(match: re.Match[str]) -> str:
+    return "\n" if match[1] == "n" else match[1]
