@@ -126,6 +126,7 @@ class EndpointMetrics(
         "active_models": "activeModels",
         "waiting_models": "waitingModels",
         "max_active_models": "maxActiveModels",
+        "prefix_cache_hit_rate": "prefixCacheHitRate",
         "running_requests": "runningRequestsSize",
         "waiting_requests": "waitingQueueSize",
         "kv_cache_usage": "kvCacheUsagePercent",
@@ -147,6 +148,8 @@ class EndpointMetrics(
         kv_cache_max_token_capacity: Size of the KV cache in tokens.
         cache_block_size: Tokens per KV-cache block.
         cache_num_blocks: Number of KV-cache blocks.
+        prefix_cache_hit_rate: Part of the prompt tokens the engine found in its prefix cache, 0 to
+            1, as far back as it counts: mostly since it started.
         active_models: LoRA adapters in use, with the engine's number for each.
         waiting_models: LoRA adapters waiting to be loaded.
         max_active_models: How many adapters can be active at once.
@@ -162,6 +165,7 @@ class EndpointMetrics(
     active_models: dict[str, int] = {}
     waiting_models: dict[str, int] = {}
     max_active_models: int | None = None
+    prefix_cache_hit_rate: float | None = None
     update_time: _Moment | None = None
 
     def __post_init__(self) -> None:

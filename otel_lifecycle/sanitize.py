@@ -106,6 +106,7 @@ def metrics(value: object) -> EndpointMetrics | None:
         active_models=_models(value.active_models),
         waiting_models=_models(value.waiting_models),
         max_active_models=count(value.max_active_models),
+        prefix_cache_hit_rate=fraction(value.prefix_cache_hit_rate),
         update_time=moment(value.update_time),
     )
 

@@ -263,6 +263,7 @@ METRICS_FIELDS = (
     (semconv.ROLE_KV_CACHE_BLOCK_SIZE, "cache_block_size"),
     (semconv.ROLE_KV_CACHE_BLOCK_COUNT, "cache_num_blocks"),
     (semconv.ROLE_LORA_MAX, "max_active_models"),
+    (semconv.ROLE_PREFIX_CACHE_HIT_RATE, "prefix_cache_hit_rate"),
 )
 LORA_FIELDS = (
     (semconv.ROLE_LORA_ACTIVE_MODELS, semconv.ROLE_LORA_ACTIVE_COUNTS, "active_models"),

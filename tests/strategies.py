@@ -51,6 +51,7 @@ metrics = st.builds(
     active_models=models,
     waiting_models=models,
     max_active_models=counts,
+    prefix_cache_hit_rate=numbers,
     update_time=moments,
 )
 devices = st.builds(

@@ -4,20 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from otel_lifecycle.engines import mindie, sglang, tensorrt_llm, vllm
 from otel_lifecycle.model import EndpointMetrics
+
+__all__ = ["read"]
+
+# MindIE's names have no prefix: this one is its own.
+_READERS = (
+    (b"\nvllm:", vllm.read),
+    (b"\nsglang:", sglang.read),
+    (b"\ntrtllm_", tensorrt_llm.read),
+    (b"\nnv_trt_llm_", tensorrt_llm.read),
+    (b"\nnpu_cache_usage_perc", mindie.read),
+)
 
 
 def read(exposition: bytes, scraped_at: float) -> Mapping[str, EndpointMetrics]:
-    """The metrics of each data-parallel rank in an engine's `/metrics`.
+    """The metrics of each data-parallel rank in what an engine serves.
 
-    The engine is recognised by the prefix of its metric names. Never raises.
+    The engine is recognised by the prefix of its metric names.
 
     Args:
         exposition: The body, in Prometheus' text format or OpenMetrics.
         scraped_at: When it was fetched, in seconds since the epoch: the `update_time`.
 
     Returns:
-        The metrics by rank, as the engine names it (`"0"`, `"1"`), or `""` where it names none;
-        nothing where the body has no series of a known engine.
+        The metrics by rank, as the engine names it (`"0"`, `"1"`), or under `""` where it names
+        none; without ranks of which nothing is known. A value that is missing, malformed or out of
+        range is unknown.
     """
+    for prefix, read_engine in _READERS:
+        if prefix in exposition or exposition.startswith(prefix[1:]):
+            metrics = read_engine(exposition, scraped_at)
+            if metrics:
+                return metrics
     return {}

@@ -57,6 +57,7 @@ def metrics(running: int, waiting: int, kv_cache: float | None) -> dict[str, Any
         "activeModels": {},
         "waitingModels": {},
         "maxActiveModels": None,
+        "prefixCacheHitRate": None,
         "updateTime": None,
     }
 

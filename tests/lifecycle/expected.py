@@ -134,6 +134,7 @@ def snapshot(pod: str) -> dict[str, Any]:
             "activeModels": {"lora-a": 2},
             "waitingModels": {"lora-b": 1},
             "maxActiveModels": 4,
+            "prefixCacheHitRate": None,
             "updateTime": DATETIME,
         },
         "inflight": {"tokens": 0, "requests": 0},

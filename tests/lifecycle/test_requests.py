@@ -555,6 +555,18 @@ def test_ranks_of_one_pod(bench: Bench) -> None:
     assert_idle(bench)
 
 
+def test_prefix_cache_hit_rate(bench: Bench) -> None:
+    """The hit rate of the engine's prefix cache is in the record and on the span."""
+    route = aggregated()
+    metrics = msgspec.structs.replace(route.leader.metrics, prefix_cache_hit_rate=0.62)
+    route = Route(msgspec.structs.replace(route.leader, metrics=metrics))
+    bench.tracker.track(start(route=route)).complete()
+
+    (line,), (span,) = lines(bench), bench.spans
+    assert line["selectedRoute"]["leader"]["metrics"]["prefixCacheHitRate"] == 0.62
+    assert span["attributes"]["llm_router.route.leader.prefix_cache.hit_rate"] == 0.62
+
+
 def test_old_npu_state(bench: Bench) -> None:
     """An NPU state as old as metrics may not be is no feature, whatever its status says."""
     route = aggregated()
