@@ -21,6 +21,7 @@ test-routers: $(VENV)/.ready-tox
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.hot_path
+	$(BIN)/python -m benchmarks.exposition
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ _CORE = "gpu_gfx_activity"
 _MEMORY_USED = "gpu_used_vram"
 _MEMORY_TOTAL = "gpu_total_vram"
 _BANDWIDTH = "gpu_umc_activity"
-_READER = SampleReader(
+READER = SampleReader(
     prefix + name
     for prefix in ("", _PREFIX)
     for name in (_CORE, _MEMORY_USED, _MEMORY_TOTAL, _BANDWIDTH)
@@ -34,7 +34,7 @@ def read(exposition: bytes, scraped_at: float) -> Sequence[DeviceReading]:
     """
     samples = (
         sample._replace(name=sample.name.removeprefix(_PREFIX))
-        for sample in _READER.read(exposition)
+        for sample in READER.read(exposition)
     )
     return [
         reading(

@@ -30,7 +30,7 @@ _MEMORY_USED = "DCGM_FI_DEV_FB_USED"
 _MEMORY_FREE = "DCGM_FI_DEV_FB_FREE"
 _BANDWIDTH_RATIO = "DCGM_FI_PROF_DRAM_ACTIVE"
 _BANDWIDTH_PERCENT = "DCGM_FI_DEV_MEM_COPY_UTIL"
-_READER = SampleReader(
+READER = SampleReader(
     [
         _CORE_RATIO,
         _CORE_PERCENT,
@@ -53,7 +53,7 @@ def read(exposition: bytes, scraped_at: float) -> Sequence[DeviceReading]:
         exposition: The body.
         scraped_at: When it was fetched, in seconds since the epoch.
     """
-    devices = by_device(_READER.read(exposition), scraped_at, _device)
+    devices = by_device(READER.read(exposition), scraped_at, _device)
     divided = _divided(devices)
     return [
         reading(

@@ -25,7 +25,7 @@ _MEMORY = "npu_chip_info_hbm_utilization"
 _MEMORY_USED = "npu_chip_info_hbm_used_memory"
 _MEMORY_TOTAL = "npu_chip_info_hbm_total_memory"
 _BANDWIDTH = "npu_chip_info_hbm_bandwidth_utilization"
-_READER = SampleReader([_CORE, _MEMORY, _MEMORY_USED, _MEMORY_TOTAL, _BANDWIDTH])
+READER = SampleReader([_CORE, _MEMORY, _MEMORY_USED, _MEMORY_TOTAL, _BANDWIDTH])
 
 # Stands in all pod labels of a chip that several pods use: which of them is not told.
 _SEVERAL_PODS = "not_displayed_for_multi_pod"
@@ -49,7 +49,7 @@ def read(exposition: bytes, scraped_at: float) -> Sequence[DeviceReading]:
             ),
             memory_bandwidth=percent(series.get(_BANDWIDTH)),
         )
-        for device, series in by_device(_READER.read(exposition), scraped_at, _device).items()
+        for device, series in by_device(READER.read(exposition), scraped_at, _device).items()
     ]
 
 

@@ -87,16 +87,15 @@ def _chips(npu: str, output: str, now: float) -> Iterator[DeviceReading]:
     for key, value in _lines(output):
         if key in _USAGES:
             usages.setdefault(key, value)
-        elif key == _CHIP:
+        elif key == _CHIP and usages:  # a card's controller has none
             blocks.append((value, usages))
             usages = {}
     if usages:  # of no chip: another layout, in which they may all belong to the chip before
         return
     for chip, usages in blocks:
         core, memory, bandwidth = (_measured(usages.get(key), now) for key in _USAGES)
-        if core or memory or bandwidth:
-            device = Device(npu if len(blocks) == 1 else f"{npu}:{chip}")
-            yield reading("npu", device, core=core, memory=memory, memory_bandwidth=bandwidth)
+        device = Device(npu if len(blocks) == 1 else f"{npu}:{chip}")
+        yield reading("npu", device, core=core, memory=memory, memory_bandwidth=bandwidth)
 
 
 def _measured(value: str | None, now: float) -> Measured:

@@ -10,7 +10,7 @@ from otel_lifecycle.model import EndpointMetrics
 __all__ = ["read"]
 
 # MindIE's names have no prefix: this one is its own.
-_READERS = (
+_ENGINES = (
     (b"\nvllm:", vllm.read),
     (b"\nsglang:", sglang.read),
     (b"\ntrtllm_", tensorrt_llm.read),
@@ -33,7 +33,7 @@ def read(exposition: bytes, scraped_at: float) -> Mapping[str, EndpointMetrics]:
         none; without ranks of which nothing is known. A value that is missing, malformed or out of
         range is unknown.
     """
-    for prefix, read_engine in _READERS:
+    for prefix, read_engine in _ENGINES:
         if prefix in exposition or exposition.startswith(prefix[1:]):
             metrics = read_engine(exposition, scraped_at)
             if metrics:

@@ -19,12 +19,12 @@ _KV_CACHE = "npu_cache_usage_perc"
 _MATCHED = "npu_radix_match_hit_num"
 _COMPARED = "all_radix_match_num"
 _HIT_RATE = "npu_prefix_cache_hit_rate"
-_READER = SampleReader([_RUNNING, _WAITING, _KV_CACHE, _MATCHED, _COMPARED, _HIT_RATE])
+READER = SampleReader([_RUNNING, _WAITING, _KV_CACHE, _MATCHED, _COMPARED, _HIT_RATE])
 
 
 def read(exposition: bytes, scraped_at: float) -> Mapping[str, EndpointMetrics]:
     """The metrics, under the rank `""`; see `otel_lifecycle.engines.read`."""
-    ranks = by_rank(_READER.read(exposition), "")
+    ranks = by_rank(READER.read(exposition), "")
     return known({rank: _metrics(series) for rank, series in ranks.items()}, scraped_at)
 
 

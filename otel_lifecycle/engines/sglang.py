@@ -34,7 +34,7 @@ _LORA_SLOTS = "sglang:lora_pool_slots_total"
 _CACHED = "sglang:cached_tokens_total"
 _PROMPT = "sglang:prompt_tokens_total"
 _COUNTERS = (_CACHED, _PROMPT)
-_READER = SampleReader(
+READER = SampleReader(
     [
         _RUNNING,
         _WAITING,
@@ -51,7 +51,7 @@ _READER = SampleReader(
 
 def read(exposition: bytes, scraped_at: float) -> Mapping[str, EndpointMetrics]:
     """The metrics of each rank; see `otel_lifecycle.engines.read`."""
-    samples = filter(_is_whole, _READER.read(exposition))
+    samples = filter(_is_whole, READER.read(exposition))
     ranks = by_rank(samples, "dp_rank")
     return known({rank: _metrics(series) for rank, series in ranks.items()}, scraped_at)
 

@@ -43,7 +43,7 @@ _TRITON = {
 }
 _TRITON_LABELS = {_TRITON_REQUESTS: "request_type", _TRITON_BLOCKS: "kv_cache_block_type"}
 
-_READER = SampleReader(
+READER = SampleReader(
     [
         _RUNNING,
         _WAITING,
@@ -59,7 +59,7 @@ _READER = SampleReader(
 
 def read(exposition: bytes, scraped_at: float) -> Mapping[str, EndpointMetrics]:
     """The metrics, under the rank `""`; see `otel_lifecycle.engines.read`."""
-    ranks = by_rank(map(_named_alike, _READER.read(exposition)), "")
+    ranks = by_rank(map(_named_alike, READER.read(exposition)), "")
     return known({rank: _metrics(series) for rank, series in ranks.items()}, scraped_at)
 
 

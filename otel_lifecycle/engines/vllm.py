@@ -32,7 +32,7 @@ _HITS = "vllm:prefix_cache_hits_total"
 _OLD_QUERIES = "vllm:gpu_prefix_cache_queries_total"
 _OLD_HITS = "vllm:gpu_prefix_cache_hits_total"
 _V0_HIT_RATE = "vllm:gpu_prefix_cache_hit_rate"  # -1 where prefix caching is off
-_READER = SampleReader(
+READER = SampleReader(
     [
         _RUNNING,
         _WAITING,
@@ -50,7 +50,7 @@ _READER = SampleReader(
 
 def read(exposition: bytes, scraped_at: float) -> Mapping[str, EndpointMetrics]:
     """The metrics of each rank; see `otel_lifecycle.engines.read`."""
-    ranks = by_rank(_READER.read(exposition), "engine")
+    ranks = by_rank(READER.read(exposition), "engine")
     return known({rank: _metrics(series) for rank, series in ranks.items()}, scraped_at)
 
 
