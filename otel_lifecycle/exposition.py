@@ -51,10 +51,9 @@ class SampleReader:
     """Reads the samples of some metrics, and passes over all others. Thread-safe."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        # The longest first: a name may begin with another one.
-        ordered = sorted(map(re.escape, names), key=len, reverse=True)
+        alternatives = "|".join(map(re.escape, names))
         # Searching for a line feed is several times faster than for `^`.
-        self._pattern = re.compile(rf"\n(?P<name>{'|'.join(ordered)})" + _SAMPLE, re.ASCII)
+        self._pattern = re.compile(rf"\n(?P<name>{alternatives})" + _SAMPLE, re.ASCII)
 
     def read(self, exposition: bytes) -> Iterator[Sample]:
         """The wanted samples of an exposition, in its order.

@@ -146,7 +146,7 @@ def _values(
         observed_at: float | None = getattr(reading, f"{group}_observed_at")
         if observed_at is None:
             continue
-        if abs(now - observed_at) > stale_after[group]:
+        if not abs(now - observed_at) <= stale_after[group]:  # not a number is not fresh either
             if group == "core":
                 return {}
             continue

@@ -80,8 +80,6 @@ def share(part: Sample | None, *whole: Sample | None) -> Measured:
     for sample in whole:
         if sample is None or sample.observed_at is None:
             return None
-        if not sample.value >= 0.0:
-            return Measurement(None, observed_at)
         total += sample.value
         observed_at = min(observed_at, sample.observed_at)
     usable = 0.0 <= part.value <= total and 0.0 < total < float("inf")

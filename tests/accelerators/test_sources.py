@@ -201,6 +201,18 @@ def test_share_of_memory(text: str, memory: float | None, invalid: Sequence[str]
     assert reading == gpu("0", None, memory, None, host="", seen="m", invalid=invalid)
 
 
+def test_time_of_a_share() -> None:
+    """A percentage of two values is as old as the older one."""
+    exposition = (
+        b'npu_chip_info_hbm_used_memory{id="0"} 1 3000\n'
+        b'npu_chip_info_hbm_total_memory{id="0"} 2 2000\n'
+    )
+
+    (reading,) = npu_exporter.read(exposition, SCRAPED_AT)
+
+    assert (reading.memory_utilization, reading.memory_observed_at) == (50.0, 2.0)
+
+
 @pytest.mark.parametrize(
     ("value", "core"),
     [("0", 0.0), ("100", 100.0), ("1e2", 100.0), ("-1", None), ("100.5", None), ("NaN", None),

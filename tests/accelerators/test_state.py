@@ -108,7 +108,11 @@ def test_nothing_told_of_a_device() -> None:
 )
 def test_staleness_by_group(age: float, hbm_age: float, status: str) -> None:
     """Each group has its own limit, in both directions of time."""
-    assert npu_state([device(age=age, hbm_age=hbm_age)], now=NOW).data_status == status
+    state = npu_state([device(age=age, hbm_age=hbm_age)], now=NOW)
+
+    assert state.data_status == status
+    assert state.observation_time is not None
+    assert state.observation_time <= moment(NOW)
 
 
 def test_own_limits() -> None:
@@ -200,7 +204,7 @@ def test_devices_of_two_hosts() -> None:
     assert npu_state([device(), change(device(), host="node-1")], now=NOW).device_count == 2
 
 
-moments = st.none() | st.floats(allow_nan=False)
+moments = st.none() | st.floats(NOW - 400, NOW + 400) | st.floats()
 percents = st.none() | st.floats(0, 100)
 readings = st.builds(
     DeviceReading,
