@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-routers bench check clean
+.PHONY: demo test test-slow test-routers test-backends bench check clean
 
 demo: $(VENV)/.ready
 	$(BIN)/otel-lifecycle demo $(DEMO_ARGS)
@@ -18,6 +18,11 @@ test-slow: $(VENV)/.ready
 # Real routers of the registry, each in an environment of its own.
 test-routers: $(VENV)/.ready-tox
 	$(BIN)/tox run $(TOX_ARGS)
+
+# A collector, Jaeger and Prometheus, built by Go into .cache/backends the first time.
+test-backends: $(VENV)/.ready
+	scripts/install-backends
+	$(BIN)/python -m pytest -m backends $(PYTEST_ARGS)
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.hot_path

@@ -1,0 +1,281 @@
+"""The real programs that telemetry goes to, each a process that can crash and come back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
+
+from otel_lifecycle.cli.processes import Processes
+from tests.backends.spans import traces_data
+from tests.instrumentation.instrumented_process import free_port
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = ROOT / ".cache/backends"
+CONFIGURATIONS = ROOT / "collector"
+
+PATIENCE_SECONDS = 60.0  # until something comes about that must; the machine may be busy
+
+HTTP = httpx.Client(timeout=30, trust_env=False)
+
+
+def program(name: str) -> str:
+    """The path of a program that `scripts/install-backends` has built."""
+    path = PROGRAMS / name
+    assert path.exists(), f"{path} is missing: run scripts/install-backends"
+    return str(path)
+
+
+def validate(configurations: Sequence[Path], environment: Mapping[str, str]) -> str:
+    """What `otelcol validate` says of configurations, one on top of the other; "" for accepted."""
+    done = subprocess.run(
+        [program("otelcol"), "validate", *_config_arguments(configurations)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout + done.stderr if done.returncode else ""
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Waits for a condition; fails only if it does not come about at all."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not come about: {what}"
+        time.sleep(0.1)
+
+
+class Service:
+    """One program; started again, it listens on the same ports."""
+
+    def __init__(
+        self,
+        processes: Processes,
+        logs: Path,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        health: str,
+    ) -> None:
+        self.name = name
+        self._processes = processes
+        self._log = logs / f"{name}.log"
+        self._command = command
+        self._environment = environment
+        self._health = health
+
+    def start(self) -> None:
+        """Returns when it serves."""
+        self._processes.start(self.name, self._command, {**os.environ, **self._environment})
+        eventually(self._healthy, f"{self.name} serves; it said: {self.log()[-2_000:]}")
+
+    def stop(self) -> None:
+        """Ends it as an update would."""
+        self._processes.stop(self.name)
+
+    def kill(self) -> None:
+        """Ends it as a crash would."""
+        self._processes.kill(self.name)
+
+    def log(self) -> str:
+        """What it has printed so far."""
+        return self._log.read_text(errors="replace")
+
+    def _healthy(self) -> bool:
+        with suppress(httpx.TransportError):
+            return HTTP.get(self._health).is_success
+        return False
+
+
+class Collector(Service):
+    """An OpenTelemetry Collector.
+
+    Attributes:
+        grpc: Where it takes OTLP over gRPC, `host:port`.
+        http: Where it takes OTLP over HTTP, `host:port`.
+    """
+
+    def __init__(
+        self,
+        processes: Processes,
+        folder: Path,
+        name: str,
+        configurations: Sequence[Path],
+        environment: Mapping[str, str],
+    ) -> None:
+        self.grpc, self.http, health, self._telemetry = (_address() for _ in range(4))
+        super().__init__(
+            processes,
+            folder,
+            name,
+            [program("otelcol"), *_config_arguments(configurations)],
+            {
+                "OTLP_GRPC_ENDPOINT": self.grpc,
+                "OTLP_HTTP_ENDPOINT": self.http,
+                "HEALTH_ENDPOINT": health,
+                "TELEMETRY_HOST": "127.0.0.1",
+                "TELEMETRY_PORT": _port(self._telemetry),
+                "QUEUE_DIRECTORY": str(folder / f"{name}-queue"),
+                **environment,
+            },
+            f"http://{health}",
+        )
+
+    def metric(self, name: str) -> float:
+        """The sum of one of its own metrics over all labels; 0 when it has not counted yet."""
+        lines = HTTP.get(f"http://{self._telemetry}/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
+class Jaeger(Service):
+    """Jaeger v2, with its traces in memory.
+
+    Attributes:
+        grpc: Where it takes OTLP over gRPC, `host:port`.
+        query: Where its query API is, a URL.
+    """
+
+    def __init__(
+        self,
+        processes: Processes,
+        folder: Path,
+        environment: Mapping[str, str],
+        configuration: Path = CONFIGURATIONS / "local/jaeger.yaml",
+    ) -> None:
+        self.grpc, http, health, telemetry, query, query_grpc = (_address() for _ in range(6))
+        self.query = f"http://{query}"
+        super().__init__(
+            processes,
+            folder,
+            "jaeger",
+            [program("jaeger"), "--config", str(configuration)],
+            {
+                "OTLP_GRPC_ENDPOINT": self.grpc,
+                "OTLP_HTTP_ENDPOINT": http,
+                "HEALTH_ENDPOINT": health,
+                "TELEMETRY_HOST": "127.0.0.1",
+                "TELEMETRY_PORT": _port(telemetry),
+                "QUERY_HTTP_ENDPOINT": query,
+                "QUERY_GRPC_ENDPOINT": query_grpc,
+                "JAEGER_UI_CONFIG": str(CONFIGURATIONS / "jaeger-ui.json"),
+                **environment,
+            },
+            f"http://{health}/status",
+        )
+
+    def traces(self, service: str) -> TracesData:
+        """All traces of a service of the last hour, as its query API tells them."""
+        now = time.time()
+        response = HTTP.get(
+            f"{self.query}/api/v3/traces",
+            params={
+                "query.service_name": service,
+                "query.start_time_min": _rfc3339(now - 3_600),
+                "query.start_time_max": _rfc3339(now + 60),
+                "query.search_depth": 20_000,
+            },
+        )
+        if response.status_code == httpx.codes.NOT_FOUND:
+            return TracesData()
+        response.raise_for_status()
+        return traces_data(response.json()["result"])
+
+
+class Prometheus(Service):
+    """A Prometheus that takes OTLP.
+
+    Attributes:
+        url: Where its API is.
+        otlp_metrics: Where it takes metrics over OTLP, a URL.
+    """
+
+    def __init__(self, processes: Processes, folder: Path, configuration: Path) -> None:
+        address = _address()
+        self.url = f"http://{address}"
+        self.otlp_metrics = f"{self.url}/api/v1/otlp/v1/metrics"
+        command = [
+            program("prometheus"),
+            f"--config.file={configuration}",
+            f"--web.listen-address={address}",
+            f"--storage.tsdb.path={folder / 'prometheus-data'}",
+            "--web.enable-otlp-receiver",
+            "--enable-feature=exemplar-storage",
+            "--query.lookback-delta=2m",
+        ]
+        super().__init__(processes, folder, "prometheus", command, {}, f"{self.url}/-/ready")
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The samples of an instant query, each with `metric` and `value`."""
+        response = HTTP.get(f"{self.url}/api/v1/query", params={"query": expression})
+        assert response.is_success, response.text
+        result: list[dict[str, Any]] = response.json()["data"]["result"]
+        return result
+
+
+class Backends:
+    """Makes them; none outlives it.
+
+    Args:
+        folder: Gets their logs, queues and data.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.processes = Processes(folder)
+
+    def collector(
+        self, *configurations: str | Path, name: str = "collector", **environment: str
+    ) -> Collector:
+        """Starts a collector.
+
+        Args:
+            configurations: Each on top of the one before; a relative path is one in `collector/`.
+            name: Of its log and its queue.
+            environment: What the configurations ask for.
+        """
+        paths = [CONFIGURATIONS / configuration for configuration in configurations]
+        return _started(Collector(self.processes, self.folder, name, paths, environment))
+
+    def jaeger(self, **environment: str) -> Jaeger:
+        """Starts Jaeger."""
+        return _started(Jaeger(self.processes, self.folder, environment))
+
+    def prometheus(self, configuration: Path | None = None) -> Prometheus:
+        """Starts Prometheus, with an empty configuration unless there is one."""
+        if configuration is None:
+            configuration = self.folder / "prometheus.yml"
+            configuration.write_text("")
+        return _started(Prometheus(self.processes, self.folder, configuration))
+
+    def stop(self) -> None:
+        """Ends all that runs."""
+        self.processes.stop()
+
+
+def _started(service: Any) -> Any:
+    service.start()
+    return service
+
+
+def _config_arguments(configurations: Sequence[Path]) -> list[str]:
+    return [f"--config={configuration}" for configuration in configurations]
+
+
+def _address() -> str:
+    return f"127.0.0.1:{free_port()}"
+
+
+def _port(address: str) -> str:
+    return address.rpartition(":")[2]
+
+
+def _rfc3339(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

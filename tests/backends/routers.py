@@ -1,0 +1,114 @@
+"""The example router as users run it: processes under `opentelemetry-instrument`, and traffic."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from otel_lifecycle import LifecycleRecord, read_records
+from otel_lifecycle.cli.fleet import MODEL, ROUTER, Engine, Fleet
+from otel_lifecycle.cli.processes import Processes
+from otel_lifecycle.cli.replay import Answer, replay
+from otel_lifecycle.cli.telemetry import router_environment
+from otel_lifecycle.cli.workload import (
+    CONVERSATION_BLOCK_SIZE,
+    PlannedRequest,
+    at_speed,
+    generate,
+)
+from tests.backends.programs import eventually
+
+AGGREGATED = ("aggregated", "aggregated")
+DISAGGREGATED = ("leader", "prefill", "decode")
+
+SPEED = 4.0
+
+
+class Router:
+    """A router in front of its engines.
+
+    Attributes:
+        engines: The engines.
+    """
+
+    def __init__(
+        self, folder: Path, processes: Processes, roles: Sequence[str], environment: dict[str, str]
+    ) -> None:
+        self._folder = folder
+        self._processes = processes
+        self._records = folder / "records.jsonl"
+        self._fleet = Fleet(processes, roles, CONVERSATION_BLOCK_SIZE, SPEED)
+        self.engines: Sequence[Engine] = self._fleet.engines
+        environment = router_environment({**os.environ, **environment}, self._records, None)
+        asyncio.run(self._fleet.start(folder, self._records, environment))
+
+    @property
+    def url(self) -> str:
+        """Where it serves."""
+        return self._fleet.url
+
+    def send(self, requests: Sequence[PlannedRequest]) -> Counter[Answer]:
+        """Sends requests, each when it is due; returns how they ended."""
+        return asyncio.run(self.replay(requests))
+
+    async def replay(self, requests: Sequence[PlannedRequest]) -> Counter[Answer]:
+        """The same, beside something else."""
+        return await replay(self.url, MODEL, requests, lambda: None, lambda _: None)
+
+    def crash(self, engine: Engine) -> None:
+        """Kills an engine; the router is not told."""
+        self._fleet.crash(engine)
+
+    def records(self, count: int) -> list[LifecycleRecord]:
+        """All records, once there are so many."""
+        eventually(lambda: len(self._read()) >= count, f"{count} records")
+        records = self._read()
+        assert len(records) == count
+        return records
+
+    def stop(self) -> None:
+        """Ends the router as an update would."""
+        self._processes.stop(ROUTER)
+
+    def log(self) -> str:
+        """What the router has printed so far."""
+        return (self._folder / "logs" / f"{ROUTER}.log").read_text()
+
+    def _read(self) -> list[LifecycleRecord]:
+        return list(read_records(self._records)) if self._records.exists() else []
+
+
+class Routers:
+    """Makes routers; none outlives it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._processes: list[Processes] = []
+
+    def start(self, roles: Sequence[str] = AGGREGATED, **environment: str) -> Router:
+        """Starts a router and its engines.
+
+        Args:
+            roles: Of the engines.
+            environment: What the router gets beside what the demo sets.
+        """
+        folder = self._folder / f"router-{len(self._processes)}"
+        (folder / "logs").mkdir(parents=True)
+        processes = Processes(folder / "logs")
+        self._processes.append(processes)
+        return Router(folder, processes, roles, environment)
+
+    def stop(self) -> None:
+        """Ends all that runs."""
+        for processes in self._processes:
+            processes.stop()
+
+
+def requests(count: int, seed: int = 0, prefix: str = "") -> list[PlannedRequest]:
+    """Conversations, some of whose clients leave."""
+    planned = at_speed(generate(count, seed), SPEED)
+    return [replace(request, request_id=prefix + request.request_id) for request in planned]
