@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeAlias
 
-from opentelemetry import metrics, trace
-
+from otel_lifecycle.instrumentation import providers
 from otel_lifecycle.instrumentation.exchange import Exchange, current_exchange, reset
 from otel_lifecycle.instrumentation.openai_api import operation
 from otel_lifecycle.tracker import RequestLifecycleTracker
@@ -85,27 +82,12 @@ async def flush_on_shutdown(
 
     async def flushing_send(message: Message) -> None:
         if message["type"].startswith("lifespan.shutdown."):
-            _flush(tracker)
+            timeout = tracker.config.close_timeout.total_seconds()
+            tracker.flush(timeout)
+            providers.flush(timeout)
         await send(message)
 
     await application(scope, receive, flushing_send)
-
-
-def _flush(tracker: RequestLifecycleTracker) -> None:
-    timeout = tracker.config.close_timeout.total_seconds()
-    tracker.flush(timeout)
-    # A collector that is down would hold up the shutdown for half a minute.
-    exporting = threading.Thread(target=_flush_providers, name="otel-lifecycle-flush", daemon=True)
-    exporting.start()
-    exporting.join(timeout)
-
-
-def _flush_providers() -> None:
-    for provider in (trace.get_tracer_provider(), metrics.get_meter_provider()):
-        flush = getattr(provider, "force_flush", None)
-        if flush is not None:
-            with contextlib.suppress(Exception):
-                flush()
 
 
 def _headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

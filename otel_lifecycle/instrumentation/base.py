@@ -15,6 +15,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.instrumentation.utils import unwrap
 
 from otel_lifecycle.config import ConfigError, TrackerConfig
+from otel_lifecycle.instrumentation import export_logs, providers
 from otel_lifecycle.tracker import RequestLifecycleTracker
 
 _logger = logging.getLogger(__name__)
@@ -78,12 +79,16 @@ class RouterInstrumentor(BaseInstrumentor):
         options = {name: kwargs[name] for name in self._options() if name in kwargs}
         try:
             config = TrackerConfig.from_environment(**options)
+            if tracer_provider is None:
+                # Before the tracker: its own exit handler runs first then.
+                providers.shut_down_at_exit(config.close_timeout.total_seconds())
             self._tracker = RequestLifecycleTracker(config, tracer_provider, meter_provider)
         except ConfigError as error:
             if str(error) not in _reported:  # every instrumentation here reads the same settings
                 _reported.add(str(error))
                 _logger.error("otel-lifecycle does not instrument the router: %s", error)
             return
+        export_logs.limit(type(self))
         loaded = type(self)._hooked
         type(self)._hooked = True
         for module, wrappers in self.wrappers().items():
@@ -94,6 +99,7 @@ class RouterInstrumentor(BaseInstrumentor):
 
     def _uninstrument(self, **kwargs: Any) -> None:
         tracker, self._tracker = self._tracker, None
+        export_logs.unlimit(type(self))
         for module, wrappers in self.wrappers().items():
             loaded = sys.modules.get(module)
             for name in wrappers if loaded is not None else ():

@@ -1,0 +1,61 @@
+"""A collector that takes nothing is told of once a minute, however often the SDK would."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from otel_lifecycle.instrumentation import export_logs
+
+EXPORTER = "opentelemetry.exporter.otlp.proto.grpc.exporter"
+
+
+@pytest.fixture
+def seconds(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """The time, which a test may move; what exporters log is limited."""
+    now = [1_000.0]
+    monkeypatch.setattr(export_logs.time, "monotonic", lambda: now[0])
+    export_logs.limit("test")
+    yield now
+    export_logs.unlimit("test")
+
+
+def test_one_line_a_minute(seconds: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    """The first line passes, the rest of its minute is counted in the next one."""
+    logger = logging.getLogger(EXPORTER)
+    for second in range(150):
+        seconds[0] = 1_000.0 + second
+        logger.warning("%s is down", "collector:4317")
+
+    assert caplog.messages == [
+        "collector:4317 is down",
+        "collector:4317 is down (59 more such lines since the last one)",
+        "collector:4317 is down (59 more such lines since the last one)",
+    ]
+
+
+def test_what_is_no_warning_passes(seconds: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    """Who asks for more detail gets all of it."""
+    caplog.set_level(logging.DEBUG, logger=EXPORTER)
+    for _ in range(3):
+        logging.getLogger(EXPORTER).debug("reconnecting")
+
+    assert caplog.messages == ["reconnecting"] * 3
+
+
+def test_limited_as_long_as_somebody_wants_it(caplog: pytest.LogCaptureFixture) -> None:
+    """Two instrumentations share the limit; the last one that goes takes it along."""
+    logger = logging.getLogger(EXPORTER)
+    filters = list(logger.filters)
+    export_logs.limit("one")
+    export_logs.limit("other")
+    export_logs.unlimit("one")
+    logger.warning("down")
+    logger.warning("down")
+    export_logs.unlimit("other")
+    logger.warning("down")
+
+    assert caplog.messages == ["down", "down"]
+    assert logger.filters == filters
