@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / ".cache/backends"
 CONFIGURATIONS = ROOT / "collector"
 
+GRPC, HTTP_PROTOBUF = "grpc", "http/protobuf"
+
 PATIENCE_SECONDS = 60.0  # until something comes about that must; the machine may be busy
 
 HTTP = httpx.Client(timeout=30, trust_env=False)
@@ -128,6 +130,19 @@ class Collector(Service):
             },
             f"http://{health}",
         )
+
+    def exporting(self, protocol: str, host: str = "http://127.0.0.1") -> dict[str, str]:
+        """The standard variables that have a router send to it.
+
+        Args:
+            protocol: `GRPC` or `HTTP_PROTOBUF`.
+            host: A URL without a port.
+        """
+        port = _port(self.grpc if protocol == GRPC else self.http)
+        return {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"{host}:{port}",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+        }
 
     def metric(self, name: str) -> float:
         """The sum of one of its own metrics over all labels; 0 when it has not counted yet."""

@@ -12,6 +12,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from otel_lifecycle import LifecycleRecord
+from otel_lifecycle.span_reader import RESOURCE_KEYS
 from otel_lifecycle.spans import span_from_record
 
 PlainSpan: TypeAlias = "dict[str, Any]"
@@ -50,6 +51,14 @@ def plain_spans(traces: TracesData) -> list[PlainSpan]:
         for span in scope.spans
     ]
     return sorted(spans, key=lambda span: (span["start"], span["span_id"]))
+
+
+def as_recorded(traces: TracesData) -> list[PlainSpan]:
+    """The same, with as much of the resource as a record keeps."""
+    return [
+        {**span, "resource": {key: span["resource"].get(key) for key in RESOURCE_KEYS}}
+        for span in plain_spans(traces)
+    ]
 
 
 def recorded_spans(records: Iterable[LifecycleRecord]) -> list[PlainSpan]:
