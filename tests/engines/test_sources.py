@@ -235,6 +235,16 @@ def test_series_without_rank() -> None:
     }
 
 
+def test_counters_of_priorities() -> None:
+    """SGLang counts tokens for each priority: the rate is that of all together."""
+    text = (
+        'sglang:cached_tokens_total{priority=""} 1\nsglang:cached_tokens_total{priority="5"} 2\n'
+        'sglang:prompt_tokens_total{priority=""} 2\nsglang:prompt_tokens_total{priority="5"} 10\n'
+    )
+
+    assert read(text) == {"": EndpointMetrics(prefix_cache_hit_rate=0.25, update_time=UPDATED)}
+
+
 def test_duplicate_series() -> None:
     """Of two samples of one series the first counts, as for Prometheus."""
     assert read("vllm:num_requests_running 1\nvllm:num_requests_running 2\n") == {
