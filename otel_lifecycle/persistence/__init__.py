@@ -1,6 +1,18 @@
-"""The record file: the span processor that fills it, and the reader."""
+"""The record file: the span processor that fills it, and those who read it."""
 
+from otel_lifecycle.persistence.cursor import FilePosition, PositionedRecord
+from otel_lifecycle.persistence.follower import Batch, Follower, Position
+from otel_lifecycle.persistence.line import RecordError
 from otel_lifecycle.persistence.processor import LifecycleSpanProcessor
-from otel_lifecycle.persistence.reader import RecordError, read_records
+from otel_lifecycle.persistence.reader import read_records
 
-__all__ = ["LifecycleSpanProcessor", "RecordError", "read_records"]
+__all__ = [
+    "Batch",
+    "FilePosition",
+    "Follower",
+    "LifecycleSpanProcessor",
+    "Position",
+    "PositionedRecord",
+    "RecordError",
+    "read_records",
+]

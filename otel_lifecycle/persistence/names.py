@@ -1,0 +1,118 @@
+"""How record files are named, and so which of them are complete.
+
+A router writes to a live file, `records.jsonl`. Where it rotates, that file is renamed, with one
+atomic step, to a closed segment, `records.20261125T025428.123Z.000017.jsonl`: the time it was
+closed and its number, one more than that of the segment before. Nobody writes to a closed segment
+any more. A compressed one has `.gz` behind its name, and appears whole.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+COMPRESSED = ".gz"
+UNFINISHED = ".tmp"
+
+_CLOSED = re.compile(
+    r"(?P<stem>.+)\.(?P<closed>\d{8}T\d{6}\.\d{3}Z)\.(?P<number>\d{6,})(?P<suffix>\.[^.]+)?(\.gz)?"
+)
+_KEY = re.compile(r"(?P<closed>\d{8}T\d{6}\.\d{3}Z)\.(?P<number>\d{6,})")
+_FOLDER_SUFFIXES = (".jsonl", f".jsonl{COMPRESSED}")
+
+
+class SegmentKey(NamedTuple):
+    """What orders the closed segments of one live file.
+
+    Attributes:
+        closed: When it was closed, in UTC; never before the segment before it.
+        number: From 1, without gaps: a missing number is a segment that was deleted.
+    """
+
+    closed: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.closed}.{self.number:06}"
+
+    @classmethod
+    def parse(cls, text: str) -> SegmentKey:
+        """The opposite of `str`.
+
+        Raises:
+            ValueError: It is no key.
+        """
+        match = _KEY.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{text!r} does not name a segment")
+        return cls(match["closed"], int(match["number"]))
+
+    @classmethod
+    def next(cls, keys: Iterable[SegmentKey]) -> SegmentKey:
+        """The key of a segment that is closed now; a clock that was set back changes no order."""
+        last = max(keys, default=SegmentKey("", 0))
+        nanoseconds = time.time_ns()
+        seconds, milliseconds = divmod(nanoseconds // 1_000_000, 1000)
+        now = time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds)) + f".{milliseconds:03}Z"
+        return cls(max(now, last.closed), last.number + 1)
+
+
+def segment_path(live: Path, key: SegmentKey) -> Path:
+    """Where a live file goes when it is closed."""
+    return live.with_name(f"{live.stem}.{key}{live.suffix}")
+
+
+def segment_of(path: Path) -> tuple[Path, SegmentKey] | None:
+    """The live file that a closed segment was, and its key; None for any other file."""
+    match = _CLOSED.fullmatch(path.name)
+    if match is None:
+        return None
+    live = path.with_name(match["stem"] + (match["suffix"] or ""))
+    return live, SegmentKey(match["closed"], int(match["number"]))
+
+
+def closed_segments(live: Path) -> dict[SegmentKey, Path]:
+    """The closed segments of a live file, oldest first.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    return _in_folder(live.parent).get(live, {})
+
+
+def record_files(path: Path) -> dict[Path, dict[SegmentKey, Path]]:
+    """The live files that a path stands for, each with its closed segments, oldest first.
+
+    Args:
+        path: A live file, whether it is there or not; a closed segment, which stands for itself;
+            or a folder, which stands for its files `*.jsonl` and `*.jsonl.gz`.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    if path.is_dir():
+        return {
+            live: segments
+            for live, segments in _in_folder(path).items()
+            if live.name.endswith(_FOLDER_SUFFIXES)
+        }
+    if segment_of(path) is not None:
+        return {path: {}}
+    return {path: closed_segments(path)}
+
+
+def _in_folder(folder: Path) -> dict[Path, dict[SegmentKey, Path]]:
+    files: dict[Path, dict[SegmentKey, Path]] = {}
+    for name in sorted(os.listdir(folder)):  # `x.gz` comes behind `x`, which is preferred
+        path = folder / name
+        segment = segment_of(path)
+        if segment is None:
+            files.setdefault(path, {})
+        else:
+            live, key = segment
+            files.setdefault(live, {}).setdefault(key, path)
+    return {live: dict(sorted(segments.items())) for live, segments in files.items()}
