@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic.alias_generators import to_camel, to_snake
@@ -32,6 +34,8 @@ _MUST_BE = {
     "int_type": "must be a whole number",
     "string_type": "must be text",
 }
+
+_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -55,6 +59,15 @@ def _duration(value: object) -> object:
 
 
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
+
+
+class _FieldError(ValueError):
+    """What is wrong with one field, seen by a check of several."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field} {message}")
+        self.field = field
+        self.message = message
 
 
 class _Settings(BaseModel):
@@ -90,9 +103,21 @@ class PersistenceConfig(_Settings):
         flush_threshold: Write when that many records are queued; 0 is no threshold.
         flush_interval: Write what is queued at least that often; 0 is no interval. A Go duration
             such as `5s`, or a timedelta.
-        output_path: The JSON Lines file; required when enabled. `~` is expanded.
+        output_path: The JSON Lines file; required when enabled. `~` is expanded; in the name of
+            the file `{pid}` is the process id, so that each process has its own; `{instance}` is
+            `service.instance.id` as `OTEL_RESOURCE_ATTRIBUTES` has it, otherwise the host name.
         max_queue: Keep at most that many records when they cannot be written; beyond it the
             oldest are dropped, and counted.
+        rotate_bytes: Close the file and begin a new one before it becomes larger; 0 is never. A
+            record that is larger has a file of its own.
+        rotate_interval: Do the same when the file has been written for so long; 0 is never.
+        retain_segments: Keep at most that many closed segments, all processes of `{pid}` together;
+            0 keeps all.
+        retain_bytes: Keep at most that many bytes of closed segments, and the newest whatever its
+            size; 0 keeps all.
+        compression: Of closed segments: `none` or `gzip`.
+        fsync: When the disk is asked to keep what was written, whatever happens to the machine:
+            `never`; `rotate`, when a file is closed; `flush`, whenever records were written.
     """
 
     enabled: bool = False
@@ -100,18 +125,48 @@ class PersistenceConfig(_Settings):
     flush_interval: Duration = timedelta(0)
     output_path: str = Field(default="", validation_alias=AliasChoices("outputPath", "output_path"))
     max_queue: int = Field(default=100_000, ge=1)
+    rotate_bytes: int = Field(default=0, ge=0)
+    rotate_interval: Duration = timedelta(0)
+    retain_segments: int = Field(default=0, ge=0)
+    retain_bytes: int = Field(default=0, ge=0)
+    compression: Literal["none", "gzip"] = "none"
+    fsync: Literal["never", "rotate", "flush"] = "never"
+
+    @property
+    def rotates(self) -> bool:
+        """Whether there are closed segments beside the file that is written."""
+        return bool(self.rotate_bytes or self.rotate_interval)
+
+    @field_validator("output_path")
+    @classmethod
+    def _known_placeholders(cls, path: str) -> str:
+        folder, _, name = path.rpartition("/")
+        if set(_PLACEHOLDER.findall(path)) - {"{pid}", "{instance}"}:
+            raise ValueError("must have no placeholders but {pid} and {instance}")
+        if "{pid}" in folder or name.count("{pid}") > 1:
+            raise ValueError("must have {pid} once at most, in the name of the file")
+        return path
 
     @model_validator(mode="after")
-    def _needs_output_path(self) -> PersistenceConfig:
+    def _belong_together(self) -> PersistenceConfig:
         if self.enabled and not self.output_path:
-            raise ValueError("outputPath is required when persistence is enabled")
+            raise _FieldError("output_path", "is required when persistence is enabled")
+        if self.enabled and not self.rotates:
+            for name in ("retain_segments", "retain_bytes", "compression"):
+                if getattr(self, name) != PersistenceConfig.model_fields[name].default:
+                    raise _FieldError(name, "needs rotation, by bytes or by interval")
         return self
 
     def __str__(self) -> str:
-        return (
-            f"outputPath={self.output_path} flushThreshold={self.flush_threshold} "
-            f"flushInterval={self.flush_interval.total_seconds():g}s maxQueue={self.max_queue}"
-        )
+        settings = [f"outputPath={self.output_path}"]
+        for name, field in PersistenceConfig.model_fields.items():
+            value: object = getattr(self, name)
+            if name in ("flush_threshold", "flush_interval", "max_queue") or (
+                name not in ("enabled", "output_path") and value != field.default
+            ):
+                shown = f"{value.total_seconds():g}s" if isinstance(value, timedelta) else value
+                settings.append(f"{to_camel(name)}={shown}")
+        return " ".join(settings)
 
 
 class TrackerConfig(_Settings):
@@ -305,10 +360,11 @@ def _describe(problem: dict[str, Any], camel_case: bool) -> str:
     if kind == "greater_than_equal":
         message = f"must be >= {context['ge']}"
     elif kind == "value_error":
-        message = str(context["error"])
-        if message.startswith("outputPath is required"):
-            name = "outputPath" if camel_case else "output_path"
-            return message.replace("outputPath", f"{path}.{name}" if path else name)
+        error = context["error"]
+        if isinstance(error, _FieldError):
+            name = to_camel(error.field) if camel_case else error.field
+            return f"{path}.{name} {error.message}" if path else f"{name} {error.message}"
+        message = str(error)
         if message.startswith("must be a valid duration"):
             return f"{path} {message}"
     elif kind == "literal_error":

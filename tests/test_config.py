@@ -73,7 +73,11 @@ def test_every_parameter() -> None:
     """Each setting of ours has a camelCase name in JSON."""
     text = """{
       "storeName": "s",
-      "persistence": {"enabled": false, "outputPath": "p", "maxQueue": 7},
+      "persistence": {
+        "enabled": true, "outputPath": "p", "maxQueue": 7, "rotateBytes": 8,
+        "rotateInterval": "1h", "retainSegments": 9, "retainBytes": 10,
+        "compression": "gzip", "fsync": "flush"
+      },
       "releaseOnFirstChunk": "all",
       "maxInflight": 10,
       "staleAfter": "1.5s",
@@ -83,7 +87,17 @@ def test_every_parameter() -> None:
     }"""
     expected = TrackerConfig(
         store_name="s",
-        persistence=PersistenceConfig(output_path="p", max_queue=7),
+        persistence=PersistenceConfig(
+            enabled=True,
+            output_path="p",
+            max_queue=7,
+            rotate_bytes=8,
+            rotate_interval=timedelta(hours=1),
+            retain_segments=9,
+            retain_bytes=10,
+            compression="gzip",
+            fsync="flush",
+        ),
         release_on_first_chunk="all",
         max_inflight=10,
         stale_after=timedelta(seconds=1.5),
@@ -195,6 +209,33 @@ _NO_DURATION = "is not a Go duration such as 300ms, 1.5h or 1h2m3s (units ns, us
         ('{"persistence": {"outputPath": 1}}', "persistence.outputPath must be text, got 1"),
         # Our own settings.
         ('{"persistence": {"maxQueue": 0}}', "persistence.maxQueue must be >= 1, got 0"),
+        ('{"persistence": {"rotateBytes": -1}}', "persistence.rotateBytes must be >= 0, got -1"),
+        (
+            '{"persistence": {"compression": "zstd"}}',
+            "persistence.compression must be one of 'none' or 'gzip', got 'zstd'",
+        ),
+        (
+            '{"persistence": {"fsync": true}}',
+            "persistence.fsync must be one of 'never', 'rotate' or 'flush', got True",
+        ),
+        (
+            '{"persistence": {"enabled": true, "outputPath": "a", "retainBytes": 1}}',
+            "persistence.retainBytes needs rotation, by bytes or by interval",
+        ),
+        (
+            '{"persistence": {"enabled": true, "outputPath": "a", "compression": "gzip"}}',
+            "persistence.compression needs rotation, by bytes or by interval",
+        ),
+        (
+            '{"persistence": {"outputPath": "a-{host}.jsonl"}}',
+            "persistence.outputPath must have no placeholders but {pid} and {instance}, "
+            "got 'a-{host}.jsonl'",
+        ),
+        (
+            '{"persistence": {"outputPath": "{pid}/a.jsonl"}}',
+            "persistence.outputPath must have {pid} once at most, in the name of the file, "
+            "got '{pid}/a.jsonl'",
+        ),
         ('{"maxInflight": 0}', "maxInflight must be >= 1, got 0"),
         ('{"maxMetricValues": 0}', "maxMetricValues must be >= 1, got 0"),
         ('{"staleAfter": "-1ns"}', "staleAfter must be >= 0, got '-1ns'"),
@@ -322,6 +363,30 @@ _FROM_VARIABLES = {
     "OTEL_LIFECYCLE_PERSISTENCE_MAX_QUEUE": (
         "15",
         {"persistence": PersistenceConfig(max_queue=15)},
+    ),
+    "OTEL_LIFECYCLE_PERSISTENCE_ROTATE_BYTES": (
+        "16",
+        {"persistence": PersistenceConfig(rotate_bytes=16)},
+    ),
+    "OTEL_LIFECYCLE_PERSISTENCE_ROTATE_INTERVAL": (
+        "1h",
+        {"persistence": PersistenceConfig(rotate_interval=timedelta(hours=1))},
+    ),
+    "OTEL_LIFECYCLE_PERSISTENCE_RETAIN_SEGMENTS": (
+        "17",
+        {"persistence": PersistenceConfig(retain_segments=17)},
+    ),
+    "OTEL_LIFECYCLE_PERSISTENCE_RETAIN_BYTES": (
+        "18",
+        {"persistence": PersistenceConfig(retain_bytes=18)},
+    ),
+    "OTEL_LIFECYCLE_PERSISTENCE_COMPRESSION": (
+        "gzip",
+        {"persistence": PersistenceConfig(compression="gzip")},
+    ),
+    "OTEL_LIFECYCLE_PERSISTENCE_FSYNC": (
+        "rotate",
+        {"persistence": PersistenceConfig(fsync="rotate")},
     ),
 }
 _VARIABLES = [

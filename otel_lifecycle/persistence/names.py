@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
+PID, INSTANCE = "{pid}", "{instance}"  # in an output path
 COMPRESSED = ".gz"
-UNFINISHED = ".tmp"
+UNFINISHED = f"{COMPRESSED}.tmp"
 
 _CLOSED = re.compile(
-    r"(?P<stem>.+)\.(?P<closed>\d{8}T\d{6}\.\d{3}Z)\.(?P<number>\d{6,})(?P<suffix>\.[^.]+)?(\.gz)?"
+    r"(?P<stem>.+)\.(?P<closed>\d{8}T\d{6}\.\d{3}Z)\.(?P<number>\d{6,})(?P<suffix>\.(?!gz$)[^.]+)?(\.gz)?"
 )
 _KEY = re.compile(r"(?P<closed>\d{8}T\d{6}\.\d{3}Z)\.(?P<number>\d{6,})")
 _FOLDER_SUFFIXES = (".jsonl", f".jsonl{COMPRESSED}")
@@ -53,12 +56,50 @@ class SegmentKey(NamedTuple):
 
     @classmethod
     def next(cls, keys: Iterable[SegmentKey]) -> SegmentKey:
-        """The key of a segment that is closed now; a clock that was set back changes no order."""
-        last = max(keys, default=SegmentKey("", 0))
-        nanoseconds = time.time_ns()
-        seconds, milliseconds = divmod(nanoseconds // 1_000_000, 1000)
+        """The key of a segment that is closed now; a clock that was set back changes no order.
+
+        Args:
+            keys: Those before it, of which there is one at least.
+        """
+        last = max(keys)
+        seconds, milliseconds = divmod(time.time_ns() // 1_000_000, 1000)
         now = time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds)) + f".{milliseconds:03}Z"
         return cls(max(now, last.closed), last.number + 1)
+
+
+def live_path(output_path: str) -> Path:
+    """The live file of this process.
+
+    Args:
+        output_path: As configured, with `{pid}` and `{instance}`.
+
+    Raises:
+        RuntimeError: It begins with `~` and there is no home folder.
+    """
+    path = output_path.replace(INSTANCE, _instance()).replace(PID, str(os.getpid()))
+    return Path(path).expanduser()
+
+
+def is_sibling(path: Path, output_path: str) -> bool:
+    """Whether a file may be the live file of a process of this instance, this one or another."""
+    before, pid, behind = Path(output_path.replace(INSTANCE, _instance())).name.partition(PID)
+    if not pid:
+        return path.name == before
+    middle = path.name[len(before) : len(path.name) - len(behind)]
+    return path.name == f"{before}{middle}{behind}" and middle.isdecimal()
+
+
+def _instance() -> str:
+    """`service.instance.id` as OpenTelemetry's variable has it, or the host, in Kubernetes the pod.
+
+    What cannot stand in a file name is replaced.
+    """
+    name = socket.gethostname()
+    for pair in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
+        key, _, value = pair.partition("=")
+        if key.strip() == "service.instance.id" and value.strip():
+            name = unquote(value.strip())
+    return re.sub(r"[^\w.-]", "_", name)
 
 
 def segment_path(live: Path, key: SegmentKey) -> Path:
@@ -81,7 +122,7 @@ def closed_segments(live: Path) -> dict[SegmentKey, Path]:
     Raises:
         OSError: The folder cannot be read.
     """
-    return _in_folder(live.parent).get(live, {})
+    return files_in(live.parent).get(live, {})
 
 
 def record_files(path: Path) -> dict[Path, dict[SegmentKey, Path]]:
@@ -97,7 +138,7 @@ def record_files(path: Path) -> dict[Path, dict[SegmentKey, Path]]:
     if path.is_dir():
         return {
             live: segments
-            for live, segments in _in_folder(path).items()
+            for live, segments in files_in(path).items()
             if live.name.endswith(_FOLDER_SUFFIXES)
         }
     if segment_of(path) is not None:
@@ -105,7 +146,12 @@ def record_files(path: Path) -> dict[Path, dict[SegmentKey, Path]]:
     return {path: closed_segments(path)}
 
 
-def _in_folder(folder: Path) -> dict[Path, dict[SegmentKey, Path]]:
+def files_in(folder: Path) -> dict[Path, dict[SegmentKey, Path]]:
+    """All files of a folder as live files, there or not, each with its closed segments.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
     files: dict[Path, dict[SegmentKey, Path]] = {}
     for name in sorted(os.listdir(folder)):  # `x.gz` comes behind `x`, which is preferred
         path = folder / name

@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 import msgspec
 
 from otel_lifecycle.config import PersistenceConfig
-from otel_lifecycle.persistence.segment import Segment
+from otel_lifecycle.persistence.record_file import RecordFile
 from otel_lifecycle.process_exit import run_at_exit
 from otel_lifecycle.record import LifecycleRecord
 
@@ -45,6 +45,7 @@ class RecordWriter:
     """
 
     def __init__(self, config: PersistenceConfig) -> None:
+        self._config = config
         self._path = config.output_path
         self._max_queue = config.max_queue
         interval = config.flush_interval.total_seconds()
@@ -62,7 +63,7 @@ class RecordWriter:
         self._failing = False
         self._failure = ""  # why the last write failed
         self._logged_at: dict[str, float] = {}
-        self._segment: Segment | None = Segment(self._path)
+        self._file: RecordFile | None = RecordFile(config, self._complain)
         self._pid = 0
         self._thread: threading.Thread | None = None
         self._thread_lock = threading.Lock()
@@ -158,18 +159,27 @@ class RecordWriter:
         self._finished = self._closed
         self._failing = False
         self.written = self.dropped = 0
-        self._close_file()
+        file, self._file = self._file, None
+        if file is not None:
+            file.abandon()
 
     def _run(self) -> None:
-        wait = self._interval
         while not self._closed:
             with contextlib.suppress(Empty):
-                self._wake.get(timeout=wait)
+                self._wake.get(timeout=self._rest())
             while not self._wake.empty():
                 self._wake.get()
             self._work(None)
-            wait = _RETRY_SECONDS if self._failing else self._interval
         self._finish(None)
+
+    def _rest(self) -> float | None:
+        """How long there is nothing to do unless somebody asks."""
+        if self._failing:
+            return _RETRY_SECONDS
+        rotates_in = self._file.rotates_in() if self._file is not None else None
+        if rotates_in is None:
+            return self._interval
+        return _waitable(rotates_in if self._interval is None else min(rotates_in, self._interval))
 
     def _work(self, timeout: float | None) -> None:
         waiting: list[_Flush] = []
@@ -199,37 +209,40 @@ class RecordWriter:
                 with contextlib.suppress(IndexError):  # `put` dropped the rest
                     for _ in range(_BATCH_RECORDS):
                         batch.append(self._queue.popleft())
-                written = False
                 try:
-                    written = self._write(batch)
+                    self._write(batch)
                 finally:
-                    if not written:
+                    if batch:
                         self._queue.extendleft(reversed(batch))
                         self._shorten_queue(self._max_queue, "the queue is full")
-                if not written:
+                if self._failing:
                     return False
+            if self._file is not None:
+                self._file.rotate_if_old()
             return True
         finally:
             if self._finished:
                 self._close_file()
             self._write_lock.release()
 
-    def _write(self, batch: list[LifecycleRecord]) -> bool:
+    def _write(self, batch: list[LifecycleRecord]) -> None:
+        """Takes out of a batch what it has written."""
         lines = self._encode(batch)
         try:
-            if self._segment is None:
-                self._segment = Segment(self._path)
-            self._segment.append(lines)
+            if self._file is None:
+                self._file = RecordFile(self._config, self._complain)
+            while lines:
+                count = self._file.append(lines)
+                del batch[:count], lines[:count]
+                self.written += count
         except Exception as error:
             self._failing = True
             self._failure = str(error)
             self._log("failure", f"cannot write {len(batch)} records, keeping them queued: {error}")
-            return False
-        self._failing = False
-        self.written += len(batch)
-        return True
+        else:
+            self._failing = False
 
-    def _encode(self, batch: list[LifecycleRecord]) -> bytes:
+    def _encode(self, batch: list[LifecycleRecord]) -> list[bytes]:
         """The lines of a batch; what cannot be encoded is taken out of it."""
         lines: list[bytes] = []
         records, batch[:] = batch.copy(), []
@@ -240,12 +253,12 @@ class RecordWriter:
                 self.count_drop(f"a record cannot be encoded: {error}")
             else:
                 batch.append(record)
-        return b"".join(lines)
+        return lines
 
     def _close_file(self) -> None:
-        segment, self._segment = self._segment, None
-        if segment is not None:
-            segment.close()
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
     def _drop_rest(self) -> None:
         before = self.dropped
@@ -264,6 +277,9 @@ class RecordWriter:
             except IndexError:  # the thread was faster
                 return
             self.count_drop(reason)
+
+    def _complain(self, message: str) -> None:
+        self._log("segments", message)
 
     def _log(self, kind: str, message: str) -> None:
         """At most once a minute for each kind: a full disk must not fill it with log lines."""

@@ -17,6 +17,7 @@ from otel_lifecycle.config import (
     TrackerConfig,
     environment_variables,
 )
+from otel_lifecycle.persistence.names import live_path
 
 _WRITABLE = "can be written"
 _NOT_EXISTING = "does not exist yet, the folder can be written"
@@ -55,7 +56,7 @@ def examine_record_file(diagnosis: Diagnosis, persistence: PersistenceConfig) ->
         diagnosis.fact("not written", "OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH would name one")
         return
     try:
-        path = Path(persistence.output_path).expanduser().absolute()
+        path = live_path(persistence.output_path).absolute()
         state = _state(path)
     except (OSError, RuntimeError, ValueError) as error:
         path, state = Path(persistence.output_path), str(error)

@@ -1,0 +1,155 @@
+"""What is done with closed segments, off the writer's way: compression and retention."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gzip
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from otel_lifecycle.config import PersistenceConfig
+from otel_lifecycle.persistence.names import (
+    COMPRESSED,
+    UNFINISHED,
+    SegmentKey,
+    closed_segments,
+    files_in,
+    is_sibling,
+    segment_of,
+    segment_path,
+)
+from otel_lifecycle.persistence.segment import FILE_MODE, Segment, lock
+
+# Whoever it belongs to has ended, or begins a new file at its next record: both are right.
+_LEFT_BEHIND = 3600.0  # seconds
+_CHUNK_BYTES = 1 << 18
+
+
+class Housekeeping:
+    """Looks after the closed segments of an output path, those of other processes too.
+
+    Any number of processes may do so at once. What one of them leaves undone, because it ends, the
+    next one does.
+
+    Args:
+        config: Settings with rotation.
+        live: The live file of this process.
+        complain: Told of what goes wrong.
+    """
+
+    def __init__(
+        self, config: PersistenceConfig, live: Path, complain: Callable[[str], None]
+    ) -> None:
+        self._config = config
+        self._live = live
+        self._complain = complain
+        self._syncs = config.fsync != "never"
+        self._lock = threading.Lock()
+        self._running = False
+        self._again = False
+
+    def begin(self) -> None:
+        """Has it done soon, on a thread of its own; returns at once."""
+        with self._lock:
+            self._again = True
+            if self._running:
+                return
+            thread = threading.Thread(
+                target=self._run, name="otel-lifecycle-housekeeping", daemon=True
+            )
+            with contextlib.suppress(RuntimeError):  # the interpreter is shutting down
+                thread.start()
+                self._running = True
+
+    def _run(self) -> None:
+        # It has all the time in the world; a router has not.
+        with contextlib.suppress(AttributeError, OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        while True:
+            with self._lock:
+                if not self._again:
+                    self._running = False
+                    return
+                self._again = False
+            try:
+                self.tidy()
+            except OSError as error:
+                self._complain(f"closed segments cannot be looked after: {error}")
+
+    def tidy(self) -> None:
+        """Does it now.
+
+        Raises:
+            OSError: Something could not be read, written or deleted.
+        """
+        self._close_left_behind()
+        self._delete_unfinished()
+        if self._config.compression == "gzip":
+            for path in self._closed_segments():
+                if not path.name.endswith(COMPRESSED):
+                    self._compress(path)
+        self._delete_oldest()
+
+    def _close_left_behind(self) -> None:
+        """Closes what processes that have ended were writing."""
+        for live in files_in(self._live.parent):
+            if live != self._live and self._is_ours(live) and _unchanged_for(live) > _LEFT_BEHIND:
+                key = SegmentKey.next([SegmentKey("", 0), *closed_segments(live)])
+                left = Segment(live)
+                left.finish(functools.partial(segment_path, live, key), sync=self._syncs)
+
+    def _delete_unfinished(self) -> None:
+        for path in self._live.parent.glob(f"*{UNFINISHED}"):
+            whole = path.with_name(path.name.removesuffix(UNFINISHED))
+            segment = segment_of(whole)
+            if segment is not None and self._is_ours(segment[0]) and not whole.exists():
+                path.unlink(missing_ok=True)
+
+    def _compress(self, path: Path) -> None:
+        with contextlib.suppress(FileNotFoundError, BlockingIOError), path.open("rb") as plain:
+            lock(plain.fileno(), wait=False)  # another process may be at it
+            unfinished = path.with_name(path.name + UNFINISHED)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            with open(os.open(unfinished, flags, FILE_MODE), "wb") as file:
+                with gzip.GzipFile("", "wb", fileobj=file) as compressed:
+                    shutil.copyfileobj(plain, compressed, _CHUNK_BYTES)
+                if self._syncs:
+                    os.fsync(file.fileno())
+            unfinished.replace(path.with_name(path.name + COMPRESSED))
+            path.unlink()
+
+    def _delete_oldest(self) -> None:
+        """Keeps the newest whatever is asked for: it tells the number of the next."""
+        most, most_bytes = self._config.retain_segments, self._config.retain_bytes
+        kept = 0
+        for count, path in enumerate(reversed(self._closed_segments())):
+            with contextlib.suppress(FileNotFoundError):
+                kept += path.stat().st_size
+                if count and ((most and count >= most) or (most_bytes and kept > most_bytes)):
+                    path.unlink()
+
+    def _closed_segments(self) -> list[Path]:
+        """Of all processes, oldest first."""
+        segments = [
+            segment
+            for live, segments in files_in(self._live.parent).items()
+            if self._is_ours(live)
+            for segment in segments.items()
+        ]
+        return [path for _, path in sorted(segments)]
+
+    def _is_ours(self, live: Path) -> bool:
+        return is_sibling(live, self._config.output_path)
+
+
+def _unchanged_for(path: Path) -> float:
+    """Seconds since somebody wrote to a file; a file that is not there was written right now."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
