@@ -12,6 +12,15 @@ from typing import NoReturn
 from otel_lifecycle.cli.errors import USAGE, CommandError
 from otel_lifecycle.version import __version__
 
+_PATH_HELP = (
+    "a record file, with the closed segments that were rotated from it; one closed segment; or a "
+    "folder, for its files *.jsonl and *.jsonl.gz"
+)
+_EXIT_CODES = (
+    "Exit code: 0 if every line is a record, 1 if not, 2 if a file cannot be read or was deleted "
+    "meanwhile."
+)
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -54,25 +63,36 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.set_defaults(run=_doctor)
     report = commands.add_parser(
         "report",
-        help="show what a record file tells",
+        help="show what record files tell",
         description="Shows outcomes, a few requests on a time axis, predicted against actual "
-        "latency, and the load of each endpoint.",
+        f"latency, and the load of each endpoint. {_EXIT_CODES}",
         allow_abbrev=False,
     )
-    report.add_argument("file", metavar="FILE", type=Path, help="a record file (JSON Lines)")
     report.set_defaults(run=_report)
     validate = commands.add_parser(
         "validate",
         help="check record files",
         description="Counts the records of each file and names the lines that are none. A last "
-        "line without an end is named but does not count: it may still be written. Exit code: 0 "
-        "if every line is a record, 1 if not, 2 if a file cannot be read.",
+        "line without an end is named but does not count: it may still be written. "
+        f"{_EXIT_CODES}",
         allow_abbrev=False,
     )
-    validate.add_argument(
-        "files", metavar="FILE", type=Path, nargs="+", help="record files (JSON Lines)"
-    )
     validate.set_defaults(run=_validate)
+    tail = commands.add_parser(
+        "tail",
+        help="print records, also those that are still written",
+        description="Prints the records of files as JSON Lines, in the order of each file, and "
+        f"names lines that are none on standard error. {_EXIT_CODES}",
+        allow_abbrev=False,
+    )
+    tail.add_argument(
+        "--follow",
+        action="store_true",
+        help="go on with the records that come, through rotation, until interrupted",
+    )
+    tail.set_defaults(run=_tail)
+    for command in (report, validate, tail):
+        command.add_argument("paths", metavar="PATH", type=Path, nargs="+", help=_PATH_HELP)
     return parser
 
 
@@ -145,13 +165,19 @@ def _report(arguments: argparse.Namespace) -> int:
     _require("report", "rich")
     from otel_lifecycle.cli.report import run
 
-    return run(arguments.file)
+    return run(arguments.paths)
 
 
 def _validate(arguments: argparse.Namespace) -> int:
     from otel_lifecycle.cli.validate import run
 
-    return run(arguments.files)
+    return run(arguments.paths)
+
+
+def _tail(arguments: argparse.Namespace) -> int:
+    from otel_lifecycle.cli.tail import run
+
+    return run(arguments.paths, follow=arguments.follow)
 
 
 def _require(command: str, *modules: str) -> None:

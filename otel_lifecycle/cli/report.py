@@ -2,37 +2,62 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
 from otel_lifecycle.cli.accuracy import Accuracy
-from otel_lifecycle.cli.errors import CommandError
+from otel_lifecycle.cli.errors import FAILED, USAGE
 from otel_lifecycle.cli.formatting import percent, plural, printable
 from otel_lifecycle.cli.load import LoadHistory
+from otel_lifecycle.cli.record_paths import require
 from otel_lifecycle.cli.terminal import open_console
 from otel_lifecycle.cli.waterfalls import Waterfalls
 from otel_lifecycle.model import Outcome
-from otel_lifecycle.persistence import RecordError, read_records
+from otel_lifecycle.persistence import Follower, RecordError
 from otel_lifecycle.record import LifecycleRecord
 
 _BAR_WIDTH = 40
+_LONGEST = 2_000
 
 
-def run(path: Path) -> int:
-    """Prints the report of a file; returns the exit code."""
-    try:
-        print_report(read_records(path), open_console())
-    except RecordError as error:
-        raise CommandError(str(error)) from error
-    except OSError as error:
-        if error.filename is None:  # standard output is in trouble, not the file
-            raise
-        raise CommandError(f"{path}: {error.strerror}") from error
-    return 0
+def run(paths: Sequence[Path]) -> int:
+    """Prints the report of some files; returns the exit code."""
+    require(paths)
+    passed_over = _PassedOver()
+    with Follower(*paths) as follower:
+        print_report(passed_over.records(follower), open_console())
+    return passed_over.tell()
+
+
+class _PassedOver:
+    """Counts what is no record, and remembers the first."""
+
+    def __init__(self) -> None:
+        self._first: RecordError | None = None
+        self._count = 0
+        self._exit_code = 0
+
+    def records(self, follower: Follower) -> Iterator[LifecycleRecord]:
+        for entry in follower.read():
+            if not isinstance(entry, RecordError):
+                yield entry.record
+                continue
+            self._first = self._first or entry
+            self._count += 1
+            self._exit_code = max(self._exit_code, FAILED if entry.line else USAGE)
+
+    def tell(self) -> int:
+        """Says how many, to standard error; returns the exit code."""
+        if self._first is not None:
+            problem = printable(str(self._first), _LONGEST)
+            line = f"{plural(self._count, 'problem')} passed over, the first: {problem}"
+            print(f"otel-lifecycle: {line}", file=sys.stderr)
+        return self._exit_code
 
 
 def print_report(records: Iterable[LifecycleRecord], console: Console) -> None:

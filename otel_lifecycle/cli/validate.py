@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from otel_lifecycle.cli.errors import USAGE
+from otel_lifecycle.cli.errors import FAILED, USAGE, CommandError
 from otel_lifecycle.cli.formatting import plural, printable
-from otel_lifecycle.persistence import RecordError, read_records
-
-BAD_LINES = 1
+from otel_lifecycle.cli.record_paths import require
+from otel_lifecycle.persistence import Follower, RecordError
+from otel_lifecycle.persistence.names import record_files
 
 _LONGEST = 2_000
 
@@ -22,28 +22,40 @@ def run(paths: Iterable[Path]) -> int:
 
 
 def _check(path: Path) -> int:
-    findings = _Findings()
-    logger = logging.getLogger(read_records.__module__)
-    logger.addHandler(findings)
     try:
-        count = sum(1 for _ in read_records(path, skip_bad=True))
-    except OSError as error:
-        print(f"otel-lifecycle: {path}: {error.strerror}", file=sys.stderr)
+        require([path])
+    except CommandError as error:
+        print(f"otel-lifecycle: {error}", file=sys.stderr)
         return USAGE
-    finally:
-        logger.removeHandler(findings)
-    print(f"{path}: {plural(count, 'record')}, {plural(findings.bad, 'bad line')}")
-    return BAD_LINES if findings.bad else 0
+    records: Counter[Path] = Counter()
+    bad_lines: Counter[Path] = Counter()
+    exit_code = 0
+    with Follower(path) as follower:
+        files = _files(path)
+        for entry in follower.read():
+            if not isinstance(entry, RecordError):
+                records[entry.path] += 1
+            elif entry.line is not None:
+                bad_lines[entry.path] += 1
+                exit_code = max(exit_code, FAILED)
+                _print(entry)
+            else:
+                print(f"otel-lifecycle: {printable(str(entry), _LONGEST)}", file=sys.stderr)
+                exit_code = USAGE
+        for line in follower.unfinished:
+            _print(line)
+    for file in dict.fromkeys([*files, *records, *bad_lines]):
+        print(f"{file}: {plural(records[file], 'record')}, {plural(bad_lines[file], 'bad line')}")
+    return exit_code
 
 
-class _Findings(logging.Handler):
-    """Prints what the reader logs of the lines it skips, so that both always agree."""
+def _files(path: Path) -> list[Path]:
+    """Those without a record are counted too."""
+    found = record_files(path.expanduser().absolute()).items()
+    return [
+        file for live, segments in found for file in (*segments.values(), live) if file.is_file()
+    ]
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.bad = 0
 
-    def emit(self, record: logging.LogRecord) -> None:
-        print(printable(record.getMessage(), limit=_LONGEST))
-        if isinstance(record.args, tuple) and isinstance(record.args[0], RecordError):
-            self.bad += 1
+def _print(problem: RecordError) -> None:
+    print(printable(str(problem), limit=_LONGEST))

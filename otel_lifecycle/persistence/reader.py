@@ -33,7 +33,7 @@ def read_records(
         OSError: A file is not there, or cannot be read.
     """
     for path in paths:
-        _check(Path(path).expanduser())
+        check_readable(path)
     with Follower(*paths) as follower:
         for entry in follower.read():
             if not isinstance(entry, RecordError):
@@ -46,8 +46,13 @@ def read_records(
             _logger.warning("%s", line)
 
 
-def _check(path: Path) -> None:
-    """What `Follower` does not mind, since it may change."""
+def check_readable(path: str | os.PathLike[str]) -> None:
+    """Tells early what `Follower` takes as it comes.
+
+    Raises:
+        OSError: A file is not there, or cannot be read.
+    """
+    path = Path(path).expanduser()
     if path.is_dir():
         os.listdir(path)
     elif not any(record_files(path).values()):

@@ -43,7 +43,8 @@ TRY_DEMO = "(try otel-lifecycle demo --help)"
         ("demo --output /dev/null", "otel-lifecycle: --output /dev/null: Not a directory"),
         ("report /missing", "otel-lifecycle: /missing: No such file or directory"),
         ("validate /missing", "otel-lifecycle: /missing: No such file or directory"),
-        ("validate /", "otel-lifecycle: /: Is a directory"),
+        ("validate /dev", "otel-lifecycle: /dev: holds no record files (*.jsonl, *.jsonl.gz)"),
+        ("tail /missing", "otel-lifecycle: /missing: No such file or directory"),
     ],
 )
 def test_wrong_usage(start: Callable[..., Command], arguments: str, line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -164,17 +165,36 @@ def test_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (main(["report", str(path)]), capsys.readouterr().out) == (0, "0 requests\n\n")
 
 
-def test_bad_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file with a bad line is refused in one line."""
-    path = tmp_path / "records.jsonl"
-    path.write_text("[]\n")
+def test_bad_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bad lines are passed over and counted, in one line that names the first."""
+    path = write(tmp_path / "records.jsonl", RECORDS[0])
+    path.write_bytes(b"[]\n" + path.read_bytes() + b"{\n")
 
     code = main(["report", str(path)])
 
-    assert (code, capsys.readouterr().err) == (
-        2,
-        f"otel-lifecycle: {path}:1: Expected `object`, got `array`\n",
+    output = capsys.readouterr()
+    assert (code, output.err) == (
+        1,
+        "otel-lifecycle: 2 problems passed over, the first: "
+        f"{path}:1: Expected `object`, got `array`\n",
     )
+    assert output.out.startswith("1 request ")
+
+
+def test_several_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files, their closed segments and whole folders are one report."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    paths = [tmp_path / "records.jsonl", folder]
+    write(tmp_path / "records.20261125T025428.123Z.000001.jsonl", RECORDS[0])
+    write(tmp_path / "records.jsonl", RECORDS[1])
+    write(folder / "a.jsonl", RECORDS[2])
+    compressed = folder / "b.20261125T025428.123Z.000001.jsonl.gz"
+    compressed.write_bytes(gzip.compress(write(tmp_path / "b", RECORDS[3]).read_bytes()))
+
+    code = main(["report", *map(str, paths)])
+
+    assert (code, capsys.readouterr().out.partition(" · ")[0]) == (0, "4 requests")
 
 
 def test_prefers_a_predicted_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

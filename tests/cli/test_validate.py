@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -66,4 +67,38 @@ def test_worst_result_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         2,
         f"otel-lifecycle: {missing}: No such file or directory\n",
         f"{bad}:1: Expected `object`, got `array`\n{bad}: 0 records, 1 bad line\n",
+    )
+
+
+def test_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a folder each record file and closed segment gets a line, one that is cut among them."""
+    good = write(tmp_path / "a.jsonl", record("a", aggregated("pod"), 0, e2e_ms=1))
+    cut = tmp_path / "b.20261125T025428.123Z.000001.jsonl.gz"
+    cut.write_bytes(gzip.compress(good.read_bytes())[:-4])
+    last = write(tmp_path / "b.jsonl", record("b", aggregated("pod"), 0, e2e_ms=1))
+
+    code = main(["validate", str(tmp_path)])
+
+    reason = "Compressed file ended before the end-of-stream marker was reached"
+    assert (code, capsys.readouterr().out) == (
+        1,
+        f"{cut}:2: the compression is broken: {reason}\n"
+        f"{good}: 1 record, 0 bad lines\n"
+        f"{cut}: 1 record, 1 bad line\n"
+        f"{last}: 1 record, 0 bad lines\n",
+    )
+
+
+def test_unreadable_file_in_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file of a folder that cannot be read is named, and the others are checked."""
+    (tmp_path / "a.jsonl").mkdir()
+    good = write(tmp_path / "b.jsonl", record("b", aggregated("pod"), 0, e2e_ms=1))
+
+    code = main(["validate", str(tmp_path)])
+
+    output = capsys.readouterr()
+    assert (code, output.err, output.out) == (
+        2,
+        f"otel-lifecycle: {tmp_path / 'a.jsonl'}: Is a directory\n",
+        f"{good}: 1 record, 0 bad lines\n",
     )

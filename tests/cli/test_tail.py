@@ -1,0 +1,63 @@
+"""`otel-lifecycle tail`."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from otel_lifecycle import LifecycleRecord
+from otel_lifecycle.cli import main
+from tests.cli.command import Command
+from tests.cli.records import aggregated, record, write
+
+RECORDS = [record(name, aggregated("pod"), 0, e2e_ms=1) for name in "abc"]
+
+
+def printed(text: str) -> list[LifecycleRecord]:
+    """The records of an output."""
+    return [msgspec.json.decode(line, type=LifecycleRecord) for line in text.splitlines()]
+
+
+def test_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The records of all files come as JSON Lines, those of closed segments first."""
+    write(tmp_path / "records.20261125T025428.123Z.000001.jsonl", RECORDS[0])
+    live = write(tmp_path / "records.jsonl", RECORDS[1])
+    other = write(tmp_path / "other.jsonl", RECORDS[2])
+
+    code = main(["tail", str(live), str(other)])
+
+    output = capsys.readouterr()
+    assert (code, output.err, printed(output.out)) == (0, "", RECORDS)
+
+
+def test_bad_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines that are no records are named on standard error, and the others are printed."""
+    path = write(tmp_path / "records.jsonl", *RECORDS[:2])
+    path.write_bytes(b"[]\n" + path.read_bytes() + b"{")
+
+    code = main(["tail", str(path)])
+
+    output = capsys.readouterr()
+    assert (code, printed(output.out)) == (1, RECORDS[:2])
+    assert output.err == (
+        f"otel-lifecycle: {path}:1: Expected `object`, got `array`\n"
+        f"otel-lifecycle: {path}:4: left out, the line has no end yet\n"
+    )
+
+
+def test_follow(tmp_path: Path, start: Callable[..., Command]) -> None:
+    """It waits for files and records that come, through rotation, until it is ended."""
+    live = tmp_path / "records.jsonl"
+    process = start("tail", "--follow", tmp_path).process
+    assert process.stdout is not None
+    write(live, RECORDS[0])
+    assert printed(process.stdout.readline()) == RECORDS[:1]
+    live.rename(tmp_path / "records.20261125T025428.123Z.000001.jsonl")
+    write(live, RECORDS[1])
+    assert printed(process.stdout.readline()) == RECORDS[1:2]
+    process.terminate()
+    assert process.wait(timeout=60) == -signal.SIGTERM
