@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-routers test-backends bench check clean
+.PHONY: demo test test-slow test-routers test-backends test-faults bench check clean
 
 demo: $(VENV)/.ready
 	$(BIN)/otel-lifecycle demo $(DEMO_ARGS)
@@ -23,6 +23,11 @@ test-routers: $(VENV)/.ready-tox
 test-backends: $(VENV)/.ready
 	scripts/install-backends
 	$(BIN)/python -m pytest -m backends $(PYTEST_ARGS)
+
+# FAULT_TABLE=docs/durability.md writes what was found into the page, FAULT_RECORDS=10000000 has
+# that many records followed.
+test-faults: $(VENV)/.ready
+	$(BIN)/python -m pytest -m faults $(PYTEST_ARGS)
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.hot_path

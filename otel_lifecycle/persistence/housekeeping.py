@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import gzip
 import os
 import shutil
@@ -15,11 +14,11 @@ from pathlib import Path
 from otel_lifecycle.config import PersistenceConfig
 from otel_lifecycle.persistence.names import (
     COMPRESSED,
+    PID,
     UNFINISHED,
-    SegmentKey,
-    closed_segments,
     files_in,
     is_sibling,
+    newest_segment,
     segment_of,
     segment_path,
 )
@@ -28,6 +27,7 @@ from otel_lifecycle.persistence.segment import FILE_MODE, Segment, lock
 # Whoever it belongs to has ended, or begins a new file at its next record: both are right.
 _LEFT_BEHIND = 3600.0  # seconds
 _CHUNK_BYTES = 1 << 18
+_PAUSE_SECONDS = 0.5  # so that many small segments are not listed again for each of them
 
 
 class Housekeeping:
@@ -37,7 +37,7 @@ class Housekeeping:
     next one does.
 
     Args:
-        config: Settings with rotation.
+        config: Enabled settings; without rotation there is nothing to do.
         live: The live file of this process.
         complain: Told of what goes wrong.
     """
@@ -49,12 +49,20 @@ class Housekeeping:
         self._live = live
         self._complain = complain
         self._syncs = config.fsync != "never"
+        self._needed = config.rotates and (
+            config.compression != "none"
+            or config.retain_segments > 0
+            or config.retain_bytes > 0
+            or PID in config.output_path
+        )
         self._lock = threading.Lock()
         self._running = False
         self._again = False
 
     def begin(self) -> None:
         """Has it done soon, on a thread of its own; returns at once."""
+        if not self._needed:
+            return
         with self._lock:
             self._again = True
             if self._running:
@@ -67,9 +75,8 @@ class Housekeeping:
                 self._running = True
 
     def _run(self) -> None:
-        # It has all the time in the world; a router has not.
-        with contextlib.suppress(AttributeError, OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        # At the priority of all others: a thread that is put off while it holds the interpreter's
+        # lock puts off the whole router.
         while True:
             with self._lock:
                 if not self._again:
@@ -80,6 +87,7 @@ class Housekeeping:
                 self.tidy()
             except OSError as error:
                 self._complain(f"closed segments cannot be looked after: {error}")
+            time.sleep(_PAUSE_SECONDS)
 
     def tidy(self) -> None:
         """Does it now.
@@ -88,20 +96,21 @@ class Housekeeping:
             OSError: Something could not be read, written or deleted.
         """
         self._close_left_behind()
-        self._delete_unfinished()
+        segments = self._closed_segments()
         if self._config.compression == "gzip":
-            for path in self._closed_segments():
-                if not path.name.endswith(COMPRESSED):
-                    self._compress(path)
-        self._delete_oldest()
+            self._delete_unfinished()
+            segments = [
+                path if path.name.endswith(COMPRESSED) else self._compress(path)
+                for path in segments
+            ]
+        self._delete_oldest(segments)
 
     def _close_left_behind(self) -> None:
         """Closes what processes that have ended were writing."""
         for live in files_in(self._live.parent):
             if live != self._live and self._is_ours(live) and _unchanged_for(live) > _LEFT_BEHIND:
-                key = SegmentKey.next([SegmentKey("", 0), *closed_segments(live)])
-                left = Segment(live)
-                left.finish(functools.partial(segment_path, live, key), sync=self._syncs)
+                path = segment_path(live, newest_segment(live).next())
+                Segment(live).finish(lambda path=path: path, sync=self._syncs)
 
     def _delete_unfinished(self) -> None:
         for path in self._live.parent.glob(f"*{UNFINISHED}"):
@@ -110,24 +119,33 @@ class Housekeeping:
             if segment is not None and self._is_ours(segment[0]) and not whole.exists():
                 path.unlink(missing_ok=True)
 
-    def _compress(self, path: Path) -> None:
-        with contextlib.suppress(FileNotFoundError, BlockingIOError), path.open("rb") as plain:
-            lock(plain.fileno(), wait=False)  # another process may be at it
-            unfinished = path.with_name(path.name + UNFINISHED)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-            with open(os.open(unfinished, flags, FILE_MODE), "wb") as file:
-                with gzip.GzipFile("", "wb", fileobj=file) as compressed:
-                    shutil.copyfileobj(plain, compressed, _CHUNK_BYTES)
-                if self._syncs:
-                    os.fsync(file.fileno())
-            unfinished.replace(path.with_name(path.name + COMPRESSED))
-            path.unlink()
+    def _compress(self, path: Path) -> Path:
+        compressed = path.with_name(path.name + COMPRESSED)
+        unfinished = path.with_name(path.name + UNFINISHED)
+        try:
+            with path.open("rb") as plain:
+                lock(plain.fileno(), wait=False)  # another process may be at it
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+                with open(os.open(unfinished, flags, FILE_MODE), "wb") as file:
+                    with gzip.GzipFile("", "wb", fileobj=file) as whole:
+                        shutil.copyfileobj(plain, whole, _CHUNK_BYTES)
+                    if self._syncs:
+                        os.fsync(file.fileno())
+                unfinished.replace(compressed)
+                path.unlink()
+        except BlockingIOError:
+            return path
+        except FileNotFoundError:  # another process was faster, with this or with deleting it
+            unfinished.unlink(missing_ok=True)
+        return compressed
 
-    def _delete_oldest(self) -> None:
+    def _delete_oldest(self, segments: list[Path]) -> None:
         """Keeps the newest whatever is asked for: it tells the number of the next."""
         most, most_bytes = self._config.retain_segments, self._config.retain_bytes
+        if not most and not most_bytes:
+            return
         kept = 0
-        for count, path in enumerate(reversed(self._closed_segments())):
+        for count, path in enumerate(reversed(segments)):
             with contextlib.suppress(FileNotFoundError):
                 kept += path.stat().st_size
                 if count and ((most and count >= most) or (most_bytes and kept > most_bytes)):

@@ -12,7 +12,6 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -54,17 +53,14 @@ class SegmentKey(NamedTuple):
             raise ValueError(f"{text!r} does not name a segment")
         return cls(match["closed"], int(match["number"]))
 
-    @classmethod
-    def next(cls, keys: Iterable[SegmentKey]) -> SegmentKey:
-        """The key of a segment that is closed now; a clock that was set back changes no order.
-
-        Args:
-            keys: Those before it, of which there is one at least.
-        """
-        last = max(keys)
+    def next(self) -> SegmentKey:
+        """The key of the next one, closed now; a clock that was set back changes no order."""
         seconds, milliseconds = divmod(time.time_ns() // 1_000_000, 1000)
         now = time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds)) + f".{milliseconds:03}Z"
-        return cls(max(now, last.closed), last.number + 1)
+        return SegmentKey(max(now, self.closed), self.number + 1)
+
+
+NO_SEGMENT = SegmentKey("", 0)
 
 
 def live_path(output_path: str) -> Path:
@@ -109,11 +105,19 @@ def segment_path(live: Path, key: SegmentKey) -> Path:
 
 def segment_of(path: Path) -> tuple[Path, SegmentKey] | None:
     """The live file that a closed segment was, and its key; None for any other file."""
-    match = _CLOSED.fullmatch(path.name)
-    if match is None:
-        return None
-    live = path.with_name(match["stem"] + (match["suffix"] or ""))
-    return live, SegmentKey(match["closed"], int(match["number"]))
+    segment = _parse(path.name)
+    return None if segment is None else (path.with_name(segment[0]), segment[1])
+
+
+def newest_segment(live: Path) -> SegmentKey:
+    """The key of the newest closed segment of a live file, `NO_SEGMENT` if there is none.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    segments = map(_parse, _names_of(live))
+    keys = [segment[1] for segment in segments if segment and segment[0] == live.name]
+    return max(keys, default=NO_SEGMENT)
 
 
 def closed_segments(live: Path) -> dict[SegmentKey, Path]:
@@ -122,7 +126,7 @@ def closed_segments(live: Path) -> dict[SegmentKey, Path]:
     Raises:
         OSError: The folder cannot be read.
     """
-    return files_in(live.parent).get(live, {})
+    return _in_order(live.parent, _names_of(live)).get(live, {})
 
 
 def record_files(path: Path) -> dict[Path, dict[SegmentKey, Path]]:
@@ -152,13 +156,31 @@ def files_in(folder: Path) -> dict[Path, dict[SegmentKey, Path]]:
     Raises:
         OSError: The folder cannot be read.
     """
-    files: dict[Path, dict[SegmentKey, Path]] = {}
-    for name in sorted(os.listdir(folder)):  # `x.gz` comes behind `x`, which is preferred
-        path = folder / name
-        segment = segment_of(path)
+    return _in_order(folder, os.listdir(folder))
+
+
+def _names_of(live: Path) -> list[str]:
+    start = f"{live.stem}."
+    return [name for name in os.listdir(live.parent) if name.startswith(start)]
+
+
+def _in_order(folder: Path, names: list[str]) -> dict[Path, dict[SegmentKey, Path]]:
+    files: dict[str, dict[SegmentKey, str]] = {}
+    for name in sorted(names):  # `x.gz` comes behind `x`, which is preferred
+        segment = _parse(name)
         if segment is None:
-            files.setdefault(path, {})
+            files.setdefault(name, {})
         else:
-            live, key = segment
-            files.setdefault(live, {}).setdefault(key, path)
-    return {live: dict(sorted(segments.items())) for live, segments in files.items()}
+            files.setdefault(segment[0], {}).setdefault(segment[1], name)
+    return {
+        folder / live: {key: folder / name for key, name in sorted(segments.items())}
+        for live, segments in files.items()
+    }
+
+
+def _parse(name: str) -> tuple[str, SegmentKey] | None:
+    match = _CLOSED.fullmatch(name)
+    if match is None:
+        return None
+    key = SegmentKey(match["closed"], int(match["number"]))
+    return match["stem"] + (match["suffix"] or ""), key

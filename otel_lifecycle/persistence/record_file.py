@@ -9,9 +9,9 @@ from pathlib import Path
 from otel_lifecycle.config import PersistenceConfig
 from otel_lifecycle.persistence.housekeeping import Housekeeping
 from otel_lifecycle.persistence.names import (
-    SegmentKey,
-    closed_segments,
+    NO_SEGMENT,
     live_path,
+    newest_segment,
     segment_path,
 )
 from otel_lifecycle.persistence.segment import Segment
@@ -37,12 +37,11 @@ class RecordFile:
         self._complain = complain
         self._interval = config.rotate_interval.total_seconds()
         self._syncs = config.fsync != "never"
-        self._last = self._next = SegmentKey("", 0)
+        self._last = self._next = NO_SEGMENT
         self._failed_at = -_RETRY_SECONDS
         self._segment = Segment(live_path(config.output_path), sync=config.fsync == "flush")
         self._housekeeping = Housekeeping(config, self._segment.path, complain)
-        if config.rotates:
-            self._housekeeping.begin()
+        self._housekeeping.begin()
 
     def append(self, lines: Sequence[bytes]) -> int:
         """Appends lines, as many as belong into one segment; returns how many.
@@ -101,5 +100,5 @@ class RecordFile:
     def _next_path(self) -> Path:
         live = self._segment.path
         # Our own last one too: somebody may have moved all of them away.
-        self._next = SegmentKey.next([*closed_segments(live), self._last])
+        self._next = max(newest_segment(live), self._last).next()
         return segment_path(live, self._next)

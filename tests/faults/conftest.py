@@ -1,0 +1,78 @@
+"""Fixtures: processes that are there to be broken, and the table of what became of their records.
+
+With `FAULT_TABLE` set to a page the table is written into it, between its markers.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.processes import Worker
+from tests.faults.table import Result, as_markdown, put_into
+from tests.persistence.helpers import ROOT
+
+_RESULTS = pytest.StashKey[list[Result]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_RESULTS] = []
+
+
+@pytest.fixture
+def report(request: pytest.FixtureRequest) -> Callable[[Result], None]:
+    """Puts a result into the table, and fails when the promise was not kept."""
+
+    def report(result: Result) -> None:
+        request.config.stash[_RESULTS].append(result)
+        assert result.kept, result
+
+    return report
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Where records go; a user without rights can get there, unlike to `tmp_path`."""
+    parent = Path(tempfile.mkdtemp(prefix="otel-lifecycle-"))
+    parent.chmod(0o755)
+    folder = parent / "records"
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(parent)
+
+
+@pytest.fixture
+def start_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Worker]]:
+    """Starts processes from `tests.faults.workers`; none is left when the test ends."""
+    workers: list[Worker] = []
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for what it imports beforehand
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.faults.workers"])
+
+    def start(target: Callable[..., None], *arguments: object) -> Worker:
+        worker = Worker(context, target, *arguments)
+        workers.append(worker)
+        return worker
+
+    yield start
+    for worker in workers:
+        worker.close()
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    results = config.stash[_RESULTS]
+    if not results:
+        return
+    table = as_markdown(results)
+    terminalreporter.section("faults")
+    terminalreporter.write_line(table)
+    if page := os.environ.get("FAULT_TABLE"):
+        put_into(Path(page), table)

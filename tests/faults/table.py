@@ -1,0 +1,65 @@
+"""The fault table: what was broken, what was promised, and what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+BEGIN, END = "<!-- fault table: begin -->", "<!-- fault table: end -->"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one fault did, over all its runs.
+
+    Attributes:
+        fault: What was broken, and how.
+        promise: What must hold.
+        runs: How often it was broken.
+        expected: How many records must be there.
+        found: How many are.
+        bad_lines: Lines that are no records.
+        at_least: Whether more than the expected ones may be there.
+    """
+
+    fault: str
+    promise: str
+    runs: int
+    expected: int
+    found: int
+    bad_lines: int
+    at_least: bool = False
+
+    @property
+    def kept(self) -> bool:
+        """Whether the numbers say what was promised."""
+        enough = self.found >= self.expected if self.at_least else self.found == self.expected
+        return enough and self.bad_lines == 0
+
+
+def as_markdown(results: Iterable[Result]) -> str:
+    """The table."""
+    head = ["fault", "promise", "runs", "records expected", "found", "bad lines"]
+    rows = [
+        [
+            result.fault,
+            result.promise,
+            f"{result.runs:,}",
+            f"{'at least ' if result.at_least else ''}{result.expected:,}",
+            f"{result.found:,}",
+            f"{result.bad_lines:,}",
+        ]
+        for result in results
+    ]
+    lines = [head, ["---", "---", "--:", "--:", "--:", "--:"], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def put_into(page: Path, table: str) -> None:
+    """Replaces what stands between the markers of a page."""
+    before, _, rest = page.read_text("utf-8").partition(BEGIN)
+    _, end, behind = rest.partition(END)
+    if not end:
+        raise ValueError(f"{page} has no markers {BEGIN} and {END}")
+    page.write_text(f"{before}{BEGIN}\n{table}\n{END}{behind}", "utf-8")

@@ -1,0 +1,258 @@
+"""Disks that are full or slow, folders that vanish or take nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults import workers
+from tests.faults.processes import PATIENCE_SECONDS, Worker, read
+from tests.faults.table import Result
+from tests.persistence.helpers import eventually, make_tracker, numbered, serve
+
+pytestmark = pytest.mark.faults
+
+Report = Callable[[Result], None]
+StartWorker = Callable[..., Worker]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, check=False).returncode:
+        pytest.skip("mounting a small file system takes root")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_full_disk(small_disk: Path, report: Report) -> None:
+    """A disk that runs full again and again costs no record while the queue holds them."""
+    path = small_disk / "records.jsonl"
+    filler = small_disk / "filler"
+    runs, count = 10, 300
+    tracker = make_tracker(
+        path, flush_threshold=3, rotate_bytes=64 << 10, retain_bytes=400 << 10, compression="gzip"
+    )
+    found: list[str] = []
+    problems = 0
+    for run in range(runs):
+        fill(filler)
+        serve(tracker, *numbered(f"run {run}", count))
+        assert not tracker.flush()
+        assert read(path).problems == []
+        filler.unlink()
+        eventually(tracker.flush)
+        seen = read(path)
+        problems += len(seen.problems)
+        found += [each for each in seen.ids if each.startswith(f"run {run}-")]
+        clear(small_disk, path)
+    sink = tracker.store.sink
+    assert sink is not None
+    assert (sink.written, sink.dropped) == (runs * count, 0)
+    tracker.close()
+    assert found == [each for run in range(runs) for each in numbered(f"run {run}", count)]
+    report(
+        Result(
+            "The disk runs full and is freed (tmpfs of 1 MiB)",
+            "No half line, and what waited is written when there is room.",
+            runs,
+            runs * count,
+            len(found),
+            problems,
+        )
+    )
+
+
+def fill(filler: Path) -> None:
+    """Takes all the room there is."""
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass
+
+
+def clear(folder: Path, path: Path) -> None:
+    """Deletes the closed segments that were read."""
+    for file in folder.iterdir():
+        if file != path:
+            file.unlink(missing_ok=True)
+
+
+def test_killed_on_a_full_disk(start_worker: StartWorker, small_disk: Path, report: Report) -> None:
+    """A process that is killed while its disk is full leaves nothing that cannot be read."""
+    path = small_disk / "records.jsonl"
+    runs, flushed = 10, 0
+    for run in range(runs):
+        worker = start_worker(workers.serve_until_killed, path, f"run {run}", run, {})
+        while worker.next() < 20:
+            pass
+        fill(small_disk / "filler")
+        time.sleep(0.1)
+        count = worker.kill()
+        (small_disk / "filler").unlink()
+        make_tracker(path).close()
+        found = read(path)
+        numbers = found.of(f"run {run}")
+        assert numbers == list(range(len(numbers)))
+        assert len(numbers) >= count
+        flushed += count
+        if run < runs - 1 and path.stat().st_size > 300_000:
+            shutil.move(path, small_disk.parent / f"{run}.jsonl")
+    found = read(path, *small_disk.parent.glob("*.jsonl"))
+    report(
+        Result(
+            "`kill -9` while the disk is full",
+            "What was flushed is there, and no half line after the next start.",
+            runs,
+            flushed,
+            len(found.ids),
+            len(found.problems),
+            at_least=True,
+        )
+    )
+
+
+def test_size_limit(start_worker: StartWorker, report: Report, folder: Path) -> None:
+    """A limit of the file's size, which is not the disk's, is the same."""
+    runs, count = 5, 50
+    for run in range(runs):
+        path = folder / f"{run}.jsonl"
+        worker = start_worker(workers.serve_with_a_limit, path, f"run {run}", count)
+        worker.end()
+        assert worker.exit_code == 0
+    found = read(folder)
+    for run in range(runs):
+        assert found.of(f"run {run}") == list(range(count))
+    report(
+        Result(
+            "A limit of file sizes is met and lifted (`RLIMIT_FSIZE`)",
+            "No half line, and what waited is written when there is room.",
+            runs,
+            runs * count,
+            len(found.ids),
+            len(found.problems),
+        )
+    )
+
+
+def test_folder_without_rights(start_worker: StartWorker, report: Report, folder: Path) -> None:
+    """A folder that turns read-only, and loses the file: what cannot be written waits."""
+    path = folder / "records.jsonl"
+    steps, count = 4, 50
+    os.chmod(folder, 0o777)
+    worker = start_worker(workers.serve_without_rights, path, steps, count)
+
+    def go(step: int) -> None:
+        assert worker.next() == step
+        written.append(len(read(folder).ids))
+
+    written: list[int] = []
+    go(0)
+    os.chmod(folder, 0o555)
+    (folder.parent / "go-0").touch()
+    go(1)  # the file grows on
+    path.rename(folder.parent / "moved.jsonl")
+    (folder.parent / "go-1").touch()
+    go(2)  # and a new one cannot be made
+    os.chmod(folder, 0o777)
+    (folder.parent / "go-2").touch()
+    go(3)
+    (folder.parent / "go-3").touch()
+    worker.end()
+    assert written[1] == 2 * count
+    assert written[2] < 3 * count
+    found = read(folder, folder.parent / "moved.jsonl")
+    assert sorted(found.of("request")) == list(range(steps * count))
+    report(
+        Result(
+            "The folder turns read-only, the file is moved away, and rights come back",
+            "The open file grows on; what finds no file waits and is written later.",
+            1,
+            steps * count,
+            len(found.ids),
+            len(found.problems),
+        )
+    )
+
+
+def test_vanishing_folder(report: Report, folder: Path) -> None:
+    """A folder that is moved away under load is made anew; no record is in neither or in both."""
+    path = folder / "records.jsonl"
+    runs, served = 20, 0
+    tracker = make_tracker(path, flush_threshold=3, rotate_bytes=32 << 10)
+    for run in range(runs):
+        end = time.monotonic() + 0.05
+        while time.monotonic() < end:
+            serve(tracker, f"request-{served}")
+            served += 1
+        if folder.exists():
+            folder.rename(folder.with_name(f"away-{run}"))
+    tracker.close()
+    folders = [*folder.parent.glob("away-*"), folder]
+    found = read(*(each for each in folders if each.exists()))
+    assert sorted(found.of("request")) == list(range(served))
+    report(
+        Result(
+            "The folder vanishes, or is replaced, under load",
+            "It is made anew, and each record is in the old one or in the new one.",
+            runs,
+            served,
+            len(found.ids),
+            len(found.problems),
+        )
+    )
+
+
+def test_slow_disk(report: Report, folder: Path) -> None:
+    """Behind a disk that takes next to nothing requests go on, and what is lost is counted."""
+    path = folder / "records.jsonl"
+    os.mkfifo(path)
+    read_from = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(read_from, True)
+    slowly, taken = threading.Event(), folder / "taken.jsonl"
+    count = 3_000
+    tracker = make_tracker(path, flush_threshold=10, max_queue=500)
+    sink = tracker.store.sink
+    assert sink is not None
+
+    def take() -> None:
+        with taken.open("wb") as file:
+            while data := os.read(read_from, 4096):
+                file.write(data)
+                if not slowly.is_set():
+                    time.sleep(0.02)
+
+    reader = threading.Thread(target=take)
+    reader.start()
+    serve(tracker, *numbered("request", count))
+    assert not tracker.flush(0.1)
+    slowly.set()
+    assert tracker.flush(PATIENCE_SECONDS)
+    tracker.close()
+    reader.join(PATIENCE_SECONDS)
+    os.close(read_from)
+    found = read(taken)
+    assert sink.dropped > 0
+    assert len(found.of("request")) == sink.written == count - sink.dropped
+    report(
+        Result(
+            "A disk that takes 200 KB/s, and a queue of 500 (a FIFO stands in for it)",
+            "Requests go on; the oldest records are dropped, and counted.",
+            1,
+            count - sink.dropped,
+            len(found.ids),
+            len(found.problems),
+        )
+    )

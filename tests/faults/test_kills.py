@@ -1,0 +1,168 @@
+"""Processes that are killed, told to end, or end by themselves."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults import workers
+from tests.faults.processes import Worker, read
+from tests.faults.table import Result
+from tests.persistence.helpers import make_tracker
+
+pytestmark = pytest.mark.faults
+
+Report = Callable[[Result], None]
+StartWorker = Callable[..., Worker]
+
+_KILLS = 20
+_LONGEST_SECONDS = 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("one file", {"flush_interval": "10ms"}),
+        ("segments, gzip", {"flush_interval": "10ms", **workers.SMALL_SEGMENTS}),
+        (
+            "segments, gzip, fsync",
+            {"flush_threshold": 7, "fsync": "flush", **workers.SMALL_SEGMENTS},
+        ),
+    ],
+)
+def test_kill(
+    start_worker: StartWorker, report: Report, folder: Path, name: str, settings: dict[str, Any]
+) -> None:
+    """After `kill -9` only what was queued is missing, and the next start repairs the file."""
+    path = folder / "records.jsonl"
+    rng = random.Random(name)
+    flushed = []
+    for run in range(_KILLS):
+        worker = start_worker(
+            workers.serve_until_killed, path, f"run {run}", rng.random(), settings
+        )
+        worker.next()
+        time.sleep(rng.uniform(0, _LONGEST_SECONDS))
+        flushed.append(worker.kill())
+    make_tracker(path, **settings).close()  # the next start
+    found = read(path)
+    for run, count in enumerate(flushed):
+        numbers = found.of(f"run {run}")
+        assert numbers == list(range(len(numbers))), "a gap, or one twice"
+        assert len(numbers) >= count
+    report(
+        Result(
+            f"`kill -9` at a random moment under load ({name})",
+            "What was flushed is there, the rest without a gap; only what was queued is missing.",
+            _KILLS,
+            sum(flushed),
+            len(found.ids),
+            len(found.problems),
+            at_least=True,
+        )
+    )
+
+
+def test_terminate(start_worker: StartWorker, report: Report, folder: Path) -> None:
+    """A process that ends by itself when it is told to loses nothing."""
+    path = folder / "records.jsonl"
+    rng = random.Random(0)
+    runs, served = 10, 0
+    for run in range(runs):
+        worker = start_worker(workers.serve_until_terminated, path, f"run {run}")
+        worker.next()
+        time.sleep(rng.uniform(0, _LONGEST_SECONDS))
+        count = worker.kill(signal.SIGTERM)
+        found = read(path)
+        assert found.of(f"run {run}") == list(range(count))
+        served += count
+    report(
+        Result(
+            "SIGTERM at a random moment, to which the server ends in its usual way",
+            "Every request that was served is there.",
+            runs,
+            served,
+            len(found.ids),
+            len(found.problems),
+        )
+    )
+
+
+def test_exit(start_worker: StartWorker, report: Report, folder: Path) -> None:
+    """An interpreter that ends writes what is queued."""
+    runs, count = 5, 500
+    for run in range(runs):
+        worker = start_worker(
+            workers.leave_with_a_queue, folder / "records.jsonl", f"run {run}", count
+        )
+        worker.end()
+    found = read(folder)
+    assert [found.of(f"run {run}") for run in range(runs)] == [list(range(count))] * runs
+    report(
+        Result(
+            "The interpreter ends with a flush pending",
+            "What was queued is written before the end, which waits 5 s at most.",
+            runs,
+            runs * count,
+            len(found.ids),
+            len(found.problems),
+        )
+    )
+
+
+def test_fork(start_worker: StartWorker, report: Report, folder: Path) -> None:
+    """A fork in the middle of a flush doubles nothing, and nothing is lost in parent or child."""
+    forks, count = 60, 30
+    worker = start_worker(workers.fork_while_writing, folder / "records.jsonl", forks, count)
+    worker.end()
+    assert worker.exit_code == 0
+    found = read(folder)
+    assert sorted(found.of("parent")) == list(range(forks * count))
+    for fork in range(forks):
+        assert found.of(f"child {fork}") == list(range(count))
+    report(
+        Result(
+            "Forks in mid-flush, on one path with segments",
+            "Parent and child write their own records, each once.",
+            forks,
+            2 * forks * count,
+            len(found.ids),
+            len(found.problems),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("one path", "records.jsonl"), ("`{pid}`", "records-{pid}.jsonl")]
+)
+def test_processes(
+    start_worker: StartWorker, report: Report, folder: Path, name: str, file: str
+) -> None:
+    """Eight processes on one folder lose and double nothing, each in its order."""
+    count = 1_000
+    started = [
+        start_worker(
+            workers.serve_some, folder / file, f"process {number}", count, workers.SMALL_SEGMENTS
+        )
+        for number in range(8)
+    ]
+    assert [worker.end() for worker in started] == [count] * 8
+    found = read(folder)
+    for number in range(8):
+        assert found.of(f"process {number}") == list(range(count))
+    report(
+        Result(
+            f"8 processes at once on one folder ({name}), rotating and compressing",
+            "Each record is there once, those of a process in its order.",
+            1,
+            8 * count,
+            len(found.ids),
+            len(found.problems),
+        )
+    )

@@ -1,0 +1,174 @@
+"""What the processes do that are broken: serve requests, and tell how far they are."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import signal
+import socket
+import threading
+import time
+import warnings
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from otel_lifecycle.persistence.writer import RecordWriter
+from otel_lifecycle.record import LifecycleRecord
+from tests.persistence.helpers import enabled, make_tracker, numbered, serve
+from tests.persistence.segments import lines
+
+SMALL_SEGMENTS = {"rotate_bytes": 256 << 10, "compression": "gzip"}
+
+_NOBODY = 65_534
+
+
+def serve_until_killed(
+    told: Connection, path: Path, name: str, seed: int, settings: dict[str, Any]
+) -> None:
+    """Serves and flushes now and then; tells how many requests were flushed."""
+    rng = random.Random(seed)
+    tracker = make_tracker(path, **settings)
+    told.send(0)
+    for number in itertools.count():
+        serve(tracker, f"{name}-{number}")
+        if rng.random() < 0.05 and tracker.flush():
+            told.send(number + 1)
+
+
+def serve_until_terminated(told: Connection, path: Path, name: str) -> None:
+    """Ends as servers do that are told to: after the request in hand; tells how many there were."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    tracker = make_tracker(path, flush_threshold=1_000, **SMALL_SEGMENTS)
+    served = 0
+    told.send(served)
+    while not stop.is_set():
+        serve(tracker, f"{name}-{served}")
+        served += 1
+    told.send(served)
+
+
+def serve_some(
+    told: Connection, path: Path, name: str, count: int, settings: dict[str, Any]
+) -> None:
+    """Serves some requests, closes, and tells how many were written."""
+    tracker = make_tracker(path, **settings)
+    serve(tracker, *numbered(name, count))
+    tracker.close()
+    sink = tracker.store.sink
+    assert sink is not None
+    told.send(sink.written)
+
+
+def leave_with_a_queue(told: Connection, path: Path, name: str, count: int) -> None:
+    """Ends without a flush or a close."""
+    serve(make_tracker(path, flush_threshold=1_000_000, **SMALL_SEGMENTS), *numbered(name, count))
+    told.send(count)
+
+
+def serve_without_rights(told: Connection, path: Path, steps: int, count: int) -> None:
+    """Serves some requests a step, without a right to write more than the folder allows."""
+    tracker = make_tracker(path, rotate_bytes=16 << 10)
+    if os.getuid() == 0:
+        os.chown(path, _NOBODY, _NOBODY)
+        os.setegid(_NOBODY)
+        os.seteuid(_NOBODY)
+    for step in range(steps):
+        serve(tracker, *(f"request-{step * count + number}" for number in range(count)))
+        tracker.flush(5)
+        told.send(step)
+        while not (path.parent.parent / f"go-{step}").exists():
+            time.sleep(0.01)
+    tracker.close()
+
+
+def serve_with_a_limit(told: Connection, path: Path, name: str, count: int) -> None:
+    """Serves where no file may grow beyond a few records, until the limit is lifted."""
+    import resource
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    tracker = make_tracker(path)
+    serve(tracker, *numbered(name, count))
+    assert not tracker.flush()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert tracker.flush()
+    told.send(count)
+
+
+def fork_while_writing(told: Connection, path: Path, forks: int, count: int) -> None:
+    """Forks again and again while its writer is at it; the children serve too."""
+    warnings.simplefilter("ignore")  # that threads and forks do not mix
+    tracker = make_tracker(path, flush_threshold=1, **SMALL_SEGMENTS)
+    children: list[int] = []
+    for fork in range(forks):
+        serve(tracker, *(f"parent-{fork * count + number}" for number in range(count)))
+        pid = os.fork()
+        if pid == 0:
+            serve(tracker, *numbered(f"child {fork}", count))
+            tracker.close()
+            os._exit(0)
+        children.append(pid)
+    assert [0] * forks == [os.waitpid(pid, 0)[1] for pid in children]
+    tracker.close()
+    told.send(forks * count)
+
+
+def serve_while_the_clock_jumps(told: Connection, path: Path, count: int, seed: int) -> None:
+    """Serves while `time.time_ns` jumps by up to a year, to and fro, at every call."""
+    rng = random.Random(seed)
+    real = time.time_ns
+    year = 365 * 86_400 * 10**9
+    time.time_ns = lambda: real() + rng.randrange(-year, year)
+    serve_some(told, path, "request", count, {"flush_threshold": 5, "rotate_bytes": 16 << 10})
+
+
+def serve_beside_a_raising_processor(told: Connection, path: Path, count: int) -> None:
+    """Serves while a processor before ours raises at every start and end of a span."""
+
+    class Raising(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            raise RuntimeError("on purpose")
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(Raising())
+    tracker = make_tracker(path, provider, **SMALL_SEGMENTS)
+    serve(tracker, *numbered("request", count))
+    tracker.close()
+    told.send(count)
+
+
+def serve_before_a_hanging_collector(told: Connection, path: Path, count: int) -> None:
+    """Serves while spans are exported to a collector that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as collector:
+        port = collector.getsockname()[1]
+        exporter = OTLPSpanExporter(f"http://127.0.0.1:{port}/v1/traces", timeout=1)
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=10))
+        tracker = make_tracker(path, provider, close_timeout="2s", **SMALL_SEGMENTS)
+        serve(tracker, *numbered("request", count))
+        tracker.close()
+        told.send(count)
+        os._exit(0)  # the exporter's own retries are not ours to wait for
+
+
+def write_many(told: Connection, path: Path, count: int, settings: dict[str, Any]) -> None:
+    """Writes numbered records as fast as it can, and tells every 10,000."""
+    writer = RecordWriter(enabled(path, flush_threshold=1_000, **settings))
+    template = msgspec.json.decode(lines("template"), type=LifecycleRecord)
+    for number in range(count):
+        writer.put(msgspec.structs.replace(template, request_id=f"request-{number}"))
+        if number % 10_000 == 9_999:
+            assert writer.flush()
+            told.send(number + 1)
+    writer.close()
+    assert (writer.written, writer.dropped) == (count, 0)
+    told.send(count)
