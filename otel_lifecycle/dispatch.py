@@ -82,6 +82,7 @@ def begin_record(
         input_token_source=source,
         candidates=_candidates(start.candidates),
         policy=sanitize.text(start.policy),
+        engine_request_id=sanitize.text(start.engine_request_id) or None,
         attempt=max(1, sanitize.count(start.attempt) or 1),
         prefix_cache_score=score,
         prediction=prediction,
@@ -125,6 +126,7 @@ def invalid_values(start: RequestStart, record: LifecycleRecord) -> int:
         start.policy,
         start.input_tokens,
         start.prefix_cache_score,
+        start.engine_request_id or None,
     )
     kept = (
         record.request_id,
@@ -134,6 +136,7 @@ def invalid_values(start: RequestStart, record: LifecycleRecord) -> int:
         record.policy,
         record.input_token_length,
         record.prefix_cache_score,
+        record.engine_request_id,
     )
     invalid = start.candidates is not None and record.candidates is None
     if not all(map(is_, given, kept)):
@@ -150,6 +153,7 @@ def invalid_completion_values(completion: RequestCompletion, record: LifecycleRe
         (completion.outcome != record.outcome)
         + (completion.output_tokens is not None and record.output_length is None)
         + (completion.cached_tokens is not None and record.cached_tokens is None)
+        + (completion.prefill_ms is not None and record.actual.prefill_ms is None)
     )
 
 
@@ -191,6 +195,8 @@ def complete_record(
     if record.outcome in (Outcome.ERROR, Outcome.REJECTED):
         record.error = ErrorInfo(sanitize.text(completion.error_type) or "_OTHER")
     record.actual = latency.actual_latency(e2e_ns, first_chunk_ns, record.output_length)
+    if record.selected_route is not None and record.selected_route.prefill is not None:
+        record.actual.prefill_ms = sanitize.milliseconds(completion.prefill_ms)
     record.prediction_error = latency.prediction_error(record.actual, record.prediction)
     for role, load in lifecycle.role_loads.items():
         snapshot: EndpointSnapshot = getattr(record.selected_route, role)

@@ -309,6 +309,8 @@ class RequestStart(msgspec.Struct, frozen=True):
         prediction: Predicted TTFT of the prefill and TPOT of the decode (or selected) endpoint.
         candidates: The endpoints considered, or how many they were.
         policy: Name of the routing policy.
+        engine_request_id: The id the router gives its engine, which may be another; None is
+            unknown.
         attempt: 1 for the first dispatch.
         operation: GenAI operation: `chat`, `text_completion`, ...
         provider: GenAI provider: `vllm`, ...
@@ -326,6 +328,7 @@ class RequestStart(msgspec.Struct, frozen=True):
     prediction: LatencyPrediction | None = None
     candidates: int | Sequence[object] | None = None
     policy: str = ""
+    engine_request_id: str | None = None
     attempt: int = 1
     operation: str = ""
     provider: str = ""
@@ -343,6 +346,8 @@ class RequestCompletion(msgspec.Struct, frozen=True):
             the load that was charged.
         served_endpoint: The endpoint that served it, where it may differ from the selected one.
         error_type: Short name of the error, for the outcome `error`.
+        prefill_ms: What the prefill of a PD route took, from its call to its answer; None is
+            unknown.
     """
 
     outcome: Outcome = Outcome.COMPLETED
@@ -351,6 +356,7 @@ class RequestCompletion(msgspec.Struct, frozen=True):
     served_endpoint: Endpoint | None = None
     error_type: str | None = None
     input_tokens: int | None = None
+    prefill_ms: float | None = None
 
 
 class EndpointEvent(msgspec.Struct, frozen=True):

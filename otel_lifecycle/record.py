@@ -89,16 +89,23 @@ class MissingFeature(msgspec.Struct, rename="camel", gc=False):
 
 class ActualLatency(
     msgspec.Struct,
-    rename={"ttft_ms": "ttftMillis", "tpot_ms": "tpotMillis", "e2e_ms": "e2eMillis"},
+    rename={
+        "prefill_ms": "prefillMillis",
+        "ttft_ms": "ttftMillis",
+        "tpot_ms": "tpotMillis",
+        "e2e_ms": "e2eMillis",
+    },
     gc=False,
 ):
     """What was measured, in milliseconds of a monotonic clock.
 
-    TTFT: dispatch to first chunk, of a stream only. TPOT: `(e2e - ttft) / (output tokens - 1)`,
-    of a stream with two tokens or more. llm-d's predictor divides by the number of chunks
-    instead; tokens are what its features speak of.
+    Prefill: call to answer of the prefill endpoint of a PD route. TTFT: dispatch to first chunk, of
+    a stream only. TPOT: `(e2e - ttft) / (output tokens - 1)`, of a stream with two tokens or more.
+    llm-d's predictor divides by the number of chunks instead; tokens are what its features speak
+    of.
     """
 
+    prefill_ms: float | None = None
     ttft_ms: float | None = None
     tpot_ms: float | None = None
     e2e_ms: float | None = None
@@ -167,6 +174,7 @@ class LifecycleRecord(msgspec.Struct, rename="camel", kw_only=True):
     tracked_endpoints: list[str] = []
     candidates: int | None = None
     policy: str = ""
+    engine_request_id: str | None = None
     attempt: int = 1
     rerouted: list[Reroute] = []
     dispatch_inflight: Load | None = None

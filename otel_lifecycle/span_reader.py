@@ -74,6 +74,7 @@ def record_from_span(span: ReadableSpan) -> LifecycleRecord:
     )
     streaming = attributes.get(semconv.REQUEST_STREAM)
     actual = latency.actual_latency(ended_ns - started_ns, first_chunk_ns, output_length)
+    actual.prefill_ms = _milliseconds(attributes.get(semconv.ROUTE_PREFILL_DURATION))
     completion = events.get(semconv.EVENT_COMPLETION)
     error_type = attributes.get(semconv.ERROR_TYPE)
     record = LifecycleRecord(
@@ -94,6 +95,7 @@ def record_from_span(span: ReadableSpan) -> LifecycleRecord:
         else attributes.get(semconv.ROUTE_SERVED_ID),
         candidates=attributes.get(semconv.ROUTE_CANDIDATES),
         policy=attributes.get(semconv.ROUTE_POLICY, ""),
+        engine_request_id=attributes.get(semconv.ENGINE_REQUEST_ID),
         attempt=attributes.get(semconv.ROUTE_ATTEMPT, 1),
         rerouted=[_reroute(event) for event in span.events if event.name == semconv.EVENT_REROUTED],
         dispatch_inflight=_load(

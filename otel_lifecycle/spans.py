@@ -144,6 +144,8 @@ def span_from_record(record: LifecycleRecord, *, devices: bool = True) -> Readab
 def _set_request(attributes: Attributes, record: LifecycleRecord) -> None:
     if record.streaming is not None:  # may have been learnt from the response
         attributes[semconv.REQUEST_STREAM] = record.streaming
+    if record.engine_request_id is not None:
+        attributes[semconv.ENGINE_REQUEST_ID] = record.engine_request_id
     if record.input_token_length is not None:
         attributes[semconv.INPUT_TOKENS_SOURCE] = record.input_token_source.value
         estimated = record.input_token_source is InputTokenSource.ESTIMATED
@@ -343,6 +345,8 @@ def _set_result(attributes: Attributes, record: LifecycleRecord) -> None:
     attributes[semconv.OUTCOME] = record.outcome.value
     if record.error is not None:
         attributes[semconv.ERROR_TYPE] = record.error.type
+    if record.actual.prefill_ms is not None:
+        attributes[semconv.ROUTE_PREFILL_DURATION] = record.actual.prefill_ms / 1000
     if record.actual.ttft_ms is not None:
         attributes[semconv.TIME_TO_FIRST_CHUNK] = record.actual.ttft_ms / 1000
     if record.actual.tpot_ms is not None:

@@ -91,6 +91,7 @@ starts = st.builds(
     prediction=st.none() | st.builds(LatencyPrediction, numbers, numbers),
     candidates=counts,
     policy=texts,
+    engine_request_id=st.none() | texts,
     attempt=st.integers(-1, 5),
     operation=texts,
     provider=texts,

@@ -186,6 +186,12 @@ def prediction_input(pod_type: str, pod: str, **changes: Any) -> dict[str, Any]:
     }
 
 
+def latency(**known: Any) -> dict[str, Any]:
+    """What was measured of a request; all but its duration is unknown unless given."""
+    unknown = {"prefillMillis": None, "ttftMillis": None, "tpotMillis": None}
+    return {**unknown, "e2eMillis": MEASURED, **known}
+
+
 def record(**changes: Any) -> dict[str, Any]:
     """The whole record of `tests.routes.start()`, ended without a chunk, but for `changes`."""
     whole = {
@@ -208,6 +214,7 @@ def record(**changes: Any) -> dict[str, Any]:
         "trackedEndpoints": ["pod://llm/qwen-0"],
         "candidates": 8,
         "policy": "prefix+load",
+        "engineRequestId": None,
         "attempt": 1,
         "rerouted": [],
         "dispatchInflight": {"tokens": 0, "requests": 0},
@@ -220,7 +227,7 @@ def record(**changes: Any) -> dict[str, Any]:
         "routeMismatch": False,
         "endpointDeleted": [],
         "error": None,
-        "actual": {"ttftMillis": None, "tpotMillis": None, "e2eMillis": MEASURED},
+        "actual": latency(),
         "predictionError": {
             "ttftMillis": None,
             "tpotMillis": None,
@@ -243,7 +250,7 @@ STREAMED_RECORD = {
     "firstChunkAt": TIMESTAMP,
     "outputLength": 128,
     "cachedTokens": 200,
-    "actual": {"ttftMillis": MEASURED, "tpotMillis": MEASURED, "e2eMillis": MEASURED},
+    "actual": latency(ttftMillis=MEASURED, tpotMillis=MEASURED),
     "predictionError": {
         "ttftMillis": ANY_FLOAT,
         "tpotMillis": ANY_FLOAT,

@@ -32,6 +32,7 @@ from tests.lifecycle.expected import (
     completion,
     identity_attributes,
     known_attributes,
+    latency,
     load_attributes,
     prediction_input,
     record,
@@ -220,7 +221,7 @@ def test_not_streaming(bench: Bench) -> None:
     assert (finished["streaming"], finished["firstChunkAt"], finished["actual"]) == (
         False,
         None,
-        {"ttftMillis": None, "tpotMillis": None, "e2eMillis": MEASURED},
+        latency(),
     )
 
 
@@ -271,7 +272,7 @@ def test_error_after_the_first_chunk(bench: Bench) -> None:
             outcome="error",
             error={"type": "stream_truncated"},
             firstChunkAt=TIMESTAMP,
-            actual={"ttftMillis": MEASURED, "tpotMillis": None, "e2eMillis": MEASURED},
+            actual=latency(ttftMillis=MEASURED),
             predictionError={
                 "ttftMillis": ANY_FLOAT,
                 "tpotMillis": None,
@@ -493,7 +494,7 @@ def test_nothing_known(bench: Bench) -> None:
                     "inflight": {"tokens": 0, "requests": 0},
                 }
             },
-            actual={"ttftMillis": MEASURED, "tpotMillis": None, "e2eMillis": MEASURED},
+            actual=latency(ttftMillis=MEASURED),
         )
     ]
 

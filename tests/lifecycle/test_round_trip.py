@@ -17,7 +17,7 @@ from otel_lifecycle.record import ErrorInfo, record_schema
 from otel_lifecycle.span_reader import record_from_span
 from otel_lifecycle.spans import span_from_record
 from tests.conftest import Bench
-from tests.strategies import counts, endpoints, routes, starts
+from tests.strategies import counts, endpoints, numbers, routes, starts
 
 _validator = jsonschema.Draft202012Validator(record_schema())
 
@@ -28,6 +28,7 @@ completions = st.builds(
     cached_tokens=counts,
     served_endpoint=st.none() | endpoints,
     error_type=st.none() | st.text(max_size=20),
+    prefill_ms=numbers,
 )
 
 
