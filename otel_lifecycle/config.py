@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -267,6 +268,22 @@ def environment_variables() -> dict[str, str]:
     for field in PersistenceConfig.model_fields:
         names[f"{ENVIRONMENT_PREFIX}PERSISTENCE_{field.upper()}"] = f"persistence.{field}"
     return {CONFIG_FILE_VARIABLE: "", **names}
+
+
+def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """The `OTEL_LIFECYCLE_*` variables that nothing reads.
+
+    Returns:
+        Their names, each with the nearest known one; empty when none is near.
+    """
+    known = [name.removeprefix(ENVIRONMENT_PREFIX) for name in environment_variables()]
+    unknown: dict[str, str] = {}
+    for variable in sorted(environment):
+        name = variable.removeprefix(ENVIRONMENT_PREFIX)
+        if name != variable and name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            unknown[variable] = ENVIRONMENT_PREFIX + nearest[0] if nearest else ""
+    return unknown
 
 
 def _read_file(path: str) -> dict[str, Any]:

@@ -188,10 +188,15 @@ class TrackedRequest:
         if exc is None:
             streaming = self._lifecycle is not None and self._lifecycle.record.streaming
             self.fail(_STREAM_TRUNCATED if streaming else _INCOMPLETE)
-        elif isinstance(exc, Exception):
-            self.fail(exc)
-        elif isinstance(exc, (KeyboardInterrupt, SystemExit)):
-            self.end(RequestCompletion(outcome=Outcome.SHUTDOWN))
         else:
-            # CancelledError, GeneratorExit, and what other event loops cancel with.
-            self.disconnect()
+            self.end(ending(exc))
+
+
+def ending(error: BaseException) -> RequestCompletion:
+    """What an exception says of the request that ended by it."""
+    if isinstance(error, Exception):
+        return RequestCompletion(outcome=Outcome.ERROR, error_type=error_type(error))
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        return RequestCompletion(outcome=Outcome.SHUTDOWN)
+    # CancelledError, GeneratorExit, and what other event loops cancel with.
+    return RequestCompletion(outcome=Outcome.CLIENT_DISCONNECT)

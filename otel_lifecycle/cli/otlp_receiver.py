@@ -62,6 +62,11 @@ class OTLPReceiver:
         with self._lock:
             return list(self._spans.get(scope, ()))
 
+    def scopes(self) -> list[str]:
+        """The instrumentation scopes that spans came from."""
+        with self._lock:
+            return list(self._spans)
+
     def gauge(self, name: str) -> dict[Attributes, float]:
         """The points of a gauge or a sum in the latest export; empty when it was not in there."""
         with self._lock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Any, TypeAlias
 
 from otel_lifecycle.instrumentation import providers
@@ -15,15 +15,30 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Application: TypeAlias = Callable[..., Awaitable[None]]
 
+_READ_OF_REQUEST = (b"x-request-id", b"traceparent", b"tracestate", b"baggage")
+_READ_OF_RESPONSE = (b"content-length",)
 
-def observed_operation(scope: Any) -> str | None:
-    """The GenAI operation of a request that is to be tracked; None for all others."""
+
+def observed_operation(scope: Any, *, routed: bool) -> str | None:
+    """The GenAI operation of a request that is to be tracked; None for all others.
+
+    Args:
+        scope: The ASGI scope.
+        routed: Asked by the routing, which takes over from the server. It is nearer: below the
+            server's span, above what middleware makes of the response.
+    """
     if not isinstance(scope, dict) or scope.get("type") != "http":  # pyright: ignore[reportUnknownMemberType]
         return None
-    if scope.get("method") != "POST" or current_exchange.get() is not None:  # pyright: ignore[reportUnknownMemberType]
+    if scope.get("method") != "POST":  # pyright: ignore[reportUnknownMemberType]
         return None
     path = scope.get("path")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    return operation(path) if isinstance(path, str) else None
+    name = operation(path) if isinstance(path, str) else None
+    if name is None:
+        return None
+    exchange = current_exchange.get()
+    if exchange is None or exchange.done or (routed and exchange.hand_over()):
+        return name
+    return None
 
 
 async def observe(
@@ -33,11 +48,14 @@ async def observe(
     scope: Message,
     receive: Receive,
     send: Send,
+    *,
+    routed: bool = True,
 ) -> None:
-    """Serves one request with the application, and follows it."""
-    exchange = Exchange(tracker, operation_name, _headers(scope.get("headers", ())))
+    """Serves one request with the application, and follows it; for `routed` see above."""
+    headers = _headers(scope.get("headers", ()), _READ_OF_REQUEST)
+    exchange = Exchange(tracker, operation_name, headers, routed=routed)
 
-    async def observed_receive() -> Message:
+    async def receiving() -> Message:
         message = await receive()
         if message["type"] == "http.request":
             exchange.received(message.get("body", b""))
@@ -45,9 +63,10 @@ async def observe(
             exchange.disconnected()
         return message
 
-    async def observed_send(message: Message) -> None:
+    async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            exchange.answering(message.get("status", 0))
+            length = _headers(message.get("headers", ()), _READ_OF_RESPONSE).get("content-length")
+            exchange.answering(message.get("status", 0), length)
         try:
             await send(message)
         except OSError:  # how servers say that the client is gone (ASGI, HTTP, 2.4)
@@ -55,6 +74,13 @@ async def observe(
             raise
         if message["type"] == "http.response.body":
             exchange.sent(message.get("body", b""), more=message.get("more_body", False))
+
+    # Whoever took over has calls of its own around these: they are to cost nothing.
+    def observed_receive() -> Awaitable[Message]:
+        return receive() if exchange.claimed else receiving()
+
+    def observed_send(message: Message) -> Awaitable[None]:
+        return send(message) if exchange.claimed else sending(message)
 
     token = current_exchange.set(exchange)
     try:
@@ -67,32 +93,18 @@ async def observe(
     exchange.left(None)
 
 
-async def flush_on_shutdown(
-    tracker: RequestLifecycleTracker,
-    application: Application,
-    scope: Message,
-    receive: Receive,
-    send: Send,
-) -> None:
-    """Runs an application's lifespan, and writes what is queued when it is over.
+def flush(tracker: RequestLifecycleTracker) -> None:
+    """Writes queued records, and exports what the global providers have.
 
-    uvicorn ends a process by the signal it got, and Python then runs no exit handlers: this is the
-    last chance for records, and for the spans and metrics of the global providers.
+    Each within the `close_timeout`.
     """
-
-    async def flushing_send(message: Message) -> None:
-        if message["type"].startswith("lifespan.shutdown."):
-            timeout = tracker.config.close_timeout.total_seconds()
-            tracker.flush(timeout)
-            providers.flush(timeout)
-        await send(message)
-
-    await application(scope, receive, flushing_send)
+    timeout = tracker.config.close_timeout.total_seconds()
+    tracker.flush(timeout)
+    providers.flush(timeout)
 
 
-def _headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+def _headers(raw: Iterable[tuple[bytes, bytes]], names: Collection[bytes]) -> dict[str, str]:
     """The few headers that are read."""
-    names = (b"x-request-id", b"traceparent", b"tracestate", b"baggage")
     try:
         return {
             name.decode("latin-1"): value.decode("latin-1") for name, value in raw if name in names

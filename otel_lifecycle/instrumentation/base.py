@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any, ClassVar, TypeAlias
 
@@ -14,7 +16,7 @@ import wrapt
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.instrumentation.utils import unwrap
 
-from otel_lifecycle.config import ConfigError, TrackerConfig
+from otel_lifecycle.config import ConfigError, TrackerConfig, unknown_variables
 from otel_lifecycle.instrumentation import export_logs, providers
 from otel_lifecycle.tracker import RequestLifecycleTracker
 
@@ -54,11 +56,12 @@ class RouterInstrumentor(BaseInstrumentor):
     configuration: ClassVar[type[InstrumentorOptions]] = InstrumentorOptions
 
     _hooked: ClassVar[bool] = False
+    _make_tracker: Callable[[], RequestLifecycleTracker] | None = None
     _tracker: RequestLifecycleTracker | None = None
 
     @property
     def tracker(self) -> RequestLifecycleTracker | None:
-        """The tracker behind it, while it is instrumented."""
+        """The tracker behind it, while it is instrumented and a module of the router is loaded."""
         return self._tracker
 
     @abstractmethod
@@ -73,31 +76,42 @@ class RouterInstrumentor(BaseInstrumentor):
         """None: routers are recognised by their modules, not by the name of a distribution."""
         return ()
 
+    def needs_tracker(self, module: str) -> bool:
+        """Whether requests can be tracked once this module is loaded.
+
+        A tracker has a record file and metrics: a process that serves nothing makes neither.
+        """
+        return True
+
     def _instrument(self, **kwargs: Any) -> None:
         tracer_provider = kwargs.pop("tracer_provider", None)
         meter_provider = kwargs.pop("meter_provider", None)
         options = {name: kwargs[name] for name in self._options() if name in kwargs}
+        for name, known in unknown_variables(os.environ).items():
+            instead = f": did you mean {known}?" if known else ""
+            _report(logging.WARNING, f"{name} is no setting of otel-lifecycle{instead}")
         try:
             config = TrackerConfig.from_environment(**options)
-            if tracer_provider is None:
-                # Before the tracker: its own exit handler runs first then.
-                providers.shut_down_at_exit(config.close_timeout.total_seconds())
-            self._tracker = RequestLifecycleTracker(config, tracer_provider, meter_provider)
         except ConfigError as error:
-            if str(error) not in _reported:  # every instrumentation here reads the same settings
-                _reported.add(str(error))
-                _logger.error("otel-lifecycle does not instrument the router: %s", error)
+            _report_refusal(error)
             return
+        if tracer_provider is None:
+            # Before the tracker: its own exit handler runs first then.
+            providers.shut_down_at_exit(config.close_timeout.total_seconds())
         export_logs.limit(type(self))
-        loaded = type(self)._hooked
+        self._make_tracker = partial(
+            RequestLifecycleTracker, config, tracer_provider, meter_provider
+        )
+        hooked = type(self)._hooked
         type(self)._hooked = True
-        for module, wrappers in self.wrappers().items():
-            if not loaded:
+        for module in self.wrappers():
+            if not hooked:
                 wrapt.register_post_import_hook(self._on_import, module)
             elif module in sys.modules:
-                self._wrap(sys.modules[module], wrappers)
+                self._on_import(sys.modules[module])
 
     def _uninstrument(self, **kwargs: Any) -> None:
+        self._make_tracker = None
         tracker, self._tracker = self._tracker, None
         export_logs.unlimit(type(self))
         for module, wrappers in self.wrappers().items():
@@ -109,8 +123,16 @@ class RouterInstrumentor(BaseInstrumentor):
             tracker.close()
 
     def _on_import(self, module: ModuleType) -> None:
-        if self._tracker is not None:
-            self._wrap(module, self.wrappers()[module.__name__])
+        if self._make_tracker is None:
+            return
+        if self._tracker is None and self.needs_tracker(module.__name__):
+            try:
+                self._tracker = self._make_tracker()
+            except ConfigError as error:
+                _report_refusal(error)
+                self._make_tracker = None
+                return
+        self._wrap(module, self.wrappers()[module.__name__])
 
     def _wrap(self, module: ModuleType, wrappers: Mapping[str, Wrapper]) -> None:
         for name, wrapper in wrappers.items():
@@ -124,3 +146,14 @@ class RouterInstrumentor(BaseInstrumentor):
     @classmethod
     def _options(cls) -> Collection[str]:
         return cls.configuration.__dataclass_fields__
+
+
+def _report_refusal(error: ConfigError) -> None:
+    _report(logging.ERROR, f"otel-lifecycle does not instrument the router: {error}")
+
+
+def _report(level: int, message: str) -> None:
+    """Logs once: every instrumentation here reads the same settings."""
+    if message not in _reported:
+        _reported.add(message)
+        _logger.log(level, message)

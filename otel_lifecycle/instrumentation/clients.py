@@ -68,12 +68,12 @@ async def _call(
         with exchange.active():
             response = await wrapped(*args, **kwargs)
     except BaseException as error:
-        exchange.called(attempt, error_type(error))
+        attempt.answered(error_type(error))
         raise
     finally:
         reset(_calling, token)
     status = getattr(response, status_attribute, 0)
-    exchange.called(attempt, f"http_{status}" if status >= 400 else "")
+    attempt.answered(f"http_{status}" if status >= 400 else "")
     return response
 
 

@@ -36,6 +36,10 @@ class EnrichingInstrumentor(RouterInstrumentor):
     So there is one lifecycle a request, whoever contributes to it.
     """
 
+    def needs_tracker(self, module: str) -> bool:
+        """Never: that of `asgi_router` tracks the request."""
+        return False
+
     def before(self, observe: Observer) -> Wrapper:
         """Observes the arguments; the call itself is the router's own, whatever its kind."""
 
@@ -73,7 +77,7 @@ class EnrichingInstrumentor(RouterInstrumentor):
         return value
 
     def _observe(self, observe: Observer, call: Call) -> None:
-        routing = None if self.tracker is None else current_routing()
+        routing = current_routing() if self.is_instrumented_by_opentelemetry else None
         if routing is None:
             return
         try:

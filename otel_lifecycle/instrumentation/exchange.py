@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from asyncio import CancelledError
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -10,6 +11,8 @@ from contextvars import ContextVar, Token
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import uuid4
+
+import msgspec
 
 from otel_lifecycle.instrumentation.caller import caller_span
 from otel_lifecycle.instrumentation.openai_api import (
@@ -19,9 +22,9 @@ from otel_lifecycle.instrumentation.openai_api import (
     is_prefill,
 )
 from otel_lifecycle.instrumentation.routing import DECODE, PREFILL, Routing
-from otel_lifecycle.model import InputTokenSource, Outcome, RequestStart, Route
+from otel_lifecycle.model import InputTokenSource, Outcome, RequestCompletion, RequestStart, Route
 from otel_lifecycle.scheduling import error_type
-from otel_lifecycle.tracked import TrackedRequest
+from otel_lifecycle.tracked import TrackedRequest, ending
 from otel_lifecycle.tracker import RequestLifecycleTracker
 
 _logger = logging.getLogger(__name__)
@@ -79,11 +82,18 @@ def current_routing() -> Routing | None:
 class Attempt:
     """One call of the router to an engine."""
 
-    __slots__ = ("failure", "leg")
+    __slots__ = ("_started_ns", "failure", "leg", "milliseconds")
 
     def __init__(self, leg: str) -> None:
         self.leg = leg
         self.failure = ""
+        self.milliseconds: float | None = None
+        self._started_ns = time.monotonic_ns()
+
+    def answered(self, failure: str) -> None:
+        """The engine answered (`failure` is empty), refused, or could not be reached."""
+        self.failure = failure
+        self.milliseconds = (time.monotonic_ns() - self._started_ns) / 1e6
 
 
 class Exchange:
@@ -94,14 +104,22 @@ class Exchange:
 
     Attributes:
         claimed: Somebody else tracks this request.
+        done: It has ended. uvicorn may serve the next one of a connection in this one's context.
         routing: Where it goes.
     """
 
     def __init__(
-        self, tracker: RequestLifecycleTracker, operation: str, headers: Mapping[str, str]
+        self,
+        tracker: RequestLifecycleTracker,
+        operation: str,
+        headers: Mapping[str, str],
+        *,
+        routed: bool = True,
     ) -> None:
         self.claimed = False
+        self.done = False
         self.routing = Routing()
+        self._routed = routed
         self._tracker = tracker
         self._operation = operation
         self._headers = headers
@@ -116,7 +134,17 @@ class Exchange:
         self._router_id = ""
         self._route: Route | None = None
         self._tracked: TrackedRequest | None = None
-        self._done = False
+
+    def hand_over(self) -> bool:
+        """The routing was reached of a request that its server follows.
+
+        Returns:
+            Whether the routing follows it from here on; not when it has been sent to an engine.
+        """
+        if self._routed or self.claimed or self._attempts:
+            return False
+        self.claimed = True
+        return True
 
     @_safely
     def received(self, body: bytes) -> None:
@@ -136,7 +164,7 @@ class Exchange:
         self, host: str, port: int, body: bytes, headers: MutableMapping[str, str]
     ) -> Attempt | None:
         """The router calls an engine; adds the trace context to the call's headers."""
-        if self._done:
+        if self.done:
             return None
         leg = self.routing.leg(host, str(port))
         if leg is None:
@@ -158,18 +186,15 @@ class Exchange:
         self._tracked.inject(headers)
         return attempt
 
-    def called(self, attempt: Attempt, failure: str) -> None:
-        """The engine answered (`failure` is empty), refused, or could not be reached."""
-        attempt.failure = failure
-
     def active(self) -> AbstractContextManager[None]:
         """Makes our span current, for the span of the client library that makes the call."""
         return nullcontext() if self._tracked is None else self._tracked.active()
 
     @_safely
-    def answering(self, status: int) -> None:
-        """The response begins."""
+    def answering(self, status: int, content_length: str | None) -> None:
+        """The response begins; its length is what its header says."""
         self._status = status
+        self._response.expect(content_length)
 
     @_safely
     def sent(self, body: bytes, *, more: bool) -> None:
@@ -182,53 +207,68 @@ class Exchange:
             self._answered = True
             self._finish()
 
-    @_safely
     def left(self, error: BaseException | None) -> None:
         """The application is done with the request."""
-        if self._done:
-            return
-        tracked = self._tracked
-        self._done = True
-        if tracked is None:
+        if not self.done:
+            self.done = True
+            self._leave(error)
+
+    @_safely
+    def _leave(self, error: BaseException | None) -> None:
+        if self._tracked is None:
             if self._disconnected or isinstance(error, (CancelledError, GeneratorExit)):
                 self._reject("", Outcome.CLIENT_DISCONNECT)
             else:
                 self._reject("no_answer" if error is None else error_type(error))
         elif self._disconnected:
-            tracked.disconnect()
+            self._end(RequestCompletion(outcome=Outcome.CLIENT_DISCONNECT))
         elif error is None:
-            tracked.fail("response_incomplete")
+            self._fail("response_incomplete")
         else:
-            tracked.__exit__(type(error), error, None)
+            self._end(ending(error))
 
     def _finish(self) -> None:
-        if self._done:
+        if self.done:
             return
-        self._done = True
-        tracked, response = self._tracked, self._response
-        if tracked is None:
+        self.done = True
+        response = self._response
+        if self._tracked is None:
             if self._status < 400:
                 # From a cache, or through a client nobody observes: who served it is not known.
                 self._tracker.store.ignore("no_endpoint")
             else:
                 self._reject(f"http_{self._status}")
         elif self._status >= 400:
-            tracked.fail(f"http_{self._status}")
+            self._fail(f"http_{self._status}")
         elif self._failure and not response.ended and response.output_tokens is None:
             # Some routers begin a response of status 200 before they know.
-            tracked.fail(self._failure)
-        elif response.is_stream and not response.ended:
-            tracked.fail("stream_truncated")
+            self._fail(self._failure)
+        elif response.is_truncated:
+            asked = self._request is not None and self._request.streaming
+            self._fail("stream_truncated" if response.is_stream or asked else "response_truncated")
         else:
-            tracked.complete(
-                output_tokens=response.output_tokens,
-                input_tokens=response.input_tokens,
-                # A decode engine counts as cached what the prefill engine has just computed.
-                cached_tokens=response.cached_tokens
-                if self.routing.cached_tokens is None
-                else self.routing.cached_tokens,
-                served_endpoint=self.routing.route.leader.endpoint,
+            self._end(
+                RequestCompletion(
+                    output_tokens=response.output_tokens,
+                    input_tokens=response.input_tokens,
+                    # A decode engine counts as cached what the prefill engine has just computed.
+                    cached_tokens=response.cached_tokens
+                    if self.routing.cached_tokens is None
+                    else self.routing.cached_tokens,
+                    served_endpoint=self.routing.route.leader.endpoint,
+                )
             )
+
+    def _fail(self, error: str) -> None:
+        self._end(RequestCompletion(outcome=Outcome.ERROR, error_type=error))
+
+    def _end(self, completion: RequestCompletion) -> None:
+        assert self._tracked is not None
+        prefills = [attempt for attempt in self._attempts if attempt.leg == PREFILL]
+        if prefills and not prefills[-1].failure and self.routing.route.prefill is not None:
+            milliseconds = prefills[-1].milliseconds
+            completion = msgspec.structs.replace(completion, prefill_ms=milliseconds)
+        self._tracked.end(completion)
 
     @property
     def _failure(self) -> str:
@@ -266,6 +306,7 @@ class Exchange:
             prefix_cache_score=routing.prefix_cache_score,
             candidates=routing.candidates,
             policy=routing.policy,
+            engine_request_id=self._router_id or None,
             operation=self._operation,
         )
 

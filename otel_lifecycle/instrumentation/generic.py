@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
-from otel_lifecycle.instrumentation.asgi import (
-    flush_on_shutdown,
-    observe,
-    observed_operation,
-)
+import wrapt
+
+from otel_lifecycle.instrumentation.asgi import flush, observe, observed_operation
 from otel_lifecycle.instrumentation.base import RouterInstrumentor, Wrapper
 from otel_lifecycle.instrumentation.clients import observe_aiohttp, observe_httpx
+
+_logger = logging.getLogger(__name__)
+
+_CLIENTS: Mapping[str, Mapping[str, Wrapper]] = {
+    "aiohttp.client": {"ClientSession._request": observe_aiohttp},
+    "httpx": {"AsyncClient.send": observe_httpx},
+}
 
 
 class GenericRouterInstrumentor(RouterInstrumentor):
@@ -22,32 +28,68 @@ class GenericRouterInstrumentor(RouterInstrumentor):
     """
 
     def wrappers(self) -> Mapping[str, Mapping[str, Wrapper]]:
-        """Starlette's and FastAPI's routing, below any server span, and the two clients."""
+        """Routing, servers and clients.
+
+        Starlette's and FastAPI's routing is below any server span; the servers are for all other
+        applications; the clients only look for a request that is followed.
+        """
         return {
-            "starlette.routing": {"Router.__call__": self._serve},
-            "aiohttp.client": {"ClientSession._request": self._through(observe_aiohttp)},
-            "httpx": {"AsyncClient.send": self._through(observe_httpx)},
+            "starlette.routing": {"Router.__call__": self._route},
+            "uvicorn.config": {"Config.load": self._serving("loaded_app")},
+            "uvicorn.server": {"Server.shutdown": self._shut_down},
+            "hypercorn.app_wrappers": {"ASGIWrapper.__init__": self._serving("app")},
+            **_CLIENTS,
         }
 
-    def _serve(
-        self, wrapped: Any, _router: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    def needs_tracker(self, module: str) -> bool:
+        """Where requests come in; any program may have a client."""
+        return module not in _CLIENTS
+
+    def _serving(self, attribute: str) -> Wrapper:
+        """Observes an application, once its server has it in this attribute."""
+
+        def wrapper(
+            wrapped: Any, server: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> Any:
+            result = wrapped(*args, **kwargs)
+            try:
+                # uvicorn serves WSGI through a thread, where no client is observed.
+                if self.tracker is not None and getattr(server, "interface", "") != "wsgi":
+                    application = getattr(server, attribute)
+                    setattr(server, attribute, wrapt.FunctionWrapper(application, self._serve))
+            except Exception:
+                _logger.debug("the application is not observed", exc_info=True)
+            return result
+
+        return wrapper
+
+    def _serve(self, wrapped: Any, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._observe(wrapped, args, kwargs, routed=False)
+
+    def _route(self, wrapped: Any, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._observe(wrapped, args, kwargs, routed=True)
+
+    def _observe(
+        self, wrapped: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, routed: bool
     ) -> Any:
         tracker = self.tracker
         if tracker is None or len(args) != 3:
             return wrapped(*args, **kwargs)
-        if isinstance(args[0], dict) and args[0].get("type") == "lifespan":  # pyright: ignore[reportUnknownMemberType]
-            return flush_on_shutdown(tracker, wrapped, *args)
-        operation = observed_operation(args[0])
+        operation = observed_operation(args[0], routed=routed)
         if operation is None:
             return wrapped(*args, **kwargs)
-        return observe(tracker, operation, wrapped, *args)
+        return observe(tracker, operation, wrapped, *args, routed=routed)
 
-    def _through(self, observe_call: Wrapper) -> Wrapper:
-        def wrapper(
-            wrapped: Any, client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> Any:
-            if self.tracker is None:
-                return wrapped(*args, **kwargs)
-            return observe_call(wrapped, client, args, kwargs)
+    async def _shut_down(
+        self, wrapped: Any, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Writes what is queued when uvicorn has served its last request.
 
-        return wrapper
+        uvicorn ends a process by the signal it got, and Python then runs no exit handlers: this is
+        the last chance for records, and for the spans and metrics of the global providers.
+        """
+        try:
+            return await wrapped(*args, **kwargs)
+        finally:
+            if self.tracker is not None:
+                flush(self.tracker)

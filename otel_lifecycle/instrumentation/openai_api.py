@@ -149,11 +149,35 @@ class ResponseReader:
         self.cached_tokens: int | None = None
         self._tail = b"\n"
         self._head: bytes | None = b""
+        self._json: bytearray | None = None
+        self._expected = 0
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether the answer is known to be cut short.
+
+        A stream that lacks its terminator, a body shorter than its header says, a JSON object that
+        is not closed, or nothing at all.
+        """
+        if self.is_stream:
+            return not self.ended
+        if self._expected > 0 or self._head == b"":
+            return True
+        return self._json is not None and _is_cut(self._json)
+
+    def expect(self, content_length: str | None) -> None:
+        """Takes the length that the header of the body says, if there is one."""
+        if content_length is not None and content_length.isdecimal():
+            self._expected = int(content_length)
 
     def feed(self, chunk: bytes) -> None:
         """Takes the next bytes of the body."""
+        self._expected -= len(chunk)
         if self._head is not None:
             self._look_for_stream(chunk)
+        if self._json is not None:
+            room = MAX_BUFFERED_BYTES - len(self._json)
+            self._json = self._json + chunk if len(chunk) <= room else None
         # A usage object or a terminator may lie across two chunks: look at both ends together.
         window = (self._tail + chunk)[-_WINDOW_BYTES:]
         if self.is_stream and not self.ended:
@@ -165,6 +189,8 @@ class ResponseReader:
         self.is_stream = head.startswith(_STREAM_MARKS)
         undecided = any(mark.startswith(head) for mark in _STREAM_MARKS)
         self._head = head if undecided and not self.is_stream else None
+        if head.startswith(b"{"):
+            self._json = bytearray()
 
     def _read_usage(self, window: bytes) -> bytes:
         """Reads what usage is whole; returns what is to be looked at again with the next chunk."""
@@ -195,6 +221,16 @@ class ResponseReader:
             cached: Any = _field(details, "cached_tokens")
             if type(cached) is int:
                 self.cached_tokens = cached
+
+
+def _is_cut(body: bytearray) -> bool:
+    try:
+        msgspec.json.decode(body, type=msgspec.Raw)
+    except msgspec.DecodeError as error:
+        return "truncated" in str(error)  # not so what is wrong in itself
+    except RecursionError:
+        pass
+    return False
 
 
 def _end_of_object(window: bytes, start: int) -> int | None:

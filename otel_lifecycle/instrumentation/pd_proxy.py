@@ -75,7 +75,7 @@ class PDProxyInstrumentor(EnrichingInstrumentor):
         self, wrapped: Any, config: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         result = wrapped(*args, **kwargs)
-        if self.tracker is not None:
+        if self.is_instrumented_by_opentelemetry:
             try:
                 for name in _module_names(config.app):
                     if name in sys.modules:

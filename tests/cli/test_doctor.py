@@ -170,8 +170,12 @@ def test_hooks(start: Callable[..., Command], tmp_path: Path) -> None:
 
 
 def test_refused_setting(start: Callable[..., Command]) -> None:
-    """A refused setting is shown with the words of the router's log, and the exit code is 1."""
-    environment = {**NOT_EXPORTED, "OTEL_LIFECYCLE_MAX_INFLIGHT": "many"}
+    """A refused setting is shown with the words of the router's log, as is one nobody reads."""
+    environment = {
+        **NOT_EXPORTED,
+        "OTEL_LIFECYCLE_MAX_INFLIGHT": "many",
+        "OTEL_LIFECYCLE_STORENAME": "router",
+    }
 
     code, output, _ = start("doctor", environment=environment).wait()
 
@@ -182,6 +186,10 @@ def test_refused_setting(start: Callable[..., Command]) -> None:
         f"refused {refused}",
         f"- a setting is refused, so the router stays uninstrumented: {refused}",
         "1 problem to solve",
+    )
+    assert (
+        "nothing reads OTEL_LIFECYCLE_STORENAME; did you mean OTEL_LIFECYCLE_STORE_NAME?"
+        in found["warnings"]
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from otel_lifecycle import LifecycleRecord
+from tests.lifecycle.expected import latency
 from tests.matchers import MEASURED, SPAN_ID, TIMESTAMP, TRACE_ID, Matching
 
 ANY_ID = Matching("[0-9a-f-]{32,36}")
@@ -21,7 +22,7 @@ _METRICS_FEATURES = {
 def plain(record: LifecycleRecord) -> dict[str, Any]:
     """A record as plain values, without the parts that follow from others."""
     values: dict[str, Any] = msgspec.to_builtins(record)
-    for derived in ("predictionInputs", "missingFeatureReasons", "resource"):
+    for derived in ("engineRequestId", "predictionInputs", "missingFeatureReasons", "resource"):
         del values[derived]
     return values
 
@@ -95,7 +96,7 @@ def streamed(selected: str | dict[str, Any], **changes: Any) -> dict[str, Any]:
         "routeMismatch": False,
         "endpointDeleted": [],
         "error": None,
-        "actual": {"ttftMillis": MEASURED, "tpotMillis": MEASURED, "e2eMillis": MEASURED},
+        "actual": latency(ttftMillis=MEASURED, tpotMillis=MEASURED),
         "predictionError": {
             "ttftMillis": None,
             "tpotMillis": None,
@@ -114,13 +115,17 @@ def streamed(selected: str | dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 def paired(
-    prefill: str | dict[str, Any], decode: str | dict[str, Any], **changes: Any
+    prefill: str | dict[str, Any],
+    decode: str | dict[str, Any],
+    *,
+    prefilled: bool = True,
+    **changes: Any,
 ) -> dict[str, Any]:
     """The same, through a PD route; the router leads, so its leader is the decode endpoint."""
     legs = [endpoint(leg) if isinstance(leg, str) else leg for leg in (prefill, decode)]
     leader = {name: legs[1][name] for name in ("id", "address", "port")}
     route = {"leader": leader, "prefill": legs[0], "decode": legs[1]}
-    return streamed(
+    whole = streamed(
         legs[1],
         **{
             "trackedEndpoints": [leg["id"] for leg in legs],
@@ -128,6 +133,9 @@ def paired(
             **changes,
         },
     )
+    if prefilled:
+        whole["actual"] = {**whole["actual"], "prefillMillis": MEASURED}
+    return whole
 
 
 def failed(error: str, *, first_chunk: bool = False) -> dict[str, Any]:
@@ -148,7 +156,7 @@ def _cut(first_chunk: bool) -> dict[str, Any]:
         "outputLength": None,
         "cachedTokens": None,
         "servedEndpoint": None,
-        "actual": {"ttftMillis": ttft, "tpotMillis": None, "e2eMillis": MEASURED},
+        "actual": latency(ttftMillis=ttft),
     }
 
 
@@ -157,5 +165,5 @@ def whole_answer() -> dict[str, Any]:
     return {
         "streaming": False,
         "firstChunkAt": None,
-        "actual": {"ttftMillis": None, "tpotMillis": None, "e2eMillis": MEASURED},
+        "actual": latency(),
     }

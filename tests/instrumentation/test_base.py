@@ -152,10 +152,47 @@ def test_bad_setting(
     )
 
 
+def test_record_file_that_cannot_be_written(
+    toy_router: str,
+    instrumentor: ToyInstrumentor,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    """What only shows when the tracker is made is one clear error as well."""
+    instrumentor.instrument(store_name=str(tmp_path), persistence_output_path=str(tmp_path))
+
+    assert load(toy_router).Router().dispatch("request-1") == "dispatched request-1"
+    assert instrumentor.seen == []
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("otel-lifecycle does not instrument the router: ")
+    assert str(tmp_path) in message
+
+
+def test_misspelt_variables(
+    toy_router: str,
+    instrumentor: ToyInstrumentor,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A variable that nothing reads costs one warning, however often it is read over."""
+    monkeypatch.setenv("OTEL_LIFECYCLE_STOR_NAME", "router")
+    monkeypatch.setenv("OTEL_LIFECYCLE_XYZ", "1")
+    for _ in range(2):
+        instrumentor.instrument()
+        instrumentor.uninstrument()
+    instrumentor.instrument()
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "OTEL_LIFECYCLE_STOR_NAME is no setting of otel-lifecycle: "
+        "did you mean OTEL_LIFECYCLE_STORE_NAME?",
+        "OTEL_LIFECYCLE_XYZ is no setting of otel-lifecycle",
+    ]
+
+
 def test_options(
     toy_router: str, instrumentor: ToyInstrumentor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Options of `instrument` come before the environment."""
+    """Options of `instrument` come before the environment, and nothing is made before an import."""
     monkeypatch.setenv("OTEL_LIFECYCLE_STORE_NAME", "environment")
     monkeypatch.setenv("OTEL_LIFECYCLE_MAX_INFLIGHT", "7")
     telemetry = InMemoryTelemetry()
@@ -166,6 +203,8 @@ def test_options(
         persistence_output_path=str(tmp_path / "records.jsonl"),
     )
 
+    assert (instrumentor.tracker, list(tmp_path.glob("*.jsonl"))) == (None, [])
+    load(toy_router)
     tracker = instrumentor.tracker
     assert tracker is not None
     assert (

@@ -96,6 +96,27 @@ def test_answered_by_somebody_unseen(bench: Bench) -> None:
     assert bench.tracker.store.ignored == {"no_endpoint": 1}
 
 
+@pytest.mark.parametrize(
+    ("body", "ending"),
+    [
+        (b'{"choices":[{"text":"hel', ("error", "response_truncated")),
+        (b"", ("error", "response_truncated")),
+        (b'{"choices":[{"text":"hello"}]}', ("completed", None)),
+    ],
+)
+def test_cut_short(bench: Bench, body: bytes, ending: tuple[str, str | None]) -> None:
+    """A router may answer 200 with what an engine sent before it died."""
+
+    async def application(_: Any, __: Any, answer: Any) -> None:
+        await call_engine()
+        await answer({"type": "http.response.start", "status": 200, "headers": []})
+        await answer({"type": "http.response.body", "body": body})
+
+    serve(bench, application)
+
+    assert endings(bench) == [ending]
+
+
 @pytest.mark.parametrize("called", [False, True])
 def test_cancelled(bench: Bench, called: bool) -> None:
     """A cancelled request is a disconnect, whether or not it had an endpoint by then."""

@@ -13,10 +13,11 @@ import pytest
 from engine_sim.app import create_app as create_engine
 from engine_sim.config import EngineConfig
 from opentelemetry.trace import SpanKind
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from otel_lifecycle import LifecycleRecord, Load, Outcome, read_records
-from otel_lifecycle.instrumentation.exchange import Exchange, current_exchange
+from otel_lifecycle.instrumentation.exchange import claim_exchange
 from otel_lifecycle.instrumentation.generic import GenericRouterInstrumentor
 from otel_lifecycle.testing import InMemoryTelemetry
 from tests.examples.cluster import Cluster, Server, eventually
@@ -101,10 +102,7 @@ def unobserved(app: ASGIApp) -> ASGIApp:
     """The same application, which no instrumentation follows."""
 
     async def hidden(scope: Scope, receive: Receive, send: Send) -> None:
-        tracker = GenericRouterInstrumentor().tracker
-        exchange = Exchange(tracker, "", {})  # type: ignore[arg-type]
-        exchange.claimed = True
-        current_exchange.set(exchange)
+        claim_exchange()  # the server's
         await app(scope, receive, send)
 
     return hidden
@@ -189,6 +187,67 @@ def test_token_ids(observed: Observed) -> None:
 
     record = observed.record()
     assert (record.input_token_length, record.input_token_source.value) == (100, "tokenized")
+
+
+def test_plain_asgi(observed: Observed) -> None:
+    """An application that is built on nothing, and knows no lifespan, is followed by its server."""
+    engine = observed.add_engine("engine")
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"
+        body = (await receive())["body"]
+        if b"explode" in body:
+            raise RuntimeError("secret")
+        async with httpx.AsyncClient(trust_env=False) as client:
+            answer = await client.post(engine.url + scope["path"], content=body)
+        headers = [(b"content-type", answer.headers["content-type"].encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.content})
+
+    observed.serve(application)
+    observed.post(stream=True, stream_options={"include_usage": True})
+    assert observed.post(prompt="explode").status_code == 500
+
+    streamed, rejected = observed.records(2)
+    assert (streamed.outcome, streamed.output_length, streamed.served_endpoint) == (
+        Outcome.COMPLETED,
+        8,
+        endpoint_id(engine),
+    )
+    assert streamed.actual.ttft_ms is not None
+    assert rejected.error is not None
+    assert (rejected.outcome, rejected.error.type) == (Outcome.REJECTED, "RuntimeError")
+
+
+def test_answered_by_middleware(observed: Observed) -> None:
+    """What middleware refuses never gets to the routing, and is a rejection all the same."""
+
+    class Refusing:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            answer = JSONResponse({"error": "no key"}, 401) if scope["type"] == "http" else self.app
+            await answer(scope, receive, send)
+
+    app = make_router(HttpxUpstream([]))
+    app.add_middleware(Refusing)
+    observed.serve(app)
+    assert observed.post().status_code == 401
+
+    record = observed.record()
+    assert record.error is not None
+    assert (record.outcome, record.error.type) == (Outcome.REJECTED, "http_401")
+
+
+def test_next_request_of_a_connection(observed: Observed) -> None:
+    """After a body that uvicorn had to hold up, the next request comes in the context of that."""
+    engine = observed.add_engine("engine")
+    observed.serve(make_router(HttpxUpstream([engine.url])))
+    for model in ("x" * (3 << 20), "m"):
+        observed.post(model=model)
+
+    assert [record.outcome for record in observed.records(2)] == [Outcome.COMPLETED] * 2
 
 
 def test_prefill_decode(observed: Observed) -> None:

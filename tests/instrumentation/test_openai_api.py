@@ -33,6 +33,36 @@ def answer(
 
 
 @pytest.mark.parametrize(
+    ("length", "chunks", "truncated"),
+    [
+        (None, [DATA % b"hello"], True),
+        (None, [DATA % b"hello", DONE], False),
+        (None, [b'{"choices":[{"text":"}"}]}'], False),
+        (None, [b'{"choices":', b'[{"text":"}"}]}'], False),
+        (None, [b' \n{"choices":[{"text":"hel'], True),
+        (None, [b'{"choices":[{"text":"}"}]'], True),
+        (None, [b'{"choices":[],}'], False),
+        (None, [b"an answer"], False),
+        (None, [b'{"a":' * 100_000], False),
+        (None, [b'{"text":"', b"x" * (2 << 20)], False),
+        (None, [], True),
+        ("9", [b"an answer"], False),
+        ("10", [b"an answer"], True),
+        ("0", [], True),
+        ("ten", [b"an answer"], False),
+    ],
+)
+def test_truncated(length: str | None, chunks: list[bytes], truncated: bool) -> None:
+    """An answer is cut short when that is known, and not when it may only be odd."""
+    reader = ResponseReader()
+    reader.expect(length)
+    for chunk in chunks:
+        reader.feed(chunk)
+
+    assert reader.is_truncated is truncated
+
+
+@pytest.mark.parametrize(
     ("chunks", "ended"),
     [
         ([DATA % b"hello"], False),

@@ -186,7 +186,7 @@ def test_not_streaming(proxy: Proxied, kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind", [ASCEND, OLD, TOY], ids=lambda kind: kind.double)
 def test_ids(proxy: Proxied, kind: Kind) -> None:
-    """These proxies ignore the client's id: the record has it; without one, it has the proxy's."""
+    """These proxies give a request an id of their own: the record has the client's beside it."""
     proxy.start(kind, prefills=1)
     proxy.post(headers=ID)
     eventually(lambda: len(proxy.telemetry.spans) == 1)
@@ -194,8 +194,8 @@ def test_ids(proxy: Proxied, kind: Kind) -> None:
 
     first, second = proxy.records(2)
     sent = [seen["x-request-id"] for seen in proxy.seen_by_decode()]
-    assert first.request_id == "request-1" != sent[0]
-    assert second.request_id == sent[1]
+    assert (first.request_id, first.engine_request_id) == ("request-1", sent[0])
+    assert (second.request_id, second.engine_request_id) == (sent[1], sent[1])
 
 
 def test_one_trace(proxy: Proxied) -> None:

@@ -389,6 +389,7 @@ def test_prefill_fails(router: Stack, mode: str) -> None:
     assert plain(router.record()) == paired(
         prefill.url,
         decode.url,
+        prefilled=False,
         **failed("http_500"),
         policy=type(policy).__name__,
         candidates=None if mode == "fixed" else 2,

@@ -16,6 +16,7 @@ from otel_lifecycle.config import (
     PersistenceConfig,
     TrackerConfig,
     environment_variables,
+    unknown_variables,
 )
 from otel_lifecycle.persistence.names import live_path
 
@@ -26,6 +27,9 @@ _NOT_EXISTING = "does not exist yet, the folder can be written"
 def examine_settings(diagnosis: Diagnosis, environment: Mapping[str, str]) -> TrackerConfig | None:
     """Tells value and source of each setting; returns them, or None if one is refused."""
     diagnosis.begin("settings")
+    for variable, known in unknown_variables(environment).items():
+        instead = f"; did you mean {known}?" if known else ""
+        diagnosis.warn(f"nothing reads {variable}{instead}")
     try:
         config = TrackerConfig.from_environment(environment)
     except ConfigError as error:

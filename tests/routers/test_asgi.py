@@ -1,0 +1,34 @@
+"""Servers and frameworks that are neither uvicorn nor built on Starlette."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.routers.scenarios import UPSTREAMS, Engines, Layers, check_traces
+
+pytestmark = pytest.mark.routers
+
+DISABLED = "fastapi,starlette,httpx,aiohttp-client"
+
+
+@pytest.mark.parametrize("upstream", UPSTREAMS)
+@pytest.mark.parametrize(
+    ("server", "framework"),
+    [
+        ("uvicorn", "asgi"),
+        ("uvicorn", "litestar"),
+        ("uvicorn", "quart"),
+        ("hypercorn", "asgi"),
+        ("hypercorn", "starlette"),
+        ("hypercorn", "litestar"),
+        ("hypercorn", "quart"),
+    ],
+)
+def test_traces(
+    engines: Engines, tmp_path: Path, server: str, framework: str, upstream: str
+) -> None:
+    """Each request is one whole trace and one record, and nothing stays in flight."""
+    options = ("--server", server, "--framework", framework)
+    check_traces(engines, tmp_path, upstream, Layers(options, "", False, DISABLED))

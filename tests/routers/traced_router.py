@@ -1,0 +1,179 @@
+"""A router as a process under `opentelemetry-instrument`, and all that it exported."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import httpx
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from otel_lifecycle import LifecycleRecord, read_records
+from otel_lifecycle.cli.otlp_receiver import OTLPReceiver
+from tests.examples.cluster import eventually
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_SECONDS = 60.0
+
+
+class Reply(NamedTuple):
+    """What a client got: the body as far as it came, and whether it came to its end."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+    is_whole: bool
+
+
+class Finished(NamedTuple):
+    """What a router left behind.
+
+    Attributes:
+        records: By request id.
+        traces: Scope and span of all spans, by trace id.
+        in_flight: The last values of the gauges of the load.
+    """
+
+    records: dict[str, LifecycleRecord]
+    traces: dict[str, list[tuple[str, Span]]]
+    in_flight: set[float]
+
+
+class TracedRouter:
+    """Runs Python with some arguments and a port; a context manager.
+
+    Args:
+        arguments: What Python runs; `{port}` stands for the port.
+        port: Where it serves.
+        folder: Where the record file and the log go.
+        instrumented: Whether `opentelemetry-instrument` starts it.
+        environment: Further variables.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        port: int,
+        folder: Path,
+        *,
+        instrumented: bool = True,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = folder / "router.log"
+        self._records = folder / "records.jsonl"
+        self._receiver = OTLPReceiver()
+        # After a body that it had to hold up, uvicorn serves the next request of the connection in
+        # the context of that one, so that contrib's spans of both are one trace.
+        unused = httpx.Limits(max_keepalive_connections=0)
+        self._client = httpx.Client(timeout=30, trust_env=False, limits=unused)
+        tool = [str(Path(sys.executable).with_name("opentelemetry-instrument"))]
+        self._command = [*(tool if instrumented else []), sys.executable, *arguments]
+        self._environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "examples")]),
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self._receiver.endpoint,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+            "OTEL_LOGS_EXPORTER": "none",
+            "OTEL_PYTHON_EXCLUDED_URLS": "/health",
+            "OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH": str(self._records),
+            "OTEL_LIFECYCLE_PERSISTENCE_FLUSH_THRESHOLD": "1000",
+            **(environment or {}),
+        }
+
+    def __enter__(self) -> TracedRouter:
+        self._receiver.__enter__()
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command, env=self._environment, stdout=log, stderr=log
+            )
+        eventually(self._serves, PATIENCE_SECONDS)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._client.close()
+        self._receiver.__exit__(None, None, None)
+
+    def post(
+        self, body: Mapping[str, Any] | bytes, headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        """Sends one request, and takes what comes."""
+        content = {"content": body} if isinstance(body, bytes) else {"json": body}
+        received = bytearray()
+        with self._client.stream(
+            "POST", f"{self.url}/v1/completions", headers=headers, **content
+        ) as response:
+            try:
+                for chunk in response.iter_raw():
+                    received += chunk
+            except httpx.TransportError:
+                is_whole = False
+            else:
+                is_whole = True
+        return Reply(
+            response.status_code, response.headers.multi_items(), bytes(received), is_whole
+        )
+
+    def post_and_leave(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> None:
+        """Sends one request, and hangs up after the first bytes of the answer."""
+        with self._client.stream(
+            "POST", f"{self.url}/v1/completions", headers=headers, json=body
+        ) as response:
+            next(response.iter_raw())
+
+    def stop(self) -> Finished:
+        """Has it end as an orchestrator would, and takes what it left behind."""
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(PATIENCE_SECONDS)
+        traces: dict[str, list[tuple[str, Span]]] = {}
+        for scope in self._receiver.scopes():
+            for span in self._receiver.spans(scope):
+                traces.setdefault(span.trace_id.hex(), []).append((scope, span))
+        return Finished(
+            records={record.request_id: record for record in read_records(self._records)}
+            if self._records.exists()
+            else {},
+            traces=traces,
+            in_flight={
+                value
+                for kind in ("requests", "tokens")
+                for value in self._receiver.gauge(f"llm_router.inflight.{kind}").values()
+            },
+        )
+
+    def _serves(self) -> bool:
+        assert self._process.poll() is None, self.log.read_text()
+        time.sleep(0.1)
+        try:
+            return self._client.get(f"{self.url}/health").status_code < 500
+        except httpx.TransportError:
+            return False
+
+
+class Parent(NamedTuple):
+    """The client's span."""
+
+    trace_id: str
+    span_id: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the client sends along."""
+        return {
+            "traceparent": f"00-{self.trace_id}-{self.span_id}-01",
+            "x-request-id": self.trace_id,
+        }
+
+
+def new_parent() -> Parent:
+    """A client's span that nobody else has."""
+    return Parent(uuid4().hex, uuid4().hex[:16])
