@@ -24,7 +24,6 @@ from starlette.routing import Route
 from tests.instrumentation.generic_routers import AiohttpUpstream, HttpxUpstream, Upstream
 
 UPSTREAMS: dict[str, type[Upstream]] = {"httpx": HttpxUpstream, "aiohttp": AiohttpUpstream}
-PATIENCE_SECONDS = 1.0
 PATHS = ("/v1/completions", "/v1/chat/completions")
 
 
@@ -39,9 +38,10 @@ class Answer(NamedTuple):
 class GenericRouter:
     """Knows the engines; its frameworks below know the client."""
 
-    def __init__(self, upstream: Upstream, nowhere: str) -> None:
+    def __init__(self, upstream: Upstream, nowhere: str, patience: float) -> None:
         self._upstream = upstream
         self._nowhere = nowhere
+        self._patience = patience
         self._random = random.Random(7)
 
     async def answer(self, path: str, body: bytes) -> Answer:
@@ -58,7 +58,7 @@ class GenericRouter:
         try:
             for url in self._choices(model):
                 found = await asyncio.wait_for(
-                    self._upstream.call(url + path, body), PATIENCE_SECONDS
+                    self._upstream.call(url + path, body), self._patience
                 )
                 if found is not None:
                     status, kind, chunks = found
@@ -230,13 +230,15 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("engines", nargs=2)
     parser.add_argument("--nowhere", default="http://127.0.0.1:9", help="where nobody listens")
+    parser.add_argument("--patience", type=float, default=5.0, help="seconds for an engine")
     parser.add_argument("--framework", choices=FRAMEWORKS, default="fastapi")
     parser.add_argument("--upstream", choices=UPSTREAMS, default="httpx")
     parser.add_argument("--server", choices=SERVERS, default="uvicorn")
     parser.add_argument("--asgi-middleware", action="store_true", help="contrib's")
     parser.add_argument("--instrument-again", action="store_true", help="by hand as well")
     options = parser.parse_args()
-    router = GenericRouter(UPSTREAMS[options.upstream](options.engines), options.nowhere)
+    upstream = UPSTREAMS[options.upstream](options.engines)
+    router = GenericRouter(upstream, options.nowhere, options.patience)
     app = FRAMEWORKS[options.framework](router)
     if options.asgi_middleware:
         from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware

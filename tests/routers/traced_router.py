@@ -20,7 +20,7 @@ from otel_lifecycle.cli.otlp_receiver import OTLPReceiver
 from tests.examples.cluster import eventually
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 
 
 class Reply(NamedTuple):
@@ -73,7 +73,7 @@ class TracedRouter:
         # After a body that it had to hold up, uvicorn serves the next request of the connection in
         # the context of that one, so that contrib's spans of both are one trace.
         unused = httpx.Limits(max_keepalive_connections=0)
-        self._client = httpx.Client(timeout=30, trust_env=False, limits=unused)
+        self._client = httpx.Client(timeout=60, trust_env=False, limits=unused)
         tool = [str(Path(sys.executable).with_name("opentelemetry-instrument"))]
         self._command = [*(tool if instrumented else []), sys.executable, *arguments]
         self._environment = {
@@ -94,7 +94,11 @@ class TracedRouter:
             self._process = subprocess.Popen(
                 self._command, env=self._environment, stdout=log, stderr=log
             )
-        eventually(self._serves, PATIENCE_SECONDS)
+        try:
+            eventually(self._serves, PATIENCE_SECONDS)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
