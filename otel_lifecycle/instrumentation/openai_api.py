@@ -179,9 +179,11 @@ class ResponseReader:
             room = MAX_BUFFERED_BYTES - len(self._json)
             self._json = self._json + chunk if len(chunk) <= room else None
         # A usage object or a terminator may lie across two chunks: look at both ends together.
-        window = (self._tail + chunk)[-_WINDOW_BYTES:]
+        window = self._tail + chunk
+        if len(window) > _WINDOW_BYTES:
+            window = window[-_WINDOW_BYTES:]
         if self.is_stream and not self.ended:
-            self.ended = any(terminator.search(window) for terminator in _TERMINATORS)
+            self.ended = _is_end(window)
         self._tail = self._read_usage(window)
 
     def _look_for_stream(self, chunk: bytes) -> None:
@@ -221,6 +223,14 @@ class ResponseReader:
             cached: Any = _field(details, "cached_tokens")
             if type(cached) is int:
                 self.cached_tokens = cached
+
+
+def _is_end(window: bytes) -> bool:
+    # A loop: `any` makes a generator, for each chunk of each stream.
+    for terminator in _TERMINATORS:  # noqa: SIM110
+        if terminator.search(window):
+            return True
+    return False
 
 
 def _is_cut(body: bytearray) -> bool:
