@@ -90,25 +90,25 @@ class MissingFeature(msgspec.Struct, rename="camel", gc=False):
 class ActualLatency(
     msgspec.Struct,
     rename={
-        "prefill_ms": "prefillMillis",
         "ttft_ms": "ttftMillis",
         "tpot_ms": "tpotMillis",
         "e2e_ms": "e2eMillis",
+        "prefill_ms": "prefillMillis",
     },
     gc=False,
 ):
     """What was measured, in milliseconds of a monotonic clock.
 
-    Prefill: call to answer of the prefill endpoint of a PD route. TTFT: dispatch to first chunk, of
-    a stream only. TPOT: `(e2e - ttft) / (output tokens - 1)`, of a stream with two tokens or more.
-    llm-d's predictor divides by the number of chunks instead; tokens are what its features speak
-    of.
+    TTFT: dispatch to first chunk, of a stream only. TPOT: `(e2e - ttft) / (output tokens - 1)`,
+    of a stream with two tokens or more. llm-d's predictor divides by the number of chunks
+    instead; tokens are what its features speak of. Prefill: call to answer of the prefill endpoint
+    of a PD route.
     """
 
-    prefill_ms: float | None = None
     ttft_ms: float | None = None
     tpot_ms: float | None = None
     e2e_ms: float | None = None
+    prefill_ms: float | None = None
 
 
 class PredictionError(
