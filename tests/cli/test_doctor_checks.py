@@ -249,7 +249,7 @@ def test_instrumentations() -> None:
         "old": Wanted(hooks),
         "torn": Wanted({}, error="ImportError: no"),
         "absent": Wanted({"absent.routing": ["route"]}),
-        "works": Wanted({**hooks, "json.moved.away": ["load"]}),
+        "works": Wanted({**hooks, "json.moved.away": ["load"]}, serving=["json"]),
     }
     diagnosis = Diagnosis()
 
@@ -305,7 +305,7 @@ def test_who_follows_requests(disabled: str, problems: list[str]) -> None:
     """It takes an instrumentation that follows requests; one that only adds to it is too little."""
     points = [EntryPoint(name, f"otel_lifecycle:{name}", "") for name in ("asgi_router", "adds")]
     wanted = {
-        "asgi_router": Wanted({"json": ["loads"]}),
+        "asgi_router": Wanted({"json": ["loads"]}, serving=["json"]),
         "adds": Wanted({"json": ["dumps"]}, enriches=True),
     }
     diagnosis = Diagnosis()
@@ -323,7 +323,8 @@ def test_who_follows_requests(disabled: str, problems: list[str]) -> None:
 def test_clients_alone() -> None:
     """Hooks in the clients are not enough: it takes one where requests come in."""
     points = [EntryPoint("asgi_router", "otel_lifecycle:asgi_router", "")]
-    wanted = {"asgi_router": Wanted({"json": ["moved"], "http.client": ["HTTPConnection"]})}
+    hooks = {"json": ["moved"], "http.client": ["HTTPConnection"]}
+    wanted = {"asgi_router": Wanted(hooks, serving=["json"])}
     diagnosis = Diagnosis()
 
     examine_instrumentations(

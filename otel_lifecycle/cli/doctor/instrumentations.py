@@ -36,7 +36,7 @@ def examine_instrumentations(
         found = _examine_hooks(diagnosis, interpreter, facts, wanted)
         if wanted.enriches:
             enriching += [point.name] if found else []
-        elif next(iter(wanted.modules)) in found:  # where requests come in
+        elif found & {*wanted.serving}:
             following.append(point.name)
     if enriching and not following:
         diagnosis.problem(

@@ -36,9 +36,13 @@ class EntryPoint(msgspec.Struct, frozen=True):
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """What one of our instrumentations hooks, or why it cannot be loaded."""
+    """What one of our instrumentations hooks, or why it cannot be loaded.
+
+    In the modules of `serving` requests come in.
+    """
 
     modules: dict[str, list[str]]
+    serving: list[str] = []
     enriches: bool = False
     error: str = ""
 

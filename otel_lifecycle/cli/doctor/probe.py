@@ -88,6 +88,9 @@ def _wanted(point: EntryPoint) -> dict[str, Any]:
         instrumentor = point.load()()
         return {
             "modules": {module: list(names) for module, names in instrumentor.wrappers().items()},
+            "serving": [
+                name for name in instrumentor.wrappers() if instrumentor.needs_tracker(name)
+            ],
             "enriches": isinstance(instrumentor, EnrichingInstrumentor),
         }
     except Exception as error:
