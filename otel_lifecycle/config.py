@@ -9,91 +9,34 @@ import re
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from pydantic import (
     AliasChoices,
     BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic.alias_generators import to_camel, to_snake
+from pydantic.alias_generators import to_camel
 
-from otel_lifecycle.durations import parse_go_duration, to_timedelta
+from otel_lifecycle.collection_config import CollectionConfig
+from otel_lifecycle.prediction_config import PredictionConfig
+from otel_lifecycle.settings import ConfigError as ConfigError
+from otel_lifecycle.settings import Duration, FieldError, Settings, problems
 
 DEFAULT_STORE_NAME = "hermes-inflight"
 ENVIRONMENT_PREFIX = "OTEL_LIFECYCLE_"
 CONFIG_FILE_VARIABLE = "OTEL_LIFECYCLE_CONFIG_FILE"
-
-_MUST_BE = {
-    "bool_type": "must be true or false",
-    "int_type": "must be a whole number",
-    "string_type": "must be text",
-}
 
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-class ConfigError(ValueError):
-    """A setting that cannot be used; the text names the field, the value and what is allowed."""
-
-
-def _duration(value: object) -> object:
-    if isinstance(value, str):
-        try:
-            # The seed leaves an empty duration at its default, 0.
-            value = to_timedelta(parse_go_duration(value)) if value else timedelta(0)
-        except ValueError as error:
-            raise ValueError(f"must be a valid duration: {error}") from None
-    if not isinstance(value, timedelta):
-        raise ValueError("must be a Go duration such as 5s, or a timedelta")
-    if value < timedelta(0):
-        raise ValueError("must be >= 0")
-    return value
-
-
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
-
-
-class _FieldError(ValueError):
-    """What is wrong with one field, seen by a check of several."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field} {message}")
-        self.field = field
-        self.message = message
-
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(
-        alias_generator=to_camel,
-        populate_by_name=True,
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        hide_input_in_errors=False,
-    )
-
-    if not TYPE_CHECKING:  # type checkers go by the fields
-
-        def __init__(self, **settings: Any) -> None:
-            try:
-                super().__init__(**settings)
-            except ValidationError as error:
-                raise ConfigError(_problems(error, camel_case=False)) from None
-
-        # For pydantic: validating a model within another one need not go through `__init__`.
-        __init__.__pydantic_base_init__ = True
-
-
-class PersistenceConfig(_Settings):
+class PersistenceConfig(Settings):
     """Where finished records are written, and when.
 
     With `flush_threshold` and `flush_interval` both 0 each record is written at once (by the
@@ -151,11 +94,11 @@ class PersistenceConfig(_Settings):
     @model_validator(mode="after")
     def _belong_together(self) -> PersistenceConfig:
         if self.enabled and not self.output_path:
-            raise _FieldError("output_path", "is required when persistence is enabled")
+            raise FieldError("output_path", "is required when persistence is enabled")
         if self.enabled and not self.rotates:
             for name in ("retain_segments", "retain_bytes", "compression"):
                 if getattr(self, name) != PersistenceConfig.model_fields[name].default:
-                    raise _FieldError(name, "needs rotation, by bytes or by interval")
+                    raise FieldError(name, "needs rotation, by bytes or by interval")
         return self
 
     def __str__(self) -> str:
@@ -170,12 +113,14 @@ class PersistenceConfig(_Settings):
         return " ".join(settings)
 
 
-class TrackerConfig(_Settings):
+class TrackerConfig(Settings):
     """The settings of a tracker.
 
     Attributes:
         store_name: Trackers of one name share their live state and their record file.
         persistence: The record file.
+        collection: State of engines and devices that the router does not have.
+        prediction: Latencies predicted for the record where the router predicts none.
         release_on_first_chunk: Which load a request gives back at its first chunk: that of the
             `prefill` endpoint, `all` or `none`.
         max_inflight: Do not track new requests while that many are in flight; None is no limit.
@@ -190,12 +135,20 @@ class TrackerConfig(_Settings):
 
     store_name: str = DEFAULT_STORE_NAME
     persistence: PersistenceConfig = PersistenceConfig()
+    collection: CollectionConfig = CollectionConfig()
+    prediction: PredictionConfig = PredictionConfig()
     release_on_first_chunk: Literal["prefill", "all", "none"] = "prefill"
     max_inflight: int | None = Field(default=None, ge=1)
     stale_after: Duration = timedelta(seconds=5)
     npu_device_attributes: bool = False
     max_metric_values: int = Field(default=1_000, ge=1)
     close_timeout: Duration = timedelta(seconds=5)
+
+    @model_validator(mode="after")
+    def _collects_often_enough(self) -> TrackerConfig:
+        if self.collection.enabled and timedelta(0) < self.stale_after <= self.collection.interval:
+            raise ValueError("collection.interval must be shorter than staleAfter")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -225,37 +178,49 @@ class TrackerConfig(_Settings):
     ) -> TrackerConfig:
         """The settings from arguments, `OTEL_LIFECYCLE_*` variables and a file, in that order.
 
-        A variable is named after its field, `OTEL_LIFECYCLE_STORE_NAME`; those of the record file
-        have `PERSISTENCE_` before it, `OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH`. An empty variable
-        counts as not set. The file, JSON as for `from_json`, is named by
-        `OTEL_LIFECYCLE_CONFIG_FILE`. An output path alone enables persistence.
+        A variable is named after its field, `OTEL_LIFECYCLE_STORE_NAME`; those of a section have
+        its name before it, `OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH`. An empty variable counts as
+        not set. The file, JSON as for `from_json`, is named by `OTEL_LIFECYCLE_CONFIG_FILE`. An
+        output path alone enables persistence.
 
         Args:
             environment: Default: `os.environ`.
-            **arguments: Fields of `TrackerConfig`, and of `PersistenceConfig` behind
-                `persistence_`. None counts as not given.
+            **arguments: Fields of `TrackerConfig`, and those of its sections behind
+                `persistence_`, `collection_` and `prediction_`. None counts as not given.
 
         Raises:
             ConfigError: A setting is refused, or the file cannot be read.
         """
         environment = os.environ if environment is None else environment
         values = _read_file(environment.get(CONFIG_FILE_VARIABLE, ""))
-        persistence: dict[str, Any] = values.pop("persistence", {})
+        sections: dict[str, dict[str, Any]] = {
+            section: values.pop(section, {}) for section in _SECTIONS
+        }
         values.update(_from_variables(cls, environment, ENVIRONMENT_PREFIX))
-        prefix = f"{ENVIRONMENT_PREFIX}PERSISTENCE_"
-        persistence.update(_from_variables(PersistenceConfig, environment, prefix))
+        for section, model in _SECTIONS.items():
+            prefix = f"{ENVIRONMENT_PREFIX}{section.upper()}_"
+            sections[section].update(_from_variables(model, environment, prefix))
         for name, value in arguments.items():
+            section, _, field = name.partition("_")
             if value is None:
                 continue
-            if isinstance(value, PersistenceConfig):
-                persistence = value.model_dump()
-            elif name.startswith("persistence_"):
-                persistence[name.removeprefix("persistence_")] = value
+            if isinstance(value, Settings):
+                sections[name] = value.model_dump()
+            elif section in _SECTIONS:
+                sections[section][field] = value
             else:
                 values[name] = value
+        persistence = sections["persistence"]
         if persistence.get("enabled") is None:
             persistence["enabled"] = bool(persistence.get("output_path"))
-        return _validate(cls, {**values, "persistence": persistence})
+        return _validate(cls, {**values, **sections})
+
+
+_SECTIONS: dict[str, type[Settings]] = {
+    name: field.annotation
+    for name, field in TrackerConfig.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
+}
 
 
 def environment_variables() -> dict[str, str]:
@@ -263,10 +228,12 @@ def environment_variables() -> dict[str, str]:
     names = {
         ENVIRONMENT_PREFIX + field.upper(): field
         for field in TrackerConfig.model_fields
-        if field != "persistence"
+        if field not in _SECTIONS
     }
-    for field in PersistenceConfig.model_fields:
-        names[f"{ENVIRONMENT_PREFIX}PERSISTENCE_{field.upper()}"] = f"persistence.{field}"
+    for section, model in _SECTIONS.items():
+        for field in model.model_fields:
+            variable = f"{ENVIRONMENT_PREFIX}{section.upper()}_{field.upper()}"
+            names[variable] = f"{section}.{field}"
     return {CONFIG_FILE_VARIABLE: "", **names}
 
 
@@ -320,7 +287,7 @@ def _from_variables(
     for name, field in model.model_fields.items():
         variable = prefix + name.upper()
         text = environment.get(variable, "").strip()
-        if not text or name == "persistence":
+        if not text or name in _SECTIONS:
             continue
         annotation: Any = field.annotation
         if annotation in (bool, int) or name == "max_inflight":
@@ -350,8 +317,8 @@ def _go_keys(model: type[BaseModel], values: object, path: str = "") -> dict[str
             raise ConfigError(f"invalid parameters: unknown field {unknown!r}")
         if value is None:
             continue
-        if name == "persistence":
-            value = _go_keys(PersistenceConfig, value, name)
+        if model is TrackerConfig and name in _SECTIONS:
+            value = _go_keys(_SECTIONS[name], value, name)
         result[name] = value
     return result
 
@@ -360,32 +327,4 @@ def _validate(model: type[_Model], values: dict[str, Any]) -> _Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_problems(error, camel_case=True)) from None
-
-
-def _problems(error: ValidationError, *, camel_case: bool) -> str:
-    problems = (_describe(dict(problem), camel_case) for problem in error.errors())
-    return f"invalid parameters: {'; '.join(problems)}"
-
-
-def _describe(problem: dict[str, Any], camel_case: bool) -> str:
-    parts = [str(part) for part in problem["loc"]]
-    path = ".".join(to_camel(part) if camel_case else to_snake(part) for part in parts)
-    kind, context = problem["type"], problem.get("ctx", {})
-    if kind == "extra_forbidden":
-        return f"unknown field {'.'.join(parts)!r}"
-    if kind == "greater_than_equal":
-        message = f"must be >= {context['ge']}"
-    elif kind == "value_error":
-        error = context["error"]
-        if isinstance(error, _FieldError):
-            name = to_camel(error.field) if camel_case else error.field
-            return f"{path}.{name} {error.message}" if path else f"{name} {error.message}"
-        message = str(error)
-        if message.startswith("must be a valid duration"):
-            return f"{path} {message}"
-    elif kind == "literal_error":
-        message = f"must be one of {context['expected']}"
-    else:
-        message = _MUST_BE.get(kind, problem["msg"])
-    return f"{path} {message}, got {problem['input']!r}"
+        raise ConfigError(problems(error, camel_case=True)) from None

@@ -95,6 +95,7 @@ def begin_record(
     route = start.route
     if route is None:
         return record
+    # Each looked up once: what is collected may be replaced at any moment.
     leader = views.of(route.leader)
     record.selected_endpoint = leader.id
     if route.prefill is None or route.decode is None:

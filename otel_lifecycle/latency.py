@@ -6,12 +6,17 @@ from otel_lifecycle.model import LatencyPrediction
 from otel_lifecycle.record import ActualLatency, PredictionError
 
 PREDICTION_MODE_ACTIVE = "active"
+PREDICTION_MODE_SHADOW = "shadow"
 
 
 def prediction_mode(prediction: LatencyPrediction) -> str:
     """`active` when the router had any prediction, else empty (the seed's rule)."""
-    has_any = prediction.ttft_ms is not None or prediction.tpot_ms is not None
-    return PREDICTION_MODE_ACTIVE if has_any else ""
+    return PREDICTION_MODE_ACTIVE if is_prediction(prediction) else ""
+
+
+def is_prediction(prediction: LatencyPrediction) -> bool:
+    """Whether anything is predicted."""
+    return prediction.ttft_ms is not None or prediction.tpot_ms is not None
 
 
 def actual_latency(

@@ -32,10 +32,12 @@ from otel_lifecycle.observations import (
     OTHER,
     Observe,
     observe_engine,
+    observe_gpu,
     observe_ignored,
     observe_load,
     observe_npu,
     observe_sink,
+    observe_targets,
 )
 from otel_lifecycle.record import EndpointSnapshot, LifecycleRecord
 from otel_lifecycle.store import LifecycleStore
@@ -59,6 +61,11 @@ _NPU_GAUGES = (
     (semconv.METRIC_NPU_CORE, "ai_core_utilization"),
     (semconv.METRIC_NPU_MEMORY, "hbm_utilization"),
     (semconv.METRIC_NPU_BANDWIDTH, "hbm_bandwidth_utilization"),
+)
+# OpenTelemetry has no name for the memory bandwidth of a GPU.
+_GPU_GAUGES = (
+    (semconv.METRIC_GPU_UTILIZATION, "ai_core_utilization"),
+    (semconv.METRIC_GPU_MEMORY, "hbm_utilization"),
 )
 _ENGINE_GAUGES = (
     (semconv.METRIC_ENDPOINT_RUNNING, "{request}", "running_requests", "Running on the engine."),
@@ -240,6 +247,16 @@ class _Instruments:
             self._gauge(meter, name, unit, description, observe_engine(field), max)
         for name, field in _NPU_GAUGES:
             self._gauge(meter, name, "1", "Utilization of an NPU.", observe_npu(field), max)
+        for name, field in _GPU_GAUGES:
+            self._gauge(meter, name, "1", "Utilization of a GPU.", observe_gpu(field), max)
+        self._gauge(
+            meter,
+            semconv.METRIC_COLLECTION_TARGETS,
+            "{target}",
+            "Targets whose state is collected, by source and state.",
+            observe_targets,
+            operator.add,
+        )
         self._gauge(
             meter,
             semconv.METRIC_RECORDS_QUEUE,

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from typing import TypeAlias
 
 from opentelemetry.metrics import Observation
 
-from otel_lifecycle import semconv
+from otel_lifecycle import sanitize, semconv
 from otel_lifecycle.config import TrackerConfig
+from otel_lifecycle.endpoint_state import EndpointState
 from otel_lifecycle.model import EndpointMetrics, NPUState
-from otel_lifecycle.store import EndpointState, LifecycleStore
+from otel_lifecycle.store import LifecycleStore
 from otel_lifecycle.timestamps import datetime_to_ns
 
 Observe: TypeAlias = "Callable[[LifecycleStore, TrackerConfig], Iterator[Observation]]"
+_PointsOf: TypeAlias = "Callable[[EndpointState, str, TrackerConfig], Iterator[Observation]]"
 
 OTHER = "_OTHER"
 
@@ -40,10 +43,8 @@ def observe_engine(field: str) -> Observe:
 
     def observe(store: LifecycleStore, config: TrackerConfig) -> Iterator[Observation]:
         for state in store.endpoints()[: config.max_metric_values]:
-            metrics = state.metrics
-            if metrics is None or _is_old(metrics, config):
-                continue
-            value = getattr(metrics, field)
+            metrics = _engine_metrics(state, config)
+            value = None if metrics is None else getattr(metrics, field)
             if value is not None:
                 yield Observation(value, {semconv.ENDPOINT_ID: state.label})
 
@@ -52,11 +53,19 @@ def observe_engine(field: str) -> Observe:
 
 def observe_npu(field: str) -> Observe:
     """What NPUs do, by device where devices are known, unless it is stale."""
+    return _observe_devices(field, _npu_points)
 
+
+def observe_gpu(field: str) -> Observe:
+    """The same for GPUs, for which OpenTelemetry has names."""
+    return _observe_devices(field, _gpu_points)
+
+
+def _observe_devices(field: str, points_of: _PointsOf) -> Observe:
     def observe(store: LifecycleStore, config: TrackerConfig) -> Iterator[Observation]:
         points = 0
         for state in store.endpoints():
-            for observation in _npu_points(state, field, config):
+            for observation in points_of(state, field, config):
                 if points == config.max_metric_values:
                     return
                 points += 1
@@ -67,7 +76,9 @@ def observe_npu(field: str) -> Observe:
 
 def _npu_points(state: EndpointState, field: str, config: TrackerConfig) -> Iterator[Observation]:
     npu = state.npu
-    if npu is None or npu.data_status in ("stale", "missing") or _is_old(npu, config):
+    if npu is None or not _is_current(npu, npu.observation_time, config):
+        npu = _collected_devices(state, config, gpu=False)
+    if npu is None:
         return
     for device in npu.devices:
         value = getattr(device, field)
@@ -82,6 +93,28 @@ def _npu_points(state: EndpointState, field: str, config: TrackerConfig) -> Iter
         value = getattr(npu, f"{field}_avg")
         if value is not None:
             yield Observation(value / 100, {semconv.ENDPOINT_ID: state.label})
+
+
+def _gpu_points(state: EndpointState, field: str, config: TrackerConfig) -> Iterator[Observation]:
+    gpus = _collected_devices(state, config, gpu=True)
+    for device in gpus.devices if gpus is not None else ():
+        value = getattr(device, field)
+        if value is not None:
+            attributes = {
+                semconv.ENDPOINT_ID: state.label,
+                semconv.HW_ID: device.device_id,
+                semconv.HW_TYPE: "gpu",
+                semconv.DEVICE_TARGET: device.target,
+            }
+            yield Observation(value / 100, attributes)
+
+
+def observe_targets(store: LifecycleStore, _: TrackerConfig) -> Iterator[Observation]:
+    """How the collection does, by source and state of its targets."""
+    if store.collector is not None:
+        for (source, condition), count in store.collector.targets().items():
+            attributes = {semconv.COLLECTION_SOURCE: source, semconv.COLLECTION_STATE: condition}
+            yield Observation(count, attributes)
 
 
 def observe_sink(field: str) -> Observe:
@@ -100,7 +133,29 @@ def observe_ignored(store: LifecycleStore, _: TrackerConfig) -> Iterator[Observa
         yield Observation(count, {semconv.IGNORED_REASON: reason})
 
 
-def _is_old(state: EndpointMetrics | NPUState, config: TrackerConfig) -> bool:
-    moment = state.update_time if isinstance(state, EndpointMetrics) else state.observation_time
+def _engine_metrics(state: EndpointState, config: TrackerConfig) -> EndpointMetrics | None:
+    """The router's own metrics of an endpoint, else what was collected; None when it is stale."""
+    metrics = state.metrics
+    if metrics is None or _is_old(metrics.update_time, config):
+        metrics = None if state.collected is None else sanitize.metrics(state.collected.metrics)
+    return None if metrics is None or _is_old(metrics.update_time, config) else metrics
+
+
+def _collected_devices(
+    state: EndpointState, config: TrackerConfig, *, gpu: bool
+) -> NPUState | None:
+    collected = state.collected
+    if collected is None or collected.gpu is not gpu:
+        return None
+    npu = sanitize.npu(collected.npu)
+    judged_at = datetime.fromtimestamp(collected.judged_ns / 1e9, timezone.utc)
+    return npu if npu is not None and _is_current(npu, judged_at, config) else None
+
+
+def _is_current(npu: NPUState, moment: datetime | None, config: TrackerConfig) -> bool:
+    return npu.data_status not in ("stale", "missing") and not _is_old(moment, config)
+
+
+def _is_old(moment: datetime | None, config: TrackerConfig) -> bool:
     limit = config.stale_after.total_seconds()
     return moment is not None and 0 < limit < (time.time_ns() - datetime_to_ns(moment)) / 1e9

@@ -27,6 +27,7 @@ from otel_lifecycle.dispatch import (
     is_trackable,
     set_span,
 )
+from otel_lifecycle.extras import ShadowPredictor, open_collector, open_shadow
 from otel_lifecycle.metrics import LifecycleMetrics
 from otel_lifecycle.model import Outcome, RequestCompletion, RequestStart
 from otel_lifecycle.persistence import LifecycleSpanProcessor
@@ -77,11 +78,14 @@ class LifecycleRecorder:
         self._stale_after_ns = round(config.stale_after.total_seconds() * 1e9)
         self._closed = False
         self._failed_hooks: set[str] = set()
-        self._views = EndpointViews()
+        self._shadow: ShadowPredictor | None = None
         self.store = LifecycleStore.shared(
             config.store_name, config.persistence, LifecycleSpanProcessor
         )
+        self._views = EndpointViews(self.store.collected)
         try:
+            self.store.collect(config, open_collector)
+            self._shadow = open_shadow(config)
             self._use_provider(tracer_provider)
             self._background = Background()
             self._metrics = LifecycleMetrics(
@@ -104,6 +108,7 @@ class LifecycleRecorder:
             superseded = self.store.start(lifecycle)
             if superseded is not None:
                 superseded.owner.supersede(superseded)
+            self._predict(lifecycle)
             if self._closed:  # in the meantime, and perhaps without seeing this one
                 self.end(lifecycle, RequestCompletion(outcome=Outcome.SHUTDOWN))
             return lifecycle
@@ -176,6 +181,7 @@ class LifecycleRecorder:
             if not self.store.reroute(lifecycle, start, record):
                 self.store.ignore("already_finished")
                 return
+            self._predict(lifecycle)
         except Exception:
             self.failed("reroute")
 
@@ -192,6 +198,8 @@ class LifecycleRecorder:
             record = complete_record(lifecycle, completion, now)
             self._count_invalid(invalid_completion_values(completion, record))
             self._background.submit(self._metrics.record, record)
+            if self._shadow is not None:
+                self._shadow.learn(record)
             self._finish(lifecycle.span, record)
         except Exception:
             self.failed("end")
@@ -236,6 +244,8 @@ class LifecycleRecorder:
         deadline = time.monotonic() + self._config.close_timeout.total_seconds()
         for lifecycle in self.store.owned_by(self):
             self.end(lifecycle, RequestCompletion(outcome=Outcome.SHUTDOWN))
+        if self._shadow is not None:
+            self._shadow.close(max(0.0, deadline - time.monotonic()) / 2)
         self._background.close(max(0.0, deadline - time.monotonic()))
         self._metrics.close()
         self.store.release(max(0.0, deadline - time.monotonic()))
@@ -249,6 +259,8 @@ class LifecycleRecorder:
 
     def _lifecycle(self, start: RequestStart, headers: Mapping[str, str] | None) -> Lifecycle:
         self._background.ensure_running()
+        if self.store.collector is not None:
+            self.store.collector.ensure_running()
         if self._is_early:
             self._look_for_provider()
         started_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
@@ -259,6 +271,11 @@ class LifecycleRecorder:
             self.failed("start_span")
             span = trace.INVALID_SPAN
         return Lifecycle(start, self, record, span, started_ns, monotonic_ns)
+
+    def _predict(self, lifecycle: Lifecycle) -> None:
+        """Has latencies predicted for the record, where the router predicted none."""
+        if self._shadow is not None and not lifecycle.record.prediction_mode:
+            self._shadow.predict(lifecycle)
 
     def _refusal(self, start: RequestStart) -> str | None:
         if self._closed:

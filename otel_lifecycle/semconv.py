@@ -1,6 +1,6 @@
 """Every span, event, attribute and metric name the package emits, once.
 
-Names under `gen_ai.`, `server.`, `k8s.` and `error.` are OpenTelemetry's. The GenAI ones are
+Names under `gen_ai.`, `server.`, `k8s.`, `hw.` and `error.` are OpenTelemetry's. The GenAI ones are
 spelled out here, because their constants in `opentelemetry.semconv` are marked deprecated since
 they moved to a repository without a Python release; a test compares both. Everything else lives
 under `llm_router.`. Times are seconds and utilizations are fractions, as the conventions demand.
@@ -117,6 +117,8 @@ METRIC_INFLIGHT_TOKENS: Final = "llm_router.inflight.tokens"
 METRIC_NPU_CORE: Final = "llm_router.npu.core.utilization"
 METRIC_NPU_MEMORY: Final = "llm_router.npu.memory.utilization"
 METRIC_NPU_BANDWIDTH: Final = "llm_router.npu.memory_bandwidth.utilization"
+METRIC_GPU_UTILIZATION: Final = "hw.gpu.utilization"
+METRIC_GPU_MEMORY: Final = "hw.gpu.memory.utilization"
 METRIC_ENDPOINT_RUNNING: Final = "llm_router.endpoint.request.running"
 METRIC_ENDPOINT_WAITING: Final = "llm_router.endpoint.request.waiting"
 METRIC_ENDPOINT_KV_CACHE: Final = "llm_router.endpoint.kv_cache.utilization"
@@ -124,6 +126,7 @@ METRIC_REQUEST_DURATION: Final = "gen_ai.server.request.duration"
 METRIC_TTFT: Final = "gen_ai.server.time_to_first_token"
 METRIC_TPOT: Final = "gen_ai.server.time_per_output_token"
 METRIC_PREDICTION_ERROR: Final = "llm_router.prediction.error"
+METRIC_COLLECTION_TARGETS: Final = "llm_router.collection.targets"
 METRIC_REQUESTS: Final = "llm_router.requests"
 METRIC_IGNORED: Final = "llm_router.ignored"
 METRIC_RECORDS_WRITTEN: Final = "llm_router.records.written"
@@ -134,6 +137,10 @@ METRIC_RECORDS_QUEUE: Final = "llm_router.records.queue"
 ENDPOINT_ID: Final = "llm_router.endpoint.id"
 DEVICE_ID: Final = "llm_router.npu.device.id"
 DEVICE_TARGET: Final = "llm_router.npu.device.target"
+HW_ID: Final = "hw.id"
+HW_TYPE: Final = "hw.type"
+COLLECTION_SOURCE: Final = "llm_router.collection.source"
+COLLECTION_STATE: Final = "llm_router.collection.state"
 PREDICTION_TARGET: Final = "llm_router.prediction.target"
 PREDICTION_DIRECTION: Final = "llm_router.prediction.direction"
 IGNORED_REASON: Final = "llm_router.ignored.reason"

@@ -7,12 +7,13 @@ path; since the values are immutable, it is done when an object is seen for the 
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from datetime import datetime
 
 from otel_lifecycle import sanitize
+from otel_lifecycle.endpoint_state import Collected
 from otel_lifecycle.features import POD_TYPES, missing_metrics, missing_npu
-from otel_lifecycle.model import EndpointMetrics, MissingReason, RouteEndpoint
+from otel_lifecycle.model import Endpoint, EndpointMetrics, MissingReason, RouteEndpoint
 from otel_lifecycle.record import EndpointSnapshot, MissingFeature
 from otel_lifecycle.timestamps import datetime_to_ns
 
@@ -21,9 +22,16 @@ _MAX_VIEWS = 10_000
 
 
 class EndpointView:
-    """An endpoint with its metrics and NPU state as the router gave them, made safe."""
+    """An endpoint with its metrics and NPU state as they were given, made safe.
+
+    Args:
+        raw: What the router gave, completed by what was collected.
+        judged_ns: When the status of the NPU state was found by the age of its values, which
+            may be of different age; None where it was not.
+    """
 
     __slots__ = (
+        "_judged_ns",
         "_missing",
         "_raw",
         "address",
@@ -37,9 +45,10 @@ class EndpointView:
         "updated",
     )
 
-    def __init__(self, raw: RouteEndpoint) -> None:
+    def __init__(self, raw: RouteEndpoint, judged_ns: int | None) -> None:
         endpoint = raw.endpoint
         self._raw = raw
+        self._judged_ns = judged_ns
         self._missing: dict[tuple[str, bool, bool], list[MissingFeature]] = {}
         self.identity = endpoint.identity
         self.id = sanitize.text(endpoint.id)
@@ -52,11 +61,12 @@ class EndpointView:
         self.updated = None if self.metrics is None else _to_ns(self.metrics.update_time)
         self.observed = None if self.npu is None else _to_ns(self.npu.observation_time)
 
-    def shows(self, raw: RouteEndpoint) -> bool:
+    def shows(self, raw: RouteEndpoint, judged_ns: int | None) -> bool:
         """Whether it was made from the same values."""
         mine = self._raw
         return mine is raw or (
-            (mine.metrics is raw.metrics or mine.metrics == raw.metrics)
+            self._judged_ns == judged_ns
+            and (mine.metrics is raw.metrics or mine.metrics == raw.metrics)
             and (mine.npu is raw.npu or mine.npu == raw.npu)
             and (mine.endpoint is raw.endpoint or mine.endpoint == raw.endpoint)
         )
@@ -75,6 +85,8 @@ class EndpointView:
         """Which features of the predictor the endpoint itself cannot give, and why."""
         updated, observed = self.updated, self.observed
         old_metrics = updated is not None and 0 < stale_after_ns < now_ns - updated
+        if self._judged_ns is not None:
+            observed = self._judged_ns
         old_npu = observed is not None and 0 < stale_after_ns < now_ns - observed
         missing = self._missing.get((role, old_metrics, old_npu))
         if missing is None:
@@ -95,19 +107,31 @@ class EndpointViews:
     """The newest view of each endpoint.
 
     Thread-safe without a lock: a lost update costs only another check.
+
+    Args:
+        collected: What is known of an endpoint besides what the router gives.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, collected: Callable[[Endpoint], Collected | None]) -> None:
+        self._collected = collected
         self._views: dict[Hashable, EndpointView] = {}
 
     def of(self, raw: RouteEndpoint) -> EndpointView:
-        """The view of what the router gave."""
+        """The view of what the router gave; of metrics or NPU state it has not, the collected."""
         identity = raw.endpoint.identity
+        judged_ns: int | None = None
+        if raw.metrics is None or raw.npu is None:
+            collected = self._collected(raw.endpoint)
+            if collected is not None:
+                judged_ns = collected.judged_ns if raw.npu is None else None
+                raw = RouteEndpoint(
+                    raw.endpoint, raw.metrics or collected.metrics, raw.npu or collected.npu
+                )
         view = self._views.get(identity)
-        if view is None or not view.shows(raw):
+        if view is None or not view.shows(raw, judged_ns):
             if len(self._views) >= _MAX_VIEWS:
                 self._views.clear()
-            view = self._views[identity] = EndpointView(raw)
+            view = self._views[identity] = EndpointView(raw, judged_ns)
         return view
 
 

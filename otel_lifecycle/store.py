@@ -16,51 +16,13 @@ from typing import ClassVar, Protocol
 
 from opentelemetry.trace import Span
 
-from otel_lifecycle import sanitize
-from otel_lifecycle.config import ConfigError, PersistenceConfig
-from otel_lifecycle.model import Endpoint, EndpointMetrics, Load, NPUState, RequestStart
+from otel_lifecycle.attachments import RecordSink, StateCollector
+from otel_lifecycle.config import CollectionConfig, ConfigError, PersistenceConfig, TrackerConfig
+from otel_lifecycle.endpoint_state import Collected, EndpointState, Lease
+from otel_lifecycle.model import Endpoint, LatencyPrediction, Load, RequestStart
 from otel_lifecycle.record import EndpointSnapshot, LifecycleRecord
 
 _MAX_ENDPOINTS = 10_000
-
-
-class EndpointState:
-    """The counter of one endpoint, and what was last known of it."""
-
-    __slots__ = ("endpoint", "id", "label", "live", "metrics", "npu", "requests", "tokens")
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
-        self.id = sanitize.text(endpoint.id)
-        self.label = sanitize.text(endpoint.label)
-        self.tokens = 0
-        self.requests = 0
-        self.live = True
-        self.metrics: EndpointMetrics | None = None
-        self.npu: NPUState | None = None
-
-
-class Lease:
-    """What one request charged to one endpoint, until it is given back."""
-
-    __slots__ = ("charged", "role", "state", "tokens")
-
-    def __init__(self, role: str, state: EndpointState, tokens: int) -> None:
-        self.role = role
-        self.state = state
-        self.tokens = tokens
-        self.charged = True
-        state.requests += 1
-        state.tokens += tokens
-
-    def give_back(self) -> bool:
-        """Takes the charge off the counter it was put on; False when that was done before."""
-        if not self.charged:
-            return False
-        self.charged = False
-        self.state.requests -= 1
-        self.state.tokens -= self.tokens
-        return True
 
 
 class Lifecycle:
@@ -80,6 +42,7 @@ class Lifecycle:
         leases: What it has charged and not given back.
         deleted_roles: Counted endpoints that were deleted while it charged them.
         finished: Whether somebody has finished it, or is about to.
+        shadow: A prediction that its router did not make, and the record that it is for.
     """
 
     __slots__ = (
@@ -93,6 +56,7 @@ class Lifecycle:
         "record",
         "request_id",
         "role_loads",
+        "shadow",
         "span",
         "start",
         "started_monotonic_ns",
@@ -121,6 +85,7 @@ class Lifecycle:
         self.leases: list[Lease] = []
         self.deleted_roles: list[str] = []
         self.finished = False
+        self.shadow: tuple[LifecycleRecord, LatencyPrediction] | None = None
 
 
 class LifecycleOwner(Protocol):
@@ -128,29 +93,6 @@ class LifecycleOwner(Protocol):
 
     def supersede(self, lifecycle: Lifecycle) -> None:
         """Finishes a request whose id has come again."""
-        ...
-
-
-class RecordSink(Protocol):
-    """Where the finished records of a store go."""
-
-    @property
-    def queued(self) -> int:
-        """Records waiting to be written."""
-        ...
-
-    @property
-    def written(self) -> int:
-        """Records written."""
-        ...
-
-    @property
-    def dropped(self) -> int:
-        """Records lost."""
-        ...
-
-    def close(self, timeout: float) -> None:
-        """Writes what is queued and takes no more, in `timeout` seconds at most."""
         ...
 
 
@@ -169,6 +111,8 @@ class LifecycleStore:
         self.name = name
         self.persistence = PersistenceConfig()
         self.sink: RecordSink | None = None
+        self.collection = CollectionConfig()
+        self.collector: StateCollector | None = None
         self.ignored: Counter[str] = Counter()
         # Reentrant: a signal handler may close the tracker while the same thread is in here.
         self._lock = threading.RLock()
@@ -213,14 +157,38 @@ class LifecycleStore:
             store._users += 1
             return store
 
+    def collect(
+        self,
+        config: TrackerConfig,
+        open_collector: Callable[[TrackerConfig, LifecycleStore], StateCollector],
+    ) -> None:
+        """Has the state of its endpoints collected, if that is enabled.
+
+        Raises:
+            ConfigError: Others have it collected with other settings.
+        """
+        if not config.collection.enabled:
+            return
+        with self._shared_lock:
+            if self.collector is None:
+                self.collector = open_collector(config, self)
+                self.collection = config.collection
+            elif self.collection != config.collection:
+                raise ConfigError(
+                    f"collection of store {self.name!r} is already set to {self.collection}, and "
+                    f"cannot be {config.collection} as well; use one setting or two store names"
+                )
+
     def release(self, timeout: float) -> None:
-        """Gives the store back; the last user's call closes its sink, within `timeout` seconds."""
+        """Gives the store back; the last user's call closes what it has, within `timeout`."""
         with self._shared_lock:
             self._users -= 1
             if self._users > 0:
                 return
             if self._shared.get(self.name) is self:
                 del self._shared[self.name]
+        if self.collector is not None:
+            self.collector.close(timeout / 2)
         if self.sink is not None:
             self.sink.close(timeout)
 
@@ -250,6 +218,11 @@ class LifecycleStore:
         """The known endpoints; their numbers go on changing."""
         with self._lock:
             return list(self._endpoints.values())
+
+    def collected(self, endpoint: Endpoint) -> Collected | None:
+        """What the collector last knew of an endpoint."""
+        state = self._endpoints.get(endpoint.identity)
+        return None if state is None else state.collected
 
     def ignore(self, reason: str) -> None:
         """Counts a call or a value that was not used."""
@@ -375,8 +348,11 @@ class LifecycleStore:
                 lease = Lease(role, state, tokens)  # no signal handler runs between these two
                 lifecycle.leases.append(lease)
             snapshot: EndpointSnapshot = getattr(snapshots, role)
-            state.metrics = snapshot.metrics or state.metrics
-            state.npu = snapshot.npu or state.npu
+            # Only the router's own: what was collected is there already.
+            if entry.metrics is not None:
+                state.metrics = snapshot.metrics or state.metrics
+            if entry.npu is not None:
+                state.npu = snapshot.npu or state.npu
 
     def _give_back(self, lifecycle: Lifecycle, role: str | None = None) -> None:
         """Gives back the lease of one role, or all; a signal handler may do so in the middle."""
@@ -393,6 +369,8 @@ class LifecycleStore:
             if len(self._endpoints) >= _MAX_ENDPOINTS:
                 self._forget_idle()
             state = self._endpoints[identity] = EndpointState(endpoint)
+        elif state.endpoint.address != endpoint.address or state.endpoint.port != endpoint.port:
+            state.endpoint = endpoint
         return state
 
     def _forget_idle(self) -> None:

@@ -18,12 +18,14 @@ PACKAGE = Path(otel_lifecycle.__file__).parent
 # Each module may import those of earlier lines, and of its own.
 LAYERS = [
     {"version", "semconv", "model", "timestamps", "durations", "process_exit", "exposition"},
-    {"config", "record", "sanitize", "clean_attributes"},
-    {"store", "background", "latency", "features", "accelerators", "engines"},
+    {"settings", "record", "sanitize", "clean_attributes", "loop_thread"},
+    {"collection_config", "prediction_config"},
+    {"config", "endpoint_state"},
+    {"attachments", "store", "background", "latency", "features", "accelerators", "engines"},
     {"snapshots", "spans", "sampling", "observations"},
     {"span_reader", "metrics", "dispatch"},
-    {"persistence", "protocols"},
-    {"scheduling", "recorder"},
+    {"persistence", "protocols", "collection", "prediction"},
+    {"scheduling", "extras", "recorder"},
     {"tracked"},
     {"tracker"},
     {"testing", "instrumentation"},
@@ -84,20 +86,20 @@ def test_public_names() -> None:
 
 
 def test_names_of_the_conventions() -> None:
-    """Every `gen_ai.`, `k8s.`, `server.` and `error.` name is one OpenTelemetry knows."""
+    """Every `gen_ai.`, `k8s.`, `server.`, `error.` and `hw.` name is one OpenTelemetry knows."""
     known: set[str] = set()
     for kind in ("attributes", "metrics"):
         package = importlib.import_module(f"opentelemetry.semconv._incubating.{kind}")
         for info in pkgutil.iter_modules(package.__path__):
             module = Path(package.__path__[0], f"{info.name}.py").read_text("utf-8")
-            known.update(re.findall(r'"((?:gen_ai|k8s|server|error)\.[a-z0-9_.]+)"', module))
+            known.update(re.findall(r'"((?:gen_ai|k8s|server|error|hw)\.[a-z0-9_.]+)"', module))
     known |= {semconv.ERROR_TYPE, semconv.SERVER_ADDRESS, semconv.SERVER_PORT}
     ours = {
         value
         for name, value in vars(semconv).items()
         if name.isupper()
         and isinstance(value, str)
-        and value.startswith(("gen_ai.", "k8s.", "server.", "error."))
+        and value.startswith(("gen_ai.", "k8s.", "server.", "error.", "hw."))
     }
 
     assert ours - known == set()
@@ -115,6 +117,6 @@ def test_own_names_are_in_one_namespace() -> None:
     assert [
         name
         for name in names
-        if not name.startswith(("llm_router.", "gen_ai.", "k8s.", "server.", "error.", "."))
+        if not name.startswith(("llm_router.", "gen_ai.", "k8s.", "server.", "error.", "hw.", "."))
     ] == []
     assert len(names) == len(set(names))

@@ -18,8 +18,10 @@ from otel_lifecycle import (
     RequestLifecycleTracker,
     TrackerConfig,
 )
+from otel_lifecycle.collection_config import CollectionConfig, TargetConfig
 from otel_lifecycle.config import environment_variables
 from otel_lifecycle.instrumentation import environment_variables as declared
+from otel_lifecycle.prediction_config import PredictionConfig
 
 _PERSISTED = PersistenceConfig(
     enabled=True,
@@ -237,6 +239,46 @@ _NO_DURATION = "is not a Go duration such as 300ms, 1.5h or 1h2m3s (units ns, us
             "got '{pid}/a.jsonl'",
         ),
         ('{"maxInflight": 0}', "maxInflight must be >= 1, got 0"),
+        (
+            '{"collection": {"targets": [{"url": "ftp://engine"}]}}',
+            "collection.targets.0.url must be a URL such as http://10.0.0.7:8000/metrics, "
+            "got 'ftp://engine'",
+        ),
+        (
+            '{"collection": {"targets": [{"url": "http://me:secret@engine/metrics"}]}}',
+            "collection.targets.0.url must be a URL without credentials, which go into "
+            "authorizationFile, got 'http://***@engine/metrics'",
+        ),
+        (
+            '{"collection": {"targets": [{"url": "http://engine:70000"}]}}',
+            "collection.targets.0.url must be a URL such as http://10.0.0.7:8000/metrics: "
+            "Port out of range 0-65535, got 'http://engine:70000'",
+        ),
+        (
+            '{"collection": {"targets": [{"source": "dcgm"}]}}',
+            "collection.targets.0 url is required, and only npu_smi has none, "
+            "got {'source': 'dcgm'}",
+        ),
+        ('{"collection": {"interval": "1ms"}}', "collection.interval must be >= 10ms, got '1ms'"),
+        ('{"collection": {"exporterPort": 0}}', "collection.exporterPort must be >= 1, got 0"),
+        (
+            '{"collection": {"exporterPort": 65536}}',
+            "collection.exporterPort must be <= 65535, got 65536",
+        ),
+        (
+            '{"collection": {"metricsPath": "metrics"}}',
+            "collection.metricsPath must be a path that begins with /, got 'metrics'",
+        ),
+        ('{"collection": {"target": []}}', "unknown field 'collection.target'"),
+        (
+            '{"staleAfter": "1s", "collection": {"enabled": true}}',
+            "collection.interval must be shorter than staleAfter",
+        ),
+        (
+            '{"prediction": {"url": "localhost:8001"}}',
+            "prediction.url must be a URL such as http://10.0.0.7:8000/metrics, "
+            "got 'localhost:8001'",
+        ),
         ('{"maxMetricValues": 0}', "maxMetricValues must be >= 1, got 0"),
         ('{"staleAfter": "-1ns"}', "staleAfter must be >= 0, got '-1ns'"),
         ('{"closeTimeout": "x"}', f"closeTimeout must be a valid duration: 'x' {_NO_DURATION}"),
@@ -388,6 +430,55 @@ _FROM_VARIABLES = {
         "rotate",
         {"persistence": PersistenceConfig(fsync="rotate")},
     ),
+}
+_FROM_VARIABLES |= {
+    f"OTEL_LIFECYCLE_COLLECTION_{name.upper()}": (
+        text,
+        {"collection": CollectionConfig(**{name: value})},
+    )
+    for name, text, value in [
+        ("enabled", "true", True),
+        ("endpoints", "false", False),
+        ("metrics_path", "/prometheus", "/prometheus"),
+        (
+            "targets",
+            "npu_exporter=http://10.0.1.3:8082/metrics, https://engine/metrics, npu_smi",
+            [
+                TargetConfig(source="npu_exporter", url="http://10.0.1.3:8082/metrics"),
+                TargetConfig(source="engine", url="https://engine/metrics"),
+                TargetConfig(source="npu_smi"),
+            ],
+        ),
+        ("targets_file", "targets.json", "targets.json"),
+        ("engine_pods", "app=vllm", "app=vllm"),
+        ("exporter_pods", "app=npu-exporter", "app=npu-exporter"),
+        ("engine_namespace", "llm", "llm"),
+        ("exporter_namespace", "npu-exporter", "npu-exporter"),
+        ("exporter_source", "dcgm", "dcgm"),
+        ("exporter_port", "9400", 9400),
+        ("interval", "500ms", timedelta(seconds=0.5)),
+        ("timeout", "2s", timedelta(seconds=2)),
+        ("max_backoff", "1m", timedelta(minutes=1)),
+        ("forget_after", "0", timedelta(0)),
+        ("concurrency", "8", 8),
+        ("max_response_bytes", "65536", 65536),
+        ("ca_file", "ca.pem", "ca.pem"),
+        ("cert_file", "cert.pem", "cert.pem"),
+        ("key_file", "key.pem", "key.pem"),
+        ("tls_verify", "false", False),
+    ]
+}
+_FROM_VARIABLES |= {
+    f"OTEL_LIFECYCLE_PREDICTION_{name.upper()}": (
+        text,
+        {"prediction": PredictionConfig(**{name: value})},
+    )
+    for name, text, value in [
+        ("url", "http://localhost:8001", "http://localhost:8001"),
+        ("training_url", "http://localhost:8000", "http://localhost:8000"),
+        ("timeout", "20ms", timedelta(seconds=0.02)),
+        ("max_queue", "16", 16),
+    ]
 }
 _VARIABLES = [
     "OTEL_LIFECYCLE_CONFIG_FILE",

@@ -43,6 +43,31 @@ class InstrumentorOptions:
     persistence_flush_interval: str | None = None
     persistence_output_path: str | None = None
     persistence_max_queue: int | None = None
+    collection_enabled: bool | None = None
+    collection_endpoints: bool | None = None
+    collection_metrics_path: str | None = None
+    collection_targets: str | None = None
+    collection_targets_file: str | None = None
+    collection_engine_pods: str | None = None
+    collection_exporter_pods: str | None = None
+    collection_engine_namespace: str | None = None
+    collection_exporter_namespace: str | None = None
+    collection_exporter_source: str | None = None
+    collection_exporter_port: int | None = None
+    collection_interval: str | None = None
+    collection_timeout: str | None = None
+    collection_max_backoff: str | None = None
+    collection_forget_after: str | None = None
+    collection_concurrency: int | None = None
+    collection_max_response_bytes: int | None = None
+    collection_ca_file: str | None = None
+    collection_cert_file: str | None = None
+    collection_key_file: str | None = None
+    collection_tls_verify: bool | None = None
+    prediction_url: str | None = None
+    prediction_training_url: str | None = None
+    prediction_timeout: str | None = None
+    prediction_max_queue: int | None = None
 
 
 class RouterInstrumentor(BaseInstrumentor):

@@ -111,6 +111,8 @@ def test_works(start: Callable[..., Command], tmp_path: Path, collector: int) ->
         f"persistence.flush_interval 5s ({file})",
         f"persistence.output_path {records} (OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH)",
         "persistence.max_queue 100000 (default)",
+        "collection.enabled false (default)",
+        "prediction.url not set (default)",
     )
     assert found["record file"] == words(
         f"path {records}", "state does not exist yet, the folder can be written"

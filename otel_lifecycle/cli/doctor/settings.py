@@ -20,6 +20,8 @@ from otel_lifecycle.config import (
 )
 from otel_lifecycle.persistence.names import live_path
 
+_RARE = ("collection.", "prediction.")  # shown where they are set
+_ALWAYS_SHOWN = ("collection.enabled", "prediction.url")
 _WRITABLE = "can be written"
 _NOT_EXISTING = "does not exist yet, the folder can be written"
 
@@ -47,6 +49,8 @@ def examine_settings(diagnosis: Diagnosis, environment: Mapping[str, str]) -> Tr
             source = path
         else:
             source = "default"
+            if field.startswith(_RARE) and field not in _ALWAYS_SHOWN:
+                continue
         if field == "persistence.enabled" and source == "default" and config.persistence.enabled:
             source = "there is an output path"
         diagnosis.fact(field, f"{_value(config, field)}  ({source})")
@@ -86,9 +90,11 @@ def _fields(values: object, path: str) -> Iterator[str]:
 
 def _value(config: TrackerConfig, field: str) -> str:
     owner, _, name = field.rpartition(".")
-    value: object = getattr(config.persistence if owner else config, name)
+    value: object = getattr(getattr(config, owner) if owner else config, name)
     if value is None:
         return "no limit"
+    if isinstance(value, tuple):
+        value = ", ".join(map(str, cast("tuple[object, ...]", value)))
     if isinstance(value, timedelta):
         return f"{value.total_seconds():g}s"
     return str(value).lower() if isinstance(value, bool) else str(value) or "not set"

@@ -1,0 +1,12 @@
+"""Latency prediction: the protocol, llm-d's service, and predictions for the record only."""
+
+from otel_lifecycle.prediction.llm_d import LLMDPredictor, training_entries
+from otel_lifecycle.prediction.predictor import Predictor, predict_within, route_prediction
+
+__all__ = [
+    "LLMDPredictor",
+    "Predictor",
+    "predict_within",
+    "route_prediction",
+    "training_entries",
+]

@@ -1,0 +1,160 @@
+"""The service of llm-d's latency predictor (`llm-d/llm-d-latency-predictor`), over HTTP.
+
+Its prediction server answers `POST /predict/bulk`, its training server takes
+`POST /add_training_data_bulk`. Both know the features of llm-d's router, which are ours but for
+those of NPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from otel_lifecycle.model import LatencyPrediction, Outcome
+from otel_lifecycle.record import LifecycleRecord, PredictionInput
+
+_UNPREDICTED = LatencyPrediction()
+_HEADERS = {"Content-Type": "application/json", "User-Agent": "otel-lifecycle"}
+_MAX_BYTES = 16 * 1024 * 1024
+
+
+class _Prediction(msgspec.Struct):
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+
+
+class _Answer(msgspec.Struct):
+    predictions: list[_Prediction | None]
+
+
+class LLMDPredictor:
+    """A `Predictor`. An async context manager, used by one event loop; needs the extra `collect`.
+
+    Args:
+        url: Of the prediction server; empty predicts nothing.
+        training_url: Of the training server; empty teaches nothing.
+        timeout: Seconds that one exchange may take.
+    """
+
+    def __init__(self, url: str, training_url: str = "", timeout: float = 5.0) -> None:
+        self._url = url.rstrip("/")
+        self._training_url = training_url.rstrip("/")
+        self._timeout = timeout
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> LLMDPredictor:
+        self._session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=self._timeout),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=_HEADERS,
+            trust_env=False,
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def predict(self, inputs: Sequence[PredictionInput]) -> Sequence[LatencyPrediction]:
+        """One prediction for each input; an input with a feature missing is not asked about.
+
+        Raises:
+            aiohttp.ClientError: The service does not answer as it should.
+            msgspec.MsgspecError: What it answers is no prediction.
+        """
+        requests = [_features(one) for one in inputs]
+        known = [request for request in requests if request is not None]
+        if not known or not self._url:
+            return [_UNPREDICTED] * len(inputs)
+        content = await self._post(f"{self._url}/predict/bulk", {"requests": known})
+        answer = msgspec.json.decode(content, type=_Answer)
+        if len(answer.predictions) != len(known):
+            raise msgspec.ValidationError("as many predictions are expected as were asked for")
+        predictions = iter(answer.predictions)
+        return [
+            _UNPREDICTED if request is None else _latencies(next(predictions))
+            for request in requests
+        ]
+
+    async def learn(self, entries: Sequence[dict[str, Any]]) -> None:
+        """Sends training entries.
+
+        Raises:
+            aiohttp.ClientError: They were not taken.
+        """
+        if entries and self._training_url:
+            url = f"{self._training_url}/add_training_data_bulk"
+            await self._post(url, {"entries": list(entries)})
+
+    async def _post(self, url: str, payload: object) -> bytes:
+        assert self._session is not None
+        body = msgspec.json.encode(payload)
+        async with self._session.post(url, data=body, allow_redirects=False) as response:
+            if response.status >= 300:
+                raise aiohttp.ClientPayloadError(f"{url}: status {response.status}")
+            content = bytearray()
+            async for piece in response.content.iter_any():
+                content += piece
+                if len(content) > _MAX_BYTES:
+                    raise aiohttp.ClientPayloadError(f"{url}: the answer is too large")
+            return bytes(content)
+
+
+def training_entries(record: LifecycleRecord) -> list[dict[str, Any]]:
+    """What a finished request teaches: one entry for its TTFT, one for its TPOT.
+
+    As llm-d's router does, the first with the features of the prefill endpoint and a TPOT of 0, the
+    second with those of the decode endpoint and a TTFT of 0. Only a stream that completed teaches;
+    a latency or a feature that is unknown makes no entry.
+
+    Args:
+        record: The finished request.
+    """
+    if record.outcome is not Outcome.COMPLETED:
+        return []
+    entries: list[dict[str, Any]] = []
+    for one in record.prediction_inputs:
+        features = _features(one)
+        if features is None:
+            continue
+        features["timestamp"] = record.completed_at
+        shared = len(record.prediction_inputs) == 1
+        ttft, tpot = record.actual.ttft_ms, record.actual.tpot_ms
+        if ttft is not None and one.pod_type != "decode":
+            entries.append({**features, "actual_ttft_ms": ttft, "actual_tpot_ms": 0.0})
+        if tpot is not None and (one.pod_type != "prefill" or shared):
+            tokens = {"num_tokens_generated": record.output_length or 0}
+            entries.append({**features, **tokens, "actual_ttft_ms": 0.0, "actual_tpot_ms": tpot})
+    return entries
+
+
+def _features(one: PredictionInput) -> dict[str, Any] | None:
+    """An input in the words of the service; None when a feature is missing, which is not a 0."""
+    features: dict[str, Any] = {
+        "kv_cache_percentage": one.kv_cache_usage,
+        "input_token_length": one.input_token_length,
+        "num_request_waiting": one.num_request_waiting,
+        "num_request_running": one.num_request_running,
+        "num_tokens_generated": 0,
+        "prefix_cache_score": one.prefix_cache_score,
+        # llm-d counts the tokens of prompts that are being prefilled; never those of a decode.
+        "prefill_tokens_in_flight": 0 if one.pod_type == "decode" else one.inflight_tokens,
+        "pod_type": one.pod_type,
+    }
+    return None if None in features.values() else features
+
+
+def _latencies(prediction: _Prediction | None) -> LatencyPrediction:
+    """Its zero is a value below zero that was cut off, and so no prediction."""
+    if prediction is None:
+        return _UNPREDICTED
+    return LatencyPrediction(prediction.ttft_ms or None, prediction.tpot_ms or None)

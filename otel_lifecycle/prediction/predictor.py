@@ -1,0 +1,67 @@
+"""Features of a request in, TTFT and TPOT out, within a time budget."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+from otel_lifecycle import sanitize
+from otel_lifecycle.model import LatencyPrediction
+from otel_lifecycle.record import PredictionInput
+
+_logger = logging.getLogger(__name__)
+
+_UNPREDICTED = LatencyPrediction()
+
+
+class Predictor(Protocol):
+    """Predicts what a request would take on each of some endpoints."""
+
+    async def predict(self, inputs: Sequence[PredictionInput]) -> Sequence[LatencyPrediction]:
+        """One prediction for each input, in their order; empty where there is none.
+
+        It may take its time and may raise: callers go through `predict_within`.
+
+        Args:
+            inputs: One for each endpoint. A feature that is None is unknown.
+        """
+        ...
+
+
+async def predict_within(
+    predictor: Predictor, inputs: Sequence[PredictionInput], timeout: float
+) -> Sequence[LatencyPrediction]:
+    """The predictions, or as many empty ones: late or failed is no prediction, and no error.
+
+    Args:
+        predictor: Who predicts.
+        inputs: One for each endpoint.
+        timeout: Seconds that all of it may take.
+    """
+    nothing = [_UNPREDICTED] * len(inputs)
+    try:
+        predictions = await asyncio.wait_for(predictor.predict(inputs), timeout)
+    except Exception as error:  # a time-out among them
+        _logger.debug("no prediction: %r", error)
+        return nothing
+    return predictions if len(predictions) == len(inputs) else nothing
+
+
+def route_prediction(
+    inputs: Sequence[PredictionInput], predictions: Sequence[LatencyPrediction]
+) -> LatencyPrediction:
+    """The prediction for one route: TTFT of its prefill endpoint, TPOT of its decode endpoint.
+
+    Args:
+        inputs: One for each counted endpoint of the route.
+        predictions: Theirs.
+    """
+    ttft = tpot = None
+    for one, prediction in zip(inputs, predictions, strict=True):
+        if one.pod_type != "decode":
+            ttft = sanitize.milliseconds(prediction.ttft_ms)
+        if one.pod_type != "prefill" or len(inputs) == 1:
+            tpot = sanitize.milliseconds(prediction.tpot_ms)
+    return LatencyPrediction(ttft, tpot)

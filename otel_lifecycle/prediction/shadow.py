@@ -1,0 +1,126 @@
+"""Predicts for requests whose router did not, for their record only."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from itertools import chain, islice
+from typing import Any
+
+from otel_lifecycle.features import prediction_input
+from otel_lifecycle.loop_thread import LoopThread
+from otel_lifecycle.prediction.llm_d import LLMDPredictor, training_entries
+from otel_lifecycle.prediction.predictor import predict_within, route_prediction
+from otel_lifecycle.prediction_config import PredictionConfig
+from otel_lifecycle.record import LifecycleRecord, PredictionInput
+from otel_lifecycle.store import Lifecycle
+
+_logger = logging.getLogger(__name__)
+
+# llm-d's router sends once a second, at most that many.
+_SEND_SECONDS = 1.0
+_MAX_ENTRIES = 1_000
+
+
+class ShadowPrediction:
+    """Asks the service off the request's path, and teaches it from finished requests.
+
+    A prediction that comes after the end of its request is dropped. Thread-safe; no method waits.
+
+    Args:
+        config: Settings.
+    """
+
+    def __init__(self, config: PredictionConfig) -> None:
+        self._config = config
+        self._timeout = config.timeout.total_seconds()
+        self._waiting: deque[Lifecycle] = deque(maxlen=config.max_queue)
+        self._finished: deque[LifecycleRecord] = deque(maxlen=config.max_queue)
+        self._work = asyncio.Event()
+        self._problem = ""
+        self._thread = LoopThread("otel-lifecycle-predict", self._run)
+
+    def predict(self, lifecycle: Lifecycle) -> None:
+        """Has a request in flight predicted, if there is room."""
+        if self._config.url and len(self._waiting) < self._config.max_queue:
+            self._thread.ensure_running()
+            self._waiting.append(lifecycle)
+            self._thread.wake(self._work.set)
+
+    def learn(self, record: LifecycleRecord) -> None:
+        """Has the service taught by a finished request; beyond the bound the oldest is dropped."""
+        if self._config.training_url:
+            self._thread.ensure_running()
+            self._finished.append(record)
+
+    def close(self, timeout: float) -> None:
+        """Stops; what has not been sent is dropped.
+
+        Args:
+            timeout: Seconds to wait at most.
+        """
+        self._thread.close(timeout)
+
+    async def _run(self, stopped: asyncio.Event) -> None:
+        config = self._config
+        self._work = asyncio.Event()
+        async with LLMDPredictor(config.url, config.training_url) as service:
+            tasks = [
+                asyncio.create_task(self._predict_all(service)),
+                asyncio.create_task(self._teach(service)),
+            ]
+            await stopped.wait()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _predict_all(self, service: LLMDPredictor) -> None:
+        while True:
+            self._work.clear()
+            # All that came while the last ones were predicted, in one exchange.
+            batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
+            if batch:
+                await self._predict(service, batch)
+            else:
+                await self._work.wait()
+
+    async def _predict(self, service: LLMDPredictor, batch: Sequence[Lifecycle]) -> None:
+        records = [lifecycle.record for lifecycle in batch]
+        inputs = [_inputs(*one) for one in zip(batch, records, strict=True)]
+        predictions = iter(await predict_within(service, list(chain(*inputs)), self._timeout))
+        for lifecycle, record, own in zip(batch, records, inputs, strict=True):
+            prediction = route_prediction(own, list(islice(predictions, len(own))))
+            # One reference, with the record it is for: the request may go elsewhere by now.
+            lifecycle.shadow = (record, prediction)
+
+    async def _teach(self, service: LLMDPredictor) -> None:
+        while True:
+            await asyncio.sleep(_SEND_SECONDS)
+            entries: list[dict[str, Any]] = []
+            while self._finished and len(entries) < _MAX_ENTRIES:
+                entries += training_entries(self._finished.popleft())
+            problem = ""
+            try:
+                await service.learn(entries)
+            except Exception as error:
+                problem = f"{type(error).__name__}: {error}"
+            if problem != self._problem and entries:
+                self._problem = problem
+                _logger.warning("training data: %s", problem or "it is taken again")
+
+
+def _inputs(lifecycle: Lifecycle, record: LifecycleRecord) -> list[PredictionInput]:
+    inputs: list[PredictionInput] = []
+    for role, load in lifecycle.role_loads.items():
+        one = prediction_input(
+            role,
+            getattr(record.selected_route, role),
+            input_tokens=record.input_token_length,
+            score=record.prefix_cache_score,
+            missing=record.missing_feature_reasons,
+        )
+        one.inflight_tokens = load.tokens
+        inputs.append(one)
+    return inputs
