@@ -26,7 +26,7 @@ _logger = logging.getLogger(__name__)
 _INTERVAL_SECONDS = 10.0
 _TIMEOUT_SECONDS = 5.0
 _MAX_BYTES = 64 * 1024 * 1024  # thousands of pods
-_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 class _Spec(msgspec.Struct, rename="camel"):
@@ -65,7 +65,7 @@ class Pods:
         self.by_address: Mapping[str, Pod] = {}
         self.exporters: Sequence[Target] = ()
         self._config = config
-        self._account = Path(os.environ.get("KUBERNETES_SERVICE_ACCOUNT", _ACCOUNT))
+        self._account = ACCOUNT
         self._problem = ""
 
     async def run(self) -> None:

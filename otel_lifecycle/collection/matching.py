@@ -91,8 +91,8 @@ class Fleet:
 
     def _alone_on(self, hosts: Iterable[str]) -> list[EndpointState]:
         """The endpoint of a host, with all its ranks; none where several share the host."""
-        states = [state for host in hosts for state in self._by_host.get(host, ())]
-        return states if len({state.id for state in states}) == 1 else []
+        states = {state: None for host in hosts for state in self._by_host.get(host, ())}
+        return list(states) if len({state.id for state in states}) == 1 else []
 
 
 def _of_rank(name: str, ranks: Ranks) -> EndpointMetrics:

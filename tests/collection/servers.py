@@ -111,7 +111,8 @@ def send(
 
 def packed(body: bytes) -> Answer:
     """The body in gzip."""
-    return lambda handler: send(handler, gzip.compress(body), Content_Encoding="gzip")
+    content = gzip.compress(body)
+    return lambda handler: send(handler, content, Content_Encoding="gzip")
 
 
 def chunked(body: bytes, size: int = 7) -> Answer:

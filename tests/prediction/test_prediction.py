@@ -1,0 +1,259 @@
+"""Predictions of llm-d's service: for a router that asks, and for the record alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+import pytest
+
+from otel_lifecycle import LatencyPrediction, RequestStart, Route
+from otel_lifecycle.prediction import (
+    LLMDPredictor,
+    predict_within,
+    route_prediction,
+    training_entries,
+)
+from otel_lifecycle.prediction_config import PredictionConfig
+from otel_lifecycle.record import PredictionInput
+from tests.collection.servers import Answer, Site, send
+from tests.conftest import Bench
+from tests.examples.cluster import eventually
+from tests.matchers import ANY_FLOAT, MEASURED, TIMESTAMP
+from tests.routes import aggregated, disaggregated
+
+PREFILL = PredictionInput("prefill", 512, 0.42, 1, 3, 0.31, 1024, 71.0, 63.0, 40.0, "10.0.0.7")
+DECODE = PredictionInput("decode", 512, 0.42, 0, 5, 0.5, 2048, None, None, None, "10.0.0.8")
+INCOMPLETE = PredictionInput("decode", 512, 0.42, None, 5, 0.5, 2048)
+ASKED = {
+    "prefill": {
+        "kv_cache_percentage": 0.31,
+        "input_token_length": 512,
+        "num_request_waiting": 1,
+        "num_request_running": 3,
+        "num_tokens_generated": 0,
+        "prefix_cache_score": 0.42,
+        "prefill_tokens_in_flight": 1024,
+        "pod_type": "prefill",
+    },
+    "decode": {
+        "kv_cache_percentage": 0.5,
+        "input_token_length": 512,
+        "num_request_waiting": 0,
+        "num_request_running": 5,
+        "num_tokens_generated": 0,
+        "prefix_cache_score": 0.42,
+        "prefill_tokens_in_flight": 0,
+        "pod_type": "decode",
+    },
+}
+
+
+class Service(Site):
+    """A stand-in for llm-d's prediction and training servers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[dict[str, Any]] = []
+        self.entries: list[dict[str, Any]] = []
+        self.answers = {
+            "/predict/bulk": self._predict,
+            "/add_training_data_bulk": self._learn,
+        }
+
+    def _predict(self, handler: BaseHTTPRequestHandler) -> None:
+        requests = _body(handler)["requests"]
+        self.requests += requests
+        predictions = [{"ttft_ms": 200.0 + i, "tpot_ms": 20.0 + i} for i in range(len(requests))]
+        answer = {"predictions": predictions, "errors": [], "total_requests": len(requests)}
+        send(handler, json.dumps(answer).encode(), content_type="application/json")
+
+    def _learn(self, handler: BaseHTTPRequestHandler) -> None:
+        self.entries += _body(handler)["entries"]
+        send(handler, b'{"message": "Accepted"}', status=202, content_type="application/json")
+
+
+def _body(handler: BaseHTTPRequestHandler) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+    return body
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    """The service, answering."""
+    service = Service()
+    yield service
+    service.stop()
+
+
+def ask(url: str, inputs: Sequence[PredictionInput]) -> Sequence[LatencyPrediction]:
+    """Asks as a router would."""
+
+    async def main() -> Sequence[LatencyPrediction]:
+        async with LLMDPredictor(url) as predictor:
+            return await predict_within(predictor, inputs, 5)
+
+    return asyncio.run(main())
+
+
+def test_asks_in_the_words_of_the_service(service: Service) -> None:
+    """All endpoints are asked about at once; one with a feature missing has no prediction."""
+    predictions = ask(service.url, [PREFILL, INCOMPLETE, DECODE])
+
+    assert predictions == [
+        LatencyPrediction(200.0, 20.0),
+        LatencyPrediction(),
+        LatencyPrediction(201.0, 21.0),
+    ]
+    assert service.requests == [ASKED["prefill"], ASKED["decode"]]
+    assert route_prediction([PREFILL, DECODE], [predictions[0], predictions[2]]) == (
+        LatencyPrediction(200.0, 21.0)
+    )
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda handler: send(handler, b"", status=503),
+        lambda handler: send(handler, b"no JSON"),
+        lambda handler: send(handler, b'{"predictions": []}'),
+        lambda handler: send(handler, b'{"predictions": [null]}'),
+        lambda handler: send(handler, b'{"predictions": [{"ttft_ms": 0, "tpot_ms": 0}]}'),
+        lambda handler: send(handler, b'{"predictions": [{"ttft_ms": "soon"}]}'),
+    ],
+    ids=["503", "garbage", "too few", "null", "zero", "text"],
+)
+def test_no_prediction(service: Service, answer: Answer) -> None:
+    """What is no prediction is none, never a number, and no error."""
+    service.answers["/predict/bulk"] = answer
+
+    assert ask(service.url, [PREFILL]) == [LatencyPrediction()]
+
+
+def test_time_budget() -> None:
+    """A predictor that takes longer than it may, or raises, predicts nothing."""
+
+    class Slow:
+        async def predict(self, inputs: Sequence[PredictionInput]) -> Sequence[LatencyPrediction]:
+            await asyncio.sleep(60)
+            raise AssertionError
+
+    class Broken:
+        async def predict(self, inputs: Sequence[PredictionInput]) -> Sequence[LatencyPrediction]:
+            raise RuntimeError
+
+    for predictor in (Slow(), Broken()):
+        found = asyncio.run(predict_within(predictor, [PREFILL, DECODE], 0.01))
+        assert found == [LatencyPrediction()] * 2
+
+
+def track(bench: Bench, service: Service | None, start: RequestStart, tokens: int = 3) -> None:
+    """Serves one stream, as soon as the service has been asked about it."""
+    with bench.tracker.track(start) as tracked:
+        if service is not None:
+            lifecycle: Any = bench.tracker.store.find(start.request_id)
+            eventually(lambda: lifecycle.shadow is not None)
+        tracked.chunk()
+        time.sleep(0.001)
+        tracked.complete(output_tokens=tokens)
+
+
+def start(route: Route, **fields: Any) -> RequestStart:
+    """A request without a prediction."""
+    fields = {"input_tokens": 512, "prefix_cache_score": 0.42, **fields}
+    return RequestStart("request", route, "m", **fields)
+
+
+def test_shadow(make_bench: Callable[..., Bench], service: Service) -> None:
+    """Where the router predicts nothing, the record has the service's prediction, and says so."""
+    bench = make_bench(prediction=PredictionConfig(url=service.url, timeout="10s"))
+
+    track(bench, service, start(disaggregated()))
+
+    record = bench.records[0]
+    assert (record.prediction, record.prediction_mode) == (LatencyPrediction(200.0, 21.0), "shadow")
+    assert record.prediction_error.ttft_ms == ANY_FLOAT
+    attributes = bench.spans[0]["attributes"]
+    assert {name: attributes[name] for name in attributes if "prediction" in name} == {
+        "llm_router.prediction.mode": "shadow",
+        "llm_router.prediction.time_to_first_token": 0.2,
+        "llm_router.prediction.time_per_output_token": 0.021,
+        "llm_router.prediction.time_to_first_token.error": ANY_FLOAT,
+        "llm_router.prediction.time_per_output_token.error": ANY_FLOAT,
+    }
+
+
+def test_active_is_left_alone(make_bench: Callable[..., Bench], service: Service) -> None:
+    """A prediction the router used stays; the service is not asked."""
+    bench = make_bench(prediction=PredictionConfig(url=service.url))
+    used = LatencyPrediction(100.0, None)
+
+    track(bench, None, start(aggregated(), prediction=used))
+
+    record = bench.records[0]
+    assert (record.prediction, record.prediction_mode) == (used, "active")
+    assert service.requests == []
+
+
+@pytest.mark.parametrize("answer", ["late", "down"])
+def test_service_that_does_not_answer(
+    make_bench: Callable[..., Bench], service: Service, answer: str
+) -> None:
+    """Requests do not wait for the service: without its answer there is no prediction."""
+    if answer == "late":
+        service.answers["/predict/bulk"] = lambda handler: time.sleep(0.5)
+    url = service.url if answer == "late" else "http://127.0.0.1:9"
+    bench = make_bench(prediction=PredictionConfig(url=url, timeout="50ms"))
+
+    track(bench, None, start(aggregated()))
+
+    record = bench.records[0]
+    assert (record.prediction, record.prediction_mode) == (LatencyPrediction(), "")
+
+
+def test_teaches(make_bench: Callable[..., Bench], service: Service) -> None:
+    """Finished streams are sent as training data: TTFT of the prefill, TPOT of the decode."""
+    bench = make_bench(prediction=PredictionConfig(training_url=service.url))
+
+    track(bench, None, start(disaggregated()))
+    with bench.tracker.track(start(aggregated())) as failed:
+        failed.fail("http_500")
+
+    eventually(lambda: len(service.entries) == 2)
+    common = {
+        "kv_cache_percentage": 0.31,
+        "input_token_length": 512,
+        "num_request_waiting": 1,
+        "num_request_running": 3,
+        "prefix_cache_score": 0.42,
+        "prefill_tokens_in_flight": 0,
+        "timestamp": TIMESTAMP,
+    }
+    assert service.entries == [
+        {
+            **common,
+            "pod_type": "prefill",
+            "num_tokens_generated": 0,
+            "actual_ttft_ms": MEASURED,
+            "actual_tpot_ms": 0.0,
+        },
+        {
+            **common,
+            "pod_type": "decode",
+            "num_tokens_generated": 3,
+            "actual_ttft_ms": 0.0,
+            "actual_tpot_ms": MEASURED,
+        },
+    ]
+
+
+def test_what_teaches_nothing(bench: Bench) -> None:
+    """A response that is no stream, or a request with a feature missing, makes no entry."""
+    track(bench, None, start(aggregated(), streaming=False))
+    track(bench, None, start(aggregated(), prefix_cache_score=None))
+
+    assert [training_entries(record) for record in bench.records] == [[], []]
