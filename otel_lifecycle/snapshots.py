@@ -13,7 +13,7 @@ from datetime import datetime
 from otel_lifecycle import sanitize
 from otel_lifecycle.endpoint_state import Collected
 from otel_lifecycle.features import POD_TYPES, missing_metrics, missing_npu
-from otel_lifecycle.model import Endpoint, EndpointMetrics, MissingReason, RouteEndpoint
+from otel_lifecycle.model import EndpointMetrics, MissingReason, RouteEndpoint
 from otel_lifecycle.record import EndpointSnapshot, MissingFeature
 from otel_lifecycle.timestamps import datetime_to_ns
 
@@ -109,10 +109,10 @@ class EndpointViews:
     Thread-safe without a lock: a lost update costs only another check.
 
     Args:
-        collected: What is known of an endpoint besides what the router gives.
+        collected: What is known, by its identity, of an endpoint besides what the router gives.
     """
 
-    def __init__(self, collected: Callable[[Endpoint], Collected | None]) -> None:
+    def __init__(self, collected: Callable[[Hashable], Collected | None]) -> None:
         self._collected = collected
         self._views: dict[Hashable, EndpointView] = {}
 
@@ -121,7 +121,7 @@ class EndpointViews:
         identity = raw.endpoint.identity
         judged_ns: int | None = None
         if raw.metrics is None or raw.npu is None:
-            collected = self._collected(raw.endpoint)
+            collected = self._collected(identity)
             if collected is not None:
                 judged_ns = collected.judged_ns if raw.npu is None else None
                 raw = RouteEndpoint(

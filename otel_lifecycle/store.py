@@ -219,9 +219,9 @@ class LifecycleStore:
         with self._lock:
             return list(self._endpoints.values())
 
-    def collected(self, endpoint: Endpoint) -> Collected | None:
-        """What the collector last knew of an endpoint."""
-        state = self._endpoints.get(endpoint.identity)
+    def collected(self, identity: Hashable) -> Collected | None:
+        """What the collector last knew of the endpoint with an `Endpoint.identity`."""
+        state = self._endpoints.get(identity)
         return None if state is None else state.collected
 
     def ignore(self, reason: str) -> None:

@@ -108,6 +108,8 @@ class Fetcher:
         encoding = response.headers.get("Content-Encoding", "identity").lower()
         if encoding not in ("identity", "gzip"):
             raise ScrapeError("bad_encoding", encoding)
+        if response.content_length is not None and response.content_length > self._max_bytes:
+            raise ScrapeError("too_large")
         unpacker = zlib.decompressobj(_GZIP) if encoding == "gzip" else None
         body = bytearray()
         async for piece in response.content.iter_any():

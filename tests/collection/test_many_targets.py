@@ -1,0 +1,23 @@
+"""Hundreds of targets at once, good and bad ones."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from benchmarks.collection import BAD, measure
+
+pytestmark = pytest.mark.slow
+
+
+def test_many_targets(caplog: pytest.LogCaptureFixture) -> None:
+    """Bad targets neither keep the good ones from being scraped nor fill the memory."""
+    caplog.set_level(logging.CRITICAL)
+    measured = measure(engines=200, bad_of_each=5, seconds=5)
+
+    bad = 5 * len(BAD)
+    up = measured.states.pop(("engine", "up"))
+    assert (up, measured.with_metrics, measured.states.total()) == (200, 200, bad)
+    # What 32 scrapes of 4 MiB may hold, twice: as they come and as they are read.
+    assert measured.memory_mb < 32 * 4 * 2
