@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from otel_lifecycle.settings import problems
 _logger = logging.getLogger(__name__)
 
 _MAX_TARGETS = 10_000
+_THIS_HOST = ("127.0.0.1", "::1", "localhost")
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -60,9 +62,13 @@ def configured(targets: Iterable[TargetConfig]) -> list[Target]:
     """Those of the settings or of a file."""
     return [
         Target(
-            target.source, target.url, tuple(target.endpoints.items()), target.authorization_file
+            one.source,
+            one.url,
+            tuple(one.endpoints.items()),
+            one.authorization_file,
+            () if one.url else (*_THIS_HOST, socket.gethostname().lower()),
         )
-        for target in targets
+        for one in targets
     ]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from otel_lifecycle import Endpoint
 from tests.collection.conftest import endpoint_of, reasons, request
 from tests.collection.servers import (
     Answer,
@@ -116,6 +117,33 @@ def test_endpoint_with_a_bad_address(
     assert request(bench, endpoint).outcome == "completed"
     eventually(lambda: len(caplog.messages) == 1)
     assert "bad_url" in caplog.messages[0]
+
+
+def test_npu_smi(
+    collecting: Callable[..., Bench],
+    site: Site,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The command on this host tells of the endpoint on it; without it one line says so."""
+    stand_in = Path(__file__).parents[1] / "accelerators"
+    endpoint = Endpoint(address="127.0.0.1", port=str(site.port))
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(site.port))
+        collecting(targets="npu_smi")
+        eventually(lambda: "command_failed" in caplog.text)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", f"{stand_in}:/usr/bin:/bin")
+        patch.setenv("MODE", "")
+        bench = collecting(targets="npu_smi", endpoints=False, interval="1s")
+        eventually(lambda: "aiCoreUtilization" not in reasons(request(bench, endpoint)))
+
+    npu = bench.records[-1].selected_route.leader.npu  # type: ignore[union-attr]
+    assert [(one.target, one.device_id) for one in npu.devices] == [  # type: ignore[union-attr]
+        ("npu_smi", "0"),
+        ("npu_smi", "4"),
+    ]
+    assert caplog.text.count("npu_smi on this host") == 1
 
 
 def test_dead_target_is_left_alone(collecting: Callable[..., Bench], site: Site) -> None:
