@@ -58,7 +58,7 @@ class CollectionLoop:
         self._explicit = configured(self._config.targets)
         self._slots = asyncio.Semaphore(self._config.concurrency)
         self._tasks: dict[Watch, asyncio.Task[None]] = {}
-        self._endpoints: list[Endpoint] = []
+        self._endpoints: list[tuple[EndpointState, Endpoint]] = []
         self._known_pods: Mapping[str, object] = {}
         self._fleet = Fleet((), {})
         self._known: dict[EndpointState, _Known] = {}
@@ -104,9 +104,10 @@ class CollectionLoop:
     def _refresh(self, fetcher: Fetcher) -> None:
         """Takes in what came and went since the last time, and judges what was not scraped."""
         states, pods = self._store.endpoints(), self._pods.by_address
-        endpoints = [state.endpoint for state in states]
+        # Both: one that left and came back is another state of an equal endpoint.
+        endpoints = [(state, state.endpoint) for state in states]
         explicit = [*self._explicit, *self._file.read(), *self._pods.exporters]
-        targets = merged(explicit, endpoints, self._config)
+        targets = merged(explicit, (endpoint for _, endpoint in endpoints), self._config)
         for watch in list(self._tasks):
             if targets.get(watch.target.key) == watch.target:
                 del targets[watch.target.key]

@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from otel_lifecycle import (
@@ -188,6 +189,27 @@ def test_endpoint_leaves(collecting: Callable[..., Bench], site: Site) -> None:
     asked = site.asked["/metrics"]
     time.sleep(0.2)
     assert site.asked["/metrics"] == asked
+
+
+def test_endpoint_comes_back(collecting: Callable[..., Bench], site: Site) -> None:
+    """An endpoint that leaves and comes back at once, or elsewhere, is known again."""
+    site.answers = {"/metrics": engine_exposition()}
+    bench = collecting()
+    endpoint = endpoint_of(site)
+    elsewhere = Endpoint("llm", "qwen-1", "127.0.0.1", "1", "rank")
+    running = "llm_router.endpoint.request.running"
+    for event, known in [
+        (EndpointEventType.ADD_OR_UPDATE, endpoint),
+        (EndpointEventType.DELETE, endpoint),
+        (EndpointEventType.ADD_OR_UPDATE, endpoint),
+        (EndpointEventType.ADD_OR_UPDATE, elsewhere),
+        (EndpointEventType.ADD_OR_UPDATE, msgspec.structs.replace(elsewhere, port=str(site.port))),
+    ]:
+        bench.tracker.extract_endpoint(EndpointEvent(event, known))
+        if event is EndpointEventType.ADD_OR_UPDATE and known is endpoint:
+            eventually(lambda: running in bench.telemetry.metrics())
+
+    eventually(lambda: len(bench.telemetry.metrics()[running]) == 2)
 
 
 @pytest.mark.parametrize("ahead", [3600, -3600])
