@@ -195,7 +195,8 @@ class Jaeger(Service):
                 "query.service_name": service,
                 "query.start_time_min": _rfc3339(now - 3_600),
                 "query.start_time_max": _rfc3339(now + 60),
-                "query.search_depth": 20_000,
+                "query.num_traces": 20_000,
+                "query.raw_traces": True,
             },
         )
         if response.status_code == httpx.codes.NOT_FOUND:
