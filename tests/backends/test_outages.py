@@ -94,7 +94,8 @@ def test_nothing_is_lost_behind_a_queue(backends: Backends, routers: Routers) ->
         GATEWAY_HOST="127.0.0.1",
         GATEWAY_PORT=gateway.grpc.rpartition(":")[2],
     )
-    router = routers.start(**agent.exporting(GRPC))
+    # Longer than a busy machine takes to start an agent again: until then the router's SDK retries.
+    router = routers.start(OTEL_EXPORTER_OTLP_TIMEOUT="60", **agent.exporting(GRPC))
     plan = load(120)
     with ThreadPoolExecutor() as pool:
         sending = pool.submit(router.send, plan)
