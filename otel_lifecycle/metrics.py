@@ -39,7 +39,7 @@ from otel_lifecycle.observations import (
     observe_sink,
     observe_targets,
 )
-from otel_lifecycle.record import EndpointSnapshot, LifecycleRecord
+from otel_lifecycle.record import LifecycleRecord
 from otel_lifecycle.store import LifecycleStore
 from otel_lifecycle.version import __version__
 
@@ -136,7 +136,7 @@ class LifecycleMetrics:
                 attributes[name] = self._bound(name, value)
         if route is not None and route.leader.address:
             leader = route.leader
-            if self._bound(semconv.ENDPOINT_ID, _label(leader)) is OTHER:
+            if self._bound(semconv.ENDPOINT_ID, leader.label) is OTHER:
                 attributes[semconv.SERVER_ADDRESS] = OTHER
             else:
                 attributes[semconv.SERVER_ADDRESS] = leader.address
@@ -157,7 +157,7 @@ class LifecycleMetrics:
                 attributes = {
                     semconv.PREDICTION_TARGET: target,
                     semconv.PREDICTION_DIRECTION: "too_low" if error_ms > 0 else "too_high",
-                    semconv.ENDPOINT_ID: self._bound(semconv.ENDPOINT_ID, _label(snapshot)),
+                    semconv.ENDPOINT_ID: self._bound(semconv.ENDPOINT_ID, snapshot.label),
                 }
                 # The SDK refuses negative values in histograms: the sign is an attribute.
                 error = abs(error_ms) / 1000
@@ -353,10 +353,6 @@ class _BoundedValues:
             return OTHER
         self._values.add(value)
         return value
-
-
-def _label(snapshot: EndpointSnapshot) -> str:
-    return f"{snapshot.id}#{snapshot.name}" if snapshot.name else snapshot.id
 
 
 def _exemplar_context(record: LifecycleRecord) -> Context | None:

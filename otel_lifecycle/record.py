@@ -49,6 +49,11 @@ class EndpointSnapshot(msgspec.Struct, rename="camel", omit_defaults=True):
     inflight: Load | None = None
     npu: NPUState | None = None
 
+    @property
+    def label(self) -> str:
+        """What metrics call it: `Endpoint.label`."""
+        return f"{self.id}#{self.name}" if self.name else self.id
+
 
 class RouteSnapshot(msgspec.Struct, rename="camel", omit_defaults=True):
     """The route: a leader alone, or leader (identity only), prefill and decode."""

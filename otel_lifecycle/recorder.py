@@ -32,6 +32,7 @@ from otel_lifecycle.metrics import LifecycleMetrics
 from otel_lifecycle.model import Outcome, RequestCompletion, RequestStart
 from otel_lifecycle.persistence import LifecycleSpanProcessor
 from otel_lifecycle.persistence.handover import offer, withdraw
+from otel_lifecycle.phases import emit_phases
 from otel_lifecycle.process_exit import run_at_exit
 from otel_lifecycle.record import LifecycleRecord, Reroute
 from otel_lifecycle.snapshots import EndpointViews
@@ -347,6 +348,8 @@ class LifecycleRecorder:
         try:
             if span.get_span_context().trace_flags.sampled:
                 finish_span(span, record, devices=self._config.npu_device_attributes)
+                if self._config.phase_spans:
+                    emit_phases(self._tracer, span, record)
         finally:
             span.end(None if record.completed_at is None else parse_timestamp(record.completed_at))
 

@@ -48,6 +48,9 @@ ROUTE_DELETED_ROLES: Final = "llm_router.route.deleted_roles"
 K8S_NAMESPACE_NAME: Final = "k8s.namespace.name"
 K8S_POD_NAME: Final = "k8s.pod.name"
 
+# Phase spans
+PHASE: Final = "llm_router.phase"
+
 # Prefix cache, prediction, load at dispatch
 PREFIX_CACHE_SCORE: Final = "llm_router.prefix_cache.score"
 PREDICTION_MODE: Final = "llm_router.prediction.mode"

@@ -47,9 +47,14 @@ RESOURCE_KEYS = ("service.name", "service.instance.id")
 
 
 def is_lifecycle_span(span: ReadableSpan) -> bool:
-    """Whether a span is one of ours."""
+    """Whether a span is one of ours, and tells of a whole request."""
     scope = span.instrumentation_scope
-    return scope is not None and scope.name == semconv.SCOPE and span.context is not None
+    return (
+        scope is not None
+        and scope.name == semconv.SCOPE
+        and span.context is not None
+        and semconv.PHASE not in (span.attributes or {})
+    )
 
 
 def record_from_span(span: ReadableSpan) -> LifecycleRecord:

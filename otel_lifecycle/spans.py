@@ -105,6 +105,20 @@ def finish_span(span: Span, record: LifecycleRecord, *, devices: bool) -> None:
         span.set_status(Status(StatusCode.ERROR))
 
 
+def server_attributes(endpoint: EndpointSnapshot) -> Attributes:
+    """Where an endpoint is, in OpenTelemetry's words."""
+    attributes: Attributes = {}
+    if endpoint.address:
+        attributes[semconv.SERVER_ADDRESS] = endpoint.address
+    if endpoint.port.isdecimal() and len(endpoint.port) <= 5:
+        attributes[semconv.SERVER_PORT] = int(endpoint.port)
+    if endpoint.id.startswith("pod://"):
+        namespace, _, pod = endpoint.id.removeprefix("pod://").partition("/")
+        attributes[semconv.K8S_NAMESPACE_NAME] = namespace
+        attributes[semconv.K8S_POD_NAME] = pod
+    return attributes
+
+
 def span_from_record(record: LifecycleRecord, *, devices: bool = True) -> ReadableSpan:
     """The span of a finished request, ready for any exporter.
 
@@ -234,7 +248,7 @@ def _endpoint_attributes(prefix: str, snapshot: EndpointSnapshot, devices: bool)
     if snapshot.name:
         attributes[prefix + semconv.ROLE_NAME] = snapshot.name
     if prefix == semconv.ROLE_PREFIX["leader"]:
-        _set_server(attributes, snapshot)
+        attributes.update(server_attributes(snapshot))
     if snapshot.metrics is not None:
         _set_metrics(attributes, prefix, snapshot.metrics)
     if snapshot.npu is not None:
@@ -244,17 +258,6 @@ def _endpoint_attributes(prefix: str, snapshot: EndpointSnapshot, devices: bool)
     # The snapshot is kept too: an id is only somebody's as long as they live.
     _cached_endpoints[key] = (snapshot, attributes)
     return attributes
-
-
-def _set_server(attributes: Attributes, leader: EndpointSnapshot) -> None:
-    if leader.address:
-        attributes[semconv.SERVER_ADDRESS] = leader.address
-    if leader.port.isdecimal() and len(leader.port) <= 5:
-        attributes[semconv.SERVER_PORT] = int(leader.port)
-    if leader.id.startswith("pod://"):
-        namespace, _, pod = leader.id.removeprefix("pod://").partition("/")
-        attributes[semconv.K8S_NAMESPACE_NAME] = namespace
-        attributes[semconv.K8S_POD_NAME] = pod
 
 
 METRICS_FIELDS = (

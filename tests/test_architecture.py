@@ -22,7 +22,7 @@ LAYERS = [
     {"collection_config", "prediction_config"},
     {"config", "endpoint_state"},
     {"attachments", "store", "background", "latency", "features", "accelerators", "engines"},
-    {"snapshots", "spans", "sampling", "observations"},
+    {"snapshots", "spans", "phases", "sampling", "observations"},
     {"span_reader", "metrics", "dispatch"},
     {"persistence", "protocols", "collection", "prediction"},
     {"scheduling", "extras", "recorder"},

@@ -47,6 +47,7 @@ def test_no_parameters(text: str | bytes) -> None:
         max_inflight=None,
         stale_after=timedelta(seconds=5),
         npu_device_attributes=False,
+        phase_spans=False,
         max_metric_values=1_000,
         close_timeout=timedelta(seconds=5),
     )
@@ -84,6 +85,7 @@ def test_every_parameter() -> None:
       "maxInflight": 10,
       "staleAfter": "1.5s",
       "npuDeviceAttributes": true,
+      "phaseSpans": true,
       "maxMetricValues": 20,
       "closeTimeout": "250ms"
     }"""
@@ -104,6 +106,7 @@ def test_every_parameter() -> None:
         max_inflight=10,
         stale_after=timedelta(seconds=1.5),
         npu_device_attributes=True,
+        phase_spans=True,
         max_metric_values=20,
         close_timeout=timedelta(milliseconds=250),
     )
@@ -388,6 +391,7 @@ _FROM_VARIABLES = {
     "OTEL_LIFECYCLE_MAX_INFLIGHT": ("12", {"max_inflight": 12}),
     "OTEL_LIFECYCLE_STALE_AFTER": ("1m", {"stale_after": timedelta(minutes=1)}),
     "OTEL_LIFECYCLE_NPU_DEVICE_ATTRIBUTES": ("true", {"npu_device_attributes": True}),
+    "OTEL_LIFECYCLE_PHASE_SPANS": ("true", {"phase_spans": True}),
     "OTEL_LIFECYCLE_MAX_METRIC_VALUES": ("13", {"max_metric_values": 13}),
     "OTEL_LIFECYCLE_CLOSE_TIMEOUT": ("0", {"close_timeout": timedelta(0)}),
     "OTEL_LIFECYCLE_PERSISTENCE_FLUSH_THRESHOLD": (

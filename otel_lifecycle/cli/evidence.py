@@ -110,7 +110,11 @@ def _evidence(answers: Counter[Answer], records: Path, receiver: OTLPReceiver | 
     spans = inflight = None
     peak = 0.0
     if receiver is not None:
-        spans = [span.span_id.hex() for span in receiver.spans(semconv.SCOPE)]
+        spans = [
+            span.span_id.hex()
+            for span in receiver.spans(semconv.SCOPE)
+            if not any(attribute.key == semconv.PHASE for attribute in span.attributes)
+        ]
         inflight = {
             str(dict(attributes)[semconv.ENDPOINT_ID]): value
             for attributes, value in receiver.gauge(semconv.METRIC_INFLIGHT_REQUESTS).items()
