@@ -113,10 +113,16 @@ class LifecycleMetrics:
             counted[semconv.REQUEST_MODEL] = attributes[semconv.REQUEST_MODEL]
         instruments.requests.add(1, counted, context)
         actual = record.actual
-        if actual.ttft_ms is not None:
-            instruments.ttft.record(actual.ttft_ms / 1000, attributes, context)
-        if actual.tpot_ms is not None:
-            instruments.tpot.record(actual.tpot_ms / 1000, attributes, context)
+        predicted = record.prediction
+        for actual_ms, predicted_ms, measured, believed in (
+            (actual.ttft_ms, predicted.ttft_ms, instruments.ttft, instruments.predicted_ttft),
+            (actual.tpot_ms, predicted.tpot_ms, instruments.tpot, instruments.predicted_tpot),
+        ):
+            if actual_ms is not None:
+                measured.record(actual_ms / 1000, attributes, context)
+                # What was never measured has no counterpart to be compared with.
+                if predicted_ms is not None:
+                    believed.record(predicted_ms / 1000, attributes, context)
         self._record_prediction_error(record, context)
         if actual.e2e_ms is not None:
             attributes = {**attributes, semconv.OUTCOME: outcome}
@@ -227,6 +233,18 @@ class _Instruments:
             semconv.METRIC_TPOT,
             unit="s",
             description="Time per output token after the first.",
+            explicit_bucket_boundaries_advisory=semconv.TPOT_BUCKETS,
+        )
+        self.predicted_ttft = meter.create_histogram(
+            semconv.METRIC_PREDICTED_TTFT,
+            unit="s",
+            description="Predicted time to first token of streams that had one.",
+            explicit_bucket_boundaries_advisory=semconv.TTFT_BUCKETS,
+        )
+        self.predicted_tpot = meter.create_histogram(
+            semconv.METRIC_PREDICTED_TPOT,
+            unit="s",
+            description="Predicted time per output token of streams where it was measured.",
             explicit_bucket_boundaries_advisory=semconv.TPOT_BUCKETS,
         )
         self.prediction_error = meter.create_histogram(

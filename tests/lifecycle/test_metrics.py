@@ -165,6 +165,40 @@ def test_latencies(bench: Bench) -> None:
     ]
 
 
+def test_predicted_latencies(bench: Bench) -> None:
+    """What was predicted stands beside what was measured: same attributes, same requests."""
+    tracked = bench.tracker.track(start("both measured"))
+    tracked.chunk()
+    tracked.complete(output_tokens=128)
+    tracked = bench.tracker.track(start("no second token"))
+    tracked.chunk()
+    tracked.complete(output_tokens=1)
+    bench.tracker.track(start("not a stream")).complete(output_tokens=128)
+    unpredicted = RequestStart("not predicted", aggregated("qwen-1"))
+    tracked = bench.tracker.track(unpredicted)
+    tracked.chunk()
+    tracked.complete(output_tokens=128)
+
+    measured = {
+        name: {
+            key: count for key, count in found.items() if ("server.address", "qwen-0.local") in key
+        }
+        for name, found in bench.telemetry.metrics().items()
+        if name.startswith("gen_ai.server.time")
+    }
+    assert {
+        "time_to_first_token": list(measured["gen_ai.server.time_to_first_token"].values()),
+        "time_per_output_token": list(measured["gen_ai.server.time_per_output_token"].values()),
+    } == {"time_to_first_token": [2], "time_per_output_token": [1]}
+    assert [
+        points(bench, "llm_router.predicted.time_to_first_token"),
+        points(bench, "llm_router.predicted.time_per_output_token"),
+    ] == [
+        measured["gen_ai.server.time_to_first_token"],
+        measured["gen_ai.server.time_per_output_token"],
+    ]
+
+
 def test_prediction_error(bench: Bench) -> None:
     """TTFT is held against the prefill endpoint and TPOT against the decode one, by direction."""
     tracked = bench.tracker.track(start(route=disaggregated()))
