@@ -20,7 +20,7 @@ test-routers: $(VENV)/.ready-tox
 	$(BIN)/tox run $(TOX_ARGS)
 
 # A collector, Jaeger and Prometheus, built by Go into .cache/backends the first time.
-test-backends: $(VENV)/.ready
+test-backends: $(VENV)/.ready-backends
 	scripts/install-backends
 	$(BIN)/python -m pytest -m backends $(PYTEST_ARGS)
 
@@ -50,6 +50,10 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 
 $(VENV)/.ready-tox: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'tox>=4.30' 'tox-uv>=1.28'
+	touch $@
+
+$(VENV)/.ready-backends: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[backends]'
 	touch $@
 
 clean:
