@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from otel_lifecycle.config import PersistenceConfig
 from otel_lifecycle.persistence.names import (
@@ -120,24 +121,34 @@ class Housekeeping:
                 path.unlink(missing_ok=True)
 
     def _compress(self, path: Path) -> Path:
+        """Compresses a segment; returns under which name it is there now."""
         compressed = path.with_name(path.name + COMPRESSED)
         unfinished = path.with_name(path.name + UNFINISHED)
         try:
             with path.open("rb") as plain:
-                lock(plain.fileno(), wait=False)  # another process may be at it
-                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-                with open(os.open(unfinished, flags, FILE_MODE), "wb") as file:
-                    with gzip.GzipFile("", "wb", fileobj=file) as whole:
-                        shutil.copyfileobj(plain, whole, _CHUNK_BYTES)
-                    if self._syncs:
-                        os.fsync(file.fileno())
+                lock(plain.fileno(), wait=False)
+                if not path.exists():  # another process has just done it
+                    return compressed
+                self._write_compressed(plain, unfinished)
                 unfinished.replace(compressed)
                 path.unlink()
-        except BlockingIOError:
+        except BlockingIOError:  # another process is at it
             return path
-        except FileNotFoundError:  # another process was faster, with this or with deleting it
+        except FileNotFoundError:
+            return compressed
+        except OSError as error:  # what is to be deleted is deleted all the same
+            self._complain(f"{path} cannot be compressed: {error}")
             unfinished.unlink(missing_ok=True)
+            return path
         return compressed
+
+    def _write_compressed(self, plain: BinaryIO, path: Path) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        with open(os.open(path, flags, FILE_MODE), "wb") as file:
+            with gzip.GzipFile("", "wb", fileobj=file) as compressed:
+                shutil.copyfileobj(plain, compressed, _CHUNK_BYTES)
+            if self._syncs:
+                os.fsync(file.fileno())
 
     def _delete_oldest(self, segments: list[Path]) -> None:
         """Keeps the newest whatever is asked for: it tells the number of the next."""

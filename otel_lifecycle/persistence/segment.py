@@ -8,7 +8,9 @@ behind it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import time
 from collections.abc import Callable, Generator, Sequence
 from itertools import accumulate
@@ -101,9 +103,11 @@ class Segment:
             sync: Have the disk keep the file and its new name.
 
         Raises:
-            OSError: It could not be renamed; it goes on being written.
+            OSError: It could not be renamed, or is no regular file; it goes on being written.
         """
         with self._locked():
+            if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+                raise OSError(errno.EINVAL, "no regular file", str(self.path))
             if self._repair_tail() == 0:
                 self.path.unlink()
             else:

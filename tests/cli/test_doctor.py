@@ -112,6 +112,12 @@ def test_works(start: Callable[..., Command], tmp_path: Path, collector: int) ->
         f"persistence.flush_interval 5s ({file})",
         f"persistence.output_path {records} (OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH)",
         "persistence.max_queue 100000 (default)",
+        "persistence.rotate_bytes 0 (default)",
+        "persistence.rotate_interval 0s (default)",
+        "persistence.retain_segments 0 (default)",
+        "persistence.retain_bytes 0 (default)",
+        "persistence.compression none (default)",
+        "persistence.fsync never (default)",
         "collection.enabled false (default)",
         "prediction.url not set (default)",
     )

@@ -48,8 +48,8 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def start_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Worker]]:
-    """Starts processes from `tests.faults.workers`; none is left when the test ends."""
+def start_worker(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Worker]]:
+    """Starts processes from `tests.faults.workers`; none is left when the folder is deleted."""
     workers: list[Worker] = []
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for what it imports beforehand
     context = multiprocessing.get_context("forkserver")

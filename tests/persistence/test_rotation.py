@@ -238,6 +238,38 @@ def test_folder_without_permission(
     assert message.startswith(f"{path}: cannot be rotated, and grows on: [Errno 13]")
 
 
+def test_no_regular_file(
+    make_tracker: MakeTracker, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is no regular file is neither renamed nor deleted."""
+    path.parent.mkdir()
+    os.mkfifo(path)
+    tracker = make_tracker(path, rotate_bytes=1, retain_segments=1)
+    serve(tracker, "a", "b")
+    assert tracker.flush()
+    tracker.close()
+    assert [path] == list(path.parent.iterdir())
+    message = f"{path}: cannot be rotated, and grows on: [Errno 22] no regular file: '{path}'"
+    assert [message] == caplog.messages
+
+
+def test_full_disk_while_compressing(
+    make_tracker: MakeTracker, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be compressed stays as it is, and retention does not wait for it."""
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("otel_lifecycle.persistence.housekeeping.shutil.copyfileobj", fail)
+    tracker = make_tracker(path, rotate_bytes=1, compression="gzip", retain_segments=2)
+    serve(tracker, *numbered("request", 5))
+    assert tracker.flush()
+    eventually(lambda: {file.suffix for file in path.parent.iterdir()} == {".jsonl"})
+    eventually(lambda: numbers(path.parent) == [3, 4])
+    assert numbered("request", 5)[2:] == recorded(path)
+
+
 @pytest.mark.parametrize("fsync", ["never", "rotate", "flush"])
 def test_fsync(
     make_tracker: MakeTracker, path: Path, monkeypatch: pytest.MonkeyPatch, fsync: str
