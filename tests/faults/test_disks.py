@@ -40,9 +40,7 @@ def test_full_disk(small_disk: Path, report: Report) -> None:
     path = small_disk / "records.jsonl"
     filler = small_disk / "filler"
     runs, count = 10, 300
-    tracker = make_tracker(
-        path, flush_threshold=3, rotate_bytes=64 << 10, retain_bytes=400 << 10, compression="gzip"
-    )
+    tracker = make_tracker(path, flush_threshold=3, rotate_bytes=64 << 10, compression="gzip")
     found: list[str] = []
     problems = 0
     for run in range(runs):
