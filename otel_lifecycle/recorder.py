@@ -183,6 +183,9 @@ class LifecycleRecorder:
                 self.store.ignore("already_finished")
                 return
             self._predict(lifecycle)
+            if record.model != old.model:
+                lifecycle.span.update_name(span_name(record.model))
+                lifecycle.span.set_attributes(start_attributes(record))
         except Exception:
             self.failed("reroute")
 

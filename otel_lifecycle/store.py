@@ -272,7 +272,7 @@ class LifecycleStore:
             lifecycle.deleted_roles.clear()
             lifecycle.start = start
             # What the chunks so far have told of the response stays true.
-            record.streaming = lifecycle.record.streaming
+            record.streaming = lifecycle.record.streaming or record.streaming
             lifecycle.record = record
             self._charge(lifecycle)
             if lifecycle.finished:  # by a signal handler, in the middle of this

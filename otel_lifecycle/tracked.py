@@ -13,6 +13,7 @@ from otel_lifecycle.model import (
     LatencyPrediction,
     Outcome,
     RequestCompletion,
+    RequestStart,
     Route,
 )
 from otel_lifecycle.recorder import LifecycleRecorder
@@ -133,6 +134,22 @@ class TrackedRequest:
         """
         if self._lifecycle is not None:
             self._recorder.reroute(self._lifecycle, None, route=route)
+
+    def describe(self, start: RequestStart) -> None:
+        """More of the request became known, by a router that chooses before it has read it all.
+
+        Args:
+            start: The request; its model, input tokens and streaming are taken over.
+        """
+        if self._lifecycle is not None:
+            self._recorder.reroute(
+                self._lifecycle,
+                None,
+                model=start.model,
+                input_tokens=start.input_tokens,
+                input_token_source=start.input_token_source,
+                streaming=start.streaming,
+            )
 
     def inject(self, headers: MutableMapping[str, str]) -> None:
         """Adds the trace context to headers towards the engine, whose span becomes our child."""

@@ -41,6 +41,35 @@ def observed_operation(scope: Any, *, routed: bool) -> str | None:
     return None
 
 
+def open_exchange(
+    tracker: RequestLifecycleTracker,
+    operation_name: str,
+    scope: Message,
+    *,
+    routed: bool = True,
+) -> Exchange:
+    """What follows one request; for `routed` see above."""
+    headers = _headers(scope.get("headers", ()), _READ_OF_REQUEST)
+    return Exchange(tracker, operation_name, headers, routed=routed)
+
+
+def observe_received(exchange: Exchange, message: Message) -> None:
+    """The next message of the client."""
+    if message["type"] == "http.request":
+        exchange.received(message.get("body", b""), more=message.get("more_body", False))
+    elif message["type"] == "http.disconnect":
+        exchange.disconnected()
+
+
+def observe_sent(exchange: Exchange, message: Message) -> None:
+    """The next message to the client was sent."""
+    if message["type"] == "http.response.start":
+        length = _headers(message.get("headers", ()), _READ_OF_RESPONSE).get("content-length")
+        exchange.answering(message.get("status", 0), length)
+    elif message["type"] == "http.response.body":
+        exchange.sent(message.get("body", b""), more=message.get("more_body", False))
+
+
 async def observe(
     tracker: RequestLifecycleTracker,
     operation_name: str,
@@ -52,28 +81,20 @@ async def observe(
     routed: bool = True,
 ) -> None:
     """Serves one request with the application, and follows it; for `routed` see above."""
-    headers = _headers(scope.get("headers", ()), _READ_OF_REQUEST)
-    exchange = Exchange(tracker, operation_name, headers, routed=routed)
+    exchange = open_exchange(tracker, operation_name, scope, routed=routed)
 
     async def receiving() -> Message:
         message = await receive()
-        if message["type"] == "http.request":
-            exchange.received(message.get("body", b""))
-        elif message["type"] == "http.disconnect":
-            exchange.disconnected()
+        observe_received(exchange, message)
         return message
 
     async def sending(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            length = _headers(message.get("headers", ()), _READ_OF_RESPONSE).get("content-length")
-            exchange.answering(message.get("status", 0), length)
         try:
             await send(message)
         except OSError:  # how servers say that the client is gone (ASGI, HTTP, 2.4)
             exchange.disconnected()
             raise
-        if message["type"] == "http.response.body":
-            exchange.sent(message.get("body", b""), more=message.get("more_body", False))
+        observe_sent(exchange, message)
 
     # Whoever took over has calls of its own around these: they are to cost nothing.
     def observed_receive() -> Awaitable[Message]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import ContextVar, Token
 from functools import wraps
+from threading import Lock
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import uuid4
 
@@ -22,7 +23,14 @@ from otel_lifecycle.instrumentation.openai_api import (
     is_prefill,
 )
 from otel_lifecycle.instrumentation.routing import DECODE, PREFILL, Routing
-from otel_lifecycle.model import InputTokenSource, Outcome, RequestCompletion, RequestStart, Route
+from otel_lifecycle.model import (
+    InputTokenSource,
+    Outcome,
+    RequestCompletion,
+    RequestStart,
+    Route,
+    RouteEndpoint,
+)
 from otel_lifecycle.scheduling import error_type
 from otel_lifecycle.tracked import TrackedRequest, ending
 from otel_lifecycle.tracker import RequestLifecycleTracker
@@ -124,7 +132,10 @@ class Exchange:
         self._operation = operation
         self._headers = headers
         self._body = bytearray()
+        self._body_is_here = False
         self._body_is_whole = True
+        # A router may choose in another thread than the one that reads the body.
+        self._lock = Lock()
         self._request: InferenceRequest | None = None
         self._response = ResponseReader()
         self._status = 0
@@ -147,12 +158,16 @@ class Exchange:
         return True
 
     @_safely
-    def received(self, body: bytes) -> None:
+    def received(self, body: bytes, *, more: bool = False) -> None:
         """The next bytes of the request's body."""
-        room = MAX_BUFFERED_BYTES - len(self._body)
-        if len(body) > room:
-            self._body_is_whole = False
-        self._body += body[: max(0, room)]
+        with self._lock:
+            room = MAX_BUFFERED_BYTES - len(self._body)
+            if len(body) > room:
+                self._body_is_whole = False
+            self._body += body[: max(0, room)]
+            self._body_is_here = not more
+            if self._body_is_here and self._tracked is not None:
+                self._tracked.describe(self._start(self._route))
 
     def disconnected(self) -> None:
         """The client went away, before or after the end."""
@@ -164,27 +179,47 @@ class Exchange:
         self, host: str, port: int, body: bytes, headers: MutableMapping[str, str]
     ) -> Attempt | None:
         """The router calls an engine; adds the trace context to the call's headers."""
-        if self.done:
-            return None
         leg = self.routing.leg(host, str(port))
         if leg is None:
             leg = PREFILL if is_prefill(body) else DECODE
-        attempt = Attempt(leg)
-        reason = self._enter(leg, host, str(port))
-        self._attempts.append(attempt)
-        route = self.routing.route
-        if self._tracked is None:
-            self._router_id = headers.get("x-request-id", "")
-            with caller_span(self._headers, headers):
-                self._tracked = self._tracker.track(self._start(route), self._headers)
-        elif reason:
-            score = self.routing.prefix_cache_score
-            self._tracked.reroute(route, reason=reason, prefix_cache_score=score)
-        elif route != self._route:
-            self._tracked.extend(route)
-        self._route = route
-        self._tracked.inject(headers)
-        return attempt
+        return self.routed(self.routing.at(host, str(port)), headers, leg)
+
+    @_safely
+    def routed(
+        self,
+        endpoint: RouteEndpoint,
+        headers: MutableMapping[str, str],
+        leg: str = DECODE,
+        *,
+        retry: bool | None = None,
+    ) -> Attempt | None:
+        """The router has chosen an endpoint, or calls it.
+
+        Args:
+            endpoint: The endpoint.
+            headers: What goes there with the request; the trace context is added.
+            leg: The leg of a PD route.
+            retry: Whether the same call was made before; None when only a second one tells.
+        """
+        with self._lock:
+            if self.done:
+                return None
+            attempt = Attempt(leg)
+            reason = self._enter(leg, endpoint, retry)
+            self._attempts.append(attempt)
+            route = self.routing.route
+            if self._tracked is None:
+                self._router_id = headers.get("x-request-id", "")
+                with caller_span(self._headers, headers):
+                    self._tracked = self._tracker.track(self._start(route), self._headers)
+            elif reason:
+                score = self.routing.prefix_cache_score
+                self._tracked.reroute(route, reason=reason, prefix_cache_score=score)
+            elif route != self._route:
+                self._tracked.extend(route)
+            self._route = route
+            self._tracked.inject(headers)
+            return attempt
 
     def active(self) -> AbstractContextManager[None]:
         """Makes our span current, for the span of the client library that makes the call."""
@@ -276,23 +311,20 @@ class Exchange:
         answering = [attempt for attempt in self._attempts if attempt.leg == DECODE]
         return (answering or self._attempts)[-1].failure
 
-    def _enter(self, leg: str, address: str, port: str) -> str:
+    def _enter(self, leg: str, endpoint: RouteEndpoint, retry: bool | None) -> str:
         """Notes the call of a leg; returns why the route is another now, empty if it is not."""
         failure = ""
         if self._attempts and self._attempts[-1].failure:
             failure = self._attempts[-1].failure
             self.routing.drop(self._attempts[-1].leg)
-        again = self.routing.call(leg, address, port)
-        return failure or ("retry" if again else "")
+        again = self.routing.call(leg, endpoint)
+        return failure or ("retry" if (again if retry is None else retry) else "")
 
     def _reject(self, reason: str, outcome: Outcome = Outcome.REJECTED) -> None:
         self._tracker.reject(self._start(None), reason, self._headers, outcome)
 
     def _start(self, route: Route | None) -> RequestStart:
-        if self._request is None:
-            self._request = InferenceRequest(bytes(self._body), whole=self._body_is_whole)
-            self._body.clear()
-        request, routing = self._request, self.routing
+        request, routing = self._read_request(), self.routing
         tokens, source = request.input_tokens, request.input_token_source
         if routing.input_tokens is not None:
             tokens, source = routing.input_tokens, InputTokenSource.TOKENIZED.value
@@ -309,6 +341,16 @@ class Exchange:
             engine_request_id=self._router_id or None,
             operation=self._operation,
         )
+
+    def _read_request(self) -> InferenceRequest:
+        if self._request is not None:
+            return self._request
+        whole = self._body_is_here and self._body_is_whole
+        request = InferenceRequest(bytes(self._body), whole=whole)
+        if self._body_is_here:
+            self._request = request
+            self._body.clear()
+        return request
 
     def _request_id(self) -> str:
         """The client's id, else the one the router gave it.

@@ -60,7 +60,13 @@ class Routing:
         planned = [leg for leg, there in self._planned.items() if there == (address, port)]
         return planned[0] if len(planned) == 1 else None
 
-    def call(self, leg: str, address: str, port: str) -> bool:
+    def at(self, address: str, port: str) -> RouteEndpoint:
+        """What is known of the endpoint at an address."""
+        return self._known.get((address, port)) or RouteEndpoint(
+            Endpoint(address=address, port=port)
+        )
+
+    def call(self, leg: str, endpoint: RouteEndpoint) -> bool:
         """The router calls an engine.
 
         Returns:
@@ -72,9 +78,7 @@ class Routing:
             self._legs.clear()
             self._called.clear()
         self._called.add(leg)
-        self._legs[leg] = self._known.get((address, port)) or RouteEndpoint(
-            Endpoint(address=address, port=port)
-        )
+        self._legs[leg] = endpoint
         return again
 
     def drop(self, leg: str) -> None:

@@ -115,6 +115,21 @@ def test_cut_short(bench: Bench, body: bytes, ending: tuple[str, str | None]) ->
     serve(bench, application)
 
     assert endings(bench) == [ending]
+def test_body_after_the_call(bench: Bench) -> None:
+    """A router that calls before it has read the body: what it reads then is known all the same."""
+
+    async def application(_: Any, read: Any, answer: Any) -> None:
+        await call_engine()
+        await read()
+        await answer({"type": "http.response.start", "status": 200, "headers": []})
+        await answer({"type": "http.response.body", "body": b"{}"})
+
+    serve(bench, application)
+
+    (record,) = bench.records
+    (span,) = bench.telemetry.spans
+    assert (record.model, record.streaming, record.rerouted) == ("m", False, [])
+    assert (span.name, (span.attributes or {})["gen_ai.request.model"]) == ("route m", "m")
 
 
 @pytest.mark.parametrize("called", [False, True])
