@@ -1,0 +1,128 @@
+"""What Ray Serve's routers know of replicas, and of the applications they belong to."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+from otel_lifecycle.model import (
+    Endpoint,
+    EndpointEvent,
+    EndpointEventType,
+    EndpointMetrics,
+    RouteEndpoint,
+)
+
+_logger = logging.getLogger(__name__)
+
+
+class Replica(Endpoint, frozen=True):
+    """A replica of a deployment: an actor, without an inference port of its own.
+
+    Attributes:
+        replica: `application/deployment/replica`.
+    """
+
+    replica: str = ""
+
+    @property
+    def id(self) -> str:
+        """`ray://application/deployment/replica`."""
+        return f"ray://{self.replica}"
+
+    @property
+    def identity(self) -> str:
+        """What load is keyed by."""
+        return self.id
+
+
+def replica_endpoint(replica: Any) -> Replica:
+    """Who a `RunningReplica` is."""
+    replica_id = replica.replica_id
+    deployment = replica_id.deployment_id
+    info = getattr(replica, "_replica_info", None)
+    return Replica(
+        address=getattr(info, "node_ip", None) or "",
+        replica=f"{deployment.app_name}/{deployment.name}/{replica_id.unique_id}",
+    )
+
+
+def chosen_replica(router: Any, replica: Any) -> RouteEndpoint:
+    """A replica with what the router knows of it.
+
+    Its queue length is what Ray calls ongoing requests. Of the deployment's routing stats, which
+    may be anything, those are taken that have the names of `EndpointMetrics`.
+    """
+    stats = replica.routing_stats
+    known = {name: stats[name] for name in EndpointMetrics.__struct_fields__ if name in stats}
+    known.setdefault("running_requests", router.replica_queue_len_cache.get(replica.replica_id))
+    return RouteEndpoint(replica_endpoint(replica), EndpointMetrics(**known))
+
+
+def asks_for_inference(pending_request: Any) -> bool:
+    """Whether a call carries messages or a prompt, as Ray's own prefix-aware policy looks for."""
+    named = pending_request.kwargs
+    return any(
+        name in named
+        or any(
+            name in argument if isinstance(argument, dict) else hasattr(argument, name)
+            for argument in (*pending_request.args, *named.values())
+        )
+        for name in ("messages", "prompt")
+    )
+
+
+class ReplicaEvents:
+    """Tells which replicas joined and left a router."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, Replica] = {}
+
+    def since(self, replicas: Iterable[Any]) -> list[EndpointEvent]:
+        """The events that lead from the last call's replicas to these."""
+        now = {replica.replica_id: replica_endpoint(replica) for replica in replicas}
+        before, self._known = self._known, now
+        return [
+            *(
+                EndpointEvent(EndpointEventType.DELETE, endpoint)
+                for replica_id, endpoint in before.items()
+                if replica_id not in now
+            ),
+            *(
+                EndpointEvent(EndpointEventType.ADD_OR_UPDATE, endpoint)
+                for replica_id, endpoint in now.items()
+                if replica_id not in before
+            ),
+        ]
+
+
+class Applications:
+    """Knows which applications have more than one deployment; thread-safe."""
+
+    def __init__(self) -> None:
+        self._several: set[str] = set()
+
+    def has_several(self, application: str) -> bool:
+        """Whether it has; no while that is not known yet."""
+        return application in self._several
+
+    def look_up(self, application: str) -> None:
+        """Asks Serve's controller for the deployments of an application, in another thread."""
+        threading.Thread(
+            target=self._look_up, args=(application,), name="otel-lifecycle-ray", daemon=True
+        ).start()
+
+    def _look_up(self, application: str) -> None:
+        try:
+            serve: Any = importlib.import_module("ray.serve")
+            deployments = serve.status().applications[application].deployments
+        except Exception:
+            _logger.debug("the application %s is not known", application, exc_info=True)
+            return
+        if len(deployments) > 1:
+            self._several.add(application)
+        else:
+            self._several.discard(application)
