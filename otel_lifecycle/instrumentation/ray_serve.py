@@ -76,7 +76,11 @@ class RayServeInstrumentor(RouterInstrumentor):
     ) -> Any:
         """`__call__(scope, receive, send)`, an ASGI application."""
         tracker = self.tracker
-        operation = observed_operation(args[0]) if tracker is not None and len(args) == 3 else None
+        operation = (
+            observed_operation(args[0], routed=True)
+            if tracker is not None and len(args) == 3
+            else None
+        )
         if tracker is None or operation is None:
             return wrapped(*args, **kwargs)
         return observe(tracker, operation, wrapped, *args)
@@ -193,7 +197,7 @@ class RayServeInstrumentor(RouterInstrumentor):
         if tracker is None or len(args) != 4:
             return wrapped(*args, **kwargs)
         metadata, callback, scope, receive = args
-        operation = observed_operation(scope)
+        operation = observed_operation(scope, routed=True)
         if operation is None:
             return wrapped(*args, **kwargs)
         exchange = open_exchange(tracker, operation, scope)

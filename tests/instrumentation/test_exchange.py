@@ -115,6 +115,8 @@ def test_cut_short(bench: Bench, body: bytes, ending: tuple[str, str | None]) ->
     serve(bench, application)
 
     assert endings(bench) == [ending]
+
+
 def test_body_after_the_call(bench: Bench) -> None:
     """A router that calls before it has read the body: what it reads then is known all the same."""
 
