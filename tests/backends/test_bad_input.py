@@ -140,9 +140,7 @@ def test_no_client_certificate(backends: Backends, routers: Routers, tmp_path: P
     """A collector that asks for a certificate takes nothing from who has none."""
     certificates = make_certificates(tmp_path, mutual=True)
     collector = backends.collector("local/collector.yaml", "tls.yaml", **certificates.collector)
-    trust = {
-        "OTEL_EXPORTER_OTLP_CERTIFICATE": certificates.router["OTEL_EXPORTER_OTLP_CERTIFICATE"]
-    }
+    trust = {name: path for name, path in certificates.router.items() if "CLIENT" not in name}
 
     environment = collector.exporting(HTTP_PROTOBUF, f"https://{HOST}")
     assert_one_line_each(serve(routers, {**environment, **trust}))
