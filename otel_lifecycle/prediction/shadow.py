@@ -22,6 +22,7 @@ _logger = logging.getLogger(__name__)
 # llm-d's router sends once a second, at most that many.
 _SEND_SECONDS = 1.0
 _MAX_ENTRIES = 1_000
+_EXCHANGE_SECONDS = 5.0  # also for training data
 
 
 class ShadowPrediction:
@@ -66,7 +67,8 @@ class ShadowPrediction:
     async def _run(self, stopped: asyncio.Event) -> None:
         config = self._config
         self._work = asyncio.Event()
-        async with LLMDPredictor(config.url, config.training_url) as service:
+        exchange = max(self._timeout, _EXCHANGE_SECONDS)
+        async with LLMDPredictor(config.url, config.training_url, exchange) as service:
             tasks = [
                 asyncio.create_task(self._predict_all(service)),
                 asyncio.create_task(self._teach(service)),

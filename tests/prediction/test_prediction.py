@@ -170,7 +170,7 @@ def start(route: Route, **fields: Any) -> RequestStart:
 
 def test_shadow(make_bench: Callable[..., Bench], service: Service) -> None:
     """Where the router predicts nothing, the record has the service's prediction, and says so."""
-    bench = make_bench(prediction=PredictionConfig(url=service.url, timeout="10s"))
+    bench = make_bench(prediction=PredictionConfig(url=service.url, timeout="60s"))
 
     track(bench, service, start(disaggregated()))
 
