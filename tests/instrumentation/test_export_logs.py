@@ -12,6 +12,12 @@ from otel_lifecycle.instrumentation import export_logs
 EXPORTER = "opentelemetry.exporter.otlp.proto.grpc.exporter"
 
 
+@pytest.fixture(autouse=True)
+def only_our_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exporter's own filter of duplicates is there as soon as somebody has imported it."""
+    monkeypatch.setattr(logging.getLogger(EXPORTER), "filters", [])
+
+
 @pytest.fixture
 def seconds(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     """The time, which a test may move; what exporters log is limited."""
