@@ -156,39 +156,6 @@ def make_asgi(router: GenericRouter) -> Any:
     return application
 
 
-def make_litestar(router: GenericRouter) -> Any:
-    """Served by Litestar."""
-    import litestar
-    from litestar.response import Stream
-
-    async def route(request: Any) -> Any:
-        status, kind, content = await router.answer(request.url.path, await request.body())
-        response = litestar.Response if isinstance(content, bytes) else Stream
-        return response(content, status_code=status, media_type=kind)
-
-    route.__annotations__ = {"request": litestar.Request, "return": litestar.Response}
-    return litestar.Litestar([litestar.post(list(PATHS))(route)], lifespan=[router.lifespan])
-
-
-def make_quart(router: GenericRouter) -> Any:
-    """Served by Quart."""
-    import quart
-
-    app = quart.Quart(__name__)
-    app.before_serving(router._upstream.start)
-    app.after_serving(router._upstream.stop)
-
-    async def route() -> Any:
-        status, kind, content = await router.answer(
-            quart.request.path, await quart.request.get_data()
-        )
-        return quart.Response(content, status, content_type=kind)
-
-    for path in PATHS:
-        app.add_url_rule(path, path, route, methods=["POST"])
-    return app
-
-
 def _response(answer: Answer) -> Any:
     kind = Response if isinstance(answer.content, bytes) else StreamingResponse
     return kind(answer.content, answer.status, media_type=answer.kind)  # type: ignore[arg-type]
@@ -198,8 +165,6 @@ FRAMEWORKS = {
     "fastapi": make_fastapi,
     "starlette": make_starlette,
     "asgi": make_asgi,
-    "litestar": make_litestar,
-    "quart": make_quart,
 }
 
 
