@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,19 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
+
+
+@cache
+def _reserved() -> socket.socket:
+    reserved = socket.socket()
+    atexit.register(reserved.close)
+    reserved.bind(("127.0.0.1", 0))
+    return reserved
+
+
+def closed_port() -> str:
+    """A URL where nobody listens, and nobody else will: the port is taken."""
+    return f"http://127.0.0.1:{_reserved().getsockname()[1]}"
 
 
 def served_by_any_fastapi(record: LifecycleRecord) -> dict[str, Any]:

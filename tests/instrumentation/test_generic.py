@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +27,7 @@ from tests.instrumentation.generic_routers import (
     make_pd_proxy,
     make_router,
 )
+from tests.instrumentation.instrumented_process import closed_port
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -125,12 +125,6 @@ def upstream(request: pytest.FixtureRequest) -> type[Upstream]:
 def endpoint_id(server: Server) -> str:
     """What an engine is called by a router that knows only its address."""
     return f"addr://127.0.0.1:{server.port}"
-
-
-def closed_port() -> str:
-    """A URL where nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
 def test_stream(observed: Observed, upstream: type[Upstream]) -> None:

@@ -28,7 +28,8 @@ from tests.instrumentation.exchanges import (
     streamed,
     whole_answer,
 )
-from tests.instrumentation.test_generic import Observed, closed_port, endpoint_id
+from tests.instrumentation.instrumented_process import closed_port
+from tests.instrumentation.test_generic import Observed, endpoint_id
 from tests.matchers import TIMESTAMP
 
 DOUBLE = Path(__file__).parent / "doubles" / "production_stack"

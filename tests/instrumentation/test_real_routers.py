@@ -12,11 +12,12 @@ import pytest
 from tests.examples.cluster import Server
 from tests.instrumentation.exchanges import endpoint, metrics, paired, plain, streamed
 from tests.instrumentation.instrumented_process import (
+    closed_port,
     free_port,
     instrumented,
     served_by_any_fastapi,
 )
-from tests.instrumentation.test_generic import closed_port, make_engine
+from tests.instrumentation.test_generic import make_engine
 from tests.lifecycle.expected import latency
 from tests.matchers import TIMESTAMP
 
