@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Generator, MutableMapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import msgspec
 
+from otel_lifecycle.instrumentation.engine_answer import read_answer
 from otel_lifecycle.instrumentation.exchange import Attempt, Exchange, current_exchange, reset
 from otel_lifecycle.instrumentation.openai_api import MAX_BUFFERED_BYTES, operation
 from otel_lifecycle.scheduling import error_type
@@ -31,50 +33,76 @@ async def observe_aiohttp(
     attempt = exchange.calling(url.host, url.port or 80, body, headers)
     if attempt is None:
         return await wrapped(*args, **kwargs)
-    return await _call(exchange, attempt, wrapped, args, {**kwargs, "headers": headers}, "status")
+    with _calling_through(exchange, attempt):
+        response = await wrapped(*args, **{**kwargs, "headers": headers})
+    _called(attempt, response.status)
+    return response
 
 
 async def observe_httpx(
     wrapped: Any, _client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """Wraps `httpx.AsyncClient.send(request, **options)`."""
+    """Wraps `httpx.AsyncClient.send(request, **options)`, and that of httpx2."""
     exchange = _exchange()
-    request = args[0] if args else kwargs.get("request")
-    if (
-        exchange is None
-        or getattr(request, "method", "") != "POST"
-        or operation(request.url.path) is None  # pyright: ignore[reportOptionalMemberAccess]
-    ):
+    attempt = None if exchange is None else _httpx_attempt(exchange, args, kwargs)
+    if exchange is None or attempt is None:
         return await wrapped(*args, **kwargs)
-    url = request.url  # pyright: ignore[reportOptionalMemberAccess]
-    port = url.port or (443 if url.scheme == "https" else 80)
-    body = _body(getattr(request, "_content", None), None)
-    attempt = exchange.calling(url.host, port, body, request.headers)  # pyright: ignore[reportOptionalMemberAccess]
-    if attempt is None:
-        return await wrapped(*args, **kwargs)
-    return await _call(exchange, attempt, wrapped, args, kwargs, "status_code")
+    with _calling_through(exchange, attempt):
+        response = await wrapped(*args, **kwargs)
+    _httpx_called(exchange, attempt, response)
+    return response
 
 
-async def _call(
-    exchange: Exchange,
-    attempt: Attempt,
-    wrapped: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    status_attribute: str,
+def observe_httpx_blocking(
+    wrapped: Any, _client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
+    """Wraps `httpx.Client.send(request, **options)`, and that of httpx2."""
+    exchange = _exchange()
+    attempt = None if exchange is None else _httpx_attempt(exchange, args, kwargs)
+    if exchange is None or attempt is None:
+        return wrapped(*args, **kwargs)
+    with _calling_through(exchange, attempt):
+        response = wrapped(*args, **kwargs)
+    _httpx_called(exchange, attempt, response)
+    return response
+
+
+def _httpx_attempt(
+    exchange: Exchange, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Attempt | None:
+    request = args[0] if args else kwargs.get("request")
+    if request is None or getattr(request, "method", "") != "POST":
+        return None
+    url = request.url
+    if operation(url.path) is None:
+        return None
+    port = url.port or (443 if url.scheme == "https" else 80)
+    return exchange.calling(
+        url.host, port, _body(getattr(request, "_content", None), None), request.headers
+    )
+
+
+def _httpx_called(exchange: Exchange, attempt: Attempt, response: Any) -> None:
+    _called(attempt, response.status_code)
+    if exchange.routing.rebuilds_answers and response.status_code < 400:
+        read_answer(attempt, response)
+
+
+@contextmanager
+def _calling_through(exchange: Exchange, attempt: Attempt) -> Generator[None]:
     token = _calling.set(True)
     try:
         with exchange.active():
-            response = await wrapped(*args, **kwargs)
+            yield
     except BaseException as error:
         attempt.answered(error_type(error))
         raise
     finally:
         reset(_calling, token)
-    status = getattr(response, status_attribute, 0)
+
+
+def _called(attempt: Attempt, status: int) -> None:
     attempt.answered(f"http_{status}" if status >= 400 else "")
-    return response
 
 
 def _exchange() -> Exchange | None:

@@ -88,14 +88,22 @@ def current_routing() -> Routing | None:
 
 
 class Attempt:
-    """One call of the router to an engine."""
+    """One call of the router to an engine.
 
-    __slots__ = ("_started_ns", "failure", "leg", "milliseconds")
+    Attributes:
+        leg: Which leg of the route it is.
+        failure: Why it failed; empty when it did not.
+        milliseconds: How long the engine took to answer.
+        answer: What the engine said, where that is read at its own side.
+    """
+
+    __slots__ = ("_started_ns", "answer", "failure", "leg", "milliseconds")
 
     def __init__(self, leg: str) -> None:
         self.leg = leg
         self.failure = ""
         self.milliseconds: float | None = None
+        self.answer: ResponseReader | None = None
         self._started_ns = time.monotonic_ns()
 
     def answered(self, failure: str) -> None:
@@ -121,6 +129,7 @@ class Exchange:
         tracker: RequestLifecycleTracker,
         operation: str,
         headers: Mapping[str, str],
+        request: InferenceRequest | None = None,
         *,
         routed: bool = True,
     ) -> None:
@@ -136,7 +145,7 @@ class Exchange:
         self._body_is_whole = True
         # A router may choose in another thread than the one that reads the body.
         self._lock = Lock()
-        self._request: InferenceRequest | None = None
+        self._request = request
         self._response = ResponseReader()
         self._status = 0
         self._answered = False
@@ -266,7 +275,7 @@ class Exchange:
         if self.done:
             return
         self.done = True
-        response = self._response
+        answer = self._answer
         if self._tracked is None:
             if self._status < 400:
                 # From a cache, or through a client nobody observes: who served it is not known.
@@ -275,19 +284,19 @@ class Exchange:
                 self._reject(f"http_{self._status}")
         elif self._status >= 400:
             self._fail(f"http_{self._status}")
-        elif self._failure and not response.ended and response.output_tokens is None:
+        elif self._failure and not answer.ended and answer.output_tokens is None:
             # Some routers begin a response of status 200 before they know.
             self._fail(self._failure)
-        elif response.is_truncated:
+        elif answer.is_truncated or self._response.is_truncated:
             asked = self._request is not None and self._request.streaming
-            self._fail("stream_truncated" if response.is_stream or asked else "response_truncated")
+            self._fail("stream_truncated" if answer.is_stream or asked else "response_truncated")
         else:
             self._end(
                 RequestCompletion(
-                    output_tokens=response.output_tokens,
-                    input_tokens=response.input_tokens,
+                    output_tokens=answer.output_tokens,
+                    input_tokens=answer.input_tokens,
                     # A decode engine counts as cached what the prefill engine has just computed.
-                    cached_tokens=response.cached_tokens
+                    cached_tokens=answer.cached_tokens
                     if self.routing.cached_tokens is None
                     else self.routing.cached_tokens,
                     served_endpoint=self.routing.route.leader.endpoint,
@@ -306,10 +315,20 @@ class Exchange:
         self._tracked.end(completion)
 
     @property
-    def _failure(self) -> str:
-        """How the last call failed whose answer is the client's; empty when it did not."""
+    def _answering(self) -> Attempt:
+        """The last call whose answer is the client's; there has to be a call."""
         answering = [attempt for attempt in self._attempts if attempt.leg == DECODE]
-        return (answering or self._attempts)[-1].failure
+        return (answering or self._attempts)[-1]
+
+    @property
+    def _failure(self) -> str:
+        return self._answering.failure
+
+    @property
+    def _answer(self) -> ResponseReader:
+        """What the engine said, else what the router made of it for the client."""
+        answer = self._answering.answer if self._attempts else None
+        return self._response if answer is None else answer
 
     def _enter(self, leg: str, endpoint: RouteEndpoint, retry: bool | None) -> str:
         """Notes the call of a leg; returns why the route is another now, empty if it is not."""
@@ -353,11 +372,13 @@ class Exchange:
         return request
 
     def _request_id(self) -> str:
-        """The client's id, else the one the router gave it.
+        """The client's id, else the one the router sent on or gave it.
 
         Unless another request with it is in flight: clients do repeat them.
         """
-        request_id = self._headers.get("x-request-id", "") or self._router_id
+        request_id = (
+            self._headers.get("x-request-id", "") or self._router_id or self.routing.request_id
+        )
         if not request_id or self._tracker.store.find(request_id) is not None:
             suffix = uuid4().hex
             return f"{request_id}-{suffix}" if request_id else suffix

@@ -10,13 +10,22 @@ import wrapt
 
 from otel_lifecycle.instrumentation.asgi import flush, observe, observed_operation
 from otel_lifecycle.instrumentation.base import RouterInstrumentor, Wrapper
-from otel_lifecycle.instrumentation.clients import observe_aiohttp, observe_httpx
+from otel_lifecycle.instrumentation.clients import (
+    observe_aiohttp,
+    observe_httpx,
+    observe_httpx_blocking,
+)
 
 _logger = logging.getLogger(__name__)
 
+_HTTPX: Mapping[str, Wrapper] = {
+    "AsyncClient.send": observe_httpx,
+    "Client.send": observe_httpx_blocking,
+}
 _CLIENTS: Mapping[str, Mapping[str, Wrapper]] = {
     "aiohttp.client": {"ClientSession._request": observe_aiohttp},
-    "httpx": {"AsyncClient.send": observe_httpx},
+    "httpx": _HTTPX,
+    "httpx2": _HTTPX,
 }
 
 

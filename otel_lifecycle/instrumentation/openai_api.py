@@ -100,6 +100,13 @@ class InferenceRequest:
                 pass
         self._scan(body)
 
+    @classmethod
+    def of_call(cls, model: object, prompt: object, *, streaming: bool) -> InferenceRequest:
+        """The request of a program that calls a router without HTTP."""
+        request = cls(b"", whole=False)
+        request._read(_Request(model=model, stream=streaming, prompt=prompt))
+        return request
+
     def _read(self, request: _Request) -> None:
         if isinstance(request.model, str):
             self.model = request.model

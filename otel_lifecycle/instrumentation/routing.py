@@ -23,6 +23,9 @@ class Routing:
         input_tokens: Length of the prompt, where the router itself tokenized it.
         prefix_cache_score: Cached part of the prompt on the chosen endpoint, 0 to 1.
         cached_tokens: Prompt tokens that the prefill endpoint found in its cache.
+        request_id: What the router calls the request.
+        rebuilds_answers: The router passes on no answer as it is; what the engine said is read
+            before.
     """
 
     def __init__(self) -> None:
@@ -31,6 +34,8 @@ class Routing:
         self.input_tokens: int | None = None
         self.prefix_cache_score: float | None = None
         self.cached_tokens: int | None = None
+        self.request_id = ""
+        self.rebuilds_answers = False
         self._known: dict[tuple[str, str], RouteEndpoint] = {}
         self._planned: dict[str, tuple[str, str]] = {}
         self._legs: dict[str, RouteEndpoint] = {}

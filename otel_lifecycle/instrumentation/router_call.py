@@ -1,0 +1,137 @@
+"""A call of a router that is a library: followed like a request that comes in over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import wrapt
+
+from otel_lifecycle.instrumentation.exchange import Exchange, current_exchange, reset
+from otel_lifecycle.instrumentation.openai_api import InferenceRequest
+from otel_lifecycle.tracker import RequestLifecycleTracker
+
+
+class RouterCall(Exchange):
+    """One call; it ends when its answer does, or when nobody waits for it any more."""
+
+    def __init__(
+        self, tracker: RequestLifecycleTracker, operation: str, request: InferenceRequest
+    ) -> None:
+        super().__init__(tracker, operation, {}, request)
+        self.routing.rebuilds_answers = True
+
+    def chunk(self) -> None:
+        """A chunk reached the caller."""
+        if self._tracked is not None:
+            self._tracked.chunk()
+
+    def finished(self) -> None:
+        """The caller has the whole answer."""
+        self._response.is_stream = self._response.ended = True
+        self.sent(b"", more=False)
+
+    def abandoned(self) -> None:
+        """Nobody can read the rest of the answer."""
+        # Runs in the garbage collector: the handle knows how to end there.
+        self.done, self._tracked = True, None
+
+
+async def follow(
+    call: RouterCall, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Awaits the router's answer; a stream comes back as one that is followed."""
+    token = current_exchange.set(call)
+    try:
+        answer = await wrapped(*args, **kwargs)
+    except BaseException as error:
+        call.left(error)
+        raise
+    finally:
+        reset(current_exchange, token)
+    return _answered(call, answer, "__anext__")
+
+
+def follow_blocking(
+    call: RouterCall, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """The same for a router that blocks."""
+    token = current_exchange.set(call)
+    try:
+        answer = wrapped(*args, **kwargs)
+    except BaseException as error:
+        call.left(error)
+        raise
+    finally:
+        reset(current_exchange, token)
+    return _answered(call, answer, "__next__")
+
+
+def _answered(call: RouterCall, answer: Any, streams_by: str) -> Any:
+    if hasattr(answer.__class__, streams_by):
+        return FollowedStream(answer, call)
+    call.finished()
+    return answer
+
+
+class FollowedStream(wrapt.ObjectProxy):  # pyright: ignore[reportMissingTypeArgument]
+    """The router's stream, of the same class to `isinstance` and with the same attributes."""
+
+    def __init__(self, stream: Any, call: RouterCall) -> None:
+        super().__init__(stream)  # pyright: ignore[reportUnknownMemberType]
+        self._self_stream = stream
+        self._self_call = call
+
+    def __aiter__(self) -> FollowedStream:
+        return self
+
+    async def __anext__(self) -> Any:
+        # The router may go on to another engine in mid-stream.
+        token = current_exchange.set(self._self_call)
+        try:
+            chunk = await self._self_stream.__anext__()
+        except BaseException as error:
+            self._end(error, StopAsyncIteration)
+            raise
+        finally:
+            reset(current_exchange, token)
+        self._self_call.chunk()
+        return chunk
+
+    def __iter__(self) -> FollowedStream:
+        return self
+
+    def __next__(self) -> Any:
+        token = current_exchange.set(self._self_call)
+        try:
+            chunk = next(self._self_stream)
+        except BaseException as error:
+            self._end(error, StopIteration)
+            raise
+        finally:
+            reset(current_exchange, token)
+        self._self_call.chunk()
+        return chunk
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("aclose", "close"):  # not every version of a router has them
+            close = getattr(self._self_stream, name)
+            return wrapt.FunctionWrapper(close, self._close)
+        return getattr(self._self_stream, name)
+
+    def __del__(self) -> None:
+        call = getattr(self, "_self_call", None)
+        if call is not None and not call.done:
+            call.abandoned()
+
+    def _end(self, error: BaseException, end: type[Exception]) -> None:
+        if isinstance(error, end):
+            self._self_call.finished()
+        else:
+            self._self_call.left(error)
+
+    def _close(
+        self, wrapped: Any, _instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        self._self_call.left(GeneratorExit())
+        return wrapped(*args, **kwargs)

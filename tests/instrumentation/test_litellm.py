@@ -1,0 +1,296 @@
+"""LiteLLM's router in a program, on a double with its signatures; no server is in front of it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import logging
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.trace import SpanKind
+
+from otel_lifecycle.instrumentation.litellm import LiteLLMInstrumentor
+from tests.instrumentation.exchanges import (
+    ANY_ID,
+    disconnected,
+    failed,
+    plain,
+    streamed,
+    whole_answer,
+)
+from tests.instrumentation.test_generic import Observed, closed_port, endpoint_id
+
+DOUBLE = Path(__file__).parent / "doubles" / "litellm"
+MESSAGES = [{"role": "user", "content": "hello " * 20}]
+ASKED = {"stream": True, "stream_options": {"include_usage": True}, "max_tokens": 8}
+KNOWN = {
+    "requestId": ANY_ID,
+    "operation": "chat",
+    "policy": "simple-shuffle",
+    "candidates": 1,
+    "inputTokenLength": 32,
+}
+# What the engine did not report is estimated.
+CUT = {**KNOWN, "inputTokenLength": 30}
+
+
+@pytest.fixture(scope="module")
+def double() -> Iterator[Any]:
+    """LiteLLM's double under the name of the real one, imported when all is instrumented.
+
+    The instrumentation does not import it.
+    """
+    sys.path.insert(0, str(DOUBLE))
+    instrumentor = LiteLLMInstrumentor()
+    instrumentor.instrument()
+    assert "litellm" not in sys.modules
+    module = importlib.import_module("litellm")
+    assert hasattr(module.Router.acompletion, "__wrapped__")
+    instrumentor.uninstrument()
+    yield module
+    sys.path.remove(str(DOUBLE))
+    for name in [name for name in sys.modules if name.split(".")[0] == "litellm"]:
+        del sys.modules[name]
+
+
+class Program(Observed):
+    """A program that calls LiteLLM's router."""
+
+    def __init__(self, path: Path, litellm: Any) -> None:
+        super().__init__(path)
+        litellm.callbacks = []
+        self.litellm = litellm
+        self.adapter = LiteLLMInstrumentor()
+        self.adapter.instrument(
+            tracer_provider=self.telemetry.tracer_provider,
+            meter_provider=self.telemetry.meter_provider,
+            store_name=str(path),
+            persistence_output_path=str(path),
+        )
+
+    def router(self, *urls: str, **settings: Any) -> Any:
+        """A router with one group of deployments."""
+        deployments = [{"model_name": "m", "litellm_params": {"api_base": url}} for url in urls]
+        return self.litellm.Router(deployments, **settings)
+
+    def stop(self) -> None:
+        """Stops everything."""
+        super().stop()
+        self.adapter.uninstrument()
+
+
+@pytest.fixture
+def program(tmp_path: Path, double: Any) -> Iterator[Program]:
+    """A program, to be filled with engines."""
+    program = Program(tmp_path / "records.jsonl", double)
+    yield program
+    program.stop()
+
+
+def test_stream(program: Program) -> None:
+    """A stream of the router is followed to its end, and stays what it was to the program."""
+    engine = program.add_engine("engine")
+    router = program.router(engine.url, closed_port())
+
+    async def main() -> list[Any]:
+        stream = await router.acompletion("m", MESSAGES, **ASKED)
+        assert isinstance(stream, program.litellm.router.CustomStreamWrapper)
+        assert stream.model == "m"
+        return [chunk async for chunk in stream]
+
+    chunks = asyncio.run(main())
+
+    (span,) = program.telemetry.spans
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    assert (span.name, span.kind, span.parent) == ("route m", SpanKind.SERVER, None)
+    assert plain(program.record()) == streamed(engine.url, **{**KNOWN, "candidates": 2})
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+def test_whole_answer(program: Program, blocking: bool) -> None:
+    """An answer that is no stream ends the request; a call that blocks shows no candidates."""
+    engine = program.add_engine("engine")
+    router = program.router(engine.url)
+    if blocking:
+        answer = router.completion("m", MESSAGES, max_tokens=8)
+    else:
+        answer = asyncio.run(router.acompletion(model="m", messages=MESSAGES, max_tokens=8))
+
+    assert answer["usage"]["completion_tokens"] == 8
+    assert plain(program.record()) == streamed(
+        engine.url, **{**KNOWN, **whole_answer(), "candidates": None if blocking else 1}
+    )
+
+
+def test_blocking_stream(program: Program) -> None:
+    """A stream of a call that blocks is followed as well."""
+    engine = program.add_engine("engine")
+    chunks = list(program.router(engine.url).completion("m", MESSAGES, **ASKED))
+
+    assert chunks
+    assert plain(program.record()) == streamed(engine.url, **{**KNOWN, "candidates": None})
+
+
+def test_retry(program: Program) -> None:
+    """Each further attempt of the router is one of the same request."""
+    engine, nobody = program.add_engine("engine"), closed_port()
+    router = program.router(nobody, engine.url, num_retries=1)
+    asyncio.run(router.atext_completion("m", prompt="hello " * 20, max_tokens=8))
+
+    record = program.record()
+    assert (record.operation, record.attempt, record.candidates) == ("text_completion", 2, 2)
+    assert [
+        (change.from_endpoint, change.to_endpoint, change.reason) for change in record.rerouted
+    ] == [
+        (f"addr://{nobody.removeprefix('http://')}", endpoint_id(engine), "httpx.ConnectError"),
+    ]
+
+
+def test_cut_stream_with_a_made_up_end(program: Program) -> None:
+    """What the engine said counts, not the end and the zeros that the router adds."""
+    engine = program.add_engine("engine")
+    program.cluster.break_engine("engine", "truncate")
+    router = program.router(engine.url)
+
+    async def main() -> list[Any]:
+        return [chunk async for chunk in await router.acompletion("m", MESSAGES, **ASKED)]
+
+    assert asyncio.run(main())[-1]["choices"][0]["finish_reason"] == "stop"
+    assert plain(program.record()) == streamed(
+        engine.url, **{**CUT, **failed("stream_truncated", first_chunk=True)}
+    )
+
+
+def test_engine_error(program: Program) -> None:
+    """An error that the router raises is the request's, and reaches the program as it is."""
+    engine = program.add_engine("engine")
+    program.cluster.break_engine("engine", "http_500")
+    with pytest.raises(program.litellm.router.RouterError):
+        asyncio.run(program.router(engine.url).acompletion("m", MESSAGES, **ASKED))
+
+    assert plain(program.record()) == streamed(
+        engine.url, **{**CUT, **failed("litellm.router.RouterError")}
+    )
+
+
+def test_nothing_to_choose_from(program: Program) -> None:
+    """A call for which no engine was called is rejected."""
+    with pytest.raises(program.litellm.router.RouterError):
+        asyncio.run(program.router().acompletion("m", MESSAGES))
+
+    record = program.record()
+    assert record.error is not None
+    assert (record.outcome.value, record.error.type, record.selected_route) == (
+        "rejected",
+        "litellm.router.RouterError",
+        None,
+    )
+
+
+def _leave(stream: Any) -> Coroutine[Any, Any, None]:
+    async def leave() -> None:
+        await stream.aclose()
+
+    return leave()
+
+
+def _forget(_: Any) -> Coroutine[Any, Any, None]:
+    return asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("end", "outcome"), [(_leave, "client_disconnect"), (_forget, "abandoned")]
+)
+def test_rest_is_not_read(
+    program: Program, end: Callable[[Any], Coroutine[Any, Any, None]], outcome: str
+) -> None:
+    """A stream that the program closes or drops ends the request once, and gives the load back."""
+    engine = program.add_engine("engine", time_scale=1.0)
+    router = program.router(engine.url)
+
+    async def main() -> None:
+        stream = await router.acompletion("m", MESSAGES, **ASKED)
+        async for _ in stream:
+            break
+        await end(stream)
+        response = stream.response
+        del stream
+        gc.collect()
+        await response.aclose()
+
+    asyncio.run(main())
+
+    assert plain(program.record()) == streamed(
+        engine.url, **{**CUT, **disconnected(), "outcome": outcome}
+    )
+
+
+def test_cancelled(program: Program) -> None:
+    """A task that is cancelled while the engine hangs is a disconnect before the first chunk."""
+    engine = program.add_engine("engine")
+    program.cluster.break_engine("engine", "hang")
+    router = program.router(engine.url)
+    tracker = program.adapter.tracker
+    assert tracker is not None
+
+    async def main() -> None:
+        task = asyncio.create_task(router.acompletion("m", MESSAGES, **ASKED))
+        while not tracker.store.active_requests:
+            await asyncio.sleep(0.005)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+
+    record = program.record()
+    assert (record.outcome.value, record.first_chunk_at) == ("client_disconnect", None)
+
+
+def test_program_replaces_the_callbacks(program: Program) -> None:
+    """A program that sets callbacks of its own keeps them, and ours comes back."""
+    engine = program.add_engine("engine")
+    router = program.router(engine.url)
+    own = program.litellm.integrations.custom_logger.CustomLogger()
+    program.litellm.callbacks = [own]
+    for _ in range(2):
+        asyncio.run(router.acompletion("m", MESSAGES, max_tokens=8))
+
+    assert [record.candidates for record in program.records(2)] == [1, 1]
+    assert program.litellm.callbacks[0] is own
+    assert len(program.litellm.callbacks) == 2
+
+
+def test_uninstrumented(program: Program) -> None:
+    """Nothing stays behind: neither the callback nor the wrappers, and calls work."""
+    engine = program.add_engine("engine")
+    router = program.router(engine.url)
+    program.adapter.uninstrument()
+
+    assert program.litellm.callbacks == []
+    assert not hasattr(program.litellm.Router.acompletion, "__wrapped__")
+    assert asyncio.run(router.acompletion("m", MESSAGES, max_tokens=8))["usage"]
+    assert program.telemetry.spans == []
+
+
+def test_moved_hooks(
+    program: Program, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A version without one of the hooks costs one warning, and the rest works."""
+    logger = program.litellm.integrations.custom_logger.CustomLogger
+    monkeypatch.delattr(logger, "async_filter_deployments")
+    engine = program.add_engine("engine")
+    with caplog.at_level(logging.WARNING, "otel_lifecycle"):
+        router = program.router(engine.url)
+        router.completion("m", MESSAGES, max_tokens=8)
+
+    assert program.record().output_length == 8
+    assert [record.message for record in caplog.records] == [
+        "litellm.integrations.custom_logger.CustomLogger.async_filter_deployments does not exist: "
+        "candidates are missing"
+    ]
