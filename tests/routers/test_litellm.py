@@ -1,0 +1,564 @@
+"""LiteLLM from the registry, proxy and program, in processes of their own; nothing of it is ours.
+
+One process serves all scenarios, since it takes long to start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from otel_lifecycle import LifecycleRecord, read_records
+from otel_lifecycle.cli.otlp_receiver import OTLPReceiver
+from tests.examples.cluster import Server, eventually
+from tests.instrumentation.exchanges import (
+    ANY_ID,
+    disconnected,
+    failed,
+    plain,
+    streamed,
+    whole_answer,
+)
+from tests.instrumentation.instrumented_process import free_port
+from tests.instrumentation.test_generic import closed_port
+from tests.matchers import MEASURED, SPAN_ID, TIMESTAMP, Matching
+from tests.routers.litellm_engine import FakeEngine
+from tests.routers.litellm_settings import PROMPT, ROUTER, model_list
+
+pytestmark = pytest.mark.routers
+
+ROOT = Path(__file__).parents[2]
+KEY = "sk-of-the-tests-4f1c2ab97d"
+PATIENCE = 600.0  # LiteLLM takes ten seconds of a processor to start
+ASKED = {"stream": True, "stream_options": {"include_usage": True}}
+COUNTED = {"inputTokenLength": 7, "outputLength": 5, "cachedTokens": 4}
+ESTIMATED = {"inputTokenLength": 8, "outputLength": None, "cachedTokens": None}
+UNCOUNTED = {
+    **ESTIMATED,
+    "inputTokenSource": "estimated",
+    "actual": {"ttftMillis": MEASURED, "tpotMillis": None, "e2eMillis": MEASURED},
+}
+# They promise to tell an application that its client is gone (ASGI 2.4), and do not.
+HIDES_DISCONNECTS = uvicorn.__version__.startswith(("0.30.", "0.31."))
+OWN_CALLBACK = """
+from litellm.integrations.custom_logger import CustomLogger
+
+handler = CustomLogger()
+"""
+
+
+class Engines:
+    """A fake engine, and a URL where nobody listens."""
+
+    def __init__(self) -> None:
+        self.fake = FakeEngine()
+        self.server = Server(self.fake.app)
+        self.url = self.server.url
+        self.nobody = closed_port()
+
+
+@pytest.fixture(scope="module")
+def engines() -> Iterator[Engines]:
+    """What LiteLLM calls."""
+    engines = Engines()
+    yield engines
+    engines.server.stop()
+
+
+class Telemetry:
+    """What a process exported and recorded."""
+
+    def __init__(self, path: Path, receiver: OTLPReceiver) -> None:
+        self.path = path
+        self.receiver = receiver
+
+    def records(self) -> list[LifecycleRecord]:
+        """The records, in the order they ended."""
+        return list(read_records(self.path)) if self.path.exists() else []
+
+    def record(self, request_id: str) -> LifecycleRecord:
+        """The only record of a request, once it is there; its span has been exported, too."""
+
+        def found() -> list[LifecycleRecord]:
+            return [record for record in self.records() if record.request_id == request_id]
+
+        eventually(lambda: bool(found()), 60)
+        (record,) = found()
+        eventually(lambda: record.span_id in self.exported("otel_lifecycle"), 60)
+        return record
+
+    def exported(self, scope: str) -> dict[str, Any]:
+        """The spans of a scope, by id."""
+        spans = self.receiver.spans(scope)
+        found = {span.span_id.hex(): span for span in spans}
+        assert len(found) == len(spans)
+        return found
+
+    def check(self) -> None:
+        """Each record has one span, ended and without a prompt, and nothing is in flight."""
+        spans = self.exported("otel_lifecycle")
+        assert {record.span_id for record in self.records()} == set(spans)
+        assert len(self.records()) == len(spans)
+        for span in spans.values():
+            assert span.end_time_unix_nano >= span.start_time_unix_nano > 0
+            assert PROMPT not in str(span)
+        assert PROMPT not in self.path.read_text("utf-8")
+        assert set(self.receiver.gauge("llm_router.inflight.requests").values()) <= {0}
+
+
+def environment(path: Path, receiver: OTLPReceiver, **more: str) -> dict[str, str]:
+    """Of an instrumented process, which exports to the receiver."""
+    return {
+        **bare_environment(),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "OTEL_TRACES_EXPORTER": "otlp",
+        "OTEL_METRICS_EXPORTER": "otlp",
+        "OTEL_LOGS_EXPORTER": "none",
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+        "OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH": str(path),
+        "OTEL_LIFECYCLE_PERSISTENCE_FLUSH_THRESHOLD": "0",
+        **more,
+    }
+
+
+def bare_environment() -> dict[str, str]:
+    """Of a process that stays off the network."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "examples")])
+    return {**os.environ, "PYTHONPATH": paths, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+
+
+def tool(name: str) -> str:
+    """A command of the environment the tests run in."""
+    return str(Path(sys.executable).with_name(name))
+
+
+INSTRUMENT = (tool("opentelemetry-instrument"), "--")
+
+
+class Proxy:
+    """Talks to a LiteLLM proxy."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._client = httpx.Client(
+            timeout=300, trust_env=False, headers={"authorization": f"Bearer {KEY}"}
+        )
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._client.close()
+
+    def post(self, request_id: str, group: str, **fields: Any) -> httpx.Response:
+        """Asks for a chat completion."""
+        return self._client.post(
+            f"{self.url}/v1/chat/completions",
+            json=self.body(group, **fields),
+            headers={"x-request-id": request_id} if request_id else {},
+        )
+
+    def leave(self, request_id: str) -> None:
+        """Leaves in mid-stream."""
+        with self._client.stream(
+            "POST",
+            f"{self.url}/v1/chat/completions",
+            json=self.body("slow", stream=True),
+            headers={"x-request-id": request_id},
+        ) as response:
+            next(response.iter_raw())
+
+    def body(self, group: str, **fields: Any) -> dict[str, Any]:
+        """A call."""
+        return {"model": group, "messages": [{"role": "user", "content": PROMPT}], **fields}
+
+    def is_up(self) -> bool:
+        """Whether it serves; not asked too often, since starting takes what there is of CPU."""
+        time.sleep(0.2)
+        try:
+            return self._client.get(f"{self.url}/health/liveliness").is_success
+        except httpx.TransportError:
+            return False
+
+
+@contextmanager
+def proxy(
+    folder: Path,
+    engines: Engines,
+    prefix: tuple[str, ...],
+    process_environment: Mapping[str, str],
+    callbacks: object,
+) -> Iterator[Proxy]:
+    """Runs a proxy."""
+    (folder / "own_callback.py").write_text(OWN_CALLBACK)
+    config = {
+        "model_list": model_list(engines.url, engines.nobody),
+        "router_settings": ROUTER,
+        "litellm_settings": {"callbacks": callbacks},
+        "general_settings": {"master_key": KEY},
+    }
+    path = folder / "config.yaml"
+    path.write_text(json.dumps(config))
+    port = free_port()
+    command = [*prefix, tool("litellm"), "-c", str(path), "--host", "127.0.0.1"]
+    with (
+        path.with_suffix(".log").open("wb") as log,
+        subprocess.Popen(
+            [*command, "--port", str(port)],
+            env=process_environment,
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+        ) as process,
+    ):
+        try:
+            served = Proxy(f"http://127.0.0.1:{port}")
+            eventually(lambda: process.poll() is not None or served.is_up(), PATIENCE)
+            assert process.poll() is None, path.with_suffix(".log").read_text("utf-8")
+            yield served
+            served.close()
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+        finally:
+            process.kill()
+
+
+class InstrumentedProxy(Proxy, Telemetry):
+    """A proxy under the command of the ecosystem, and what it exported and recorded."""
+
+    def __init__(self, url: str, path: Path, receiver: OTLPReceiver) -> None:
+        Proxy.__init__(self, url)
+        Telemetry.__init__(self, path, receiver)
+
+
+@pytest.fixture(scope="module")
+def instrumented(
+    tmp_path_factory: pytest.TempPathFactory, engines: Engines
+) -> Iterator[InstrumentedProxy]:
+    """A proxy with a callback of its own, named by a string: its configuration drops all others.
+
+    When it has ended, everything is exported and nothing is in flight.
+    """
+    folder = tmp_path_factory.mktemp("instrumented")
+    records = folder / "records.jsonl"
+    with OTLPReceiver() as receiver:
+        process_environment = environment(records, receiver)
+        with proxy(
+            folder, engines, INSTRUMENT, process_environment, "own_callback.handler"
+        ) as served:
+            followed = InstrumentedProxy(served.url, records, receiver)
+            yield followed
+            followed.close()
+        followed.check()
+
+
+def routed(engines: Engines, request_id: str, group: str, **changes: Any) -> dict[str, Any]:
+    """A stream of five tokens through a group with one deployment."""
+    known = {
+        "requestId": request_id,
+        "model": group,
+        "operation": "chat",
+        "policy": "simple-shuffle",
+        "candidates": 1,
+        "parentSpanId": SPAN_ID,
+        "spanKind": "internal",
+        **COUNTED,
+    }
+    return streamed(engines.url, **{**known, **changes})
+
+
+def rerouted(start: str, end: str, *reasons: Any) -> dict[str, Any]:
+    """What further attempts change."""
+    ends = ["addr://" + url.removeprefix("http://") for url in (start, end)]
+    changes = [
+        {"at": TIMESTAMP, "from": ends[0], "to": ends[1], "reason": reason} for reason in reasons
+    ]
+    return {"attempt": len(reasons) + 1, "rerouted": changes}
+
+
+def check_trace(telemetry: InstrumentedProxy, engines: Engines, record: LifecycleRecord) -> None:
+    """The server's span is the parent of ours, and ours that of each call to an engine."""
+    servers = telemetry.exported("fastapi")
+    eventually(lambda: record.parent_span_id in telemetry.exported("fastapi"), 60)
+    servers = telemetry.exported("fastapi")
+    assert record.parent_span_id in servers
+    assert servers[str(record.parent_span_id)].trace_id.hex() == record.trace_id
+    ours = f"00-{record.trace_id}-{record.span_id}-"
+    calls = [sent for sent in engines.fake.traceparents if record.trace_id in sent]
+    assert all(sent.startswith(ours) for sent in calls)
+    assert calls
+
+
+@pytest.mark.parametrize("asked", [{}, {"stream_options": {"include_usage": True}}])
+def test_stream(instrumented: InstrumentedProxy, engines: Engines, asked: dict[str, Any]) -> None:
+    """A stream: tokens are known when the client asks for them, or LiteLLM does by itself."""
+    request_id = f"stream-{len(asked)}"
+    response = instrumented.post(request_id, "good", stream=True, **asked)
+
+    record = instrumented.record(request_id)
+    assert response.status_code == 200
+    known = any(record.trace_id in call for call in engines.fake.asked_for_usage)
+    assert known or not asked
+    assert plain(record) == routed(
+        engines, request_id, "good", candidates=2, **({} if known else UNCOUNTED)
+    )
+    check_trace(instrumented, engines, record)
+
+
+def test_whole_answer(instrumented: InstrumentedProxy, engines: Engines) -> None:
+    """An answer that is no stream, of a client without a request id: LiteLLM's own is taken."""
+    response = instrumented.post("", "good")
+    request_id = response.headers["x-litellm-call-id"]
+
+    record = instrumented.record(request_id)
+    assert plain(record) == routed(engines, request_id, "good", candidates=2, **whole_answer())
+    check_trace(instrumented, engines, record)
+
+
+def test_fallback(instrumented: InstrumentedProxy, engines: Engines) -> None:
+    """Retries and the change to another group are attempts of one request."""
+    response = instrumented.post("fallback", "falls-back")
+
+    record = instrumented.record("fallback")
+    assert response.status_code == 200
+    assert plain(record) == routed(
+        engines,
+        "fallback",
+        "falls-back",
+        **whole_answer(),
+        **rerouted(engines.url, engines.url, "http_500", "http_500"),
+    )
+    check_trace(instrumented, engines, record)
+
+
+@pytest.mark.parametrize(
+    ("group", "status", "reason"),
+    [
+        ("error", 500, "http_500"),
+        ("limited", 429, "http_429"),
+        ("dead", 500, "httpx.ConnectError"),
+        ("hang", 408, Matching(r"httpx\.(Read|)Timeout(Exception|)")),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_engine_fails(
+    instrumented: InstrumentedProxy,
+    engines: Engines,
+    group: str,
+    status: int,
+    reason: Any,
+    stream: bool,
+) -> None:
+    """An engine that fails twice makes an error; the first attempt's reason is kept."""
+    request_id = f"{group}-{stream}"
+    response = instrumented.post(request_id, group, stream=stream)
+
+    url = engines.nobody if group == "dead" else engines.url
+    record = instrumented.record(request_id)
+    actual = plain(record)
+    assert response.status_code == status
+    assert actual == {
+        **routed(engines, request_id, group),
+        **{
+            field: actual[field]
+            for field in ("selectedEndpoint", "trackedEndpoints", "selectedRoute")
+        },
+        **failed(f"http_{status}"),
+        **ESTIMATED,
+        **rerouted(url, url, reason),
+        "streaming": stream,
+    }
+    assert record.selected_endpoint == "addr://" + url.removeprefix("http://")
+
+
+@pytest.mark.parametrize("group", ["drop", "cut"])
+def test_cut_stream(instrumented: InstrumentedProxy, engines: Engines, group: str) -> None:
+    """A stream that its engine cuts is an error, also where LiteLLM gives it a proper end."""
+    response = instrumented.post(group, group, stream=True)
+
+    record = instrumented.record(group)
+    assert record.error is not None
+    assert response.status_code == 200
+    assert plain(record) == routed(
+        engines, group, group, **{**failed(record.error.type, first_chunk=True), **ESTIMATED}
+    )
+    assert group == "drop" or record.error.type == "stream_truncated"
+    check_trace(instrumented, engines, record)
+
+
+@pytest.mark.skipif(HIDES_DISCONNECTS, reason="this uvicorn hides disconnects")
+def test_disconnect(instrumented: InstrumentedProxy, engines: Engines) -> None:
+    """A client that leaves is a disconnect, though LiteLLM logs a success."""
+    instrumented.leave("left")
+
+    record = instrumented.record("left")
+    assert plain(record) == routed(engines, "left", "slow", **{**disconnected(), **ESTIMATED})
+    check_trace(instrumented, engines, record)
+
+
+@pytest.mark.parametrize(("group", "key"), [("unknown", KEY), ("good", "sk-of-nobody")])
+def test_rejected(instrumented: InstrumentedProxy, group: str, key: str) -> None:
+    """A request that never gets to an engine is rejected, with the status of the answer."""
+    request_id = f"rejected-{group}"
+    response = httpx.post(
+        f"{instrumented.url}/v1/chat/completions",
+        json=instrumented.body(group),
+        headers={"x-request-id": request_id, "authorization": f"Bearer {key}"},
+        timeout=300,
+    )
+
+    record = instrumented.record(request_id)
+    assert record.error is not None
+    assert response.status_code in (400, 401)
+    assert (record.outcome.value, record.error.type, record.selected_route) == (
+        "rejected",
+        f"http_{response.status_code}",
+        None,
+    )
+
+
+def test_many_streams(instrumented: InstrumentedProxy) -> None:
+    """200 streams at once: one record each, all complete."""
+    ids = [f"crowd-{number}" for number in range(200)]
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(lambda each: instrumented.post(each, "good", **ASKED), ids))
+
+    assert {answer.status_code for answer in answers} == {200}
+    records = [instrumented.record(each) for each in ids]
+    assert {(record.outcome.value, record.output_length) for record in records} == {
+        ("completed", 5)
+    }
+    assert len({record.trace_id for record in records}) == 200
+
+
+def test_same_answers(instrumented: InstrumentedProxy, engines: Engines, tmp_path: Path) -> None:
+    """The proxy answers byte for byte the same, instrumented or not."""
+    calls: list[tuple[str, dict[str, Any]]] = [
+        (group, {"stream": stream})
+        for group in ("good", "falls-back", "error", "limited", "drop", "cut", "unknown")
+        for stream in (False, True)
+    ]
+
+    def answers(served: Proxy) -> list[tuple[int, str]]:
+        found: list[tuple[int, str]] = []
+        for group, fields in calls:
+            response = served.post("same", group, **fields)
+            # The second of an answer; what else LiteLLM makes up is in its headers.
+            content = re.sub(r'"created": ?\d+', '"created":0', response.text)
+            found.append((response.status_code, content))
+        return found
+
+    with proxy(tmp_path, engines, (), bare_environment(), "own_callback.handler") as bare:
+        expected = answers(bare)
+
+    assert answers(instrumented) == expected
+
+
+@pytest.mark.parametrize("version", ["", "2"])
+def test_its_own_tracing(tmp_path: Path, engines: Engines, version: str) -> None:
+    """LiteLLM's own spans are all there, and ours is one a request beside them."""
+    records = tmp_path / "records.jsonl"
+    more = {"OTEL_EXPORTER": "otlp_http"} | ({"LITELLM_OTEL_V2": "true"} if version else {})
+    with ExitStack() as stack:
+        receiver = stack.enter_context(OTLPReceiver())
+        more["OTEL_ENDPOINT"] = receiver.endpoint
+        served = stack.enter_context(
+            proxy(tmp_path, engines, INSTRUMENT, environment(records, receiver, **more), ["otel"])
+        )
+        followed = InstrumentedProxy(served.url, records, receiver)
+        stack.callback(followed.close)
+        for request_id, asked in (("whole", {}), ("stream", ASKED)):
+            assert followed.post(request_id, "good", **asked).status_code == 200
+            record = followed.record(request_id)
+            assert (record.outcome.value, record.output_length) == ("completed", 5)
+            assert record.parent_span_id is not None
+        eventually(lambda: bool(receiver.spans("litellm")), 60)
+    followed.check()
+
+
+def run_program(
+    engines: Engines, process_environment: Mapping[str, str], *prefix: str
+) -> list[Any]:
+    """Runs the program that calls the router; returns what it printed."""
+    command = [*prefix, sys.executable, "-m", "tests.routers.litellm_program"]
+    done = subprocess.run(
+        [*command, engines.url, engines.nobody],
+        env=process_environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+
+
+def test_program(tmp_path: Path, engines: Engines) -> None:
+    """Each call of `Router` in a program has one span and one record, however its answer ends."""
+    path = tmp_path / "records.jsonl"
+    with OTLPReceiver() as receiver:
+        answers = run_program(engines, environment(path, receiver), *INSTRUMENT)
+    telemetry = Telemetry(path, receiver)
+    telemetry.check()
+
+    records = telemetry.records()
+    crowd = [record for record in records if record.model == "good"]
+    assert {(record.outcome.value, record.output_length) for record in crowd} == {("completed", 5)}
+    # Three streams and two whole answers besides the crowd; those that block are followed too.
+    assert len(crowd) == 204
+    assert [len(answer) for name, answer in answers if name == "crowd"] == [2]
+
+    root = {"requestId": ANY_ID, "parentSpanId": None, "spanKind": "server"}
+    (stream, *_) = crowd
+    assert plain(stream) == routed(engines, "", "good", **{**root, "candidates": 2})
+    ours = f"00-{stream.trace_id}-{stream.span_id}-"
+    assert [sent for sent in engines.fake.traceparents if sent.startswith(ours)]
+
+    def ends(group: str) -> list[tuple[str, str, int, list[str]]]:
+        return [
+            (
+                record.outcome.value,
+                "" if record.error is None else record.error.type.rpartition(".")[2],
+                record.attempt,
+                [change.reason for change in record.rerouted],
+            )
+            for record in records
+            if record.model == group
+        ]
+
+    assert ends("falls-back") == [("completed", "", 3, ["http_500", "http_500"])]
+    assert ends("error") == [("error", "InternalServerError", 2, ["http_500"])]
+    assert ends("limited") == [("error", "RateLimitError", 2, ["http_429"])]
+    assert ends("dead") == [("error", "InternalServerError", 2, ["httpx.ConnectError"])]
+    assert [end[:3] for end in ends("hang")] == [("error", "Timeout", 2)]
+    assert [end[0] for end in ends("cut")] == ["error"]
+    assert [end[0] for end in ends("drop")] == ["error"]
+    assert [end[:2] for end in ends("unknown")] == [("rejected", "BadRequestError")]
+    completed, *cut = (end[0] for end in ends("slow"))
+    assert completed == "completed"
+    # Streams of older versions cannot be closed.
+    assert sorted(cut) in (["abandoned", "abandoned"], ["abandoned", "client_disconnect"])
+
+
+def test_program_gets_the_same(tmp_path: Path, engines: Engines) -> None:
+    """A program gets the same answers, chunk by chunk, instrumented or not."""
+    with OTLPReceiver() as receiver:
+        observed = run_program(
+            engines, environment(tmp_path / "records.jsonl", receiver), *INSTRUMENT
+        )
+
+    assert observed == run_program(engines, bare_environment())
