@@ -50,7 +50,12 @@ ESTIMATED = {"inputTokenLength": 8, "outputLength": None, "cachedTokens": None}
 UNCOUNTED = {
     **ESTIMATED,
     "inputTokenSource": "estimated",
-    "actual": {"ttftMillis": MEASURED, "tpotMillis": None, "e2eMillis": MEASURED},
+    "actual": {
+        "ttftMillis": MEASURED,
+        "tpotMillis": None,
+        "e2eMillis": MEASURED,
+        "prefillMillis": None,
+    },
 }
 # They promise to tell an application that its client is gone (ASGI 2.4), and do not.
 HIDES_DISCONNECTS = uvicorn.__version__.startswith(("0.30.", "0.31."))
