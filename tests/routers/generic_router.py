@@ -208,7 +208,7 @@ def main() -> None:
     if options.asgi_middleware:
         from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 
-        app = OpenTelemetryMiddleware(app)
+        app.add_middleware(OpenTelemetryMiddleware)  # FastAPI then makes no span of its own
     if options.instrument_again:
         from otel_lifecycle.instrumentation.generic import GenericRouterInstrumentor
 
