@@ -22,6 +22,7 @@ from opentelemetry.trace import (
     TraceFlags,
     TraceState,
 )
+from opentelemetry.util.types import AttributeValue
 
 from otel_lifecycle import semconv
 from otel_lifecycle.clean_attributes import set_clean_attributes
@@ -119,12 +120,18 @@ def server_attributes(endpoint: EndpointSnapshot) -> Attributes:
     return attributes
 
 
-def span_from_record(record: LifecycleRecord, *, devices: bool = True) -> ReadableSpan:
+def span_from_record(
+    record: LifecycleRecord,
+    *,
+    devices: bool = True,
+    resource: Mapping[str, AttributeValue] | None = None,
+) -> ReadableSpan:
     """The span of a finished request, ready for any exporter.
 
     Args:
         record: A record with trace and span id.
         devices: Whether to add the per-device NPU arrays.
+        resource: Attributes of the resource beside those that the record keeps.
 
     Raises:
         ValueError: The record has no trace id or span id.
@@ -144,7 +151,7 @@ def span_from_record(record: LifecycleRecord, *, devices: bool = True) -> Readab
         name=span_name(record.model),
         context=SpanContext(trace_id, int(record.span_id, 16), False, flags, state),
         parent=parent,
-        resource=Resource(record.resource),
+        resource=Resource({**(resource or {}), **record.resource}),
         attributes={**start_attributes(record), **end_attributes(record, devices=devices)},
         events=[Event(name, attributes, at_ns) for name, at_ns, attributes in span_events(record)],
         kind=kind,

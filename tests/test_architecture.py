@@ -28,7 +28,7 @@ LAYERS = [
     {"scheduling", "extras", "recorder"},
     {"tracked"},
     {"tracker"},
-    {"testing", "instrumentation"},
+    {"testing", "shipping", "instrumentation"},
     {"cli"},
 ]
 LEVELS = {module: level for level, modules in enumerate(LAYERS) for module in modules}

@@ -1,4 +1,4 @@
-"""The command line: `otel-lifecycle demo | doctor | report | tail | validate`."""
+"""The command line: `otel-lifecycle demo | doctor | report | ship | tail | validate`."""
 
 from __future__ import annotations
 

@@ -91,9 +91,39 @@ def build_parser() -> argparse.ArgumentParser:
         help="go on with the records that come, through rotation, until interrupted",
     )
     tail.set_defaults(run=_tail)
-    for command in (report, validate, tail):
+    ship = commands.add_parser(
+        "ship",
+        help="send records as OTLP spans, also those that are still written",
+        description="Follows record files and sends what is in them as OTLP spans, each at least "
+        "once. Where to and how is set by OpenTelemetry's variables, OTEL_EXPORTER_OTLP_ENDPOINT "
+        "and so on. Exit code: 0 if all was sent (without --once: when it was told to end), 1 if "
+        "--once left out or did not get to something, 2 for wrong usage, variables or checkpoint.",
+        allow_abbrev=False,
+    )
+    _add_ship(ship)
+    for command in (report, validate, tail, ship):
         command.add_argument("paths", metavar="PATH", type=Path, nargs="+", help=_PATH_HELP)
     return parser
+
+
+def _add_ship(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="where to keep how far the collector has accepted",
+    )
+    parser.add_argument(
+        "--once", action="store_true", help="end when all that is there now has been sent"
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="send requests that were not sampled, too"
+    )
+    parser.add_argument(
+        "--devices", action="store_true", help="add the per-device NPU arrays to the spans"
+    )
+    parser.set_defaults(run=_ship)
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
@@ -178,6 +208,13 @@ def _tail(arguments: argparse.Namespace) -> int:
     from otel_lifecycle.cli.tail import run
 
     return run(arguments.paths, follow=arguments.follow)
+
+
+def _ship(arguments: argparse.Namespace) -> int:
+    from otel_lifecycle.cli.ship import ShipOptions, run
+
+    options = {name: value for name, value in vars(arguments).items() if name != "run"}
+    return run(ShipOptions(**options))
 
 
 def _require(command: str, *modules: str) -> None:

@@ -1,0 +1,120 @@
+"""`otel-lifecycle ship`: records to spans, beside the router."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.util.types import AttributeValue
+
+from otel_lifecycle.cli.errors import FAILED, CommandError
+from otel_lifecycle.cli.formatting import plural, printable
+from otel_lifecycle.cli.record_paths import require
+from otel_lifecycle.persistence import Follower
+from otel_lifecycle.shipping import Checkpoint, Counts, Sender, Shipper
+from otel_lifecycle.span_reader import RESOURCE_KEYS
+
+_ANSWER_SECONDS = 2.0  # for the collector, to the request that is under way
+_END_SECONDS = 1.0
+_LONGEST = 2_000
+
+
+@dataclass(frozen=True)
+class ShipOptions:
+    """The options of the command."""
+
+    paths: Sequence[Path]
+    checkpoint: Path
+    once: bool
+    all: bool
+    devices: bool
+
+
+def run(options: ShipOptions) -> int:
+    """Sends records until it is told to end; returns the exit code."""
+    if options.once:
+        require(options.paths)
+    with ExitStack() as stack:
+        try:
+            sender = Sender()
+            checkpoint = stack.enter_context(Checkpoint(options.checkpoint))
+            position = checkpoint.load(options.paths)
+            checkpoint.save(position)  # what cannot be written later had better be known now
+        except ValueError as error:
+            raise CommandError(str(error)) from error
+        except OSError as error:
+            place = error.filename or options.checkpoint
+            raise CommandError(f"{place}: {error.strerror or error}") from error
+        follower = stack.enter_context(Follower(*options.paths, position=position))
+        shipper = Shipper(
+            follower,
+            checkpoint,
+            sender,
+            _tell,
+            unsampled=options.all,
+            devices=options.devices,
+            resource=_own_resource(),
+        )
+        finished = _run(shipper, sender, follow=not options.once)
+        if finished:
+            for line in follower.unfinished:
+                _tell(str(line))
+    _tell(_summary(shipper.counts))
+    left_out = shipper.counts.refused + shipper.counts.problems
+    return FAILED if options.once and (left_out or not finished) else 0
+
+
+def _run(shipper: Shipper, sender: Sender, *, follow: bool) -> bool:
+    """On a thread of its own, so that a collector that hangs does not hold up the end."""
+    finished = False
+    failure: Exception | None = None
+    ended = threading.Event()  # a `join` that was interrupted could not be repeated
+
+    def work() -> None:
+        nonlocal finished, failure
+        try:
+            finished = shipper.run(follow=follow)
+        except Exception as error:
+            failure = error
+        finally:
+            ended.set()
+
+    # What they say of each attempt is said here once a minute.
+    logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        threading.Thread(target=work, name="otel-lifecycle-ship", daemon=True).start()
+        ended.wait()
+    except KeyboardInterrupt:
+        shipper.stop()
+        if not ended.wait(_ANSWER_SECONDS):
+            sender.close()
+            ended.wait(_END_SECONDS)
+    if failure is not None:
+        raise failure
+    return finished
+
+
+def _own_resource() -> dict[str, AttributeValue]:
+    """What the router's resource has beside what a record keeps, if the environment is the same."""
+    attributes = Resource.create().attributes
+    return {key: value for key, value in attributes.items() if key not in RESOURCE_KEYS}
+
+
+def _tell(line: str) -> None:
+    print(f"otel-lifecycle: {printable(line, _LONGEST)}", file=sys.stderr, flush=True)
+
+
+def _summary(counts: Counts) -> str:
+    return (
+        f"{plural(counts.sent, 'span')} sent, {counts.refused:,} refused; left out: "
+        f"{counts.unsampled:,} not sampled, {counts.untraced:,} not traced, "
+        f"{plural(counts.problems, 'problem')}"
+    )

@@ -1,0 +1,197 @@
+"""Sends spans through the SDK's OTLP exporters, and tells what became of them.
+
+The exporters follow the standard variables, and say no more of a batch than success or failure:
+not whether it is worth another try, which spans were rejected, nor why. So what the collector
+answers is looked at on its way to them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, TypeAlias, cast
+
+import grpc
+import requests
+from google.protobuf.message import DecodeError
+from google.rpc.status_pb2 import Status
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.exporter.otlp.proto.grpc import trace_exporter as grpc_exporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from opentelemetry.sdk.environment_variables import (
+    OTEL_EXPORTER_OTLP_PROTOCOL,
+    OTEL_EXPORTER_OTLP_TRACES_PROTOCOL,
+)
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+# What is about the spans. All else is about the collector, or who sends: it may be put right.
+_REFUSING_STATUS = frozenset({400, 413, 422})
+_REFUSING_CODES = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE})
+_TOO_LARGE = "larger than max"  # how gRPC says so, with the code that also says "too many"
+
+
+class Fate(Enum):
+    """What became of spans.
+
+    Attributes:
+        ACCEPTED: The collector has them.
+        REFUSED: It will never take all of these, or they cannot be encoded.
+        WAITING: They did not arrive, or it takes none now.
+    """
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    WAITING = "waiting"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the collector said of some spans.
+
+    Attributes:
+        fate: What became of them.
+        reason: In its words, or in those of the network; of accepted ones, a warning.
+        rejected: How many of the accepted ones it has thrown away.
+    """
+
+    fate: Fate
+    reason: str = ""
+    rejected: int = 0
+
+
+_Note: TypeAlias = Callable[[Answer], None]
+
+
+class Sender:
+    """An OTLP exporter as OpenTelemetry's environment variables have it. Not thread-safe.
+
+    Raises:
+        ValueError: A variable is not valid; the text names it.
+        OSError: A certificate cannot be read.
+    """
+
+    def __init__(self) -> None:
+        self._answers: list[Answer] = []
+        name = next(filter(os.environ.get, _PROTOCOL_VARIABLES), None)
+        protocol = os.environ[name] if name else "grpc"
+        make = _EXPORTERS.get(protocol)
+        if make is None:
+            allowed = " or ".join(_EXPORTERS)
+            raise ValueError(f"{name}: must be {allowed}, got {protocol!r}")
+        self._exporter = make(self._answers.append)
+
+    def send(self, spans: Sequence[ReadableSpan]) -> Answer:
+        """Sends spans at once, in one request; the exporter's own retries included.
+
+        Args:
+            spans: None at all asks whether the collector takes anything.
+        """
+        self._answers.clear()
+        try:
+            accepted = self._exporter.export(spans) is SpanExportResult.SUCCESS
+        except Exception as error:
+            return _unsent(spans, error)
+        if not self._answers:
+            return Answer(Fate.ACCEPTED) if accepted else _unsent(spans, None)
+        # The gRPC exporter tries again what is too large, until its time is over.
+        refusals = [answer for answer in self._answers if answer.fate is Fate.REFUSED]
+        last = self._answers[-1]
+        return refusals[-1] if refusals and last.fate is Fate.WAITING else last
+
+    def close(self) -> None:
+        """Ends the retries of a `send` that is under way; from any thread."""
+        self._exporter.shutdown()
+
+
+def _unsent(spans: Sequence[ReadableSpan], error: Exception | None) -> Answer:
+    try:
+        encode_spans(spans).SerializeToString()
+    except Exception as encoding_error:
+        return Answer(Fate.REFUSED, f"not encodable: {encoding_error}")
+    return Answer(Fate.WAITING, "it was not sent" if error is None else str(error))
+
+
+def _accepted(response: ExportTraceServiceResponse) -> Answer:
+    partial = response.partial_success
+    return Answer(Fate.ACCEPTED, partial.error_message, partial.rejected_spans)
+
+
+def _grpc(note: _Note) -> SpanExporter:
+    class Watcher(grpc.UnaryUnaryClientInterceptor):  # pyright: ignore[reportMissingTypeArgument, reportUntypedBaseClass]
+        def intercept_unary_unary(
+            self, continuation: Callable[..., Any], client_call_details: Any, request: Any
+        ) -> Any:
+            call = continuation(client_call_details, request)
+            note(_answer_of_call(call))
+            return call
+
+    module = cast("Any", grpc_exporter)
+    stub = module.TraceServiceStub
+
+    def watched_stub(channel: grpc.Channel) -> Any:
+        return stub(grpc.intercept_channel(channel, Watcher()))
+
+    # The exporter takes no interceptor. It makes a stub of this name for each channel it opens.
+    module.TraceServiceStub = watched_stub
+    try:
+        return grpc_exporter.OTLPSpanExporter()
+    finally:
+        module.TraceServiceStub = stub
+
+
+def _answer_of_call(call: Any) -> Answer:
+    code, details = call.code(), call.details() or ""
+    if code is grpc.StatusCode.OK:
+        return _accepted(call.result())
+    refused = code in _REFUSING_CODES or _TOO_LARGE in details
+    return Answer(Fate.REFUSED if refused else Fate.WAITING, f"{code.name}: {details}")
+
+
+class _Session(requests.Session):
+    def __init__(self, note: _Note) -> None:
+        super().__init__()
+        self._note = note
+
+    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+        try:
+            response = super().send(request, **kwargs)
+        except Exception as error:
+            self._note(Answer(Fate.WAITING, str(error)))
+            raise
+        self._note(_answer_of_response(response))
+        return response
+
+
+def _http(note: _Note) -> SpanExporter:
+    return OTLPSpanExporter(session=_Session(note))
+
+
+def _answer_of_response(response: requests.Response) -> Answer:
+    status = response.status_code
+    if 200 <= status < 300:
+        try:
+            return _accepted(ExportTraceServiceResponse.FromString(response.content))
+        except DecodeError:  # it is not bound to say more than the status
+            return Answer(Fate.ACCEPTED)
+    # The exporters take a redirect, which they do not follow, for a success.
+    refused = status in _REFUSING_STATUS
+    return Answer(
+        Fate.REFUSED if refused else Fate.WAITING, f"{status} {response.reason}: {_said(response)}"
+    )
+
+
+def _said(response: requests.Response) -> str:
+    text = response.text
+    if response.headers.get("content-type") == "application/x-protobuf":
+        with suppress(DecodeError):
+            text = Status.FromString(response.content).message
+    return text.strip() or "it said no more"
+
+
+_PROTOCOL_VARIABLES = (OTEL_EXPORTER_OTLP_TRACES_PROTOCOL, OTEL_EXPORTER_OTLP_PROTOCOL)
+_EXPORTERS: dict[str, Callable[[_Note], SpanExporter]] = {"grpc": _grpc, "http/protobuf": _http}

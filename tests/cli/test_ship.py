@@ -1,0 +1,180 @@
+"""`otel-lifecycle ship`."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from otel_lifecycle.cli import main
+from otel_lifecycle.persistence import Follower, Position
+from otel_lifecycle.shipping import Checkpoint
+from tests.cli.command import Command
+from tests.persistence.helpers import eventually
+from tests.persistence.segments import append
+from tests.shipping.collectors import HTTP_PROTOBUF, Collector
+from tests.shipping.records import traced
+
+
+def test_once(tmp_path: Path, start: Callable[..., Command]) -> None:
+    """All there is goes out as the standard variables say; a bad line makes it exit with 1."""
+    path = tmp_path / "records.jsonl"
+    append(path, traced("a") + b"[]\n" + traced("b", trace_flags=0) + b"{")
+    with Collector(HTTP_PROTOBUF) as collector:
+        environment = {
+            **collector.environment,
+            "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20token",
+            "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
+            "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test",
+        }
+        command = start(
+            "ship", "--once", "--checkpoint", tmp_path / "c", path, environment=environment
+        )
+        code, output, error = command.wait()
+
+    assert collector.request_ids == ["a"]
+    assert collector.authorization == "Bearer token"
+    assert collector.spans[0]["resource"]["deployment.environment.name"] == "test"
+    assert (code, output) == (1, "")
+    assert error == (
+        f"otel-lifecycle: {path}:2: Expected `object`, got `array`\n"
+        f"otel-lifecycle: {path}:4: left out, the line has no end yet\n"
+        "otel-lifecycle: 1 span sent, 0 refused; left out: 1 not sampled, 0 not traced, 1 problem\n"
+    )
+
+
+def test_told_to_end(tmp_path: Path, start: Callable[..., Command]) -> None:
+    """Told to end it does, though a collector hangs, and what that did not answer is not marked."""
+    path, checkpoint = tmp_path / "records.jsonl", tmp_path / "c"
+    append(path, traced("a"))
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        environment = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{hanging.getsockname()[1]}",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": HTTP_PROTOBUF,
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "600",
+        }
+        command = start("ship", "--checkpoint", checkpoint, path, environment=environment)
+        connection, _ = hanging.accept()
+        with connection:
+            command.process.terminate()
+            code, _, error = command.wait()
+
+    assert code == 0
+    assert error.startswith("otel-lifecycle: 0 spans sent,")
+    with Checkpoint(checkpoint) as opened:
+        assert opened.load([path]) == Position()
+
+
+def test_follow(tmp_path: Path, start: Callable[..., Command]) -> None:
+    """It waits for files and records that come; the next one goes on where it was."""
+    folder = tmp_path / "records"
+    with Collector(HTTP_PROTOBUF) as collector:
+        command = start(
+            "ship", "--checkpoint", tmp_path / "c", folder, environment=collector.environment
+        )
+        append(folder / "records.jsonl", traced("a"))
+        eventually(lambda: collector.request_ids == ["a"])
+        append(folder / "records.jsonl", traced("b"))
+        eventually(lambda: collector.request_ids == ["a", "b"])
+        command.process.send_signal(signal.SIGINT)
+
+        assert command.wait()[0] == 0
+    with Checkpoint(tmp_path / "c") as opened, Follower(folder) as follower:
+        follower.poll()
+        assert opened.load([folder]) == follower.position
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """What a command says that cannot begin."""
+    code = main(["ship", *map(str, arguments)])
+    output = capsys.readouterr()
+    assert (code, output.out) == (2, "")
+    return output.err.removeprefix("otel-lifecycle: ").removesuffix("\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "not a checkpoint: Input data was truncated"),
+        ("{}", "not a checkpoint: Object missing required field `version`"),
+        (traced("a").decode(), "not a checkpoint: Object contains unknown field `schemaVersion`"),
+        (
+            '{"version": 2, "position": {}}',
+            "not a checkpoint: its version is 2, not 1",
+        ),
+        (
+            '{"version": 1, "position": {"files": {"/r": {"closed": "x"}}}}',
+            "not a checkpoint: not a position: 'x' does not name a segment",
+        ),
+        (
+            '{"version": 1, "position": {"files": {"/elsewhere/r.jsonl": {}}}}',
+            "the checkpoint is of /elsewhere/r.jsonl, which is not among the paths",
+        ),
+    ],
+)
+def test_checkpoint_that_does_not_match(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, reason: str
+) -> None:
+    """A checkpoint that is none, or one of other files, is named, and left as it is."""
+    path = tmp_path / "checkpoint"
+    path.write_text(content)
+
+    assert refused(capsys, "--checkpoint", path, tmp_path / "r.jsonl") == f"{path}: {reason}"
+    assert path.read_text() == content
+
+
+def test_checkpoint_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two processes do not share a checkpoint."""
+    path = tmp_path / "checkpoint"
+    with Checkpoint(path):
+        said = refused(capsys, "--checkpoint", path, tmp_path / "r.jsonl")
+
+    assert said == f"{path}: another process ships with it"
+
+
+def test_checkpoint_that_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That there is no place for a checkpoint is known before anything is sent."""
+    path = tmp_path / "missing" / "checkpoint"
+
+    said = refused(capsys, "--checkpoint", path, tmp_path / "r.jsonl")
+
+    assert said == f"{path}.lock: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        (
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+            "http/json",
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: must be grpc or http/protobuf, got 'http/json'",
+        ),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon", "could not convert string to float: 'soon'"),
+    ],
+)
+def test_wrong_variables(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: str,
+    said: str,
+) -> None:
+    """A variable that cannot be followed ends it at once."""
+    monkeypatch.setenv(name, value)
+
+    assert refused(capsys, "--checkpoint", tmp_path / "c", tmp_path / "r.jsonl") == said
+
+
+def test_nothing_to_ship(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only who waits for more may name a file that is not there."""
+    path = tmp_path / "missing.jsonl"
+
+    said = refused(capsys, "--once", "--checkpoint", tmp_path / "c", path)
+
+    assert said == f"{path}: No such file or directory"
