@@ -162,6 +162,7 @@ class Jaeger(Service):
         self,
         processes: Processes,
         folder: Path,
+        name: str,
         environment: Mapping[str, str],
         configuration: Path = CONFIGURATIONS / "local/jaeger.yaml",
     ) -> None:
@@ -170,7 +171,7 @@ class Jaeger(Service):
         super().__init__(
             processes,
             folder,
-            "jaeger",
+            name,
             [program("jaeger"), "--config", str(configuration)],
             {
                 "OTLP_GRPC_ENDPOINT": self.grpc,
@@ -260,9 +261,9 @@ class Backends:
         paths = [CONFIGURATIONS / configuration for configuration in configurations]
         return _started(Collector(self.processes, self.folder, name, paths, environment))
 
-    def jaeger(self, **environment: str) -> Jaeger:
-        """Starts Jaeger."""
-        return _started(Jaeger(self.processes, self.folder, environment))
+    def jaeger(self, name: str = "jaeger", **environment: str) -> Jaeger:
+        """Starts Jaeger; the name is that of its log."""
+        return _started(Jaeger(self.processes, self.folder, name, environment))
 
     def prometheus(self, configuration: Path | None = None) -> Prometheus:
         """Starts Prometheus, with an empty configuration unless there is one."""

@@ -33,6 +33,7 @@ class Router:
 
     Attributes:
         engines: The engines.
+        path: Of the record file.
     """
 
     def __init__(
@@ -40,11 +41,11 @@ class Router:
     ) -> None:
         self._folder = folder
         self._processes = processes
-        self._records = folder / "records.jsonl"
+        self.path = folder / "records.jsonl"
         self._fleet = Fleet(processes, roles, CONVERSATION_BLOCK_SIZE, SPEED)
         self.engines: Sequence[Engine] = self._fleet.engines
-        environment = router_environment({**os.environ, **environment}, self._records, None)
-        asyncio.run(self._fleet.start(folder, self._records, environment))
+        environment = router_environment({**os.environ, **environment}, self.path, None)
+        asyncio.run(self._fleet.start(folder, self.path, environment))
 
     @property
     def url(self) -> str:
@@ -79,7 +80,7 @@ class Router:
         return (self._folder / "logs" / f"{ROUTER}.log").read_text()
 
     def _read(self) -> list[LifecycleRecord]:
-        return list(read_records(self._records)) if self._records.exists() else []
+        return list(read_records(self.path)) if self.path.exists() else []
 
 
 class Routers:
