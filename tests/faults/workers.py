@@ -23,6 +23,7 @@ from otel_lifecycle.persistence.writer import RecordWriter
 from otel_lifecycle.record import LifecycleRecord
 from tests.persistence.helpers import enabled, make_tracker, numbered, serve
 from tests.persistence.segments import lines
+from tests.shipping.collectors import ACCEPT, HTTP_PROTOBUF, Collector, Reply
 
 SMALL_SEGMENTS = {"rotate_bytes": 256 << 10, "compression": "gzip"}
 
@@ -40,6 +41,35 @@ def serve_until_killed(
         serve(tracker, f"{name}-{number}")
         if rng.random() < 0.05 and tracker.flush():
             told.send(number + 1)
+
+
+def serve_traced(told: Connection, path: Path, name: str) -> None:
+    """Serves requests that are traced, without an exporter, until it is killed."""
+    tracker = make_tracker(
+        path,
+        TracerProvider(shutdown_on_exit=False),
+        flush_interval="20ms",
+        rotate_bytes=1 << 20,
+        compression="gzip",
+    )
+    for number in itertools.count():
+        serve(tracker, f"{name}-{number}")
+        if number % 50 == 0 and tracker.flush():
+            told.send(number + 1)
+        time.sleep(0.001)
+
+
+def receive(told: Connection, port: int, path: Path) -> None:
+    """Takes spans and writes down their request ids before it answers, until it is killed."""
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def write_down(request_ids: list[str]) -> Reply:
+        os.write(file, "".join(f"{each}\n" for each in request_ids).encode())
+        return ACCEPT
+
+    with Collector(HTTP_PROTOBUF, write_down, port):
+        told.send(0)
+        signal.pause()
 
 
 def serve_until_terminated(told: Connection, path: Path, name: str) -> None:
