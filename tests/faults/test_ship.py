@@ -73,7 +73,7 @@ def judge(
 def test_shipper_killed(
     start_worker: StartWorker, ship: Ship, report: Report, folder: Path
 ) -> None:
-    """A shipper that is killed is followed by one that sends the rest, and one batch again at most."""
+    """Behind a shipper that is killed the next one sends the rest, and one batch again at most."""
     rng = random.Random(0)
 
     def slowly(request_ids: list[str]) -> Reply:
