@@ -71,8 +71,7 @@ class Sender:
     """An OTLP exporter as OpenTelemetry's environment variables have it. Not thread-safe.
 
     Raises:
-        ValueError: A variable is not valid; the text names it.
-        OSError: A certificate cannot be read.
+        ValueError: A variable is not valid; the text says why.
     """
 
     def __init__(self) -> None:
@@ -83,7 +82,10 @@ class Sender:
         if make is None:
             allowed = " or ".join(_EXPORTERS)
             raise ValueError(f"{name}: must be {allowed}, got {protocol!r}")
-        self._exporter = make(self._answers.append)
+        try:
+            self._exporter = make(self._answers.append)
+        except Exception as error:  # of compression, for one, it is an exception of its own
+            raise ValueError(f"OTEL_EXPORTER_OTLP_*: {error}") from error
 
     def send(self, spans: Sequence[ReadableSpan]) -> Answer:
         """Sends spans at once, in one request; the exporter's own retries included.

@@ -56,13 +56,14 @@ def test_told_to_end(tmp_path: Path, start: Callable[..., Command]) -> None:
             "OTEL_EXPORTER_OTLP_PROTOCOL": HTTP_PROTOBUF,
             "OTEL_EXPORTER_OTLP_TIMEOUT": "600",
         }
-        command = start("ship", "--checkpoint", checkpoint, path, environment=environment)
+        arguments = ["ship", "--once", "--checkpoint", checkpoint, path]
+        command = start(*arguments, environment=environment)
         connection, _ = hanging.accept()
         with connection:
             command.process.terminate()
             code, _, error = command.wait()
 
-    assert code == 0
+    assert code == 1  # not all there was
     assert error.startswith("otel-lifecycle: 0 spans sent,")
     with Checkpoint(checkpoint) as opened:
         assert opened.load([path]) == Position()
@@ -154,7 +155,17 @@ def test_checkpoint_that_cannot_be_written(
             "http/json",
             "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: must be grpc or http/protobuf, got 'http/json'",
         ),
-        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon", "could not convert string to float: 'soon'"),
+        (
+            "OTEL_EXPORTER_OTLP_TIMEOUT",
+            "soon",
+            "OTEL_EXPORTER_OTLP_*: could not convert string to float: 'soon'",
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_COMPRESSION",
+            "zip",
+            'OTEL_EXPORTER_OTLP_*: Invalid value "zip" for compression envvar '
+            "OTEL_EXPORTER_OTLP_COMPRESSION",
+        ),
     ],
 )
 def test_wrong_variables(
