@@ -32,6 +32,7 @@ test-faults: $(VENV)/.ready
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.hot_path
 	$(BIN)/python -m benchmarks.exposition
+	$(BIN)/python -m benchmarks.event_loop_lag
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

@@ -1,0 +1,278 @@
+"""What each way of exporting does to the event loop of a router.
+
+Run with `python -m benchmarks.event_loop_lag`, or as part of `make bench`. A router on asyncio, as
+far as its loop notices: requests come in at a steady rate, each is parsed, dispatched, streamed in
+a few chunks and ended. It runs four times, each in a process of its own that takes turns with the
+others in short rounds. The lag is how late a timer of one millisecond fires.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.connection import Connection
+from pathlib import Path
+from threading import Thread
+from typing import TypeAlias
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from otel_lifecycle import PersistenceConfig, RequestLifecycleTracker, TrackerConfig, read_records
+from otel_lifecycle.spans import end_attributes, span_events, span_name, start_attributes
+from tests.routes import disaggregated, start
+
+CHUNKS = 4
+CHUNK_SECONDS = 0.02
+PROBE_SECONDS = 0.001
+BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "word " * 400}]})
+CHUNK = json.dumps({"id": "c", "choices": [{"index": 0, "delta": {"content": "word"}}]})
+
+Request: TypeAlias = "AbstractContextManager[Callable[[], None]]"  # its value marks a chunk
+
+
+@dataclass
+class Variant:
+    """One router, and what its rounds have measured, in milliseconds.
+
+    Attributes:
+        exports: Whether it has an exporter in its own process.
+    """
+
+    name: str
+    begin: Callable[[Path, TracerProvider], Callable[[str], Request]]
+    exports: bool
+    p50: list[float] = field(default_factory=list)
+    p99: list[float] = field(default_factory=list)
+    worst: list[float] = field(default_factory=list)
+    rate: list[float] = field(default_factory=list)
+
+
+def _uninstrumented(path: Path, provider: TracerProvider) -> Callable[[str], Request]:
+    return lambda request_id: nullcontext(lambda: None)
+
+
+def _tracked(path: Path, provider: TracerProvider) -> Callable[[str], Request]:
+    persistence = PersistenceConfig(
+        enabled=True, output_path=str(path), flush_threshold=100, flush_interval="1s"
+    )
+    config = TrackerConfig(store_name=str(path), persistence=persistence)
+    tracker = RequestLifecycleTracker(config, provider, NoOpMeterProvider())
+    route = disaggregated()
+
+    @contextmanager
+    def request(request_id: str) -> Iterator[Callable[[], None]]:
+        with tracker.track(start(request_id, route)) as tracked:
+            yield tracked.chunk
+            tracked.complete(output_tokens=CHUNKS)
+
+    return request
+
+
+def _stock(path: Path, provider: TracerProvider) -> Callable[[str], Request]:
+    """A bare span that says the same."""
+    with _tracked(path, TracerProvider())("template") as chunk:
+        chunk()
+    deadline = time.monotonic() + 30
+    while not path.exists() or not (records := list(read_records(path))):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    at_start, at_end = start_attributes(records[0]), end_attributes(records[0])
+    first, last = span_events(records[0])
+    tracer = provider.get_tracer("stock")
+
+    @contextmanager
+    def request(request_id: str) -> Iterator[Callable[[], None]]:
+        span = tracer.start_span(span_name("m"), attributes={**at_start, "request": request_id})
+        chunks = 0
+
+        def chunk() -> None:
+            nonlocal chunks
+            chunks += 1
+            if chunks == 1:
+                span.add_event(first[0])
+
+        yield chunk
+        span.set_attributes(at_end)
+        span.add_event(last[0], last[2])
+        span.end()
+
+    return request
+
+
+VARIANTS = (
+    Variant("uninstrumented", _uninstrumented, exports=False),
+    Variant("bare SDK span, BatchSpanProcessor, OTLP", _stock, exports=True),
+    Variant("ours, BatchSpanProcessor, OTLP, file", _tracked, exports=True),
+    Variant("ours, file, `ship` beside it", _tracked, exports=False),
+)
+
+
+async def _serve(begin: Callable[[str], Request], request_id: str) -> None:
+    json.loads(BODY)
+    with begin(request_id) as chunk:
+        for _ in range(CHUNKS):
+            await asyncio.sleep(CHUNK_SECONDS)
+            json.loads(CHUNK)
+            chunk()
+
+
+async def _probe(lags: list[float]) -> None:
+    while True:
+        due = time.perf_counter() + PROBE_SECONDS
+        await asyncio.sleep(PROBE_SECONDS)
+        lags.append((time.perf_counter() - due) * 1e3)
+
+
+async def _round(
+    begin: Callable[[str], Request], name: str, rate: int, seconds: float
+) -> tuple[list[float], float]:
+    """Lags, and requests a second."""
+    lags: list[float] = []
+    probe = asyncio.create_task(_probe(lags))
+    tasks: list[asyncio.Task[None]] = []
+    began = time.perf_counter()
+    while (elapsed := time.perf_counter() - began) < seconds:
+        while len(tasks) < elapsed * rate:
+            tasks.append(asyncio.create_task(_serve(begin, f"{name}-{len(tasks)}")))
+        await asyncio.sleep(PROBE_SECONDS)
+    probe.cancel()
+    await asyncio.gather(*tasks)
+    return lags, len(tasks) / seconds
+
+
+def _run(orders: Connection, number: int, path: Path, endpoint: str, rate: int) -> None:
+    """A router's process: a round for each length in seconds it is told, until it is told 0."""
+    variant = VARIANTS[number]
+    provider = TracerProvider(
+        resource=Resource({"service.name": variant.name}), shutdown_on_exit=False
+    )
+    if variant.exports:
+        exporter = OTLPSpanExporter(f"{endpoint}/v1/traces")
+        provider.add_span_processor(BatchSpanProcessor(exporter))
+    begin = variant.begin(path, provider)
+    turn = 0
+    while seconds := orders.recv():
+        turn += 1
+        result = asyncio.run(_round(begin, f"round-{turn}", rate, seconds))
+        provider.force_flush()
+        orders.send(result)
+
+
+class _Sink(BaseHTTPRequestHandler):
+    """A collector that costs next to nothing: it takes exports and looks into none."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Logs nothing."""
+
+
+@contextmanager
+def _collecting() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Sink) as server:
+        server.daemon_threads = True
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def _measure(rate: int, rounds: int, seconds: float) -> None:
+    """Has the routers take turns."""
+    context = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        endpoint = stack.enter_context(_collecting())
+        routers: list[Connection] = []
+        for number in range(len(VARIANTS)):
+            orders, theirs = context.Pipe()
+            path = folder / f"{number}.jsonl"
+            arguments = (theirs, number, path, endpoint, rate)
+            process = context.Process(target=_run, args=arguments)
+            process.start()
+            stack.callback(process.join)
+            stack.callback(orders.send, 0)
+            routers.append(orders)
+        stack.enter_context(_shipping(folder / f"{len(VARIANTS) - 1}.jsonl", endpoint))
+        for turn in range(rounds + 1):
+            for variant, orders in zip(VARIANTS, routers, strict=True):
+                orders.send(seconds)
+                lags, reached = orders.recv()
+                if turn:  # the first one warms up
+                    percentiles = statistics.quantiles(lags, n=100)
+                    variant.p50.append(percentiles[49])
+                    variant.p99.append(percentiles[98])
+                    variant.worst.append(max(lags))
+                    variant.rate.append(reached)
+
+
+@contextmanager
+def _shipping(path: Path, endpoint: str) -> Iterator[None]:
+    # As `docs/ship.md` has it run: whoever waits for the processor, the router comes first.
+    command = ["nice", "-n", "10", sys.executable, "-c"]
+    command += ["from otel_lifecycle.cli import main; main()"]
+    environment = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+    }
+    checkpoint = path.with_suffix(".checkpoint")
+    arguments = ["ship", "--checkpoint", str(checkpoint), str(path)]
+    with subprocess.Popen(
+        [*command, *arguments], env=environment, stderr=subprocess.DEVNULL
+    ) as ship:
+        try:
+            yield
+        finally:
+            ship.terminate()
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rate", type=int, default=1_000, help="requests a second")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.5, help="of a round")
+    options = parser.parse_args()
+    _measure(options.rate, options.rounds, options.seconds)
+    base = VARIANTS[0]
+    print(
+        f"Python {sys.version.split()[0]}, {options.rounds} rounds of {options.seconds} s, "
+        f"{options.rate} requests a second wanted"
+    )
+    print(
+        f"{'event-loop lag in ms':40} {'p50':>7} {'p99':>7} {'worst':>7} {'x p50':>6} {'x p99':>6}"
+    )
+    for variant in VARIANTS:
+        p50, p99 = statistics.median(variant.p50), statistics.median(variant.p99)
+        ratios = [
+            statistics.median(own / bare for own, bare in zip(ours, theirs, strict=True))
+            for ours, theirs in ((variant.p50, base.p50), (variant.p99, base.p99))
+        ]
+        print(
+            f"{variant.name:40} {p50:7.2f} {p99:7.2f} {statistics.median(variant.worst):7.2f} "
+            f"{ratios[0]:6.2f} {ratios[1]:6.2f}   {statistics.median(variant.rate):.0f} requests/s"
+        )
+
+
+if __name__ == "__main__":
+    main()
