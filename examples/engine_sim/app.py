@@ -113,6 +113,8 @@ class EngineApp:
         return PlainTextResponse(vllm_metrics(self._config, self._load()))
 
     async def _npu_metrics(self, _: Request) -> Response:
+        if self._fault is Fault.NPU_EXPORTER_DOWN:
+            return PlainTextResponse("down", 503)
         return PlainTextResponse(npu_metrics(self._config, self._load(), self._jitter))
 
     async def _health(self, _: Request) -> Response:

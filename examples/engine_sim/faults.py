@@ -9,7 +9,7 @@ CHUNKS_BEFORE_CUT = 3
 
 
 class Fault(Enum):
-    """What goes wrong with every request until the fault is changed."""
+    """What goes wrong until the fault is changed; but for the last, with every request."""
 
     NONE = "none"
     HTTP_500 = "http_500"  # answers 500 at once
@@ -17,3 +17,4 @@ class Fault(Enum):
     TRUNCATE = "truncate"  # ends the stream properly, but without usage and `[DONE]`
     HANG = "hang"  # never answers
     SLOW = "slow"  # everything takes ten times as long
+    NPU_EXPORTER_DOWN = "npu_exporter_down"  # its metrics of the NPUs are gone

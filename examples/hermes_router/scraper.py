@@ -14,6 +14,7 @@ from hermes_router.observations import engine_metrics, npu_state, served_models
 
 TIMEOUT_SECONDS = 1.0
 STALE_AFTER_INTERVALS = 4
+FORGET_AFTER_INTERVALS = 20
 
 
 class Scraper:
@@ -23,6 +24,7 @@ class Scraper:
         self._datastore = datastore
         self._interval = interval
         self._stale_after = timedelta(seconds=STALE_AFTER_INTERVALS * interval)
+        self._forget_after = timedelta(seconds=FORGET_AFTER_INTERVALS * interval)
         self._client = httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False)
 
     async def run(self) -> None:
@@ -53,9 +55,10 @@ class Scraper:
         state = endpoint.npu
         if samples is not None:
             state = npu_state(samples, endpoint.metadata.host_port, now)
-        if state is not None and now - state.observation_time > self._stale_after:
+        age = timedelta(0) if state is None else now - state.observation_time
+        if state is not None and age > self._stale_after:
             state = replace(state, data_status="stale")
-        endpoint.npu = state
+        endpoint.npu = None if age > self._forget_after else state
 
     async def _fetch(self, endpoint: Endpoint, path: str) -> list[Sample] | None:
         try:

@@ -281,3 +281,38 @@ def _created(content: bytes) -> str:
     if not rest:
         _, _, rest = content.partition(b'"created":')
     return rest.partition(b",")[0].decode()
+
+
+def test_npu_exporter_dies(router: Instrumented) -> None:
+    """NPU features have a reason as long as their exporter is down, and values again after it."""
+    router.cluster.add_engine("qwen-0", npus=2)
+    router.cluster.start_router(scrape_interval=0.05)
+
+    def reasons() -> set[str]:
+        router.post()
+        tracker = router.instrumentor.tracker
+        assert tracker is not None
+        assert tracker.flush(timeout=30)
+        *_, record = read_records(router.path)
+        (features,) = record.prediction_inputs
+        values = (
+            features.ai_core_utilization,
+            features.hbm_utilization,
+            features.bandwidth_utilization,
+        )
+        found = {
+            missing.reason.value
+            for missing in record.missing_feature_reasons
+            if missing.feature.endswith("Utilization")
+        }
+        assert [value is None for value in values] == [bool(found)] * 3
+        gauges = router.telemetry.metrics()
+        assert bool(gauges.get("llm_router.npu.core.utilization")) == (not found)
+        return found
+
+    eventually(lambda: reasons() == set())
+    router.cluster.break_engine("qwen-0", "npu_exporter_down")
+    eventually(lambda: reasons() == {"npu_stale"})
+    eventually(lambda: reasons() == {"npu_missing"})
+    router.cluster.break_engine("qwen-0", "none")
+    eventually(lambda: reasons() == set())
