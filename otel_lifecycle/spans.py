@@ -55,16 +55,19 @@ def start_attributes(record: LifecycleRecord) -> Attributes:
     return attributes
 
 
-def end_attributes(record: LifecycleRecord, *, devices: bool = False) -> Attributes:
+def end_attributes(
+    record: LifecycleRecord, *, devices: bool = False, keep: bool = True
+) -> Attributes:
     """All other attributes of a finished request.
 
     Args:
         record: The finished request.
         devices: Whether to add the per-device NPU arrays.
+        keep: Whether to keep what other requests to the same endpoints will have in common.
     """
     attributes: Attributes = {}
     _set_request(attributes, record)
-    _set_route(attributes, record, devices)
+    _set_route(attributes, record, devices, keep)
     _set_prediction(attributes, record)
     _set_result(attributes, record)
     return attributes
@@ -152,7 +155,11 @@ def span_from_record(
         context=SpanContext(trace_id, int(record.span_id, 16), False, flags, state),
         parent=parent,
         resource=Resource({**(resource or {}), **record.resource}),
-        attributes={**start_attributes(record), **end_attributes(record, devices=devices)},
+        attributes={
+            **start_attributes(record),
+            # A record that was read shares no endpoint state with others.
+            **end_attributes(record, devices=devices, keep=False),
+        },
         events=[Event(name, attributes, at_ns) for name, at_ns, attributes in span_events(record)],
         kind=kind,
         status=Status(StatusCode.ERROR if record.error is not None else StatusCode.UNSET),
@@ -178,7 +185,7 @@ def _set_request(attributes: Attributes, record: LifecycleRecord) -> None:
         attributes[semconv.OUTPUT_TOKENS] = record.output_length
 
 
-def _set_route(attributes: Attributes, record: LifecycleRecord, devices: bool) -> None:
+def _set_route(attributes: Attributes, record: LifecycleRecord, devices: bool, keep: bool) -> None:
     route = record.selected_route
     if route is None:
         return
@@ -205,17 +212,15 @@ def _set_route(attributes: Attributes, record: LifecycleRecord, devices: bool) -
     for role in ("leader", "prefill", "decode"):
         snapshot: EndpointSnapshot | None = getattr(route, role)
         if snapshot is not None:
-            _set_endpoint(attributes, semconv.ROLE_PREFIX[role], snapshot, started_ns, devices)
+            prefix = semconv.ROLE_PREFIX[role]
+            endpoint_attributes = _kept_endpoint_attributes if keep else _endpoint_attributes
+            attributes.update(endpoint_attributes(prefix, snapshot, devices))
+            _set_state(attributes, prefix, snapshot, started_ns)
 
 
-def _set_endpoint(
-    attributes: Attributes,
-    prefix: str,
-    snapshot: EndpointSnapshot,
-    started_ns: int,
-    devices: bool,
+def _set_state(
+    attributes: Attributes, prefix: str, snapshot: EndpointSnapshot, started_ns: int
 ) -> None:
-    attributes.update(_endpoint_attributes(prefix, snapshot, devices))
     if snapshot.inflight is not None:
         attributes[prefix + semconv.ROLE_INFLIGHT_REQUESTS] = snapshot.inflight.requests
         attributes[prefix + semconv.ROLE_INFLIGHT_TOKENS] = snapshot.inflight.tokens
@@ -232,7 +237,7 @@ _MAX_CACHED_ENDPOINTS = 4_096
 _cached_endpoints: dict[tuple[object, ...], tuple[EndpointSnapshot, Attributes]] = {}
 
 
-def _endpoint_attributes(prefix: str, snapshot: EndpointSnapshot, devices: bool) -> Attributes:
+def _kept_endpoint_attributes(prefix: str, snapshot: EndpointSnapshot, devices: bool) -> Attributes:
     """The part that stays the same until the next scrape, kept for the requests until then."""
     key = (
         prefix,
@@ -247,6 +252,15 @@ def _endpoint_attributes(prefix: str, snapshot: EndpointSnapshot, devices: bool)
     cached = _cached_endpoints.get(key)
     if cached is not None:
         return cached[1]
+    attributes = _endpoint_attributes(prefix, snapshot, devices)
+    if len(_cached_endpoints) >= _MAX_CACHED_ENDPOINTS:
+        _cached_endpoints.clear()
+    # The snapshot is kept too: an id is only somebody's as long as they live.
+    _cached_endpoints[key] = (snapshot, attributes)
+    return attributes
+
+
+def _endpoint_attributes(prefix: str, snapshot: EndpointSnapshot, devices: bool) -> Attributes:
     attributes: Attributes = {prefix + semconv.ROLE_ID: snapshot.id}
     if snapshot.address:
         attributes[prefix + semconv.ROLE_ADDRESS] = snapshot.address
@@ -260,10 +274,6 @@ def _endpoint_attributes(prefix: str, snapshot: EndpointSnapshot, devices: bool)
         _set_metrics(attributes, prefix, snapshot.metrics)
     if snapshot.npu is not None:
         _set_npu(attributes, prefix, snapshot.npu, devices)
-    if len(_cached_endpoints) >= _MAX_CACHED_ENDPOINTS:
-        _cached_endpoints.clear()
-    # The snapshot is kept too: an id is only somebody's as long as they live.
-    _cached_endpoints[key] = (snapshot, attributes)
     return attributes
 
 
