@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from otel_lifecycle.instrumentation import providers
@@ -117,11 +118,12 @@ async def observe(
 def flush(tracker: RequestLifecycleTracker) -> None:
     """Writes queued records, and exports what the global providers have.
 
-    Each within the `close_timeout`.
+    Each within the `close_timeout`; never raises.
     """
-    timeout = tracker.config.close_timeout.total_seconds()
-    tracker.flush(timeout)
-    providers.flush(timeout)
+    with suppress(Exception):
+        timeout = tracker.config.close_timeout.total_seconds()
+        tracker.flush(timeout)
+        providers.flush(timeout)
 
 
 def _headers(raw: Iterable[tuple[bytes, bytes]], names: Collection[bytes]) -> dict[str, str]:

@@ -18,13 +18,15 @@ _shutdown: _Shutdown | None = None
 
 
 def flush(timeout: float) -> None:
-    """Exports what is queued, for at most `timeout` seconds."""
+    """Exports what is queued, for at most `timeout` seconds; never raises, thread-safe."""
     global _flushing
-    _flushing = threading.Thread(
+    flushing = threading.Thread(
         target=_call, args=("force_flush",), name="otel-lifecycle-flush", daemon=True
     )
-    _flushing.start()
-    _flushing.join(timeout)
+    with contextlib.suppress(RuntimeError):  # no more threads, or the end is too near
+        flushing.start()
+        _flushing = flushing
+        flushing.join(timeout)
 
 
 def shut_down_at_exit(timeout: float) -> None:

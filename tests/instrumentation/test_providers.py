@@ -7,9 +7,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from otel_lifecycle.instrumentation import providers
 
 PATIENCE_SECONDS = 180  # the machine may be busy
 
@@ -59,3 +62,11 @@ def test_exit_is_bounded(silent: str) -> None:
     finally:
         left_to_the_sdk.kill()
         left_to_the_sdk.wait()
+
+
+def test_servers_that_stop_at_once() -> None:
+    """Any number of servers in one process may flush at the same time."""
+    with ThreadPoolExecutor(16) as servers:
+        flushes = [servers.submit(providers.flush, 5.0) for _ in range(500)]
+
+    assert [flush.exception() for flush in flushes] == [None] * 500
