@@ -6,7 +6,7 @@ from collections.abc import Sized
 from enum import Enum
 from operator import is_
 
-from opentelemetry.trace import INVALID_SPAN_CONTEXT, Span, SpanContext
+from opentelemetry.trace import Span, SpanContext
 
 from otel_lifecycle import latency, sanitize
 from otel_lifecycle.features import missing_request_features, prediction_input
@@ -44,10 +44,8 @@ def is_trackable(start: object) -> bool:
         and start.request_id != ""
         and isinstance(start.route, Route)  # pyright: ignore[reportUnnecessaryIsInstance]
         and _is_endpoint(start.route.leader)
-        and all(
-            entry is None or _is_endpoint(entry)
-            for entry in (start.route.prefill, start.route.decode)
-        )
+        and (start.route.prefill is None or _is_endpoint(start.route.prefill))
+        and (start.route.decode is None or _is_endpoint(start.route.decode))
     )
 
 
@@ -163,14 +161,16 @@ def set_span(record: LifecycleRecord, span: Span, parent: SpanContext, kind: str
     context = span.get_span_context()
     if parent.is_valid:
         record.parent_span_id = format(parent.span_id, "016x")
-    if context == INVALID_SPAN_CONTEXT or not context.is_valid:
+    if not context.is_valid:
         return
+    span_id = context.span_id
     record.trace_id = format(context.trace_id, "032x")
     record.trace_flags = int(context.trace_flags)
-    record.trace_state = context.trace_state.to_header()
+    if context.trace_state:
+        record.trace_state = context.trace_state.to_header()
     # A disabled tracer hands out the parent's context instead of a span of its own.
-    if context.span_id != parent.span_id:
-        record.span_id = format(context.span_id, "016x")
+    if span_id != parent.span_id:
+        record.span_id = format(span_id, "016x")
         record.span_kind = kind
 
 
