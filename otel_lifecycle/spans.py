@@ -25,7 +25,7 @@ from opentelemetry.trace import (
 from opentelemetry.util.types import AttributeValue
 
 from otel_lifecycle import semconv
-from otel_lifecycle.clean_attributes import set_clean_attributes
+from otel_lifecycle.clean_attributes import add_clean_event, set_clean_attributes
 from otel_lifecycle.model import EndpointMetrics, InputTokenSource, NPUState
 from otel_lifecycle.record import EndpointSnapshot, LifecycleRecord
 from otel_lifecycle.timestamps import datetime_to_ns, parse_timestamp
@@ -104,7 +104,7 @@ def finish_span(span: Span, record: LifecycleRecord, *, devices: bool) -> None:
     """Puts what a finished request has to say on its live span; the caller ends it."""
     set_clean_attributes(span, end_attributes(record, devices=devices))
     for name, at_ns, attributes in span_events(record):
-        span.add_event(name, attributes, at_ns)
+        add_clean_event(span, name, attributes, at_ns)
     if record.error is not None:
         span.set_status(Status(StatusCode.ERROR))
 

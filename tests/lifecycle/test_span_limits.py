@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace import Event, ReadableSpan, Span, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import get_current_span
 
-from otel_lifecycle import RequestLifecycleTracker, TrackerConfig
+from otel_lifecycle import RequestLifecycleTracker, TrackerConfig, semconv
 from tests.routes import disaggregated, start
 
 
@@ -73,3 +75,30 @@ def test_ended_span() -> None:
 
     (span,) = exporter.get_finished_spans()
     assert "llm_router.outcome" not in (span.attributes or {})
+
+
+def test_events_without_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The events are those, in name, attributes and their types, that the SDK makes itself."""
+    ours = served(None).events
+    monkeypatch.setattr(
+        "otel_lifecycle.spans.add_clean_event",
+        lambda span, name, attributes, at_ns: span.add_event(name, attributes, at_ns),
+    )
+    cleaned = served(None).events
+
+    def shape(events: Sequence[Event]) -> list[tuple[str, dict[str, object]]]:
+        return [(event.name, dict(event.attributes or {})) for event in events]
+
+    assert shape(ours) == shape(cleaned) != []
+    assert [list(map(type, (event.attributes or {}).values())) for event in ours] == [
+        list(map(type, (event.attributes or {}).values())) for event in cleaned
+    ]
+
+
+def test_event_limits() -> None:
+    """Limits on the attributes of an event, their number and their length, are kept."""
+    (few,) = served(SpanLimits(max_event_attributes=1)).events
+    (short,) = served(SpanLimits(max_attribute_length=4)).events
+
+    assert (len(few.attributes or {}), few.dropped_attributes) == (1, 1)
+    assert (short.attributes or {})[semconv.OUTCOME] == "comp"
