@@ -37,9 +37,9 @@ from otel_lifecycle.process_exit import run_at_exit
 from otel_lifecycle.record import LifecycleRecord, Reroute
 from otel_lifecycle.snapshots import EndpointViews
 from otel_lifecycle.span_reader import resource_attributes
-from otel_lifecycle.spans import finish_span, span_name, start_attributes
+from otel_lifecycle.spans import Moments, finish_span, span_name, start_attributes
 from otel_lifecycle.store import Lifecycle, LifecycleStore
-from otel_lifecycle.timestamps import format_timestamp, parse_timestamp
+from otel_lifecycle.timestamps import format_timestamp
 from otel_lifecycle.version import __version__
 
 _logger = logging.getLogger(__name__)
@@ -204,7 +204,7 @@ class LifecycleRecorder:
             self._background.submit(self._metrics.record, record)
             if self._shadow is not None:
                 self._shadow.learn(record)
-            self._finish(lifecycle.span, record)
+            self._finish(lifecycle.span, record, _moments(lifecycle, now))
         except Exception:
             self.failed("end")
 
@@ -332,14 +332,14 @@ class LifecycleRecorder:
         set_span(record, span, parent, kind.name.lower())
         return span
 
-    def _finish(self, span: Span, record: LifecycleRecord) -> None:
+    def _finish(self, span: Span, record: LifecycleRecord, at: Moments) -> None:
         """Ends the span and hands the record over, whichever of the two fails."""
         try:
             if span.is_recording():
                 context = span.get_span_context()
                 offer(context, record, self.store.name)
                 try:
-                    self._end_span(span, record)
+                    self._end_span(span, record, at)
                 finally:
                     withdraw(context)
         finally:
@@ -347,14 +347,14 @@ class LifecycleRecorder:
             if isinstance(sink, LifecycleSpanProcessor):
                 sink.take(record)
 
-    def _end_span(self, span: Span, record: LifecycleRecord) -> None:
+    def _end_span(self, span: Span, record: LifecycleRecord, at: Moments) -> None:
         try:
             if span.get_span_context().trace_flags.sampled:
-                finish_span(span, record, devices=self._config.npu_device_attributes)
+                finish_span(span, record, at, devices=self._config.npu_device_attributes)
                 if self._config.phase_spans:
                     emit_phases(self._tracer, span, record)
         finally:
-            span.end(None if record.completed_at is None else parse_timestamp(record.completed_at))
+            span.end(at.completed_ns)
 
     def _end_abandoned(self, lifecycle: Lifecycle) -> None:
         if not lifecycle.finished:
@@ -377,6 +377,16 @@ class LifecycleRecorder:
         provider = trace.get_tracer_provider()
         if not isinstance(provider, trace.ProxyTracerProvider):
             self._use_provider(provider)
+
+
+def _moments(lifecycle: Lifecycle, ended_monotonic_ns: int) -> Moments:
+    """The same that are in its record as text."""
+    started_ns, first_chunk_ns = lifecycle.started_ns, lifecycle.first_chunk_ns
+    return Moments(
+        started_ns,
+        None if first_chunk_ns is None else started_ns + first_chunk_ns,
+        started_ns + max(0, ended_monotonic_ns - lifecycle.started_monotonic_ns),
+    )
 
 
 def _resource(provider: trace.TracerProvider) -> dict[str, str]:

@@ -8,7 +8,7 @@ on it, a request in flight holds little memory, and an unsampled request builds 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
@@ -36,6 +36,24 @@ Attributes: TypeAlias = dict[str, Any]
 _KINDS = {"server": SpanKind.SERVER, "internal": SpanKind.INTERNAL}
 
 
+class Moments(NamedTuple):
+    """When a request was dispatched, answered first and ended; Unix nanoseconds."""
+
+    started_ns: int
+    first_chunk_ns: int | None
+    completed_ns: int | None
+
+
+def moments(record: LifecycleRecord) -> Moments:
+    """Those of a record that was read: the live request still has the numbers themselves."""
+    first, completed = record.first_chunk_at, record.completed_at
+    return Moments(
+        parse_timestamp(record.started_at),
+        None if first is None else parse_timestamp(first),
+        None if completed is None else parse_timestamp(completed),
+    )
+
+
 def span_name(model: str) -> str:
     """`route {model}`, or `route`."""
     return f"route {model}" if model else "route"
@@ -56,24 +74,25 @@ def start_attributes(record: LifecycleRecord) -> Attributes:
 
 
 def end_attributes(
-    record: LifecycleRecord, *, devices: bool = False, keep: bool = True
+    record: LifecycleRecord, started_ns: int, *, devices: bool = False, keep: bool = True
 ) -> Attributes:
     """All other attributes of a finished request.
 
     Args:
         record: The finished request.
+        started_ns: Its dispatch, Unix nanoseconds.
         devices: Whether to add the per-device NPU arrays.
         keep: Whether to keep what other requests to the same endpoints will have in common.
     """
     attributes: Attributes = {}
     _set_request(attributes, record)
-    _set_route(attributes, record, devices, keep)
+    _set_route(attributes, record, started_ns, devices, keep)
     _set_prediction(attributes, record)
     _set_result(attributes, record)
     return attributes
 
 
-def span_events(record: LifecycleRecord) -> list[tuple[str, int, Attributes]]:
+def span_events(record: LifecycleRecord, at: Moments) -> list[tuple[str, int, Attributes]]:
     """Name, Unix nanoseconds and attributes of each event, in order of time."""
     events: list[tuple[str, int, Attributes]] = [
         (
@@ -87,23 +106,23 @@ def span_events(record: LifecycleRecord) -> list[tuple[str, int, Attributes]]:
         )
         for reroute in record.rerouted
     ]
-    if record.first_chunk_at is not None:
-        events.append((semconv.EVENT_FIRST_CHUNK, parse_timestamp(record.first_chunk_at), {}))
+    if at.first_chunk_ns is not None:
+        events.append((semconv.EVENT_FIRST_CHUNK, at.first_chunk_ns, {}))
     events.sort(key=lambda event: event[1])
-    if record.completed_at is not None:
+    if at.completed_ns is not None:
         completion: Attributes = {semconv.OUTCOME: record.outcome.value}
         if record.output_length is not None:
             completion[semconv.OUTPUT_TOKENS] = record.output_length
         if record.served_endpoint is not None:
             completion[semconv.ROUTE_SERVED_ID] = record.served_endpoint
-        events.append((semconv.EVENT_COMPLETION, parse_timestamp(record.completed_at), completion))
+        events.append((semconv.EVENT_COMPLETION, at.completed_ns, completion))
     return events
 
 
-def finish_span(span: Span, record: LifecycleRecord, *, devices: bool) -> None:
+def finish_span(span: Span, record: LifecycleRecord, at: Moments, *, devices: bool) -> None:
     """Puts what a finished request has to say on its live span; the caller ends it."""
-    set_clean_attributes(span, end_attributes(record, devices=devices))
-    for name, at_ns, attributes in span_events(record):
+    set_clean_attributes(span, end_attributes(record, at.started_ns, devices=devices))
+    for name, at_ns, attributes in span_events(record, at):
         add_clean_event(span, name, attributes, at_ns)
     if record.error is not None:
         span.set_status(Status(StatusCode.ERROR))
@@ -141,6 +160,7 @@ def span_from_record(
     """
     if record.trace_id is None or record.span_id is None:
         raise ValueError("the record has no traceId or spanId: its request was not traced")
+    at = moments(record)
     trace_id = int(record.trace_id, 16)
     flags = TraceFlags(record.trace_flags or 0)
     state = TraceState.from_header([record.trace_state]) if record.trace_state else TraceState()
@@ -158,13 +178,15 @@ def span_from_record(
         attributes={
             **start_attributes(record),
             # A record that was read shares no endpoint state with others.
-            **end_attributes(record, devices=devices, keep=False),
+            **end_attributes(record, at.started_ns, devices=devices, keep=False),
         },
-        events=[Event(name, attributes, at_ns) for name, at_ns, attributes in span_events(record)],
+        events=[
+            Event(name, attributes, at_ns) for name, at_ns, attributes in span_events(record, at)
+        ],
         kind=kind,
         status=Status(StatusCode.ERROR if record.error is not None else StatusCode.UNSET),
-        start_time=parse_timestamp(record.started_at),
-        end_time=parse_timestamp(record.completed_at) if record.completed_at else None,
+        start_time=at.started_ns,
+        end_time=at.completed_ns,
         instrumentation_scope=InstrumentationScope(semconv.SCOPE, __version__, semconv.SCHEMA_URL),
     )
 
@@ -185,7 +207,9 @@ def _set_request(attributes: Attributes, record: LifecycleRecord) -> None:
         attributes[semconv.OUTPUT_TOKENS] = record.output_length
 
 
-def _set_route(attributes: Attributes, record: LifecycleRecord, devices: bool, keep: bool) -> None:
+def _set_route(
+    attributes: Attributes, record: LifecycleRecord, started_ns: int, devices: bool, keep: bool
+) -> None:
     route = record.selected_route
     if route is None:
         return
@@ -208,7 +232,6 @@ def _set_route(attributes: Attributes, record: LifecycleRecord, devices: bool, k
     if record.dispatch_inflight is not None:
         attributes[semconv.DISPATCH_INFLIGHT_REQUESTS] = record.dispatch_inflight.requests
         attributes[semconv.DISPATCH_INFLIGHT_TOKENS] = record.dispatch_inflight.tokens
-    started_ns = parse_timestamp(record.started_at)
     for role in ("leader", "prefill", "decode"):
         snapshot: EndpointSnapshot | None = getattr(route, role)
         if snapshot is not None:
