@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PEERS ?= .cache/peers
 
 .PHONY: demo test test-slow test-routers test-backends test-faults bench check clean
 
@@ -29,8 +30,9 @@ test-backends: $(VENV)/.ready-backends
 test-faults: $(VENV)/.ready
 	$(BIN)/python -m pytest -m faults $(PYTEST_ARGS)
 
-bench: $(VENV)/.ready
-	$(BIN)/python -m benchmarks.hot_path
+# About five minutes, into benchmarks/RESULTS.md; the peers have an environment of their own.
+bench: $(VENV)/.ready $(PEERS)/.ready
+	$(PEERS)/bin/python -m benchmarks
 	$(BIN)/python -m benchmarks.exposition
 	$(BIN)/python -m benchmarks.event_loop_lag
 
@@ -57,5 +59,15 @@ $(VENV)/.ready-backends: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[backends]'
 	touch $@
 
+# All at once, so that their versions fit; else one by one: what cannot be installed is missing alone,
+# and named in the results.
+$(PEERS)/.ready: PIP = $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check
+$(PEERS)/.ready: pyproject.toml benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PIP) --editable . --requirement benchmarks/peers/requirements.txt || { \
+	  $(PIP) --editable . && grep -v '^#' benchmarks/peers/requirements.txt | \
+	  while read -r peer; do $(PIP) "$$peer" || true; done; }
+	touch $@
+
 clean:
-	rm -rf $(VENV) .tox .pytest_cache .hypothesis .ruff_cache dist
+	rm -rf $(VENV) $(PEERS) .tox .pytest_cache .hypothesis .ruff_cache dist

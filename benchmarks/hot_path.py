@@ -1,215 +1,229 @@
-"""What one request costs, against a bare SDK span that says the same.
+"""What one request costs, against the budgets and against a bare SDK span that says the same.
 
-Run with `make bench`. All variants run interleaved in one process, garbage collection off; the
-table shows medians of many short rounds and their ratios. Machines differ, ratios hardly do.
+Run with `python -m benchmarks.hot_path`. Machines differ, ratios hardly do: all variants take
+turns in one process, garbage collection off, and CPU is what the thread itself has used.
 """
 
 from __future__ import annotations
 
+import cProfile
 import gc
-import statistics
+import pstats
 import sys
 import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable
-from datetime import datetime, timezone
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased
 
-from otel_lifecycle import (
-    Endpoint,
-    EndpointMetrics,
-    LatencyPrediction,
-    LifecycleRecord,
-    NPUDevice,
-    NPUState,
-    PersistenceConfig,
-    RequestLifecycleTracker,
-    RequestStart,
-    Route,
-    RouteEndpoint,
-    TrackerConfig,
-    read_records,
+from benchmarks.requests import (
+    AGGREGATED,
+    DISAGGREGATED,
+    FORTY_ATTRIBUTES,
+    Told,
+    serve,
+    start,
+    told,
+    tracker,
 )
+from benchmarks.timing import Timed, Variant, interleave, load, ratio
+from otel_lifecycle import PersistenceConfig, RequestLifecycleTracker, Route
+from otel_lifecycle.clean_attributes import add_clean_event, set_clean_attributes
 from otel_lifecycle.persistence.writer import RecordWriter
-from otel_lifecycle.spans import end_attributes, span_events, start_attributes
 
 ROUNDS = 60
-REQUESTS_A_ROUND = 200
+REQUESTS = 100
+HELD = 2_000
+PROFILED = 3_000
 
 
-def _endpoint(name: str) -> RouteEndpoint:
-    now = datetime.now(timezone.utc)
-    return RouteEndpoint(
-        Endpoint("llm", name, "10.0.0.7", "8000"),
-        EndpointMetrics(
-            running_requests=3,
-            waiting_requests=1,
-            kv_cache_usage=0.31,
-            cache_block_size=128,
-            cache_num_blocks=4096,
-            update_time=now,
-        ),
-        NPUState(
-            observation_time=now,
-            data_status="fresh",
-            device_count=2,
-            ai_core_utilization_avg=63,
-            ai_core_utilization_max=66,
-            hbm_utilization_avg=71,
-            hbm_utilization_max=71,
-            hbm_bandwidth_utilization_avg=40,
-            hbm_bandwidth_utilization_max=44,
-            devices=tuple(NPUDevice("10.0.1.3:8082", chip, 63, 71, 42) for chip in "01"),
-        ),
-    )
+@dataclass(frozen=True)
+class Budget:
+    """One promise of what we cost.
 
+    Attributes:
+        what: The promise.
+        limit: At most.
+        measured: What it is.
+        unit: Of both.
+    """
 
-AGGREGATED = Route(_endpoint("qwen-0"))
-DISAGGREGATED = Route(_endpoint("leader-0"), _endpoint("prefill-0"), _endpoint("decode-0"))
-
-
-def _start(request_id: str, route: Route) -> RequestStart:
-    return RequestStart(
-        request_id,
-        route,
-        "Qwen/Qwen3-8B",
-        512,
-        "tokenized",
-        prefix_cache_score=0.42,
-        prediction=LatencyPrediction(210.0, 18.5),
-        candidates=8,
-        policy="prefix+load+prediction",
-        operation="chat",
-        provider="vllm",
-    )
-
-
-class Variant:
-    """One way to serve a request, timed in rounds."""
-
-    def __init__(self, name: str, run: Callable[[int], None]) -> None:
-        self.name = name
-        self.run = run
-        self.microseconds: list[float] = []
-
-    def round(self, first: int) -> None:
-        began = time.perf_counter_ns()
-        for number in range(first, first + REQUESTS_A_ROUND):
-            self.run(number)
-        self.microseconds.append((time.perf_counter_ns() - began) / REQUESTS_A_ROUND / 1e3)
+    what: str
+    limit: float
+    measured: float
+    unit: str
 
     @property
-    def median(self) -> float:
-        return statistics.median(self.microseconds)
+    def met(self) -> bool:
+        """Whether it is kept."""
+        return self.measured <= self.limit
 
 
-def _interleave(variants: list[Variant], between: Callable[[], object]) -> None:
-    for variant in variants:
-        variant.run(-1)
-    gc.collect()
-    gc.disable()
-    for number in range(ROUNDS):
-        for variant in variants:
-            variant.round(number * REQUESTS_A_ROUND)
-            between()
-    gc.enable()
+@dataclass(frozen=True)
+class RequestCost:
+    """What one kind of request costs, in turns.
+
+    Attributes:
+        title: Which kind.
+        attributes: On its span.
+        start_attributes: Those it is started with.
+        variants: Bare SDK span, the SDK's part of ours, ours sampled, ours unsampled.
+    """
+
+    title: str
+    attributes: int
+    start_attributes: int
+    variants: tuple[Timed, Timed, Timed, Timed]
+
+    @property
+    def bare(self) -> Timed:
+        """The bare SDK span."""
+        return self.variants[0]
+
+    @property
+    def sampled_to_bare(self) -> float:
+        """Ours to a bare span."""
+        _, _, sampled, _ = self.variants
+        return ratio(sampled, self.bare)
+
+    @property
+    def unsampled_to_sampled(self) -> float:
+        """Ours not sampled, to ours sampled."""
+        _, _, sampled, unsampled = self.variants
+        return ratio(unsampled, sampled)
+
+    @property
+    def floor_to_bare(self) -> float:
+        """What the SDK's own work alone comes to."""
+        _, floor, _, _ = self.variants
+        return ratio(floor, self.bare)
 
 
-def _tracker(folder: Path, name: str, provider: TracerProvider) -> RequestLifecycleTracker:
-    return RequestLifecycleTracker(
-        TrackerConfig(
-            store_name=name,
-            persistence=PersistenceConfig(
-                enabled=True,
-                output_path=str(folder / f"{name}.jsonl"),
-                flush_threshold=1_000_000,
-                flush_interval="1h",  # pyright: ignore[reportArgumentType]
+@dataclass(frozen=True)
+class HotPath:
+    """All that was measured.
+
+    Attributes:
+        costs: By kind of request.
+        budgets: All but that of the event loop.
+        profile: Functions of ours and of the SDK by their own time, and its share.
+        load: Load of the machine, before and after.
+    """
+
+    costs: list[RequestCost]
+    budgets: list[Budget]
+    profile: list[tuple[str, float]]
+    load: tuple[float, float]
+
+
+def measure() -> HotPath:
+    """Takes about a minute."""
+    before = load()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        costs = [
+            _request_cost(folder, "40 attributes", FORTY_ATTRIBUTES),
+            _request_cost(folder, "one endpoint and its NPUs", AGGREGATED),
+            _request_cost(folder, "prefill and decode", DISAGGREGATED),
+        ]
+        budgets = [
+            Budget("sampled request, to a bare SDK span", 1.35, costs[0].sampled_to_bare, "x"),
+            Budget(
+                "unsampled request with its record, to a sampled one",
+                0.6,
+                costs[0].unsampled_to_sampled,
+                "x",
             ),
-        ),
-        tracer_provider=provider,
-    )
+            Budget("a chunk after the first, above an empty call", 0.3, _chunk_us(folder), "us"),
+            Budget("one record, queued to written", 6.0, _record_us(folder), "us CPU"),
+            Budget("live state of one request in flight", 6.0, _live_kib(folder), "KiB"),
+        ]
+        profile = _profile(folder)
+    return HotPath(costs, budgets, profile, (before, load()))
 
 
-def _tracked(tracker: RequestLifecycleTracker, route: Route) -> Callable[[int], None]:
-    def run(number: int) -> None:
-        tracked = tracker.track(_start(f"request-{number}", route))
-        tracked.chunk()
-        tracked.complete(output_tokens=128, cached_tokens=200)
-
-    return run
+def _served(lifecycles: RequestLifecycleTracker, route: Route) -> Callable[[int], None]:
+    return lambda number: serve(lifecycles, number, route)
 
 
-def _bare(provider: TracerProvider, record: LifecycleRecord) -> Callable[[int], None]:
-    tracer = provider.get_tracer("bare")
-    attributes = {**start_attributes(record), **end_attributes(record)}
-    start, end = dict(list(attributes.items())[:-8]), dict(list(attributes.items())[-8:])
-    events = span_events(record)
+def _bare(said: Told) -> Callable[[int], None]:
+    """What somebody writes by hand who has all values: most at the start, the result at the end."""
+    tracer = TracerProvider(ALWAYS_ON).get_tracer("bare")
+    attributes = list((said.first | said.rest).items())
+    known, result = dict(attributes[:-8]), dict(attributes[-8:])
 
     def run(_: int) -> None:
-        span = tracer.start_span("route Qwen/Qwen3-8B", attributes=start)
-        span.set_attributes(end)
-        for name, _at, event_attributes in events:
+        span = tracer.start_span("route Qwen/Qwen3-8B", attributes=known)
+        span.set_attributes(result)
+        for name, _at_ns, event_attributes in said.events:
             span.add_event(name, event_attributes)
         span.end()
 
     return run
 
 
-def _request_cost(folder: Path, label: str, route: Route) -> None:
-    on, off = TracerProvider(sampler=ALWAYS_ON), TracerProvider(sampler=ParentBased(ALWAYS_OFF))
-    sampled, unsampled = _tracker(folder, f"{label}-on", on), _tracker(folder, f"{label}-off", off)
-    _tracked(sampled, route)(0)
-    sampled.flush()
-    record = next(read_records(folder / f"{label}-on.jsonl"))
-    count = len(start_attributes(record)) + len(end_attributes(record))
-    variants = [
-        Variant("bare SDK span", _bare(TracerProvider(sampler=ALWAYS_ON), record)),
-        Variant("sampled", _tracked(sampled, route)),
-        Variant("unsampled, recorded", _tracked(unsampled, route)),
-    ]
-    _interleave(variants, lambda: (sampled.flush(), unsampled.flush()))
-    bare, ours, cheap = (variant.median for variant in variants)
-    print(f"\n{label}: {count} attributes, 2 events")
-    for variant in variants:
-        print(f"  {variant.name:<22}{variant.median:8.1f} us   min {min(variant.microseconds):.1f}")
-    print(f"  sampled / bare        {ours / bare:8.2f} x    budget 1.35")
-    print(f"  unsampled / sampled   {cheap / ours:8.2f} x    budget 0.60")
-    sampled.close()
-    unsampled.close()
+def _floor(said: Told) -> Callable[[int], None]:
+    """What we ask of the SDK: a span with what a sampler sees, two events, and its end."""
+    tracer = TracerProvider(ALWAYS_ON).get_tracer("floor")
+
+    def run(_: int) -> None:
+        span = tracer.start_span("route Qwen/Qwen3-8B", attributes=said.first)
+        set_clean_attributes(span, said.rest)
+        for name, at_ns, event_attributes in said.events:
+            add_clean_event(span, name, event_attributes, at_ns)
+        span.end()
+
+    return run
 
 
-def _chunk_cost(folder: Path) -> None:
+def _request_cost(folder: Path, title: str, route: Route) -> RequestCost:
+    _, said = told(folder, route)
+    on = tracker(folder, f"{title} on", TracerProvider(ALWAYS_ON))
+    off = tracker(folder, f"{title} off", TracerProvider(ParentBased(ALWAYS_OFF)))
+    variants = (
+        Variant("bare SDK span", _bare(said)),
+        Variant("the SDK's part of ours", _floor(said)),
+        Variant("ours, sampled", _served(on, route), on.flush),
+        Variant("ours, not sampled, recorded", _served(off, route), off.flush),
+    )
+    interleave(variants, ROUNDS, REQUESTS)
+    on.close()
+    off.close()
+    bare, floor, sampled, unsampled = (variant.timed for variant in variants)
+    return RequestCost(
+        title, len(said.first | said.rest), len(said.first), (bare, floor, sampled, unsampled)
+    )
+
+
+def _chunk_us(folder: Path) -> float:
     class Empty:
         __slots__ = ()
 
         def chunk(self) -> None:
             return
 
-    tracker = _tracker(folder, "chunk", TracerProvider())
-    tracked = tracker.track(_start("request", AGGREGATED))
+    lifecycles = tracker(folder, "chunk", TracerProvider())
+    tracked = lifecycles.track(start("request", AGGREGATED))
     tracked.chunk()
     empty = Empty()
     variants = [
         Variant("empty method", lambda _: empty.chunk()),
         Variant("chunk after the first", lambda _: tracked.chunk()),
     ]
-    _interleave(variants, lambda: None)
-    nothing, ours = (variant.median for variant in variants)
-    print(f"\nchunk after the first: {ours - nothing:.3f} us above an empty method   budget 0.3")
+    interleave(variants, ROUNDS, 50 * REQUESTS)
+    nothing, ours = (variant.timed.path.median for variant in variants)
     tracked.complete()
-    tracker.close()
+    lifecycles.close()
+    return ours - nothing
 
 
-def _record_cost(folder: Path) -> None:
-    tracker = _tracker(folder, "source", TracerProvider())
-    _tracked(tracker, DISAGGREGATED)(0)
-    tracker.flush()
-    record = next(read_records(folder / "source.jsonl"))
-    tracker.close()
+def _record_us(folder: Path) -> float:
+    record, _ = told(folder, FORTY_ATTRIBUTES)
     writer = RecordWriter(
         PersistenceConfig(
             enabled=True,
@@ -220,43 +234,77 @@ def _record_cost(folder: Path) -> None:
     )
     costs: list[float] = []
     for _ in range(ROUNDS):
-        for _ in range(REQUESTS_A_ROUND):
+        for _ in range(REQUESTS):
             writer.put(record)
         began = time.process_time_ns()
         writer.flush()
-        costs.append((time.process_time_ns() - began) / REQUESTS_A_ROUND / 1e3)
-    size = (folder / "written.jsonl").stat().st_size / (ROUNDS * REQUESTS_A_ROUND)
-    print(
-        f"\nrecord, queued to written: {statistics.median(costs):.1f} us CPU, "
-        f"{size:.0f} bytes (PD)   budget 6"
-    )
+        costs.append((time.process_time_ns() - began) / REQUESTS / 1e3)
     writer.close()
+    return min(costs)  # nothing is beside it: a busy machine makes rounds dearer, and none cheaper
 
 
-def _memory(folder: Path) -> None:
-    tracker = _tracker(folder, "memory", TracerProvider())
-    tracker.track(_start("warm", DISAGGREGATED)).complete()
+def _live_kib(folder: Path) -> float:
+    lifecycles = tracker(folder, "memory", TracerProvider())
+    lifecycles.track(start("warm", DISAGGREGATED)).complete()
     gc.collect()
     tracemalloc.start()
-    before = tracemalloc.get_traced_memory()[0]
-    handles = [tracker.track(_start(f"request-{n}", DISAGGREGATED)) for n in range(2_000)]
-    used = (tracemalloc.get_traced_memory()[0] - before) / len(handles)
+    held = [lifecycles.track(start(f"request-{n}", DISAGGREGATED)) for n in range(HELD)]
+    used = tracemalloc.get_traced_memory()[0] / len(held)
     tracemalloc.stop()
-    print(f"\nlive state of one request in flight (PD): {used / 1024:.1f} KiB   budget 6")
-    for tracked in handles:
+    for tracked in held:
         tracked.complete()
-    tracker.close()
+    lifecycles.close()
+    return used / 1024
+
+
+def _profile(folder: Path) -> list[tuple[str, float]]:
+    lifecycles = tracker(folder, "profile", TracerProvider())
+    run = _served(lifecycles, FORTY_ATTRIBUTES)
+    run(-1)
+    profiler = cProfile.Profile(time.process_time)
+    profiler.enable()
+    for number in range(PROFILED):
+        run(number)
+    profiler.disable()
+    lifecycles.close()
+    stats: dict[Any, Any] = pstats.Stats(profiler).stats  # pyright: ignore[reportAttributeAccessIssue]
+    own = {_label(*function): figures[2] for function, figures in stats.items()}
+    total = sum(own.values())
+    largest = sorted(own.items(), key=lambda entry: -entry[1])
+    return [(name, seconds / total) for name, seconds in largest[:20]]
+
+
+def _label(path: str, _line: int, function: str) -> str:
+    for name in ("otel_lifecycle", "opentelemetry"):
+        root, found, rest = path.rpartition(f"/{name}/")
+        if found and (name == "opentelemetry" or "site-packages" not in root):
+            return f"{name}/{rest}:{function}"
+    return function if path == "~" else f"{Path(path).name}:{function}"
 
 
 def main() -> None:
-    """Prints the table."""
-    print(f"Python {sys.version.split()[0]}, {ROUNDS} rounds of {REQUESTS_A_ROUND} requests")
-    with tempfile.TemporaryDirectory() as folder:
-        _request_cost(Path(folder), "aggregated", AGGREGATED)
-        _request_cost(Path(folder), "prefill_decode", DISAGGREGATED)
-        _chunk_cost(Path(folder))
-        _record_cost(Path(folder))
-        _memory(Path(folder))
+    """Prints the tables."""
+    result = measure()
+    print(f"Python {sys.version.split()[0]}, {ROUNDS} rounds of {REQUESTS}, load {result.load}")
+    for cost in result.costs:
+        print(f"\n{cost.title}: {cost.attributes} attributes, 2 events")
+        for variant in cost.variants:
+            path = variant.path
+            print(
+                f"  {variant.name:<30}{path.median:8.1f} us   min {path.minimum:.1f}"
+                f"   p10-p90 {path.p10:.1f}-{path.p90:.1f}"
+            )
+        print(
+            f"  sampled / bare {cost.sampled_to_bare:.2f} x,"
+            f" of which the SDK's part {cost.floor_to_bare:.2f} x"
+        )
+    print()
+    for budget in result.budgets:
+        kept = "" if budget.met else "   MISSED"
+        print(f"{budget.what}: {budget.measured:.2f} {budget.unit}, at most {budget.limit}{kept}")
+    print()
+    for name, share in result.profile:
+        print(f"  {share:6.1%} {name}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,33 @@
+"""Measures all of it and writes `benchmarks/RESULTS.md`: what `make bench` runs.
+
+Runs in the peers' environment. Each part has a process of its own, one after the other.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+from benchmarks import growth, hot_path
+from benchmarks.peers.compare import compare
+from benchmarks.plot import plot
+from benchmarks.report import page
+
+FOLDER = Path(__file__).parent
+
+
+def main() -> None:
+    """Measures, and writes page and plot."""
+    # A new process for each: what one part has allocated must not slow the next one down.
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        costs = pool.apply(hot_path.measure)
+        comparison = pool.apply(compare)
+        endpoints = pool.apply(growth.by_endpoints)
+        in_flight = pool.apply(growth.by_requests_in_flight)
+    (FOLDER / "RESULTS.md").write_text(page(costs, comparison, endpoints, in_flight), "utf-8")
+    plot(comparison, endpoints, in_flight, FOLDER / "results.svg")
+    print(f"{FOLDER / 'RESULTS.md'} and results.svg are written")
+
+
+if __name__ == "__main__":
+    main()

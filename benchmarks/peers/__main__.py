@@ -1,0 +1,9 @@
+"""Prints the comparison: `python -m benchmarks.peers`, in the peers' environment."""
+
+from __future__ import annotations
+
+from benchmarks.peers.compare import compare
+from benchmarks.report import peers_section
+
+if __name__ == "__main__":
+    print("\n".join(peers_section(compare())))

@@ -1,0 +1,230 @@
+"""Times the peers in turns, each beside a bare SDK span that says what it said."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.trace import ReadableSpan
+
+from benchmarks.peers.peer import Bench, Peer
+from benchmarks.timing import Spread, Variant, interleave, load
+
+MODULES = (
+    "bare_sdk",
+    "ours",
+    "production_stack",
+    "util_genai",
+    "asgi_middleware",
+    "litellm_callback",
+    "openinference",
+    "openllmetry",
+    "logfire_span",
+    "otlp_json_file",
+    "python_logging",
+)
+ROUNDS = 40
+REQUESTS = 25
+
+# How a fact is called by those who tell it: in an attribute's or event's name, or in a line.
+FACTS = {
+    "endpoint": ("server.address", "server_address", "backend_url", "api_base", "leader"),
+    "prefill/decode": ("prefill.", '"prefill":'),
+    "load": ("inflight", "running"),
+    "prediction": ("predict",),
+    "TTFT": ("time_to_first", "first_chunk", "first chunk", "first token", "ttft"),
+    "tokens": ("usage", "token_count", "outputlength"),
+}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What one peer costs, and what it says; CPU in microseconds a request.
+
+    Attributes:
+        name: Of the peer.
+        version: Of its distribution; empty where it has none.
+        path: On the request's path, without what the request costs when nobody follows it.
+        with_metrics: The same with a meter provider.
+        everything: Of all threads, until all is written; metrics off.
+        ratio: Of `path` to bare SDK spans that say what it said; None where it has no span.
+        export: Encoding its spans as OTLP protobuf; None likewise.
+        spans: A request.
+        attributes: On these spans, or the fields of a line where there is no span.
+        events: On these spans.
+        says: Which of `FACTS` they tell, or the line where there is no span.
+        file_bytes: Of a request in its file of records; None where it has none.
+    """
+
+    name: str
+    version: str
+    path: Spread
+    with_metrics: float
+    everything: float
+    ratio: float | None
+    export: float | None
+    spans: int
+    attributes: int
+    events: int
+    says: frozenset[str]
+    file_bytes: float | None
+
+    @property
+    def per_attribute(self) -> float:
+        """CPU on the path for each attribute."""
+        return self.path.median / max(1, self.attributes)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All peers, and those that are missing with the reason.
+
+    Attributes:
+        peers: In the order of the modules.
+        missing: Reason by peer.
+        load: Load of the machine meanwhile, from and to.
+    """
+
+    peers: list[Compared]
+    missing: dict[str, str] = field(default_factory=dict[str, str])
+    load: tuple[float, float] = (0.0, 0.0)
+
+
+class _Entrant:
+    """A peer, opened twice: without metrics, and with them."""
+
+    def __init__(
+        self, open_peer: Callable[[Bench], Peer], version: str, folder: Path, stack: ExitStack
+    ) -> None:
+        self._version = version
+        bench = _bench(folder / "plain", metrics=False)
+        self._peer = self._opened(open_peer, bench, stack)
+        self._spans = _spans_of(self._peer, bench)
+        self._fields = self._peer.fields
+        measured = self._opened(open_peer, _bench(folder / "metrics", metrics=True), stack)
+        self._alone = Variant("alone", self._peer.alone)
+        self._followed = Variant("followed", self._peer.serve, self._peer.settle)
+        self._measured = Variant("measured", measured.serve, measured.settle)
+        self._bare = Variant("bare", _saying(self._spans))
+        self._export = Variant("export", lambda _: encode_spans(self._spans).SerializeToString())
+        self.variants = [
+            self._alone,
+            self._followed,
+            self._measured,
+            self._bare,
+            self._export,
+        ]
+
+    @staticmethod
+    def _opened(open_peer: Callable[[Bench], Peer], bench: Bench, stack: ExitStack) -> Peer:
+        peer = open_peer(bench)
+        stack.callback(peer.close)
+        return peer
+
+    def compared(self) -> Compared:
+        alone = self._alone.timed
+        path = _net(self._followed.timed.path_us, alone.path_us)
+        bare = self._bare.timed.path_us
+        file = self._peer.file
+        return Compared(
+            name=self._peer.name,
+            version=self._version,
+            path=Spread.of(path),
+            with_metrics=statistics.median(_net(self._measured.timed.path_us, alone.path_us)),
+            everything=statistics.median(_net(self._followed.timed.all_us, alone.all_us)),
+            ratio=statistics.median(ours / theirs for ours, theirs in zip(path, bare, strict=True))
+            if self._spans
+            else None,
+            export=self._export.timed.path.median if self._spans else None,
+            spans=len(self._spans),
+            attributes=sum(len(span.attributes or {}) for span in self._spans) or self._fields,
+            events=sum(len(span.events) for span in self._spans),
+            says=_said(self._spans, file),
+            # One to see what it says, one to warm up.
+            file_bytes=None if file is None else file.stat().st_size / (ROUNDS * REQUESTS + 2),
+        )
+
+
+def compare() -> Comparison:
+    """Times them all, in this process."""
+    missing: dict[str, str] = {}
+    entrants: list[_Entrant] = []
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        for module_name in MODULES:
+            try:
+                module = importlib.import_module(f"benchmarks.peers.{module_name}")
+                for number, open_peer in enumerate(module.OPENERS):
+                    folder = Path(name) / f"{module_name}-{number}"
+                    entrants.append(_Entrant(open_peer, _version(module), folder, stack))
+            except Exception as error:  # it may fail in any way: it is not ours
+                missing[module_name] = f"{type(error).__name__}: {error}"
+        before = load()
+        interleave(
+            [variant for entrant in entrants for variant in entrant.variants], ROUNDS, REQUESTS
+        )
+        peers = [entrant.compared() for entrant in entrants]
+    return Comparison(peers, missing, (before, load()))
+
+
+def _bench(folder: Path, *, metrics: bool) -> Bench:
+    folder.mkdir(parents=True)
+    return Bench(folder, metrics=metrics)
+
+
+def _version(module: ModuleType) -> str:
+    distribution: str | None = module.DISTRIBUTION
+    return "" if distribution is None else importlib.metadata.version(distribution)
+
+
+def _spans_of(peer: Peer, bench: Bench) -> list[ReadableSpan]:
+    bench.kept.keeping = True
+    peer.serve(-1)
+    peer.settle()
+    bench.kept.keeping = False
+    return bench.kept.spans
+
+
+def _saying(spans: Sequence[ReadableSpan]) -> Callable[[int], None]:
+    """Bare SDK spans with the same attributes and events, put together before."""
+    tracer = Bench(Path(), metrics=False).tracer_provider().get_tracer("bare")
+    said = [
+        (
+            span.name,
+            dict(span.attributes or {}),
+            [(event.name, dict(event.attributes or {})) for event in span.events],
+        )
+        for span in spans
+    ]
+
+    def serve(_: int) -> None:
+        for name, attributes, events in said:
+            span = tracer.start_span(name, attributes=attributes)
+            for event_name, event_attributes in events:
+                span.add_event(event_name, event_attributes)
+            span.end()
+
+    return serve
+
+
+def _net(followed: Sequence[float], alone: Sequence[float]) -> list[float]:
+    return [one - other for one, other in zip(followed, alone, strict=True)]
+
+
+def _said(spans: Sequence[ReadableSpan], file: Path | None) -> frozenset[str]:
+    words = [name.lower() for span in spans for name in (span.attributes or {})]
+    words += [event.name.lower() for span in spans for event in span.events]
+    if not spans and file is not None:
+        words = [file.read_text("utf-8").partition("\n")[0].lower()]
+    return frozenset(
+        fact
+        for fact, names in FACTS.items()
+        if any(name in word for name in names for word in words)
+    )

@@ -1,0 +1,226 @@
+"""Writes what was measured as a page: `benchmarks/RESULTS.md`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from benchmarks import growth, hot_path
+from benchmarks.growth import Growth
+from benchmarks.hot_path import HotPath
+from benchmarks.peers import compare
+from benchmarks.peers.compare import FACTS, Comparison
+from benchmarks.peers.peer import CHUNKS
+
+_HEAD = """\
+# Results
+
+Written by `make bench`, which installs the peers into an environment of their own. CPU time, not
+time on a clock: others may use the machine. All that is compared takes turns in short rounds in one
+process, garbage collection off; a figure is the median of the rounds, a ratio the median of the
+ratios of neighbouring rounds, and "p10-p90" their spread. On a busy machine a CPU second does less
+work: then "min" is nearest to the truth.
+
+![By peer, and by number of endpoints and of requests in flight](results.svg)
+"""
+
+_FLOOR = """\
+"The SDK's part" is what we ask of it, with values put together beforehand: one span with the
+{start} attributes that a sampler may see, all others and two events put past its checks
+(`otel_lifecycle/clean_attributes.py`), and the end. The budget leaves {left:.2f} x of a bare span
+for what is ours, which takes {ours:.2f} x: to make what the router says safe, to charge and give
+back the load of endpoints, to find what the predictor lacks, to begin and complete the record, to
+put its attributes together, and to queue it. No function stands out: what is left is many small
+ones. Moving them off the path would not make them cheaper: a router has one interpreter lock.
+"""
+
+_PROFILE = """\
+The functions with the most time of their own, of all of a sampled request with 40 attributes
+(`cProfile`, to which small functions look dearer than they are; it sees the thread that records
+metrics too):
+"""
+
+_PEERS = """\
+The request has one answer of {chunks} chunks. The path is what a request waits for: the CPU of its
+own thread, less what the same request costs when nobody follows it. "Of bare" compares with bare
+SDK spans that say exactly what the peer said, put together beforehand, all at the start. "All
+threads" has the writing of records and the export to a file as well; metrics are off but in their
+own column.
+
+Not all do the same work, and the second table says what each tells. `bare SDK span`, `logfire`, the
+OTLP-JSON file and `Python logging` are given our 40 values ready-made, where we find them.
+`production-stack's tracing` makes the same calls to the SDK as its router. `LiteLLM's callback` is
+called once, after the answer. `Python logging` writes its line on the request's path.
+"""
+
+_GROWTH = """\
+Sampled requests with their records. Endpoints are taken in turns, each known with its NPUs, and
+memory is for each of them; the other requests in flight go to a prefill and a decode endpoint.
+Beyond 4,096 endpoints, the attributes of an endpoint that requests share are made anew.
+"""
+
+
+def page(
+    costs: HotPath, comparison: Comparison, endpoints: Sequence[Growth], in_flight: Sequence[Growth]
+) -> str:
+    """The whole page."""
+    return "\n".join(
+        [
+            _HEAD,
+            _machine(costs, comparison),
+            "\n## Budgets\n",
+            *_budgets(costs),
+            "\n## Where it goes\n",
+            *_floor(costs),
+            "\n## Peers\n",
+            _PEERS.format(chunks=CHUNKS),
+            *peers_section(comparison),
+            "\n## Growth\n",
+            _GROWTH,
+            *_growth("endpoints", endpoints),
+            "",
+            *_growth("requests in flight", in_flight),
+            "",
+        ]
+    )
+
+
+def peers_section(comparison: Comparison) -> Iterator[str]:
+    """Two tables: what each peer costs, and what it says for that."""
+    yield from _table(
+        (
+            "peer",
+            "on the path, µs",
+            "min",
+            "p10-p90",
+            "of bare",
+            "an attribute, µs",
+            "with metrics, µs",
+            "all threads, µs",
+            "+ OTLP encoding, µs",
+        ),
+        (
+            (
+                f"{peer.name} {peer.version}".strip(),
+                f"{peer.path.median:.0f}",
+                f"{peer.path.minimum:.0f}",
+                f"{peer.path.p10:.0f}-{peer.path.p90:.0f}",
+                "" if peer.ratio is None else f"{peer.ratio:.2f} x",
+                f"{peer.per_attribute:.1f}" if peer.attributes else "",
+                f"{peer.with_metrics:.0f}",
+                f"{peer.everything:.0f}",
+                "" if peer.export is None else f"{peer.export:.0f}",
+            )
+            for peer in comparison.peers
+        ),
+    )
+    yield ""
+    yield from _table(
+        ("peer", "spans", "attributes", "events", *FACTS, "file of records, bytes"),
+        (
+            (
+                peer.name,
+                str(peer.spans),
+                str(peer.attributes),
+                str(peer.events),
+                *("yes" if fact in peer.says else "" for fact in FACTS),
+                "" if peer.file_bytes is None else f"{peer.file_bytes:,.0f}",
+            )
+            for peer in comparison.peers
+        ),
+    )
+    for name, reason in comparison.missing.items():
+        yield f"\n`{name}` is missing: {reason}."
+
+
+def _machine(costs: HotPath, comparison: Comparison) -> str:
+    loads = [*costs.load, *comparison.load]
+    sdk = importlib.metadata.version("opentelemetry-sdk")
+    return (
+        f"{_processor()}, {os.cpu_count()} CPUs, {platform.system()} {platform.machine()}; Python "
+        f"{platform.python_version()}, opentelemetry-sdk {sdk}.\nLoad of the machine meanwhile: "
+        f"{min(loads):.1f} to {max(loads):.1f}, about 1 of it ours. {hot_path.ROUNDS} rounds of "
+        f"{hot_path.REQUESTS} requests for\nthe budgets, {compare.ROUNDS} of {compare.REQUESTS} "
+        f"for the peers, {growth.ROUNDS} of {growth.REQUESTS} for the growth."
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _budgets(costs: HotPath) -> Iterator[str]:
+    yield from _table(
+        ("promise", "at most", "measured", ""),
+        (
+            (
+                budget.what,
+                f"{budget.limit:g} {budget.unit}",
+                f"{max(0.0, budget.measured):.2f} {budget.unit}",
+                "kept" if budget.met else f"missed by {budget.measured / budget.limit - 1:.0%}",
+            )
+            for budget in costs.budgets
+        ),
+    )
+
+
+def _floor(costs: HotPath) -> Iterator[str]:
+    yield from _table(
+        ("request", "attributes", "", "µs", "min", "p10-p90", "of bare"),
+        (
+            (
+                cost.title if number == 0 else "",
+                str(cost.attributes) if number == 0 else "",
+                variant.name,
+                f"{variant.path.median:.1f}",
+                f"{variant.path.minimum:.1f}",
+                f"{variant.path.p10:.1f}-{variant.path.p90:.1f}",
+                f"{hot_path.ratio(variant, cost.bare):.2f} x",
+            )
+            for cost in costs.costs
+            for number, variant in enumerate(cost.variants)
+        ),
+    )
+    first = costs.costs[0]
+    floor = first.floor_to_bare
+    yield ""
+    yield _FLOOR.format(
+        start=first.start_attributes,
+        left=costs.budgets[0].limit - floor,
+        ours=first.sampled_to_bare - floor,
+    )
+    yield _PROFILE
+    yield from _table(
+        ("function", "share"), ((f"`{name}`", f"{share:.1%}") for name, share in costs.profile)
+    )
+
+
+def _growth(what: str, rows: Sequence[Growth]) -> Iterator[str]:
+    yield from _table(
+        (what, "a request, µs", "min", "p10-p90", "memory for each, KiB"),
+        (
+            (
+                f"{row.size:,}",
+                f"{row.path.median:.0f}",
+                f"{row.path.minimum:.0f}",
+                f"{row.path.p10:.0f}-{row.path.p90:.0f}",
+                f"{row.kib:.1f}",
+            )
+            for row in rows
+        ),
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|---|{'---:|' * (len(head) - 1)}"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"

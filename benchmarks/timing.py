@@ -1,0 +1,102 @@
+"""Times work that takes turns, so that what disturbs the machine disturbs all of it alike."""
+
+from __future__ import annotations
+
+import gc
+import operator
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Microseconds of CPU a request, over many short rounds."""
+
+    median: float
+    minimum: float
+    p10: float
+    p90: float
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Spread:
+        tenths = statistics.quantiles(values, n=10, method="inclusive")
+        return Spread(statistics.median(values), min(values), tenths[0], tenths[-1])
+
+
+@dataclass(frozen=True)
+class Timed:
+    """The rounds of one variant.
+
+    Attributes:
+        name: What the table calls it.
+        path_us: CPU of the thread that does the work, by round, microseconds a request.
+        all_us: CPU of the whole process, until all is settled.
+    """
+
+    name: str
+    path_us: list[float] = field(default_factory=list[float])
+    all_us: list[float] = field(default_factory=list[float])
+
+    @property
+    def path(self) -> Spread:
+        """What the one who does the work pays."""
+        return Spread.of(self.path_us)
+
+
+class Variant:
+    """One way to do the work.
+
+    Args:
+        name: What the table calls it.
+        run: Does it once, given the number of the request.
+        settle: Does what `run` has left to other threads; counts into `Timed.all_us` only.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[int], object],
+        settle: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.run = run
+        self.settle = settle
+        self.timed = Timed(name)
+
+    def round(self, first: int, requests: int) -> None:
+        """One round, whose requests are numbered from `first` on."""
+        run = self.run
+        process, thread = time.process_time_ns(), time.thread_time_ns()
+        for number in range(first, first + requests):
+            run(number)
+        self.timed.path_us.append((time.thread_time_ns() - thread) / requests / 1e3)
+        self.settle()
+        self.timed.all_us.append((time.process_time_ns() - process) / requests / 1e3)
+
+
+def interleave(variants: Sequence[Variant], rounds: int, requests: int) -> None:
+    """Lets all variants take turns, garbage collection off."""
+    for variant in variants:
+        variant.run(-1)
+        variant.settle()
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(rounds):
+            for variant in variants:
+                variant.round(number * requests, requests)
+            gc.collect()
+    finally:
+        gc.enable()
+
+
+def ratio(one: Timed, other: Timed) -> float:
+    """Median of the ratios of neighbouring rounds, which a busy machine slows alike."""
+    return statistics.median(map(operator.truediv, one.path_us, other.path_us))
+
+
+def load() -> float:
+    """Processes that want a CPU, ours among them; a machine of our own has one or two."""
+    return os.getloadavg()[0]
