@@ -34,7 +34,6 @@ test-faults: $(VENV)/.ready
 bench: $(VENV)/.ready $(PEERS)/.ready
 	$(PEERS)/bin/python -m benchmarks
 	$(BIN)/python -m benchmarks.exposition
-	$(BIN)/python -m benchmarks.event_loop_lag
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from __future__ import annotations
 import multiprocessing
 from pathlib import Path
 
-from benchmarks import growth, hot_path
+from benchmarks import event_loop_lag, growth, hot_path
 from benchmarks.peers.compare import compare
 from benchmarks.plot import plot
 from benchmarks.report import page
@@ -24,7 +24,9 @@ def main() -> None:
         comparison = pool.apply(compare)
         endpoints = pool.apply(growth.by_endpoints)
         in_flight = pool.apply(growth.by_requests_in_flight)
-    (FOLDER / "RESULTS.md").write_text(page(costs, comparison, endpoints, in_flight), "utf-8")
+    lags = event_loop_lag.measure()
+    text = page(costs, lags, comparison, endpoints, in_flight)
+    (FOLDER / "RESULTS.md").write_text(text, "utf-8")
     plot(comparison, endpoints, in_flight, FOLDER / "results.svg")
     print(f"{FOLDER / 'RESULTS.md'} and results.svg are written")
 

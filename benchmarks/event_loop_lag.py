@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import operator
 import statistics
 import subprocess
 import sys
@@ -33,12 +34,21 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from otel_lifecycle import PersistenceConfig, RequestLifecycleTracker, TrackerConfig, read_records
-from otel_lifecycle.spans import end_attributes, span_events, span_name, start_attributes
+from otel_lifecycle.spans import (
+    end_attributes,
+    moments,
+    span_events,
+    span_name,
+    start_attributes,
+)
 from tests.routes import disaggregated, start
 
 CHUNKS = 4
 CHUNK_SECONDS = 0.02
 PROBE_SECONDS = 0.001
+RATE = 1_000
+ROUNDS = 5
+ROUND_SECONDS = 1.5
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "word " * 400}]})
 CHUNK = json.dumps({"id": "c", "choices": [{"index": 0, "delta": {"content": "word"}}]})
 
@@ -60,6 +70,10 @@ class Variant:
     p99: list[float] = field(default_factory=list)
     worst: list[float] = field(default_factory=list)
     rate: list[float] = field(default_factory=list)
+
+    def p99_to(self, other: Variant) -> float:
+        """Median of the ratios of neighbouring rounds."""
+        return statistics.median(map(operator.truediv, self.p99, other.p99))
 
 
 def _uninstrumented(path: Path, provider: TracerProvider) -> Callable[[str], Request]:
@@ -91,8 +105,9 @@ def _stock(path: Path, provider: TracerProvider) -> Callable[[str], Request]:
     while not path.exists() or not (records := list(read_records(path))):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    at_start, at_end = start_attributes(records[0]), end_attributes(records[0])
-    first, last = span_events(records[0])
+    at = moments(records[0])
+    at_start, at_end = start_attributes(records[0]), end_attributes(records[0], at.started_ns)
+    first, last = span_events(records[0], at)
     tracer = provider.get_tracer("stock")
 
     @contextmanager
@@ -197,8 +212,16 @@ def _collecting() -> Iterator[str]:
         server.shutdown()
 
 
-def _measure(rate: int, rounds: int, seconds: float) -> None:
-    """Has the routers take turns."""
+def measure(
+    rate: int = RATE, rounds: int = ROUNDS, seconds: float = ROUND_SECONDS
+) -> tuple[Variant, ...]:
+    """Has the routers take turns.
+
+    Args:
+        rate: Requests a second.
+        rounds: Of each.
+        seconds: Of a round.
+    """
     context = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -224,6 +247,7 @@ def _measure(rate: int, rounds: int, seconds: float) -> None:
                     variant.p99.append(percentiles[98])
                     variant.worst.append(max(lags))
                     variant.rate.append(reached)
+    return VARIANTS
 
 
 @contextmanager
@@ -249,11 +273,11 @@ def _shipping(path: Path, endpoint: str) -> Iterator[None]:
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rate", type=int, default=1_000, help="requests a second")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.5, help="of a round")
+    parser.add_argument("--rate", type=int, default=RATE, help="requests a second")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--seconds", type=float, default=ROUND_SECONDS, help="of a round")
     options = parser.parse_args()
-    _measure(options.rate, options.rounds, options.seconds)
+    measure(options.rate, options.rounds, options.seconds)
     base = VARIANTS[0]
     print(
         f"Python {sys.version.split()[0]}, {options.rounds} rounds of {options.seconds} s, "
