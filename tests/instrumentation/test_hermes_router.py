@@ -287,13 +287,20 @@ def test_npu_exporter_dies(router: Instrumented) -> None:
     """NPU features have a reason as long as their exporter is down, and values again after it."""
     router.cluster.add_engine("qwen-0", npus=2)
     router.cluster.start_router(scrape_interval=0.05)
+    posted = 0
 
-    def reasons() -> set[str]:
-        router.post()
+    def records() -> list[LifecycleRecord]:
         tracker = router.instrumentor.tracker
         assert tracker is not None
         assert tracker.flush(timeout=30)
-        *_, record = read_records(router.path)
+        return list(read_records(router.path))
+
+    def reasons() -> set[str]:
+        nonlocal posted
+        router.post()
+        posted += 1
+        eventually(lambda: len(records()) == posted)  # a client has its answer before the end
+        record = records()[-1]
         (features,) = record.prediction_inputs
         values = (
             features.ai_core_utilization,
