@@ -38,7 +38,7 @@ class LoopThread:
 
     @property
     def is_running(self) -> bool:
-        """Whether there is a thread in this process."""
+        """Whether a thread was started in this process; one that failed is not started again."""
         return self._pid == os.getpid()
 
     def ensure_running(self) -> None:

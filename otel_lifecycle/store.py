@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Hashable
@@ -187,10 +188,11 @@ class LifecycleStore:
                 return
             if self._shared.get(self.name) is self:
                 del self._shared[self.name]
+        deadline = time.monotonic() + timeout
         if self.collector is not None:
             self.collector.close(timeout / 2)
         if self.sink is not None:
-            self.sink.close(timeout)
+            self.sink.close(max(0.0, deadline - time.monotonic()))
 
     @property
     def active_requests(self) -> int:

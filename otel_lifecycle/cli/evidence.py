@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,9 +69,11 @@ class Evidence:
         table.add_row("spans", self._spans())
         table.add_row("in flight", self._inflight())
         table.add_row("logs", str(self.records_path.with_name("logs")))
-        table.add_row("report", f"otel-lifecycle report {self.records_path}")
-        table.add_row("Jaeger", "docker run --rm -p 4317:4317 -p 16686:16686 jaegertracing/jaeger")
-        table.add_row("", "OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317 otel-lifecycle demo")
+        command = "otel-lifecycle" if shutil.which("otel-lifecycle") else sys.argv[0]
+        table.add_row("report", f"{command} report {self.records_path}")
+        image = "jaegertracing/jaeger:2.13.0"
+        table.add_row("Jaeger", f"docker run --rm -p 4317:4317 -p 16686:16686 {image}")
+        table.add_row("", f"OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317 {command} demo")
         table.add_row("", "and look at http://localhost:16686")
         console.print(table)
 

@@ -51,7 +51,8 @@ class Fetcher:
     ) -> None:
         self._max_bytes = max_bytes
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=concurrency, ssl=tls),
+            # Kept alive, each of a thousand engines would hold a file descriptor of the router.
+            connector=aiohttp.TCPConnector(limit=concurrency, ssl=tls, force_close=True),
             timeout=aiohttp.ClientTimeout(total=timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept-Encoding": "gzip", "User-Agent": "otel-lifecycle"},

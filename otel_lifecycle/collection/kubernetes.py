@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import ssl
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlencode
@@ -93,7 +94,14 @@ class Pods:
         config = self._config
         if config.engine_pods:
             pods = await self._list(fetcher, api, config.engine_namespace, config.engine_pods)
-            by_address = {pod.address: pod for pod in pods}
+            shared = Counter(pod.address for pod in pods)
+            # An address that pods share, as in the host's network, tells of none of them.
+            by_address = {
+                pod.address: pod
+                if shared[pod.address] == 1
+                else msgspec.structs.replace(pod, namespace="", name="")
+                for pod in pods
+            }
             if by_address != self.by_address:
                 self.by_address = by_address
         if config.exporter_pods:

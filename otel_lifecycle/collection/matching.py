@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from otel_lifecycle.accelerators import DeviceReading
-from otel_lifecycle.collection.targets import Target
+from otel_lifecycle.collection.targets import Target, bracketed
 from otel_lifecycle.collection.watch import Ranks, Readings
 from otel_lifecycle.endpoint_state import EndpointState
 from otel_lifecycle.model import EndpointMetrics
@@ -48,12 +48,12 @@ class Fleet:
             endpoint = state.endpoint
             host = endpoint.address.strip("[]").lower()
             pod = pods.get(host)
-            for name in {endpoint.id, endpoint.label, f"{endpoint.address}:{endpoint.port}"}:
+            for name in {endpoint.id, endpoint.label, f"{bracketed(host)}:{endpoint.port}"}:
                 self._by_name[name].append(state)
             self._by_address[host, endpoint.port].append(state)
             if endpoint.pod_name:
                 self._by_pod[endpoint.namespace, endpoint.pod_name].append(state)
-            elif pod is not None:
+            elif pod is not None and pod.name:
                 self._by_pod[pod.namespace, pod.name].append(state)
             hosts = {host} if pod is None else {host, pod.node, pod.node_address}
             for name in hosts - {""}:

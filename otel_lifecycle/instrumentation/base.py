@@ -15,6 +15,8 @@ from typing import Any, ClassVar, TypeAlias
 import wrapt
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.instrumentation.utils import unwrap
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import TracerProvider
 
 from otel_lifecycle.config import ConfigError, TrackerConfig, unknown_variables
 from otel_lifecycle.instrumentation import export_logs, providers
@@ -44,6 +46,12 @@ class InstrumentorOptions:
     persistence_flush_interval: str | None = None
     persistence_output_path: str | None = None
     persistence_max_queue: int | None = None
+    persistence_rotate_bytes: int | None = None
+    persistence_rotate_interval: str | None = None
+    persistence_retain_segments: int | None = None
+    persistence_retain_bytes: int | None = None
+    persistence_compression: str | None = None
+    persistence_fsync: str | None = None
     collection_enabled: bool | None = None
     collection_endpoints: bool | None = None
     collection_metrics_path: str | None = None
@@ -121,13 +129,7 @@ class RouterInstrumentor(BaseInstrumentor):
         except ConfigError as error:
             _report_refusal(error)
             return
-        if tracer_provider is None:
-            # Before the tracker: its own exit handler runs first then.
-            providers.shut_down_at_exit(config.close_timeout.total_seconds())
-        export_logs.limit(type(self))
-        self._make_tracker = partial(
-            RequestLifecycleTracker, config, tracer_provider, meter_provider
-        )
+        self._make_tracker = partial(self._start, config, tracer_provider, meter_provider)
         hooked = type(self)._hooked
         type(self)._hooked = True
         for module in self.wrappers():
@@ -159,6 +161,18 @@ class RouterInstrumentor(BaseInstrumentor):
                 self._make_tracker = None
                 return
         self._wrap(module, self.wrappers()[module.__name__])
+
+    def _start(
+        self,
+        config: TrackerConfig,
+        tracer_provider: TracerProvider | None,
+        meter_provider: MeterProvider | None,
+    ) -> RequestLifecycleTracker:
+        if tracer_provider is None:
+            # Before the tracker: its own exit handler runs first then.
+            providers.shut_down_at_exit(config.close_timeout.total_seconds())
+        export_logs.limit(type(self))
+        return RequestLifecycleTracker(config, tracer_provider, meter_provider)
 
     def _wrap(self, module: ModuleType, wrappers: Mapping[str, Wrapper]) -> None:
         for name, wrapper in wrappers.items():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, MutableMapping
+import logging
+from collections.abc import Callable, Generator, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
@@ -13,6 +15,11 @@ from otel_lifecycle.instrumentation.engine_answer import read_answer
 from otel_lifecycle.instrumentation.exchange import Attempt, Exchange, current_exchange, reset
 from otel_lifecycle.instrumentation.openai_api import MAX_BUFFERED_BYTES, operation
 from otel_lifecycle.scheduling import error_type
+
+_logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # httpx may be set on top of aiohttp: the outer call is the one that counts.
 _calling: ContextVar[bool] = ContextVar("otel_lifecycle_calling", default=False)
@@ -23,16 +30,10 @@ async def observe_aiohttp(
 ) -> Any:
     """Wraps `aiohttp.ClientSession._request(method, url, **options)`."""
     exchange = _exchange()
-    if exchange is None or len(args) < 2 or str(args[0]).upper() != "POST":
+    found = None if exchange is None else _aiohttp_attempt(exchange, session, args, kwargs)
+    if exchange is None or found is None:
         return await wrapped(*args, **kwargs)
-    url = _aiohttp_url(session, args[1])
-    if url is None or operation(url.path) is None or url.host is None:
-        return await wrapped(*args, **kwargs)
-    headers = _aiohttp_headers(kwargs.get("headers"))
-    body = _body(kwargs.get("data"), kwargs.get("json"))
-    attempt = exchange.calling(url.host, url.port or 80, body, headers)
-    if attempt is None:
-        return await wrapped(*args, **kwargs)
+    attempt, headers = found
     with _calling_through(exchange, attempt):
         response = await wrapped(*args, **{**kwargs, "headers": headers})
     _called(attempt, response.status)
@@ -67,6 +68,36 @@ def observe_httpx_blocking(
     return response
 
 
+def _unless_it_fails(find: Callable[P, T]) -> Callable[P, T | None]:
+    """What is not as expected in a client is no call that is followed, and no error."""
+
+    @wraps(find)
+    def find_safely(*args: P.args, **kwargs: P.kwargs) -> T | None:
+        try:
+            return find(*args, **kwargs)
+        except Exception:
+            _logger.debug("a call is not followed", exc_info=True)
+            return None
+
+    return find_safely
+
+
+@_unless_it_fails
+def _aiohttp_attempt(
+    exchange: Exchange, session: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Attempt, MutableMapping[str, str]] | None:
+    if len(args) < 2 or str(args[0]).upper() != "POST":
+        return None
+    url = _aiohttp_url(session, args[1])
+    if operation(url.path) is None or url.host is None:
+        return None
+    headers = _aiohttp_headers(kwargs.get("headers"))
+    body = _body(kwargs.get("data"), kwargs.get("json"))
+    attempt = exchange.calling(url.host, url.port or 80, body, headers)
+    return None if attempt is None else (attempt, headers)
+
+
+@_unless_it_fails
 def _httpx_attempt(
     exchange: Exchange, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Attempt | None:
@@ -110,15 +141,11 @@ def _exchange() -> Exchange | None:
 
 
 def _aiohttp_url(session: Any, given: Any) -> Any:
-    """The `yarl.URL` of a call; None when there is none, of which aiohttp makes its own error."""
     from yarl import URL  # aiohttp is there, and so is its yarl
 
-    try:
-        url = URL(given)
-    except (TypeError, ValueError):
-        return None
+    url = URL(given)
     base = getattr(session, "_base_url", None)  # there is no public name for it
-    return url if base is None or url.absolute else base.join(url)
+    return url if base is None or url.host is not None else base.join(url)
 
 
 def _aiohttp_headers(given: Any) -> MutableMapping[str, str]:

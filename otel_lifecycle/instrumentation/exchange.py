@@ -287,6 +287,8 @@ class Exchange:
         elif self._failure and not answer.ended and answer.output_tokens is None:
             # Some routers begin a response of status 200 before they know.
             self._fail(self._failure)
+        elif answer.failed or self._response.failed:
+            self._fail("stream_error")
         elif answer.is_truncated or self._response.is_truncated:
             asked = self._request is not None and self._request.streaming
             self._fail("stream_truncated" if answer.is_stream or asked else "response_truncated")

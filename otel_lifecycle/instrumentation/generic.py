@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import wrapt
@@ -101,4 +103,7 @@ class GenericRouterInstrumentor(RouterInstrumentor):
             return await wrapped(*args, **kwargs)
         finally:
             if self.tracker is not None:
-                flush(self.tracker)
+                # In a thread, since another server may share the loop; where there are no more
+                # threads the interpreter is about to flush itself.
+                with suppress(RuntimeError):
+                    await asyncio.to_thread(flush, self.tracker)

@@ -7,6 +7,7 @@ is unknown.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ MAX_BUFFERED_BYTES = 1 << 20
 _WINDOW_BYTES = 32 << 10
 _OVERLAP_BYTES = 64  # longer than any mark that may lie across two chunks
 _USAGE_BYTES = 4 << 10
-_STREAM_MARKS = (b"data:", b"event:", b":")
+_STREAM_MARKS = (b"data:", b"event:", b"id:", b"retry:", b":")
 _CHARACTERS_PER_TOKEN = 4
 
 # Paths by their end, with the GenAI operation each stands for.
@@ -33,6 +34,8 @@ _TERMINATORS = (
     re.compile(rb"\ndata: ?\[DONE\]"),
     re.compile(rb'"type"\s*:\s*"(?:message_stop|response\.(?:completed|incomplete))"'),
 )
+# How an engine tells of what went wrong after it had begun; vLLM ends such a stream like any other.
+_ERROR = re.compile(rb'\ndata: ?\{\s*"error"\s*:\s*[{"]')
 _USAGE = re.compile(rb'"usage"\s*:\s*(?=\{)')
 _MODEL = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.){0,512}")')
 _STREAM = re.compile(rb'"stream"\s*:\s*(true|false)')
@@ -104,7 +107,8 @@ class InferenceRequest:
     def of_call(cls, model: object, prompt: object, *, streaming: bool) -> InferenceRequest:
         """The request of a program that calls a router without HTTP."""
         request = cls(b"", whole=False)
-        request._read(_Request(model=model, stream=streaming, prompt=prompt))
+        with suppress(RecursionError):
+            request._read(_Request(model=model, stream=streaming, prompt=prompt))
         return request
 
     def _read(self, request: _Request) -> None:
@@ -143,6 +147,7 @@ class ResponseReader:
     Attributes:
         is_stream: Whether server-sent events were seen.
         ended: Whether a stream's terminator was seen.
+        failed: Whether a stream told of an error.
         input_tokens: Prompt tokens of the usage.
         output_tokens: Completion tokens of the usage.
         cached_tokens: Cached prompt tokens of the usage.
@@ -151,6 +156,7 @@ class ResponseReader:
     def __init__(self) -> None:
         self.is_stream = False
         self.ended = False
+        self.failed = False
         self.input_tokens: int | None = None
         self.output_tokens: int | None = None
         self.cached_tokens: int | None = None
@@ -184,13 +190,18 @@ class ResponseReader:
             self._look_for_stream(chunk)
         if self._json is not None:
             room = MAX_BUFFERED_BYTES - len(self._json)
-            self._json = self._json + chunk if len(chunk) <= room else None
+            if len(chunk) <= room:
+                self._json += chunk
+            else:
+                self._json = None
         # A usage object or a terminator may lie across two chunks: look at both ends together.
         window = self._tail + chunk
         if len(window) > _WINDOW_BYTES:
             window = window[-_WINDOW_BYTES:]
         if self.is_stream and not self.ended:
             self.ended = _is_end(window)
+        if self.is_stream and not self.failed:
+            self.failed = _ERROR.search(window) is not None
         self._tail = self._read_usage(window)
 
     def _look_for_stream(self, chunk: bytes) -> None:

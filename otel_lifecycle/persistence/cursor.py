@@ -172,6 +172,9 @@ class Cursor:
         self.unfinished = None
         lost = None
         file = _digest_of_first_line(handle)
+        if key is None and file and file == self._file:
+            # A writer takes an append back that failed: what was read of it is gone again.
+            self._offset = min(self._offset, os.fstat(handle.fileno()).st_size)
         if self._file and not (file == self._file and _is_line_end(handle, self._offset)):
             lost = self._lost(path, self._what_happened(key))
             self._offset = self._line = 0

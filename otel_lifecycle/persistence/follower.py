@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -12,7 +12,7 @@ import msgspec
 
 from otel_lifecycle.persistence.cursor import Cursor, FilePosition, PositionedRecord
 from otel_lifecycle.persistence.line import RecordError
-from otel_lifecycle.persistence.names import SegmentKey, record_files
+from otel_lifecycle.persistence.names import SegmentKey, record_files, segment_of
 
 _BATCH_BYTES = 8 << 20
 
@@ -80,7 +80,9 @@ class Follower:
     """
 
     def __init__(self, *paths: str | os.PathLike[str], position: Position | None = None) -> None:
-        self._paths = [Path(os.path.abspath(Path(path).expanduser())) for path in paths]
+        given = [Path(os.path.abspath(Path(path).expanduser())) for path in paths]
+        # A shell's `records*` names segments beside the live file, which stands for them already.
+        self._paths = [path for path in given if not _is_covered(path, given)]
         self._cursors: dict[Path, Cursor] = {}
         self._current: Path | None = None
         self._failures: dict[Path, str] = {}
@@ -179,3 +181,9 @@ class Follower:
                 if lost is not None:
                     yield lost
         return files
+
+
+def _is_covered(path: Path, given: Collection[Path]) -> bool:
+    """Whether a closed segment belongs to a live file that is given as well."""
+    segment = segment_of(path)
+    return segment is not None and segment[0] in given

@@ -111,7 +111,11 @@ class Housekeeping:
         for live in files_in(self._live.parent):
             if live != self._live and self._is_ours(live) and _unchanged_for(live) > _LEFT_BEHIND:
                 path = segment_path(live, newest_segment(live).next())
-                Segment(live).finish(lambda path=path: path, sync=self._syncs)
+                try:
+                    with contextlib.closing(Segment(live)) as segment:
+                        segment.finish(lambda path=path: path, sync=self._syncs)
+                except OSError as error:  # what is to be deleted is deleted all the same
+                    self._complain(f"{live} cannot be closed: {error}")
 
     def _delete_unfinished(self) -> None:
         for path in self._live.parent.glob(f"*{UNFINISHED}"):
@@ -157,10 +161,14 @@ class Housekeeping:
             return
         kept = 0
         for count, path in enumerate(reversed(segments)):
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 kept += path.stat().st_size
                 if count and ((most and count >= most) or (most_bytes and kept > most_bytes)):
                     path.unlink()
+            except FileNotFoundError:  # another process was faster
+                continue
+            except OSError as error:
+                self._complain(f"{path} cannot be deleted: {error}")
 
     def _closed_segments(self) -> list[Path]:
         """Of all processes, oldest first."""

@@ -49,8 +49,12 @@ class Segment:
         self._sync = sync
         self._fd = -1
         self._end = -1  # of our last append; when the file ends elsewhere others have written
-        with self._locked():
-            self._repair_tail()
+        try:
+            with self._locked():
+                self._repair_tail()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def age(self) -> float | None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from otel_lifecycle.features import prediction_input
 from otel_lifecycle.loop_thread import LoopThread
+from otel_lifecycle.model import Load
 from otel_lifecycle.prediction.llm_d import LLMDPredictor, training_entries
 from otel_lifecycle.prediction.predictor import predict_within, route_prediction
 from otel_lifecycle.prediction_config import PredictionConfig
@@ -23,6 +26,16 @@ _logger = logging.getLogger(__name__)
 _SEND_SECONDS = 1.0
 _MAX_ENTRIES = 1_000
 _EXCHANGE_SECONDS = 5.0  # also for training data
+
+_all: weakref.WeakSet[ShadowPrediction] = weakref.WeakSet()
+
+
+class _Waiting(NamedTuple):
+    """A request as it was dispatched."""
+
+    lifecycle: Lifecycle
+    record: LifecycleRecord
+    loads: Mapping[str, Load]
 
 
 class ShadowPrediction:
@@ -37,17 +50,19 @@ class ShadowPrediction:
     def __init__(self, config: PredictionConfig) -> None:
         self._config = config
         self._timeout = config.timeout.total_seconds()
-        self._waiting: deque[Lifecycle] = deque(maxlen=config.max_queue)
+        self._waiting: deque[_Waiting] = deque(maxlen=config.max_queue)
         self._finished: deque[LifecycleRecord] = deque(maxlen=config.max_queue)
         self._work = asyncio.Event()
         self._problem = ""
         self._thread = LoopThread("otel-lifecycle-predict", self._run)
+        _all.add(self)
 
     def predict(self, lifecycle: Lifecycle) -> None:
         """Has a request in flight predicted, if there is room."""
         if self._config.url and len(self._waiting) < self._config.max_queue:
             self._thread.ensure_running()
-            self._waiting.append(lifecycle)
+            # Now: a request that is sent elsewhere gets another record and other loads.
+            self._waiting.append(_Waiting(lifecycle, lifecycle.record, lifecycle.role_loads))
             self._thread.wake(self._work.set)
 
     def learn(self, record: LifecycleRecord) -> None:
@@ -63,6 +78,11 @@ class ShadowPrediction:
             timeout: Seconds to wait at most.
         """
         self._thread.close(timeout)
+
+    def after_fork_in_child(self) -> None:
+        """What is queued is the parent's to send."""
+        self._waiting.clear()
+        self._finished.clear()
 
     async def _run(self, stopped: asyncio.Event) -> None:
         config = self._config
@@ -83,28 +103,30 @@ class ShadowPrediction:
             self._work.clear()
             # All that came while the last ones were predicted, in one exchange.
             batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
-            if batch:
-                await self._predict(service, batch)
-            else:
+            if not batch:
                 await self._work.wait()
+                continue
+            try:
+                await self._predict(service, batch)
+            except Exception:  # whatever it is, the requests that follow are predicted
+                _logger.debug("%d requests could not be predicted", len(batch), exc_info=True)
 
-    async def _predict(self, service: LLMDPredictor, batch: Sequence[Lifecycle]) -> None:
-        records = [lifecycle.record for lifecycle in batch]
-        inputs = [_inputs(*one) for one in zip(batch, records, strict=True)]
+    async def _predict(self, service: LLMDPredictor, batch: Sequence[_Waiting]) -> None:
+        inputs = [_inputs(waiting.record, waiting.loads) for waiting in batch]
         predictions = iter(await predict_within(service, list(chain(*inputs)), self._timeout))
-        for lifecycle, record, own in zip(batch, records, inputs, strict=True):
+        for waiting, own in zip(batch, inputs, strict=True):
             prediction = route_prediction(own, list(islice(predictions, len(own))))
             # One reference, with the record it is for: the request may go elsewhere by now.
-            lifecycle.shadow = (record, prediction)
+            waiting.lifecycle.shadow = (waiting.record, prediction)
 
     async def _teach(self, service: LLMDPredictor) -> None:
         while True:
             await asyncio.sleep(_SEND_SECONDS)
             entries: list[dict[str, Any]] = []
-            while self._finished and len(entries) < _MAX_ENTRIES:
-                entries += training_entries(self._finished.popleft())
             problem = ""
             try:
+                while self._finished and len(entries) < _MAX_ENTRIES:
+                    entries += training_entries(self._finished.popleft())
                 await service.learn(entries)
             except Exception as error:
                 problem = f"{type(error).__name__}: {error}"
@@ -113,9 +135,9 @@ class ShadowPrediction:
                 _logger.warning("training data: %s", problem or "it is taken again")
 
 
-def _inputs(lifecycle: Lifecycle, record: LifecycleRecord) -> list[PredictionInput]:
+def _inputs(record: LifecycleRecord, loads: Mapping[str, Load]) -> list[PredictionInput]:
     inputs: list[PredictionInput] = []
-    for role, load in lifecycle.role_loads.items():
+    for role, load in loads.items():
         one = prediction_input(
             role,
             getattr(record.selected_route, role),
@@ -126,3 +148,12 @@ def _inputs(lifecycle: Lifecycle, record: LifecycleRecord) -> list[PredictionInp
         one.inflight_tokens = load.tokens
         inputs.append(one)
     return inputs
+
+
+def _after_fork_in_child() -> None:
+    for shadow in list(_all):
+        shadow.after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -34,13 +34,16 @@ class Checkpoint:
         path: The file; it need not be there yet.
 
     Raises:
-        CheckpointError: Another process has it.
+        CheckpointError: Another process has it, or it has no folder.
         OSError: The file beside it cannot be made.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path).expanduser().absolute()
-        self._lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{self._path}: there is no folder {self._path.parent}") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -144,7 +144,7 @@ def test_checkpoint_that_cannot_be_written(
 
     said = refused(capsys, "--checkpoint", path, tmp_path / "r.jsonl")
 
-    assert said == f"{path}.lock: No such file or directory"
+    assert said == f"{path}: there is no folder {path.parent}"
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,12 @@ def rank(index: int) -> Endpoint:
             EXPORTER,
             {POD.label: ["1"], ADDRESS.label: ["2"]},
         ),
+        (
+            [ADDRESS, Endpoint(address="10.0.0.8", port="8001")],
+            [Pod("", "", "10.0.0.8", "node-1", "10.0.1.3")],
+            EXPORTER,
+            {},
+        ),
         ([ON_HOST], [], EXPORTER, {ON_HOST.label: ["0"]}),
         ([ON_HOST, POD], [], EXPORTER, {ON_HOST.label: ["0"], POD.label: ["1"]}),
         ([ON_HOST, Endpoint(address="10.0.1.3", port="8001")], [], EXPORTER, {}),
@@ -71,6 +77,7 @@ def rank(index: int) -> Endpoint:
     ids=[
         "pod label",
         "pod of the address",
+        "pods that share their host's address",
         "host alone",
         "a pod's device is its own",
         "host shared",

@@ -13,7 +13,7 @@ import pytest
 
 from otel_lifecycle import RequestLifecycleTracker
 from otel_lifecycle.config import environment_variables
-from otel_lifecycle.instrumentation.base import RouterInstrumentor, Wrapper
+from otel_lifecycle.instrumentation.base import InstrumentorOptions, RouterInstrumentor, Wrapper
 from otel_lifecycle.testing import InMemoryTelemetry
 
 TOY_ROUTER = """
@@ -213,3 +213,10 @@ def test_options(
         tracker.config.persistence.enabled,
     ) == ("argument", 7, True)
     telemetry.shutdown()
+
+
+def test_options_and_variables() -> None:
+    """Each variable has an argument of `instrument()`, but for the name of the settings' file."""
+    variables = {name.removeprefix("OTEL_LIFECYCLE_").lower() for name in environment_variables()}
+
+    assert set(InstrumentorOptions.__dataclass_fields__) == variables - {"config_file"}

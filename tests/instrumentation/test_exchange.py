@@ -102,6 +102,10 @@ def test_answered_by_somebody_unseen(bench: Bench) -> None:
         (b'{"choices":[{"text":"hel', ("error", "response_truncated")),
         (b"", ("error", "response_truncated")),
         (b'{"choices":[{"text":"hello"}]}', ("completed", None)),
+        (
+            b'data: {"error":{"code":500}}\n\ndata: [DONE]\n\n',
+            ("error", "stream_error"),
+        ),
     ],
 )
 def test_cut_short(bench: Bench, body: bytes, ending: tuple[str, str | None]) -> None:
@@ -196,3 +200,21 @@ def test_url_that_is_none(bench: Bench) -> None:
 
     with pytest.raises(aiohttp.InvalidURL):
         serve(bench, application)
+
+
+def test_client_that_is_not_as_expected(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that cannot be read, with an older yarl for instance, is made all the same."""
+
+    def unreadable(*_: object) -> None:
+        raise AttributeError("'URL' object has no attribute 'absolute'")
+
+    monkeypatch.setattr("otel_lifecycle.instrumentation.clients._aiohttp_url", unreadable)
+
+    async def post(*_: object, **__: object) -> str:
+        return "answer"
+
+    async def call() -> Any:
+        current_exchange.set(Exchange(bench.tracker, "chat", {}))
+        return await observe_aiohttp(post, None, ("POST", ENGINE), {})
+
+    assert asyncio.run(call()) == "answer"

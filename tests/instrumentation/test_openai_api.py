@@ -29,7 +29,8 @@ def answer(
 ) -> Any:
     """What a reader should say."""
     names = ("input_tokens", "output_tokens", "cached_tokens")
-    return {"is_stream": is_stream, "ended": ended, **dict(zip(names, usage, strict=True))}
+    found = dict(zip(names, usage, strict=True))
+    return {"is_stream": is_stream, "ended": ended, "failed": False, **found}
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,8 @@ def test_truncated(length: str | None, chunks: list[bytes], truncated: bool) -> 
         ([b"\n", DATA % b"hello", DONE], True),
         ([b"\n" * 100, DATA % b"hello", DONE], True),
         ([b"", DONE], True),
+        ([b"retry: 500\n\n", DATA % b"hello", DONE], True),
+        ([b"id: 1\n", DATA % b"hello"], False),
     ],
 )
 def test_end_of_a_stream(chunks: list[bytes], ended: bool) -> None:
@@ -91,6 +94,24 @@ def test_end_of_a_stream(chunks: list[bytes], ended: bool) -> None:
 
     assert read(*chunks) == expected
     assert read(*(bytes([byte]) for byte in whole)) == expected
+
+
+@pytest.mark.parametrize(
+    ("event", "failed"),
+    [
+        (b'data: {"error": {"message": "out of memory", "code": 500}}\n\n', True),
+        (b'data:{"error":"gone"}\n\n', True),
+        (b'data: {"error": null, "choices": []}\n\n', False),
+        (DATA % rb"data: {\"error\": {\"message\": \"so it looks\"}}", False),
+    ],
+)
+def test_error_in_a_stream(event: bytes, failed: bool) -> None:
+    """An engine may tell of its error in the stream, and end that as if nothing had been."""
+    chunks = [DATA % b"hello", event, DONE]
+    expected = {**answer(is_stream=True, ended=True), "failed": failed}
+
+    assert read(*chunks) == expected
+    assert read(*(bytes([byte]) for byte in b"".join(chunks))) == expected
 
 
 @pytest.mark.parametrize("stream", [True, False])

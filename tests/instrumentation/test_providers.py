@@ -17,6 +17,7 @@ from otel_lifecycle.instrumentation import providers
 PATIENCE_SECONDS = 180  # the machine may be busy
 
 PROGRAM = """
+import starlette.routing  # it may serve
 from opentelemetry import trace
 
 trace.get_tracer("program").start_span("work").end()
@@ -49,7 +50,7 @@ def start(collector: str, **environment: str) -> subprocess.Popen[bytes]:
 
 
 def test_exit_is_bounded(silent: str) -> None:
-    """An instrumented program is over while one that is left to the SDK still waits."""
+    """An instrumented router is over while one that is left to the SDK still waits."""
     left_to_the_sdk = start(silent, OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="*")
     try:
         instrumented = start(silent, OTEL_LIFECYCLE_CLOSE_TIMEOUT="500ms")

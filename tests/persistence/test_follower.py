@@ -332,3 +332,24 @@ class FollowedFile(RuleBasedStateMachine):
 
 TestFollowedFile = FollowedFile.TestCase
 TestFollowedFile.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+
+
+def test_glob(path: Path) -> None:
+    """Segments named beside their live file, as a shell's `*` does, are not read twice."""
+    append(path, lines("a"))
+    segment = path.rename(closed(path, 1))
+    append(path, lines("b"))
+
+    assert found(Follower(path, segment).poll()) == (["a", "b"], [])
+
+
+def test_append_taken_back(path: Path) -> None:
+    """Of a file that a failed append has been cut off again, nothing is read twice."""
+    append(path, lines("a", "b"))
+    follower = Follower(path)
+    assert found(follower.poll()) == (["a", "b"], [])
+    path.write_bytes(lines("a"))
+    follower.poll()
+    append(path, lines("c"))
+
+    assert found(follower.poll()) == (["c"], [])

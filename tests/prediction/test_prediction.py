@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from otel_lifecycle import LatencyPrediction, RequestStart, Route
+from otel_lifecycle.features import prediction_input
 from otel_lifecycle.prediction import (
     LLMDPredictor,
     predict_within,
@@ -257,3 +258,24 @@ def test_what_teaches_nothing(bench: Bench) -> None:
     track(bench, None, start(aggregated(), prefix_cache_score=None))
 
     assert [training_entries(record) for record in bench.records] == [[], []]
+
+
+def test_goes_on(
+    make_bench: Callable[..., Bench], service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that cannot be predicted, for whatever reason, does not end it for the others."""
+    failures = [AttributeError("of a request that has gone elsewhere")]
+
+    def failing_once(*args: Any, **fields: Any) -> PredictionInput:
+        if failures:
+            raise failures.pop()
+        return prediction_input(*args, **fields)
+
+    monkeypatch.setattr("otel_lifecycle.prediction.shadow.prediction_input", failing_once)
+    bench = make_bench(prediction=PredictionConfig(url=service.url, timeout="60s"))
+    bench.tracker.track(start(disaggregated())).complete()
+    eventually(lambda: not failures)
+
+    track(bench, service, start(disaggregated()))
+
+    assert [record.prediction_mode for record in bench.records] == ["", "shadow"]
