@@ -89,9 +89,7 @@ def _measure(
             tracemalloc.stop()
             trackers.append((lifecycles, held))
             variants.append(Variant(f"{size:,}", run, lifecycles.flush))
-        gc.freeze()  # else each collection between the rounds looks at all of them
         interleave(variants, ROUNDS, REQUESTS)
-        gc.unfreeze()
         for lifecycles, held in trackers:
             for number, tracked in enumerate(held):
                 tracked.complete()

@@ -47,9 +47,9 @@ metrics too):
 _LAG = """\
 A router on asyncio with prefill and decode endpoints and {rate:,} requests a second, four times,
 each in a process of its own, {rounds} rounds in turns: how late a timer of one millisecond fires.
-Encoding spans for export holds the interpreter lock, whoever made them: no span can be exported in
-the router's process at this rate within the budget. `otel-lifecycle ship` takes the export out of
-the process; what is left is our work on the path and the writing of records.
+A bare SDK span behind the stock exporter misses the budget too: encoding for export holds the
+interpreter lock. `otel-lifecycle ship` takes the export out of the process; where the rest of the
+lag comes from then has not been taken apart.
 """
 
 _PEERS = """\

@@ -16,7 +16,7 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import ReadableSpan
 
 from benchmarks.peers.peer import Bench, Peer
-from benchmarks.timing import Spread, Variant, interleave, load
+from benchmarks.timing import WARM_UPS, Spread, Variant, interleave, load
 
 MODULES = (
     "bare_sdk",
@@ -148,8 +148,7 @@ class _Entrant:
             attributes=sum(len(span.attributes or {}) for span in self._spans) or self._fields,
             events=sum(len(span.events) for span in self._spans),
             says=_said(self._spans, file),
-            # One to see what it says, one to warm up.
-            file_bytes=None if file is None else file.stat().st_size / (ROUNDS * REQUESTS + 2),
+            file_bytes=None if file is None else file.stat().st_size / _served(),
         )
 
 
@@ -212,6 +211,11 @@ def _saying(spans: Sequence[ReadableSpan]) -> Callable[[int], None]:
             span.end()
 
     return serve
+
+
+def _served() -> int:
+    """Requests of a peer in all: one to see what it says, one before the first round."""
+    return 2 + ROUNDS * (WARM_UPS + REQUESTS)
 
 
 def _net(followed: Sequence[float], alone: Sequence[float]) -> list[float]:
