@@ -43,7 +43,8 @@ class Checkpoint:
         try:
             self._lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError as error:
-            raise CheckpointError(f"{self._path}: there is no folder {self._path.parent}") from error
+            folder = self._path.parent
+            raise CheckpointError(f"{self._path}: there is no folder {folder}") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
