@@ -68,7 +68,6 @@ called once, after the answer. `Python logging` writes its line on the request's
 _GROWTH = """\
 Sampled requests with their records. Endpoints are taken in turns, each known with its NPUs, and
 memory is for each of them; the other requests in flight go to a prefill and a decode endpoint.
-Beyond 4,096 endpoints, the attributes of an endpoint that requests share are made anew.
 """
 
 

@@ -256,31 +256,36 @@ def _set_state(
         attributes[prefix + semconv.ROLE_NPU_AGE] = age_ns / 1_000_000_000
 
 
-_MAX_CACHED_ENDPOINTS = 4_096
-_cached_endpoints: dict[tuple[object, ...], tuple[EndpointSnapshot, Attributes]] = {}
+# Of each known endpoint what it says in two roles: as itself, or as one half of a pair.
+_MAX_KEPT_ENDPOINTS = 20_000
+
+
+class _Kept(NamedTuple):
+    metrics: EndpointMetrics | None
+    npu: NPUState | None
+    devices: bool
+    attributes: Attributes
+
+
+_kept_endpoints: dict[tuple[str, ...], _Kept] = {}
 
 
 def _kept_endpoint_attributes(prefix: str, snapshot: EndpointSnapshot, devices: bool) -> Attributes:
     """The part that stays the same until the next scrape, kept for the requests until then."""
-    key = (
-        prefix,
-        snapshot.id,
-        snapshot.address,
-        snapshot.port,
-        snapshot.name,
-        id(snapshot.metrics),
-        id(snapshot.npu),
-        devices,
-    )
-    cached = _cached_endpoints.get(key)
-    if cached is not None:
-        return cached[1]
-    attributes = _endpoint_attributes(prefix, snapshot, devices)
-    if len(_cached_endpoints) >= _MAX_CACHED_ENDPOINTS:
-        _cached_endpoints.clear()
-    # The snapshot is kept too: an id is only somebody's as long as they live.
-    _cached_endpoints[key] = (snapshot, attributes)
-    return attributes
+    key = (prefix, snapshot.id, snapshot.address, snapshot.port, snapshot.name)
+    metrics, npu = snapshot.metrics, snapshot.npu
+    kept = _kept_endpoints.get(key)
+    if (
+        kept is None
+        or kept.metrics is not metrics
+        or kept.npu is not npu
+        or kept.devices is not devices
+    ):
+        if len(_kept_endpoints) >= _MAX_KEPT_ENDPOINTS:
+            _kept_endpoints.clear()
+        attributes = _endpoint_attributes(prefix, snapshot, devices)
+        kept = _kept_endpoints[key] = _Kept(metrics, npu, devices, attributes)
+    return kept.attributes
 
 
 def _endpoint_attributes(prefix: str, snapshot: EndpointSnapshot, devices: bool) -> Attributes:
