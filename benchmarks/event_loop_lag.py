@@ -2,7 +2,7 @@
 
 Run with `python -m benchmarks.event_loop_lag`, or as part of `make bench`. A router on asyncio, as
 far as its loop notices: requests come in at a steady rate, each is parsed, dispatched, streamed in
-a few chunks and ended. It runs four times, each in a process of its own that takes turns with the
+a few chunks and ended. It runs five times, each in a process of its own that takes turns with the
 others in short rounds. The lag is how late a timer of one millisecond fires.
 """
 
@@ -25,7 +25,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Thread
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.metrics import NoOpMeterProvider
@@ -55,12 +55,22 @@ CHUNK = json.dumps({"id": "c", "choices": [{"index": 0, "delta": {"content": "wo
 Request: TypeAlias = "AbstractContextManager[Callable[[], None]]"  # its value marks a chunk
 
 
+class Round(NamedTuple):
+    """What one round of one router has measured; CPU is microseconds a request."""
+
+    lags_ms: list[float]
+    rate: float
+    loop_us: float
+    all_us: float
+
+
 @dataclass
 class Variant:
     """One router, and what its rounds have measured, in milliseconds.
 
     Attributes:
         exports: Whether it has an exporter in its own process.
+        cpu_us: CPU of a request, microseconds: of the event loop's thread, and of all threads.
     """
 
     name: str
@@ -70,6 +80,16 @@ class Variant:
     p99: list[float] = field(default_factory=list)
     worst: list[float] = field(default_factory=list)
     rate: list[float] = field(default_factory=list)
+    cpu_us: list[tuple[float, float]] = field(default_factory=list)
+
+    def add(self, measured: Round) -> None:
+        """Adds a round."""
+        percentiles = statistics.quantiles(measured.lags_ms, n=100)
+        self.p50.append(percentiles[49])
+        self.p99.append(percentiles[98])
+        self.worst.append(max(measured.lags_ms))
+        self.rate.append(measured.rate)
+        self.cpu_us.append((measured.loop_us, measured.all_us))
 
     def p99_to(self, other: Variant) -> float:
         """Median of the ratios of neighbouring rounds."""
@@ -131,19 +151,28 @@ def _stock(path: Path, provider: TracerProvider) -> Callable[[str], Request]:
 
 VARIANTS = (
     Variant("uninstrumented", _uninstrumented, exports=False),
+    Variant("uninstrumented, as busy as ours", _uninstrumented, exports=False),
     Variant("bare SDK span, BatchSpanProcessor, OTLP", _stock, exports=True),
     Variant("ours, BatchSpanProcessor, OTLP, file", _tracked, exports=True),
     Variant("ours, file, `ship` beside it", _tracked, exports=False),
 )
 
 
-async def _serve(begin: Callable[[str], Request], request_id: str) -> None:
+async def _serve(begin: Callable[[str], Request], request_id: str, busier_us: float) -> None:
     json.loads(BODY)
+    _burn(busier_us / 2)
     with begin(request_id) as chunk:
         for _ in range(CHUNKS):
             await asyncio.sleep(CHUNK_SECONDS)
             json.loads(CHUNK)
             chunk()
+    _burn(busier_us / 2)
+
+
+def _burn(us: float) -> None:
+    until = time.thread_time() + us / 1e6
+    while us and time.thread_time() < until:
+        pass
 
 
 async def _probe(lags: list[float]) -> None:
@@ -154,20 +183,26 @@ async def _probe(lags: list[float]) -> None:
 
 
 async def _round(
-    begin: Callable[[str], Request], name: str, rate: int, seconds: float
-) -> tuple[list[float], float]:
-    """Lags, and requests a second."""
+    begin: Callable[[str], Request], name: str, rate: int, seconds: float, busier_us: float
+) -> Round:
     lags: list[float] = []
     probe = asyncio.create_task(_probe(lags))
     tasks: list[asyncio.Task[None]] = []
+    loop_began, all_began = time.thread_time(), time.process_time()
     began = time.perf_counter()
     while (elapsed := time.perf_counter() - began) < seconds:
         while len(tasks) < elapsed * rate:
-            tasks.append(asyncio.create_task(_serve(begin, f"{name}-{len(tasks)}")))
+            serving = _serve(begin, f"{name}-{len(tasks)}", busier_us)
+            tasks.append(asyncio.create_task(serving))
         await asyncio.sleep(PROBE_SECONDS)
     probe.cancel()
     await asyncio.gather(*tasks)
-    return lags, len(tasks) / seconds
+    return Round(
+        lags,
+        len(tasks) / seconds,
+        (time.thread_time() - loop_began) / len(tasks) * 1e6,
+        (time.process_time() - all_began) / len(tasks) * 1e6,
+    )
 
 
 def _run(orders: Connection, number: int, path: Path, endpoint: str, rate: int) -> None:
@@ -181,11 +216,13 @@ def _run(orders: Connection, number: int, path: Path, endpoint: str, rate: int) 
         provider.add_span_processor(BatchSpanProcessor(exporter))
     begin = variant.begin(path, provider)
     turn = 0
-    while seconds := orders.recv():
+    seconds, busier_us = orders.recv()
+    while seconds:
         turn += 1
-        result = asyncio.run(_round(begin, f"round-{turn}", rate, seconds))
+        measured = asyncio.run(_round(begin, f"round-{turn}", rate, seconds, busier_us))
         provider.force_flush()
-        orders.send(result)
+        orders.send(measured)
+        seconds, busier_us = orders.recv()
 
 
 class _Sink(BaseHTTPRequestHandler):
@@ -234,19 +271,20 @@ def measure(
             process = context.Process(target=_run, args=arguments)
             process.start()
             stack.callback(process.join)
-            stack.callback(orders.send, 0)
+            stack.callback(orders.send, (0, 0))
             routers.append(orders)
         stack.enter_context(_shipping(folder / f"{len(VARIANTS) - 1}.jsonl", endpoint))
+        uninstrumented, busy, *_, shipped = VARIANTS
+        busier_us = 0.0
         for turn in range(rounds + 1):
+            measured: dict[str, Round] = {}
             for variant, orders in zip(VARIANTS, routers, strict=True):
-                orders.send(seconds)
-                lags, reached = orders.recv()
-                if turn:  # the first one warms up
-                    percentiles = statistics.quantiles(lags, n=100)
-                    variant.p50.append(percentiles[49])
-                    variant.p99.append(percentiles[98])
-                    variant.worst.append(max(lags))
-                    variant.rate.append(reached)
+                orders.send((seconds, busier_us if variant is busy else 0.0))
+                measured[variant.name] = orders.recv()
+            busier_us = measured[shipped.name].loop_us - measured[uninstrumented.name].loop_us
+            if turn:  # the first one warms up
+                for variant in VARIANTS:
+                    variant.add(measured[variant.name])
     return VARIANTS
 
 
@@ -285,6 +323,7 @@ def main() -> None:
     )
     print(
         f"{'event-loop lag in ms':40} {'p50':>7} {'p99':>7} {'worst':>7} {'x p50':>6} {'x p99':>6}"
+        f" {'CPU us, loop':>13} {'all':>5}"
     )
     for variant in VARIANTS:
         p50, p99 = statistics.median(variant.p50), statistics.median(variant.p99)
@@ -292,9 +331,11 @@ def main() -> None:
             statistics.median(own / bare for own, bare in zip(ours, theirs, strict=True))
             for ours, theirs in ((variant.p50, base.p50), (variant.p99, base.p99))
         ]
+        loop_us, all_us = map(statistics.median, zip(*variant.cpu_us, strict=True))
         print(
             f"{variant.name:40} {p50:7.2f} {p99:7.2f} {statistics.median(variant.worst):7.2f} "
-            f"{ratios[0]:6.2f} {ratios[1]:6.2f}   {statistics.median(variant.rate):.0f} requests/s"
+            f"{ratios[0]:6.2f} {ratios[1]:6.2f} {loop_us:13.0f} {all_us:5.0f}   "
+            f"{statistics.median(variant.rate):.0f} requests/s"
         )
 
 

@@ -15,7 +15,9 @@ from typing import Any
 _logger = logging.getLogger(__name__)
 
 _BATCH_SECONDS = 0.05
-_ITEMS_BETWEEN_YIELDS = 8
+_JOBS_BETWEEN_PAUSES = 4
+# Not zero: a thread that only offers the interpreter's lock has it again before another wakes up.
+_PAUSE_SECONDS = 0.0001
 _workers: weakref.WeakSet[Background] = weakref.WeakSet()
 
 
@@ -58,11 +60,11 @@ class Background:
         self._jobs.append((job, argument))
         self._wake.put(True)
 
-    def drain(self, *, yielding: bool = False) -> None:
+    def drain(self, *, pausing: bool = False) -> None:
         """Does all queued jobs now; what they raise is logged.
 
         Args:
-            yielding: Let other threads run now and then, so that a long queue does not hold up an
+            pausing: Let other threads run now and then, so that a long queue does not hold up an
                 event loop for a whole switch interval.
         """
         with self._drain_lock:
@@ -80,8 +82,8 @@ class Background:
                     self._failed = True
                     _logger.log(level, "a background job failed", exc_info=True)
                 done += 1
-                if yielding and done % _ITEMS_BETWEEN_YIELDS == 0:
-                    time.sleep(0)
+                if pausing and done % _JOBS_BETWEEN_PAUSES == 0:
+                    time.sleep(_PAUSE_SECONDS)
 
     def close(self, timeout: float) -> None:
         """Does what is queued and ends the thread.
@@ -124,7 +126,7 @@ def _run(worker: weakref.ref[Background], wake: SimpleQueue[bool]) -> None:
             return
         while not wake.empty():
             wake.get()
-        background.drain(yielding=True)
+        background.drain(pausing=True)
         if background.closed.is_set():
             return
         del background

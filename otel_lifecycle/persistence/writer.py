@@ -21,6 +21,8 @@ from otel_lifecycle.record import LifecycleRecord
 _logger = logging.getLogger(__name__)
 
 _BATCH_RECORDS = 512
+_RECORDS_BETWEEN_PAUSES = 16
+_PAUSE_SECONDS = 0.0001
 _SHORTEST_INTERVAL_SECONDS = 0.001
 _RETRY_SECONDS = 1.0
 _LOG_INTERVAL_SECONDS = 60.0
@@ -246,7 +248,10 @@ class RecordWriter:
         """The lines of a batch; what cannot be encoded is taken out of it."""
         lines: list[bytes] = []
         records, batch[:] = batch.copy(), []
-        for record in records:
+        for number, record in enumerate(records):
+            # Lets an event loop run, which would wait for the whole batch; a backlog goes first.
+            if number % _RECORDS_BETWEEN_PAUSES == 0 < number and len(self._queue) < _BATCH_RECORDS:
+                time.sleep(_PAUSE_SECONDS)
             try:
                 lines.append(self._encoder.encode(record) + b"\n")
             except Exception as error:

@@ -9,12 +9,13 @@ import multiprocessing
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.faults.processes import Worker
+from tests.faults.processes import PATIENCE_SECONDS, Worker
 from tests.faults.table import Result, as_markdown, put_into
 from tests.persistence.helpers import ROOT
 
@@ -44,6 +45,9 @@ def folder() -> Iterator[Path]:
     folder = parent / "records"
     folder.mkdir()
     yield folder
+    for thread in threading.enumerate():  # of trackers in this process, which does not wait for it
+        if thread.name == "otel-lifecycle-housekeeping":
+            thread.join(PATIENCE_SECONDS)
     shutil.rmtree(parent)
 
 
