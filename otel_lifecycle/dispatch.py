@@ -10,6 +10,7 @@ from opentelemetry.trace import Span, SpanContext
 
 from otel_lifecycle import latency, sanitize
 from otel_lifecycle.features import missing_request_features, prediction_input
+from otel_lifecycle.lifecycle import Lifecycle
 from otel_lifecycle.model import (
     Endpoint,
     InputTokenSource,
@@ -26,10 +27,10 @@ from otel_lifecycle.record import (
     ErrorInfo,
     LifecycleRecord,
     PredictionError,
+    PredictionInput,
     RouteSnapshot,
 )
 from otel_lifecycle.snapshots import EndpointViews
-from otel_lifecycle.store import Lifecycle
 from otel_lifecycle.timestamps import format_timestamp
 
 _NO_PREDICTION = LatencyPrediction()
@@ -177,7 +178,7 @@ def set_span(record: LifecycleRecord, span: Span, parent: SpanContext, kind: str
 def complete_record(
     lifecycle: Lifecycle, completion: RequestCompletion, ended_monotonic_ns: int
 ) -> LifecycleRecord:
-    """Completes the record of a request that the store has finished."""
+    """Completes the record of a request that the store has finished; may be repeated."""
     record = lifecycle.record
     e2e_ns = max(0, ended_monotonic_ns - lifecycle.started_monotonic_ns)
     first_chunk_ns = lifecycle.first_chunk_ns
@@ -203,10 +204,11 @@ def complete_record(
     if record.selected_route is not None and record.selected_route.prefill is not None:
         record.actual.prefill_ms = sanitize.milliseconds(completion.prefill_ms)
     record.prediction_error = latency.prediction_error(record.actual, record.prediction)
+    inputs: list[PredictionInput] = []
     for role, load in lifecycle.role_loads.items():
         snapshot: EndpointSnapshot = getattr(record.selected_route, role)
         snapshot.inflight = load
-        record.prediction_inputs.append(
+        inputs.append(
             prediction_input(
                 role,
                 snapshot,
@@ -215,6 +217,7 @@ def complete_record(
                 missing=record.missing_feature_reasons,
             )
         )
+    record.prediction_inputs = inputs
     return record
 
 

@@ -6,8 +6,9 @@ from typing import Protocol
 
 from otel_lifecycle.attachments import StateCollector
 from otel_lifecycle.config import ConfigError, TrackerConfig
+from otel_lifecycle.lifecycle import Lifecycle
 from otel_lifecycle.record import LifecycleRecord
-from otel_lifecycle.store import Lifecycle, LifecycleStore
+from otel_lifecycle.store import LifecycleStore
 
 
 class ShadowPredictor(Protocol):

@@ -7,14 +7,13 @@ import logging
 import time
 import weakref
 from collections.abc import Mapping, MutableMapping
+from functools import partial
 from typing import Any
 
 import msgspec
 from opentelemetry import metrics, propagate, trace
-from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider as SDKTracerProvider
-from opentelemetry.trace import Span, SpanKind
 
 from otel_lifecycle import sanitize, semconv
 from otel_lifecycle.background import Background
@@ -25,20 +24,20 @@ from otel_lifecycle.dispatch import (
     invalid_completion_values,
     invalid_values,
     is_trackable,
-    set_span,
 )
 from otel_lifecycle.extras import ShadowPredictor, open_collector, open_shadow
+from otel_lifecycle.lifecycle import Lifecycle
+from otel_lifecycle.live_span import end_span, start_span
 from otel_lifecycle.metrics import LifecycleMetrics
 from otel_lifecycle.model import Outcome, RequestCompletion, RequestStart
 from otel_lifecycle.persistence import LifecycleSpanProcessor
 from otel_lifecycle.persistence.handover import offer, withdraw
-from otel_lifecycle.phases import emit_phases
 from otel_lifecycle.process_exit import run_at_exit
 from otel_lifecycle.record import LifecycleRecord, Reroute
 from otel_lifecycle.snapshots import EndpointViews
 from otel_lifecycle.span_reader import resource_attributes
-from otel_lifecycle.spans import Moments, finish_span, span_name, start_attributes
-from otel_lifecycle.store import Lifecycle, LifecycleStore
+from otel_lifecycle.spans import span_name, start_attributes
+from otel_lifecycle.store import LifecycleStore
 from otel_lifecycle.timestamps import format_timestamp
 from otel_lifecycle.version import __version__
 
@@ -97,8 +96,17 @@ class LifecycleRecorder:
             raise
         _recorders.add(self)
 
-    def begin(self, start: RequestStart, headers: Mapping[str, str] | None) -> Lifecycle | None:
-        """Starts tracking a request; None when it is not tracked, which is counted."""
+    def begin(
+        self, start: RequestStart, headers: Mapping[str, str] | None, handle: object = None
+    ) -> Lifecycle | None:
+        """Starts tracking a request; None when it is not tracked, which is counted.
+
+        Args:
+            start: The request.
+            headers: The inbound headers.
+            handle: What follows it, if anything: when that is collected first, it is abandoned.
+        """
+        lifecycle: Lifecycle | None = None
         try:
             reason = self._refusal(start)
             if reason is not None:
@@ -106,6 +114,10 @@ class LifecycleRecorder:
                 self.store.ignore(reason)
                 return None
             lifecycle = self._lifecycle(start, headers)
+            if handle is not None:
+                # Not by its `__del__`, which would run after each request: there Python swallows
+                # what a signal handler raises, such as KeyboardInterrupt.
+                lifecycle.handle = weakref.ref(handle, partial(_abandon, lifecycle))
             superseded = self.store.start(lifecycle)
             if superseded is not None:
                 superseded.owner.supersede(superseded)
@@ -116,6 +128,10 @@ class LifecycleRecorder:
         except Exception:
             self.failed("start")
             return None
+        except BaseException:  # from a signal handler: it will not be dispatched
+            if lifecycle is not None:
+                self.end(lifecycle, RequestCompletion(outcome=Outcome.SHUTDOWN))
+            raise
 
     def reject(
         self,
@@ -191,22 +207,23 @@ class LifecycleRecorder:
 
     def end(self, lifecycle: Lifecycle, completion: RequestCompletion) -> None:
         """Ends a request; only the first call for it does anything."""
+        now = time.monotonic_ns()
         try:
-            now = time.monotonic_ns()
             if not isinstance(completion, RequestCompletion):  # pyright: ignore[reportUnnecessaryIsInstance]
                 completion = RequestCompletion(outcome=Outcome.ERROR)
                 self._count_invalid(1)
-            if not self.store.finish(lifecycle):
+            if self.store.finish(lifecycle, completion):
+                self._conclude(lifecycle, completion, now)
+            else:
                 self.store.ignore("already_finished")
-                return
-            record = complete_record(lifecycle, completion, now)
-            self._count_invalid(invalid_completion_values(completion, record))
-            self._background.submit(self._metrics.record, record)
-            if self._shadow is not None:
-                self._shadow.learn(record)
-            self._finish(lifecycle.span, record, _moments(lifecycle, now))
         except Exception:
             self.failed("end")
+        except BaseException:
+            # From a signal handler, which may raise anywhere: what it broke off is done again.
+            if lifecycle.completion is completion:
+                self.store.forget(lifecycle)
+                self._conclude(lifecycle, completion, now)
+            raise
 
     def abandon(self, lifecycle: Lifecycle) -> None:
         """Ends a request whose handle was collected, soon.
@@ -270,7 +287,7 @@ class LifecycleRecorder:
         started_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
         record = self._begin_record(start, started_ns, started_ns)
         try:
-            span = self._start_span(record, headers, started_ns)
+            span = start_span(self._tracer, record, headers, started_ns)
         except Exception:  # another processor's: the record is written without a span
             self.failed("start_span")
             span = trace.INVALID_SPAN
@@ -311,50 +328,32 @@ class LifecycleRecorder:
         for _ in range(values):
             self.store.ignore("invalid_value")
 
-    def _start_span(
-        self, record: LifecycleRecord, headers: Mapping[str, str] | None, started_ns: int
-    ) -> Span:
-        context: Context | None = None
-        parent = trace.get_current_span().get_span_context()
-        kind = SpanKind.INTERNAL
-        if not parent.is_valid and headers is not None:
-            context = propagate.extract(headers)
-            parent = trace.get_current_span(context).get_span_context()
-        if not parent.is_valid or parent.is_remote:
-            kind = SpanKind.SERVER
-        span = self._tracer.start_span(
-            span_name(record.model),
-            context=context,
-            kind=kind,
-            attributes=start_attributes(record),
-            start_time=started_ns,
-        )
-        set_span(record, span, parent, kind.name.lower())
-        return span
+    def _conclude(self, lifecycle: Lifecycle, completion: RequestCompletion, now: int) -> None:
+        """Completes record and span of a request that is forgotten, and hands the record over.
 
-    def _finish(self, span: Span, record: LifecycleRecord, at: Moments) -> None:
-        """Ends the span and hands the record over, whichever of the two fails."""
+        Whoever raises in between. May be repeated, after it was broken off anywhere: the record is
+        handed over once.
+        """
+        record = complete_record(lifecycle, completion, now)
+        self._count_invalid(invalid_completion_values(completion, record))
+        span = lifecycle.span
         try:
             if span.is_recording():
                 context = span.get_span_context()
                 offer(context, record, self.store.name)
                 try:
-                    self._end_span(span, record, at)
+                    end_span(lifecycle, now, self._config, self._tracer)
                 finally:
                     withdraw(context)
         finally:
             sink = self.store.sink
             if isinstance(sink, LifecycleSpanProcessor):
-                sink.take(record)
-
-    def _end_span(self, span: Span, record: LifecycleRecord, at: Moments) -> None:
-        try:
-            if span.get_span_context().trace_flags.sampled:
-                finish_span(span, record, at, devices=self._config.npu_device_attributes)
-                if self._config.phase_spans:
-                    emit_phases(self._tracer, span, record)
-        finally:
-            span.end(at.completed_ns)
+                sink.take(lifecycle.handover)
+            if not lifecycle.measured:
+                lifecycle.measured = True
+                self._background.submit(self._metrics.record, record)
+                if self._shadow is not None:
+                    self._shadow.learn(record)
 
     def _end_abandoned(self, lifecycle: Lifecycle) -> None:
         if not lifecycle.finished:
@@ -379,14 +378,10 @@ class LifecycleRecorder:
             self._use_provider(provider)
 
 
-def _moments(lifecycle: Lifecycle, ended_monotonic_ns: int) -> Moments:
-    """The same that are in its record as text."""
-    started_ns, first_chunk_ns = lifecycle.started_ns, lifecycle.first_chunk_ns
-    return Moments(
-        started_ns,
-        None if first_chunk_ns is None else started_ns + first_chunk_ns,
-        started_ns + max(0, ended_monotonic_ns - lifecycle.started_monotonic_ns),
-    )
+def _abandon(lifecycle: Lifecycle, _: object) -> None:
+    """The handle of a request was collected, perhaps before it has ended."""
+    if not lifecycle.finished:
+        lifecycle.owner.abandon(lifecycle)
 
 
 def _resource(provider: trace.TracerProvider) -> dict[str, str]:

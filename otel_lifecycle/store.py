@@ -13,88 +13,16 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Hashable
-from typing import ClassVar, Protocol
-
-from opentelemetry.trace import Span
+from typing import ClassVar
 
 from otel_lifecycle.attachments import RecordSink, StateCollector
 from otel_lifecycle.config import CollectionConfig, ConfigError, PersistenceConfig, TrackerConfig
 from otel_lifecycle.endpoint_state import Collected, EndpointState, Lease
-from otel_lifecycle.model import Endpoint, LatencyPrediction, Load, RequestStart
+from otel_lifecycle.lifecycle import Lifecycle
+from otel_lifecycle.model import Endpoint, Load, RequestCompletion, RequestStart
 from otel_lifecycle.record import EndpointSnapshot, LifecycleRecord
 
 _MAX_ENDPOINTS = 10_000
-
-
-class Lifecycle:
-    """One request in flight; from `store.start` on, only the store changes it.
-
-    Attributes:
-        request_id: The id as the router gave it.
-        owner: The tracker that finishes it.
-        start: What the router said.
-        record: Its record, complete once it is finished.
-        span: Its span.
-        started_ns: Dispatch, Unix nanoseconds.
-        started_monotonic_ns: Dispatch on the monotonic clock.
-        first_chunk_ns: Dispatch to first chunk.
-        dispatch_load: Load of the selected endpoint at dispatch, this request not counted.
-        role_loads: The same for each counted endpoint, by role.
-        leases: What it has charged and not given back.
-        deleted_roles: Counted endpoints that were deleted while it charged them.
-        finished: Whether somebody has finished it, or is about to.
-        shadow: A prediction that its router did not make, and the record that it is for.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "deleted_roles",
-        "dispatch_load",
-        "finished",
-        "first_chunk_ns",
-        "leases",
-        "owner",
-        "record",
-        "request_id",
-        "role_loads",
-        "shadow",
-        "span",
-        "start",
-        "started_monotonic_ns",
-        "started_ns",
-    )
-
-    def __init__(
-        self,
-        start: RequestStart,
-        owner: LifecycleOwner,
-        record: LifecycleRecord,
-        span: Span,
-        started_ns: int,
-        started_monotonic_ns: int,
-    ) -> None:
-        self.request_id = start.request_id
-        self.owner = owner
-        self.start = start
-        self.record = record
-        self.span = span
-        self.started_ns = started_ns
-        self.started_monotonic_ns = started_monotonic_ns
-        self.first_chunk_ns: int | None = None
-        self.dispatch_load = Load()
-        self.role_loads: dict[str, Load] = {}
-        self.leases: list[Lease] = []
-        self.deleted_roles: list[str] = []
-        self.finished = False
-        self.shadow: tuple[LifecycleRecord, LatencyPrediction] | None = None
-
-
-class LifecycleOwner(Protocol):
-    """The tracker that started a request, and that alone finishes it."""
-
-    def supersede(self, lifecycle: Lifecycle) -> None:
-        """Finishes a request whose id has come again."""
-        ...
 
 
 class LifecycleStore:
@@ -252,7 +180,11 @@ class LifecycleStore:
             if superseded is not None:
                 # First, so that its load does not show in the new request's snapshot.
                 self._give_back(superseded)
-            self._charge(lifecycle)
+            try:
+                self._charge(lifecycle)
+            except BaseException:  # from a signal handler
+                self._give_back(lifecycle)
+                raise
             self._inflight[lifecycle.request_id] = lifecycle
             return superseded
 
@@ -307,8 +239,8 @@ class LifecycleStore:
             elif release == "prefill" and len(lifecycle.leases) > 1:
                 self._give_back(lifecycle, "prefill")
 
-    def finish(self, lifecycle: Lifecycle) -> bool:
-        """Gives back what is left of a request's load and forgets it.
+    def finish(self, lifecycle: Lifecycle, completion: RequestCompletion) -> bool:
+        """Ends a request, and forgets it.
 
         Returns:
             True to exactly one caller, who then completes record and span.
@@ -316,11 +248,19 @@ class LifecycleStore:
         with self._lock:
             if lifecycle.finished:
                 return False
+            lifecycle.handover = iter((lifecycle.record,))
+            lifecycle.completion = completion
             lifecycle.finished = True
+            self.forget(lifecycle)
+            return True
+
+    def forget(self, lifecycle: Lifecycle) -> None:
+        """Gives back what is left of an ended request's load; may be repeated."""
+        with self._lock:
+            lifecycle.handle = None
             self._give_back(lifecycle)
             if self._inflight.get(lifecycle.request_id) is lifecycle:
                 del self._inflight[lifecycle.request_id]
-            return True
 
     def add_endpoint(self, endpoint: Endpoint) -> None:
         """Makes an endpoint known; a known one keeps its load."""

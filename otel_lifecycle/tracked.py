@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, MutableMapping
+from collections.abc import Generator, Mapping, MutableMapping
 from types import TracebackType
 
 from opentelemetry.trace import use_span
@@ -18,7 +18,6 @@ from otel_lifecycle.model import (
 )
 from otel_lifecycle.recorder import LifecycleRecorder
 from otel_lifecycle.scheduling import error_type
-from otel_lifecycle.store import Lifecycle
 
 _STREAM_TRUNCATED = "stream_truncated"
 _INCOMPLETE = "incomplete"
@@ -38,10 +37,12 @@ class TrackedRequest:
 
     __slots__ = ("__weakref__", "_first_chunk_seen", "_lifecycle", "_recorder")
 
-    def __init__(self, recorder: LifecycleRecorder, lifecycle: Lifecycle | None) -> None:
+    def __init__(
+        self, recorder: LifecycleRecorder, start: RequestStart, headers: Mapping[str, str] | None
+    ) -> None:
         self._recorder = recorder
-        self._lifecycle = lifecycle
-        self._first_chunk_seen = lifecycle is None
+        self._lifecycle = recorder.begin(start, headers, self)
+        self._first_chunk_seen = self._lifecycle is None
 
     @property
     def is_tracked(self) -> bool:
@@ -192,12 +193,6 @@ class TrackedRequest:
         traceback: TracebackType | None,
     ) -> None:
         self._leave(exc)
-
-    def __del__(self) -> None:
-        # A signal handler may have raised before `__init__` began.
-        lifecycle = getattr(self, "_lifecycle", None)
-        if lifecycle is not None and not lifecycle.finished:
-            self._recorder.abandon(lifecycle)
 
     def _leave(self, exc: BaseException | None) -> None:
         if not self.is_tracked:

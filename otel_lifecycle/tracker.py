@@ -10,6 +10,7 @@ from opentelemetry import metrics, trace
 
 from otel_lifecycle import protocols, sanitize, scheduling
 from otel_lifecycle.config import TrackerConfig
+from otel_lifecycle.lifecycle import Lifecycle
 from otel_lifecycle.model import (
     Endpoint,
     EndpointEvent,
@@ -20,7 +21,7 @@ from otel_lifecycle.model import (
     RequestStart,
 )
 from otel_lifecycle.recorder import LifecycleRecorder
-from otel_lifecycle.store import Lifecycle, LifecycleStore
+from otel_lifecycle.store import LifecycleStore
 from otel_lifecycle.tracked import TrackedRequest
 
 _logger = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ class RequestLifecycleTracker:
             start: The request, with its route.
             headers: The inbound headers, in lower case; only the trace context is read.
         """
-        return TrackedRequest(self._recorder, self._recorder.begin(start, headers))
+        return TrackedRequest(self._recorder, start, headers)
 
     def pre_request(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
@@ -70,13 +71,13 @@ class LifecycleSpanProcessor(SpanProcessor):
         except Exception as error:
             self._writer.count_drop(f"span {span.name!r} cannot be recorded: {error}")
 
-    def take(self, record: LifecycleRecord) -> None:
-        """Queues a record.
+    def take(self, records: Iterator[LifecycleRecord]) -> None:
+        """Queues what an iterator still has.
 
         A tracker gives its own processor the records itself: there may be no SDK, it may be
         disabled or drop the span, and another processor may raise before this one is called.
         """
-        self._writer.put(record)
+        self._writer.put_from(records)
 
     @property
     def closed(self) -> bool:

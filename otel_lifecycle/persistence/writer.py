@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Iterator
 from queue import Empty, SimpleQueue
 
 import msgspec
@@ -86,13 +87,22 @@ class RecordWriter:
 
     def put(self, record: LifecycleRecord) -> None:
         """Queues a record; no I/O, never raises, never waits for the disk."""
+        self.put_from(iter((record,)))
+
+    def put_from(self, records: Iterator[LifecycleRecord]) -> None:
+        """Queues what an iterator still has.
+
+        It may be called again when a signal handler has raised in the middle: of a built-in
+        iterator, a record is taken and queued in one step.
+        """
         if self._closed:
-            self.count_drop("the writer is closed")
+            for _ in records:
+                self.count_drop("the writer is closed")
             return
         if self._pid != os.getpid():
             self._start_thread()
         queue = self._queue
-        queue.append(record)
+        queue.extend(records)
         if len(queue) > self._max_queue:
             self._shorten_queue(self._max_queue, "the queue is full")
         if (

@@ -285,6 +285,22 @@ def test_nothing_to_track(bench: Bench, request_start: RequestStart, reason: str
     assert bench.tracker.store.ignored == {reason: 1}
 
 
+def test_raising_processor(bench: Bench) -> None:
+    """Somebody else's processor that raises costs neither record nor metrics, nor its router."""
+
+    class Raising(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            raise RuntimeError("on_end")
+
+    bench.telemetry.tracer_provider.add_span_processor(Raising())
+    with bench.tracker.track(start()) as tracked:
+        tracked.complete()
+
+    assert endings(bench) == [("completed", None)]
+    assert sum(bench.telemetry.metrics()["llm_router.requests"].values()) == 1
+    assert bench.tracker.store.ignored == {"hook_error": 1}
+
+
 def test_threads(bench: Bench) -> None:
     """Requests may start and end in any thread, at once."""
 
