@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import os
-import shutil
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -28,6 +27,7 @@ from otel_lifecycle.persistence.segment import FILE_MODE, Segment, lock
 # Whoever it belongs to has ended, or begins a new file at its next record: both are right.
 _LEFT_BEHIND = 3600.0  # seconds
 _CHUNK_BYTES = 1 << 18
+_GZIP_WBITS = 31  # zlib's largest window, with the header and trailer of gzip
 _PAUSE_SECONDS = 0.5  # so that many small segments are not listed again for each of them
 
 
@@ -148,10 +148,15 @@ class Housekeeping:
 
     def _write_compressed(self, plain: BinaryIO, path: Path) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        # Not GzipFile, which is left to the garbage collector, and so to whatever thread of the
+        # router: if a signal handler raises there, in its finalizer, Python swallows it.
+        compressor = zlib.compressobj(wbits=_GZIP_WBITS)
         with open(os.open(path, flags, FILE_MODE), "wb") as file:
-            with gzip.GzipFile("", "wb", fileobj=file) as compressed:
-                shutil.copyfileobj(plain, compressed, _CHUNK_BYTES)
+            while chunk := plain.read(_CHUNK_BYTES):
+                file.write(compressor.compress(chunk))
+            file.write(compressor.flush())
             if self._syncs:
+                file.flush()
                 os.fsync(file.fileno())
 
     def _delete_oldest(self, segments: list[Path]) -> None:

@@ -94,6 +94,34 @@ def test_terminate(start_worker: StartWorker, report: Report, folder: Path) -> N
     )
 
 
+def test_interrupt(start_worker: StartWorker, report: Report, folder: Path) -> None:
+    """What a signal handler raises ends the process, and loses nothing."""
+    path = folder / "records.jsonl"
+    rng = random.Random(0)
+    dispatched = []
+    for run in range(_KILLS):
+        worker = start_worker(workers.serve_until_interrupted, path, f"run {run}")
+        worker.next()
+        time.sleep(rng.uniform(0, _LONGEST_SECONDS))
+        dispatched.append(worker.kill(signal.SIGINT))
+    found = read(path)
+    for run, count in enumerate(dispatched):
+        numbers = found.of(f"run {run}")
+        assert numbers == list(range(len(numbers))), "a gap, or one twice"
+        assert len(numbers) - count in (0, 1), "one may have been on its way to be dispatched"
+    report(
+        Result(
+            "Control-C at a random moment under load (the handler raises)",
+            "Every request that was dispatched is there, once.",
+            _KILLS,
+            sum(dispatched),
+            len(found.ids),
+            len(found.problems),
+            at_least=True,
+        )
+    )
+
+
 def test_exit(start_worker: StartWorker, report: Report, folder: Path) -> None:
     """An interpreter that ends writes what is queued."""
     runs, count = 5, 500

@@ -23,6 +23,7 @@ from otel_lifecycle.persistence.writer import RecordWriter
 from otel_lifecycle.record import LifecycleRecord
 from tests.persistence.helpers import enabled, make_tracker, numbered, serve
 from tests.persistence.segments import lines
+from tests.routes import start
 from tests.shipping.collectors import ACCEPT, HTTP_PROTOBUF, Collector, Reply
 
 SMALL_SEGMENTS = {"rotate_bytes": 256 << 10, "compression": "gzip"}
@@ -83,6 +84,22 @@ def serve_until_terminated(told: Connection, path: Path, name: str) -> None:
         serve(tracker, f"{name}-{served}")
         served += 1
     told.send(served)
+
+
+def serve_until_interrupted(told: Connection, path: Path, name: str) -> None:
+    """Is ended by an exception, wherever it is; tells how many requests had been dispatched."""
+    tracker = make_tracker(path, flush_threshold=1_000, **SMALL_SEGMENTS)
+    dispatched = 0
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        told.send(dispatched)
+        while True:
+            with tracker.track(start(f"{name}-{dispatched}")) as tracked:
+                dispatched += 1
+                tracked.chunk()
+                tracked.complete()
+    except KeyboardInterrupt:
+        told.send(dispatched)
 
 
 def serve_some(

@@ -258,10 +258,10 @@ def test_full_disk_while_compressing(
 ) -> None:
     """What cannot be compressed stays as it is, and retention does not wait for it."""
 
-    def fail(*_: object) -> None:
+    def fail(**_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("otel_lifecycle.persistence.housekeeping.shutil.copyfileobj", fail)
+    monkeypatch.setattr("otel_lifecycle.persistence.housekeeping.zlib.compressobj", fail)
     tracker = make_tracker(path, rotate_bytes=1, compression="gzip", retain_segments=2)
     serve(tracker, *numbered("request", 5))
     assert tracker.flush()
