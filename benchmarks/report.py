@@ -52,11 +52,11 @@ Any lag has three parts:
 - What the loop itself does. "As busy as ours" is the router without instrumentation, whose loop
   burns {busier:.0f} us more a request, as ours did in the round before: no thread, no memory, no
   file. That alone comes to {busy:.2f} x.
-- What threads do under the one interpreter lock. Ours, which write records and put metrics
-  together, let it go every few records; an exporter does not. It takes {encoding:.0f} us a request
-  here to encode, so that the loop and the exporter want {wanted:.0%} of the lock between them. A
-  bare SDK span behind the stock exporter misses the budget for the same reason.
-- What other processes do. There are two CPUs here, for the router, what takes its exports, and
+- What threads do under the one interpreter lock. Ours let it go every few records; an exporter
+  does not. It takes {encoding:.0f} us a request here to encode and send, so that all threads of the
+  router want {wanted:.0%} of one CPU between them. A bare SDK span behind the stock exporter misses
+  the budget for the same reason.
+- What other processes do. There are {cpus} CPUs here, for the router, what takes its exports, and
   `otel-lifecycle ship`, which has the encoding to itself.
 """
 
@@ -199,6 +199,7 @@ def _lag_parts(lags: Sequence[event_loop_lag.Variant]) -> str:
         busy=busy.p99_to(base),
         encoding=used_us - _cpu_us(shipped)[1],
         wanted=used_us * rate / 1e6,
+        cpus=os.cpu_count(),
     )
 
 

@@ -18,6 +18,7 @@ _BATCH_SECONDS = 0.05
 _JOBS_BETWEEN_PAUSES = 4
 # Not zero: a thread that only offers the interpreter's lock has it again before another wakes up.
 _PAUSE_SECONDS = 0.0001
+_BACKLOG = 256
 _workers: weakref.WeakSet[Background] = weakref.WeakSet()
 
 
@@ -60,20 +61,27 @@ class Background:
         self._jobs.append((job, argument))
         self._wake.put(True)
 
-    def drain(self, *, pausing: bool = False) -> None:
-        """Does all queued jobs now; what they raise is logged.
+    def drain(self) -> None:
+        """Does all queued jobs now; what they raise is logged."""
+        while self._work(_BACKLOG):
+            pass
 
-        Args:
-            pausing: Let other threads run now and then, so that a long queue does not hold up an
-                event loop for a whole switch interval.
+    def drain_slowly(self) -> None:
+        """The same, but lets other threads run now and then, unless too much is waiting.
+
+        Else an event loop would be held up for a whole switch interval.
         """
+        while self._work(_BACKLOG if len(self._jobs) > _BACKLOG else _JOBS_BETWEEN_PAUSES):
+            time.sleep(_PAUSE_SECONDS)
+
+    def _work(self, most: int) -> bool:
+        """Does some jobs; returns whether there are more."""
         with self._drain_lock:
-            done = 0
-            while self._jobs:
+            for _ in range(most):
                 try:
                     job, argument = self._jobs.popleft()
                 except IndexError:
-                    return
+                    return False
                 try:
                     job(argument)
                 except Exception:
@@ -81,9 +89,7 @@ class Background:
                     level = logging.DEBUG if self._failed else logging.ERROR
                     self._failed = True
                     _logger.log(level, "a background job failed", exc_info=True)
-                done += 1
-                if pausing and done % _JOBS_BETWEEN_PAUSES == 0:
-                    time.sleep(_PAUSE_SECONDS)
+        return bool(self._jobs)
 
     def close(self, timeout: float) -> None:
         """Does what is queued and ends the thread.
@@ -126,7 +132,7 @@ def _run(worker: weakref.ref[Background], wake: SimpleQueue[bool]) -> None:
             return
         while not wake.empty():
             wake.get()
-        background.drain(pausing=True)
+        background.drain_slowly()
         if background.closed.is_set():
             return
         del background

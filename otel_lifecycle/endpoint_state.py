@@ -52,20 +52,32 @@ class EndpointState:
 
 
 class Lease:
-    """What one request charged to one endpoint, until it is given back."""
+    """What one request charges to one endpoint, from `charge` to `give_back`.
 
-    __slots__ = ("charged", "role", "state", "tokens")
+    A signal handler may give it back before it is charged. It cannot run in the middle of either:
+    they call nothing.
+    """
+
+    __slots__ = ("charged", "given_back", "role", "state", "tokens")
 
     def __init__(self, role: str, state: EndpointState, tokens: int) -> None:
         self.role = role
         self.state = state
         self.tokens = tokens
+        self.charged = False
+        self.given_back = False
+
+    def charge(self) -> None:
+        """Puts the charge on the counter."""
+        if self.given_back:
+            return
         self.charged = True
-        state.requests += 1
-        state.tokens += tokens
+        self.state.requests += 1
+        self.state.tokens += self.tokens
 
     def give_back(self) -> bool:
-        """Takes the charge off the counter it was put on; False when that was done before."""
+        """Takes the charge off the counter it was put on; False when there is none."""
+        self.given_back = True
         if not self.charged:
             return False
         self.charged = False

@@ -9,14 +9,14 @@ from typing import Any, Protocol
 from opentelemetry.trace import Span
 
 from otel_lifecycle.endpoint_state import Lease
-from otel_lifecycle.model import LatencyPrediction, Load, RequestCompletion, RequestStart
+from otel_lifecycle.model import LatencyPrediction, Load, RequestStart
 from otel_lifecycle.record import LifecycleRecord
 
 _NOTHING: Iterator[LifecycleRecord] = iter(())
 
 
 class Lifecycle:
-    """One request in flight; from `store.start` on, only the store changes it.
+    """One request in flight; what it charges, only the store changes.
 
     Attributes:
         request_id: The id as the router gave it.
@@ -33,7 +33,7 @@ class Lifecycle:
         deleted_roles: Counted endpoints that were deleted while it charged them.
         handle: Tells when the handle that follows it is collected; None where there is none.
         finished: Whether somebody has finished it, or is about to.
-        completion: How it ended, as given by who finished it.
+        finished_by: The call that did so.
         handover: Its finished record, until the record file has taken it.
         measured: Whether its metrics were recorded.
         shadow: A prediction that its router did not make, and the record that it is for.
@@ -41,10 +41,10 @@ class Lifecycle:
 
     __slots__ = (
         "__weakref__",
-        "completion",
         "deleted_roles",
         "dispatch_load",
         "finished",
+        "finished_by",
         "first_chunk_ns",
         "handle",
         "handover",
@@ -84,7 +84,7 @@ class Lifecycle:
         self.deleted_roles: list[str] = []
         self.handle: weakref.ref[Any] | None = None
         self.finished = False
-        self.completion: RequestCompletion | None = None
+        self.finished_by: object = None
         self.handover: Iterator[LifecycleRecord] = _NOTHING
         self.measured = False
         self.shadow: tuple[LifecycleRecord, LatencyPrediction] | None = None

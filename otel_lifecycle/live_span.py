@@ -47,7 +47,12 @@ def start_span(
 
 
 def end_span(
-    lifecycle: Lifecycle, ended_monotonic_ns: int, config: TrackerConfig, tracer: Tracer
+    lifecycle: Lifecycle,
+    ended_monotonic_ns: int,
+    config: TrackerConfig,
+    tracer: Tracer,
+    *,
+    again: bool = False,
 ) -> None:
     """Puts on the span of a finished request what its record says, and ends it.
 
@@ -56,16 +61,19 @@ def end_span(
         ended_monotonic_ns: Its end, on the monotonic clock.
         config: Which details there are.
         tracer: Makes the spans of its phases.
+        again: Whether that was begun before, and broken off anywhere.
     """
     span, record = lifecycle.span, lifecycle.record
     at = _moments(lifecycle, ended_monotonic_ns)
     try:
         if span.get_span_context().trace_flags.sampled:
-            finish_span(span, record, at, devices=config.npu_device_attributes)
-            if config.phase_spans:
+            finish_span(span, record, at, devices=config.npu_device_attributes, again=again)
+            if config.phase_spans and not again:
                 emit_phases(tracer, span, record)
-    finally:
+    except Exception:
         span.end(at.completed_ns)
+        raise
+    span.end(at.completed_ns)
 
 
 def _moments(lifecycle: Lifecycle, ended_monotonic_ns: int) -> Moments:

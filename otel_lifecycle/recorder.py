@@ -118,15 +118,16 @@ class LifecycleRecorder:
                 # Not by its `__del__`, which would run after each request: there Python swallows
                 # what a signal handler raises, such as KeyboardInterrupt.
                 lifecycle.handle = weakref.ref(handle, partial(_abandon, lifecycle))
-            superseded = self.store.start(lifecycle)
-            if superseded is not None:
-                superseded.owner.supersede(superseded)
+            self._supersede(self.store.find(start.request_id))
+            self._supersede(self.store.start(lifecycle))  # one that came at this very moment
             self._predict(lifecycle)
             if self._closed:  # in the meantime, and perhaps without seeing this one
                 self.end(lifecycle, RequestCompletion(outcome=Outcome.SHUTDOWN))
             return lifecycle
         except Exception:
             self.failed("start")
+            if lifecycle is not None:
+                self.store.forget(lifecycle)
             return None
         except BaseException:  # from a signal handler: it will not be dispatched
             if lifecycle is not None:
@@ -207,23 +208,32 @@ class LifecycleRecorder:
 
     def end(self, lifecycle: Lifecycle, completion: RequestCompletion) -> None:
         """Ends a request; only the first call for it does anything."""
-        now = time.monotonic_ns()
+        now, call = time.monotonic_ns(), object()
         try:
             if not isinstance(completion, RequestCompletion):  # pyright: ignore[reportUnnecessaryIsInstance]
                 completion = RequestCompletion(outcome=Outcome.ERROR)
                 self._count_invalid(1)
-            if self.store.finish(lifecycle, completion):
+            if self.store.finish(lifecycle, call):
                 self._conclude(lifecycle, completion, now)
             else:
                 self.store.ignore("already_finished")
         except Exception:
             self.failed("end")
+            self._end_again(lifecycle, completion, now, call)
         except BaseException:
-            # From a signal handler, which may raise anywhere: what it broke off is done again.
-            if lifecycle.completion is completion:
-                self.store.forget(lifecycle)
-                self._conclude(lifecycle, completion, now)
+            self._end_again(lifecycle, completion, now, call)
             raise
+
+    def _end_again(
+        self, lifecycle: Lifecycle, completion: RequestCompletion, now: int, call: object
+    ) -> None:
+        """Does what was broken off: by a signal handler, which may raise anywhere, or by a bug."""
+        try:
+            if self.store.finish(lifecycle, call) or lifecycle.finished_by is call:
+                self.store.forget(lifecycle)
+                self._conclude(lifecycle, completion, now, again=True)
+        except Exception:
+            self.failed("end")
 
     def abandon(self, lifecycle: Lifecycle) -> None:
         """Ends a request whose handle was collected, soon.
@@ -328,32 +338,40 @@ class LifecycleRecorder:
         for _ in range(values):
             self.store.ignore("invalid_value")
 
-    def _conclude(self, lifecycle: Lifecycle, completion: RequestCompletion, now: int) -> None:
+    def _conclude(
+        self, lifecycle: Lifecycle, completion: RequestCompletion, now: int, again: bool = False
+    ) -> None:
         """Completes record and span of a request that is forgotten, and hands the record over.
 
-        Whoever raises in between. May be repeated, after it was broken off anywhere: the record is
-        handed over once.
+        Args:
+            lifecycle: The request.
+            completion: How it ended.
+            now: When, on the monotonic clock.
+            again: Whether that was begun before, and broken off anywhere.
         """
         record = complete_record(lifecycle, completion, now)
-        self._count_invalid(invalid_completion_values(completion, record))
         span = lifecycle.span
+        is_recording = span.is_recording()
         try:
-            if span.is_recording():
-                context = span.get_span_context()
-                offer(context, record, self.store.name)
-                try:
-                    end_span(lifecycle, now, self._config, self._tracer)
-                finally:
-                    withdraw(context)
+            if is_recording:
+                offer(span.get_span_context(), record, self.store.name)
+                end_span(lifecycle, now, self._config, self._tracer, again=again)
         finally:
+            if is_recording or again:
+                withdraw(span.get_span_context())
             sink = self.store.sink
             if isinstance(sink, LifecycleSpanProcessor):
                 sink.take(lifecycle.handover)
             if not lifecycle.measured:
                 lifecycle.measured = True
+                self._count_invalid(invalid_completion_values(completion, record))
                 self._background.submit(self._metrics.record, record)
                 if self._shadow is not None:
                     self._shadow.learn(record)
+
+    def _supersede(self, lifecycle: Lifecycle | None) -> None:
+        if lifecycle is not None:
+            lifecycle.owner.supersede(lifecycle)
 
     def _end_abandoned(self, lifecycle: Lifecycle) -> None:
         if not lifecycle.finished:

@@ -119,11 +119,24 @@ def span_events(record: LifecycleRecord, at: Moments) -> list[tuple[str, int, At
     return events
 
 
-def finish_span(span: Span, record: LifecycleRecord, at: Moments, *, devices: bool) -> None:
-    """Puts what a finished request has to say on its live span; the caller ends it."""
+def finish_span(
+    span: Span, record: LifecycleRecord, at: Moments, *, devices: bool, again: bool = False
+) -> None:
+    """Puts what a finished request has to say on its live span; the caller ends it.
+
+    Args:
+        span: The live span.
+        record: The finished request.
+        at: Its moments.
+        devices: Whether to add the per-device NPU arrays.
+        again: Whether some of it may be there already.
+    """
+    events = getattr(span, "events", ()) if again else ()
+    there = {(event.name, event.timestamp) for event in events}
     set_clean_attributes(span, end_attributes(record, at.started_ns, devices=devices))
     for name, at_ns, attributes in span_events(record, at):
-        add_clean_event(span, name, attributes, at_ns)
+        if (name, at_ns) not in there:
+            add_clean_event(span, name, attributes, at_ns)
     if record.error is not None:
         span.set_status(Status(StatusCode.ERROR))
 

@@ -19,7 +19,7 @@ from otel_lifecycle.attachments import RecordSink, StateCollector
 from otel_lifecycle.config import CollectionConfig, ConfigError, PersistenceConfig, TrackerConfig
 from otel_lifecycle.endpoint_state import Collected, EndpointState, Lease
 from otel_lifecycle.lifecycle import Lifecycle
-from otel_lifecycle.model import Endpoint, Load, RequestCompletion, RequestStart
+from otel_lifecycle.model import Endpoint, Load, RequestStart
 from otel_lifecycle.record import EndpointSnapshot, LifecycleRecord
 
 _MAX_ENDPOINTS = 10_000
@@ -239,8 +239,12 @@ class LifecycleStore:
             elif release == "prefill" and len(lifecycle.leases) > 1:
                 self._give_back(lifecycle, "prefill")
 
-    def finish(self, lifecycle: Lifecycle, completion: RequestCompletion) -> bool:
+    def finish(self, lifecycle: Lifecycle, by: object) -> bool:
         """Ends a request, and forgets it.
+
+        Args:
+            lifecycle: The request.
+            by: The call that ends it.
 
         Returns:
             True to exactly one caller, who then completes record and span.
@@ -249,7 +253,7 @@ class LifecycleStore:
             if lifecycle.finished:
                 return False
             lifecycle.handover = iter((lifecycle.record,))
-            lifecycle.completion = completion
+            lifecycle.finished_by = by
             lifecycle.finished = True
             self.forget(lifecycle)
             return True
@@ -287,8 +291,9 @@ class LifecycleStore:
             lifecycle.role_loads[role] = Load(state.tokens, state.requests)
             # After the first chunk of a request that is sent again, nothing is left to prefill.
             if lifecycle.first_chunk_ns is None or role != "prefill" or len(counted) == 1:
-                lease = Lease(role, state, tokens)  # no signal handler runs between these two
-                lifecycle.leases.append(lease)
+                lease = Lease(role, state, tokens)
+                lifecycle.leases.append(lease)  # first, for whoever gives it back
+                lease.charge()
             snapshot: EndpointSnapshot = getattr(snapshots, role)
             # Only the router's own: what was collected is there already.
             if entry.metrics is not None:

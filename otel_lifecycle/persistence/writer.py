@@ -51,6 +51,7 @@ class RecordWriter:
         self._config = config
         self._path = config.output_path
         self._max_queue = config.max_queue
+        self._backlog = min(_BATCH_RECORDS, config.max_queue // 2)
         interval = config.flush_interval.total_seconds()
         self._interval = max(_waitable(interval), _SHORTEST_INTERVAL_SECONDS) if interval else None
         # With neither threshold nor interval every record is due at once.
@@ -257,17 +258,18 @@ class RecordWriter:
     def _encode(self, batch: list[LifecycleRecord]) -> list[bytes]:
         """The lines of a batch; what cannot be encoded is taken out of it."""
         lines: list[bytes] = []
-        records, batch[:] = batch.copy(), []
-        for number, record in enumerate(records):
+        encoded: list[LifecycleRecord] = []
+        for number, record in enumerate(batch):
             # Lets an event loop run, which would wait for the whole batch; a backlog goes first.
-            if number % _RECORDS_BETWEEN_PAUSES == 0 < number and len(self._queue) < _BATCH_RECORDS:
+            if number % _RECORDS_BETWEEN_PAUSES == 0 < number and len(self._queue) < self._backlog:
                 time.sleep(_PAUSE_SECONDS)
             try:
                 lines.append(self._encoder.encode(record) + b"\n")
             except Exception as error:
                 self.count_drop(f"a record cannot be encoded: {error}")
             else:
-                batch.append(record)
+                encoded.append(record)
+        batch[:] = encoded
         return lines
 
     def _close_file(self) -> None:

@@ -1,0 +1,36 @@
+"""Signal handlers that run at a chosen moment."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+
+def interrupt(
+    call: Callable[[], Any], moment: int, handler: Callable[[], None], where: str
+) -> bool:
+    """Calls the handler at the given moment of the call; False when it has fewer.
+
+    The moments are those at which the interpreter may run signal handlers while it is in a file
+    whose path has `where` in it: when a function of Python begins, and when one of C returns.
+    (There are more that no profiler sees: the end of a turn of a loop, of the making of an object.)
+    """
+    passed = 0
+
+    def profile(frame: FrameType, event: str, _: Any) -> None:
+        nonlocal passed
+        if event in ("call", "c_return") and where in frame.f_code.co_filename:
+            passed += 1
+            if passed == moment:
+                sys.setprofile(None)
+                handler()
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        call()
+    finally:
+        sys.setprofile(before)
+    return passed >= moment
