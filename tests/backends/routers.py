@@ -64,6 +64,10 @@ class Router:
         """Kills an engine; the router is not told."""
         self._fleet.crash(engine)
 
+    def kill(self) -> None:
+        """Kills the router, which can say no word more."""
+        self._processes.kill(ROUTER)
+
     def records(self, count: int) -> list[LifecycleRecord]:
         """All records, once there are so many."""
         eventually(lambda: len(self._read()) >= count, f"{count} records")

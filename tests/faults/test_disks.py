@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -186,7 +187,10 @@ def test_folder_without_rights(start_worker: StartWorker, report: Report, folder
 
 
 def test_vanishing_folder(report: Report, folder: Path) -> None:
-    """A folder that is moved away under load is made anew; no record is in neither or in both."""
+    """A folder that is moved away under load, and one that another takes the place of.
+
+    The first is made anew; no record is in neither or in both, and each folder keeps their order.
+    """
     path = folder / "records.jsonl"
     runs, served = 20, 0
     tracker = make_tracker(path, flush_threshold=3, rotate_bytes=32 << 10)
@@ -197,8 +201,12 @@ def test_vanishing_folder(report: Report, folder: Path) -> None:
             served += 1
         if folder.exists():
             folder.rename(folder.with_name(f"away-{run}"))
+            if run % 2:
+                folder.mkdir()
     tracker.close()
     folders = [*folder.parent.glob("away-*"), folder]
+    each_found = [read(each).of("request") for each in folders if each.exists()]
+    assert all(numbers == sorted(numbers) for numbers in each_found)
     found = read(*(each for each in folders if each.exists()))
     assert sorted(found.of("request")) == list(range(served))
     report(
@@ -243,7 +251,10 @@ def test_slow_disk(report: Report, folder: Path) -> None:
     os.close(read_from)
     found = read(taken)
     assert sink.dropped > 0
-    assert len(found.of("request")) == sink.written == count - sink.dropped
+    numbers = found.of("request")
+    assert len(numbers) == sink.written == count - sink.dropped
+    assert all(earlier < later for earlier, later in pairwise(numbers))
+    assert numbers[-500:] == list(range(count - 500, count))
     report(
         Result(
             "A disk that takes 200 KB/s, and a queue of 500 (a FIFO stands in for it)",

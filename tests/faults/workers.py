@@ -179,7 +179,7 @@ def serve_while_the_clock_jumps(told: Connection, path: Path, count: int, seed: 
 
 
 def serve_beside_a_raising_processor(told: Connection, path: Path, count: int) -> None:
-    """Serves while a processor before ours raises at every start and end of a span."""
+    """Serves while a processor before ours raises at the end of every span."""
 
     class Raising(SpanProcessor):
         def on_end(self, span: ReadableSpan) -> None:
@@ -197,10 +197,10 @@ def serve_before_a_hanging_collector(told: Connection, path: Path, count: int) -
     """Serves while spans are exported to a collector that takes connections and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as collector:
         port = collector.getsockname()[1]
-        exporter = OTLPSpanExporter(f"http://127.0.0.1:{port}/v1/traces", timeout=1)
+        exporter = OTLPSpanExporter(f"http://127.0.0.1:{port}/v1/traces", timeout=3600)
         provider = TracerProvider(shutdown_on_exit=False)
         provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=10))
-        tracker = make_tracker(path, provider, close_timeout="2s", **SMALL_SEGMENTS)
+        tracker = make_tracker(path, provider, **SMALL_SEGMENTS)
         serve(tracker, *numbered("request", count))
         tracker.close()
         told.send(count)
