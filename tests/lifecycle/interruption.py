@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -30,7 +31,7 @@ def interrupt(
     before = sys.getprofile()
     sys.setprofile(profile)
     try:
-        call()
+        contextvars.copy_context().run(call)  # the SDK's, broken off, may not detach its own
     finally:
         sys.setprofile(before)
     return passed >= moment
