@@ -7,8 +7,9 @@ import hashlib
 import os
 import zlib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TypeAlias, cast
+from typing import BinaryIO, NamedTuple, cast
 
 import msgspec
 
@@ -172,9 +173,10 @@ class Cursor:
         self.unfinished = None
         lost = None
         file = _digest_of_first_line(handle)
-        if key is None and file and file == self._file:
+        size = self._opened.size
+        if file and file == self._file and self._offset > size and not _is_compressed(path):
             # A writer takes an append back that failed: what was read of it is gone again.
-            self._offset = min(self._offset, os.fstat(handle.fileno()).st_size)
+            self._offset, self._line = size, _count_lines(handle)
         if self._file and not (file == self._file and _is_line_end(handle, self._offset)):
             lost = self._lost(path, self._what_happened(key))
             self._offset = self._line = 0
@@ -234,20 +236,28 @@ class Cursor:
             self._seen = None
 
 
-_Signature: TypeAlias = "tuple[int, int, int, int]"
+class _Signature(NamedTuple):
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
 
 
 def _signature(status: os.stat_result) -> _Signature:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return _Signature(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _open_if_there(path: Path) -> BinaryIO | None:
     try:
-        if path.name.endswith(COMPRESSED):
+        if _is_compressed(path):
             return cast("BinaryIO", gzip.open(path))
         return path.open("rb")
     except FileNotFoundError:
         return None
+
+
+def _is_compressed(path: Path) -> bool:
+    return path.name.endswith(COMPRESSED)
 
 
 def _close(handle: BinaryIO | None) -> None:
@@ -260,6 +270,11 @@ def _digest_of_first_line(handle: BinaryIO) -> str:
     if len(line) < _FINGERPRINT_BYTES and not line.endswith(b"\n"):
         return ""  # it may still be written
     return hashlib.blake2b(line, digest_size=16).hexdigest()
+
+
+def _count_lines(handle: BinaryIO) -> int:
+    handle.seek(0)
+    return sum(chunk.count(b"\n") for chunk in iter(partial(handle.read, _SKIPPED_BYTES), b""))
 
 
 def _is_line_end(handle: BinaryIO, offset: int) -> bool:

@@ -17,6 +17,8 @@ from otel_lifecycle.persistence import Batch, Follower, Position
 from otel_lifecycle.persistence.line import LONGEST_LINE
 from tests.persistence.segments import append, closed, compress, lines
 
+CUT = "Compressed file ended before the end-of-stream marker was reached"
+
 
 def found(batch: Batch) -> tuple[list[str], list[str]]:
     """The request ids and the problems of a batch."""
@@ -193,7 +195,7 @@ def test_segment_without_an_end(path: Path) -> None:
             lambda data: data[:-4],
             ["a", "b", "c"],
             3,
-            "Compressed file ended before the end-of-stream marker was reached",
+            CUT,
         ),
         (lambda data: b"foreign" + data, ["c"], 1, "Not a gzipped file (b'fo')"),
     ],
@@ -350,6 +352,24 @@ def test_append_taken_back(path: Path) -> None:
     assert found(follower.poll()) == (["a", "b"], [])
     path.write_bytes(lines("a"))
     follower.poll()
-    append(path, lines("c"))
+    append(path, lines("c") + b"[]\n")
 
-    assert found(follower.poll()) == (["c"], [])
+    assert found(follower.poll()) == (["c"], [f"{path}:3: Expected `object`, got `array`"])
+
+
+@pytest.mark.parametrize("spoil", [bytes, lambda data: data[:-4]], ids=["whole", "cut"])
+@pytest.mark.parametrize("number", [None, 1], ids=["archive", "segment"])
+def test_compressed_file_by_its_name(
+    path: Path, number: int | None, spoil: Callable[[bytes], bytes]
+) -> None:
+    """Who goes on behind a compressed file finds nothing of it again, and misses nothing."""
+    file = compress_new(path if number is None else closed(path, number), *map(str, range(50)))
+    file.write_bytes(spoil(file.read_bytes()))
+    first = Follower(file)
+    assert len(found(first.poll())[0]) == 50
+    position = Position.from_json(first.position.to_json())
+    again = Follower(file, position=position)
+    ids, problems = found(again.poll())
+    expected = [] if spoil is bytes else [f"{file}:51: the compression is broken: {CUT}"]
+    assert (ids, problems) == ([], expected)
+    assert again.position == position
