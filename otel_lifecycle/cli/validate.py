@@ -11,7 +11,7 @@ from otel_lifecycle.cli.errors import FAILED, USAGE, CommandError
 from otel_lifecycle.cli.formatting import plural, printable
 from otel_lifecycle.cli.record_paths import require
 from otel_lifecycle.persistence import Follower, RecordError
-from otel_lifecycle.persistence.names import record_files
+from otel_lifecycle.persistence.names import absolute, record_files
 
 _LONGEST = 2_000
 
@@ -51,7 +51,7 @@ def _check(path: Path) -> int:
 
 def _files(path: Path) -> list[Path]:
     """Those without a record are counted too."""
-    found = record_files(path.expanduser().absolute()).items()
+    found = record_files(absolute(path)).items()
     return [
         file for live, segments in found for file in (*segments.values(), live) if file.is_file()
     ]

@@ -12,7 +12,7 @@ import msgspec
 
 from otel_lifecycle.persistence.cursor import Cursor, FilePosition, PositionedRecord
 from otel_lifecycle.persistence.line import RecordError
-from otel_lifecycle.persistence.names import SegmentKey, record_files, segment_of
+from otel_lifecycle.persistence.names import SegmentKey, absolute, record_files, segment_of
 
 _BATCH_BYTES = 8 << 20
 
@@ -80,7 +80,7 @@ class Follower:
     """
 
     def __init__(self, *paths: str | os.PathLike[str], position: Position | None = None) -> None:
-        given = [Path(os.path.abspath(Path(path).expanduser())) for path in paths]
+        given = [absolute(path) for path in paths]
         # A shell's `records*` names segments beside the live file, which stands for them already.
         self._paths = [path for path in given if not _is_covered(path, given)]
         self._cursors: dict[Path, Cursor] = {}

@@ -63,6 +63,11 @@ class SegmentKey(NamedTuple):
 NO_SEGMENT = SegmentKey("", 0)
 
 
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """The one name of a path that readers go by: without `~`, `.` and `..`."""
+    return Path(os.path.abspath(os.path.expanduser(path)))
+
+
 def live_path(output_path: str) -> Path:
     """The live file of this process.
 

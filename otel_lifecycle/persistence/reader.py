@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from otel_lifecycle.persistence.follower import Follower
 from otel_lifecycle.persistence.line import RecordError
-from otel_lifecycle.persistence.names import record_files
+from otel_lifecycle.persistence.names import absolute, record_files
 from otel_lifecycle.record import LifecycleRecord
 
 _logger = logging.getLogger(__name__)
@@ -52,7 +51,7 @@ def check_readable(path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: A file is not there, or cannot be read.
     """
-    path = Path(path).expanduser()
+    path = absolute(path)
     if path.is_dir():
         os.listdir(path)
     elif not any(record_files(path).values()):

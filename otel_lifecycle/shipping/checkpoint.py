@@ -11,6 +11,7 @@ from types import TracebackType
 import msgspec
 
 from otel_lifecycle.persistence import Position
+from otel_lifecycle.persistence.names import absolute
 
 _VERSION = 1
 
@@ -39,7 +40,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = Path(path).expanduser().absolute()
+        self._path = absolute(path)
         try:
             self._lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError as error:
@@ -72,7 +73,7 @@ class Checkpoint:
             position = Position.from_json(bytes(content.position))
         except ValueError as error:
             raise CheckpointError(f"{self._path}: not a checkpoint: {error}") from error
-        given = {Path(path).expanduser().absolute() for path in paths}
+        given = set(map(absolute, paths))
         for name in position.files:
             if Path(name) not in given and Path(name).parent not in given:
                 raise CheckpointError(

@@ -46,6 +46,23 @@ def test_once(tmp_path: Path, start: Callable[..., Command]) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["../records/r.jsonl", "../records", "."])
+def test_path_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """A checkpoint is of the same files however the paths are written."""
+    append(tmp_path / "records" / "r.jsonl", traced("a"))
+    monkeypatch.chdir(tmp_path / "records")
+    with Collector(HTTP_PROTOBUF) as collector:
+        for variable, value in collector.environment.items():
+            monkeypatch.setenv(variable, value)
+        for path in (name, tmp_path / "records" / "r.jsonl", name):
+            ship_once = ["ship", "--once", "--checkpoint", "../c", str(path)]
+            assert (main(ship_once), capsys.readouterr().out) == (0, "")
+
+    assert collector.request_ids == ["a"]
+
+
 def test_told_to_end(tmp_path: Path, start: Callable[..., Command]) -> None:
     """Told to end it does, though a collector hangs, and what that did not answer is not marked."""
     path, checkpoint = tmp_path / "records.jsonl", tmp_path / "c"

@@ -89,6 +89,19 @@ def test_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def test_path_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file has one name, however its path is written."""
+    path = write(tmp_path / "a.jsonl", record("a", aggregated("pod"), 0, e2e_ms=1))
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+
+    code = main(["validate", "../a.jsonl"])
+
+    assert (code, capsys.readouterr().out) == (0, f"{path}: 1 record, 0 bad lines\n")
+
+
 def test_unreadable_file_in_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A file of a folder that cannot be read is named, and the others are checked."""
     (tmp_path / "a.jsonl").mkdir()
