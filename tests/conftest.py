@@ -17,6 +17,9 @@ from otel_lifecycle import (
     read_records,
 )
 from otel_lifecycle.testing import InMemoryTelemetry
+from tests.rights import guarded
+
+__all__ = ["guarded"]
 
 
 class Bench:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import os
+import stat
 import zlib
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -69,10 +71,14 @@ class Cursor:
     Args:
         live: The live file.
         position: Where to go on.
+        skip_unreadable: Pass over a closed segment that cannot be read, instead of waiting for it.
     """
 
-    def __init__(self, live: Path, position: FilePosition) -> None:
+    def __init__(
+        self, live: Path, position: FilePosition, *, skip_unreadable: bool = False
+    ) -> None:
         self.live = live
+        self._skip_unreadable = skip_unreadable
         self.unfinished: RecordError | None = None
         self._closed = SegmentKey.parse(position.closed) if position.closed else None
         self._file = position.file
@@ -120,9 +126,14 @@ class Cursor:
                 yield broken
             except OSError as error:
                 self.close()
+                unreadable = RecordError(self._path, None, error.strerror or str(error))
+                if self._skip_unreadable and self._key is not None:
+                    self._finish()
+                    yield unreadable
+                    continue
                 if str(error) != self._failure:  # once, however often it is tried
                     self._failure = str(error)
-                    yield RecordError(self._path, None, error.strerror or str(error))
+                    yield unreadable
                 return
 
     def vanished(self) -> RecordError | None:
@@ -140,8 +151,10 @@ class Cursor:
     def _has_more(self, segments: Mapping[SegmentKey, Path]) -> bool:
         try:
             return _signature(os.stat(self.live)) != self._seen
-        except OSError:
+        except FileNotFoundError:
             return any(map(self._is_unread, segments))
+        except OSError:
+            return True  # opening it tells why
 
     def _is_unread(self, key: SegmentKey) -> bool:
         return self._closed is None or key > self._closed
@@ -150,7 +163,8 @@ class Cursor:
         """Opens the oldest file that is not read to its end, where it was left."""
         for _ in range(_TRIES):
             # Before the segments are listed: what was closed before it is among them.
-            live = _open_if_there(self.live)
+            self._path, self._key = self.live, None
+            live, refusal = _try_to_open(self.live)
             try:
                 segments = closed_segments(self.live)
             except BaseException:
@@ -158,18 +172,21 @@ class Cursor:
                 raise
             key = next(filter(self._is_unread, segments), None)
             if key is None:
-                return None if live is None else self._begin(live, self.live, None)
+                if refusal is not None:
+                    raise refusal
+                return None if live is None else self._begin(live)
             _close(live)
-            handle = _open_if_there(segments[key])
+            self._path, self._key = segments[key], key
+            handle = _open_if_there(self._path)
             if handle is not None:
-                return self._begin(handle, segments[key], key)
+                return self._begin(handle)
             # Compressed or deleted since it was listed.
         return None
 
-    def _begin(self, handle: BinaryIO, path: Path, key: SegmentKey | None) -> RecordError | None:
-        self._handle, self._path, self._key = handle, path, key
+    def _begin(self, handle: BinaryIO) -> RecordError | None:
+        path, key = self._path, self._key
+        self._handle = handle
         self._opened = _signature(os.fstat(handle.fileno()))
-        self._failure = ""
         self.unfinished = None
         lost = None
         file = _digest_of_first_line(handle)
@@ -229,6 +246,7 @@ class Cursor:
 
     def _finish(self) -> None:
         self.close()
+        self._failure = ""
         if self._key is None:
             self._seen = self._opened
         else:
@@ -247,13 +265,30 @@ def _signature(status: os.stat_result) -> _Signature:
     return _Signature(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
+def open_record_file(path: Path) -> BinaryIO:
+    """Opens a record file to read what is in it, compressed or not; never waits for a writer.
+
+    Raises:
+        OSError: It is not there, cannot be read, or is no regular file.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+    return cast("BinaryIO", gzip.open(path)) if _is_compressed(path) else path.open("rb")
+
+
 def _open_if_there(path: Path) -> BinaryIO | None:
     try:
-        if _is_compressed(path):
-            return cast("BinaryIO", gzip.open(path))
-        return path.open("rb")
+        return open_record_file(path)
     except FileNotFoundError:
         return None
+
+
+def _try_to_open(path: Path) -> tuple[BinaryIO | None, OSError | None]:
+    try:
+        return _open_if_there(path), None
+    except OSError as error:
+        return None, error
 
 
 def _is_compressed(path: Path) -> bool:

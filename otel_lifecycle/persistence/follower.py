@@ -12,7 +12,13 @@ import msgspec
 
 from otel_lifecycle.persistence.cursor import Cursor, FilePosition, PositionedRecord
 from otel_lifecycle.persistence.line import RecordError
-from otel_lifecycle.persistence.names import SegmentKey, absolute, record_files, segment_of
+from otel_lifecycle.persistence.names import (
+    SegmentKey,
+    absolute,
+    is_folder,
+    record_files,
+    segment_of,
+)
 
 _BATCH_BYTES = 8 << 20
 
@@ -77,9 +83,17 @@ class Follower:
             segments; folders, for their files `*.jsonl` and `*.jsonl.gz`. None of them has to be
             there yet.
         position: Where to go on. Default: at the oldest record.
+        skip_unreadable: Pass over a closed segment that cannot be read. Default: those behind it
+            wait until it can be, or is deleted, and the position stays before it.
     """
 
-    def __init__(self, *paths: str | os.PathLike[str], position: Position | None = None) -> None:
+    def __init__(
+        self,
+        *paths: str | os.PathLike[str],
+        position: Position | None = None,
+        skip_unreadable: bool = False,
+    ) -> None:
+        self._skip_unreadable = skip_unreadable
         given = [absolute(path) for path in paths]
         # A shell's `records*` names segments beside the live file, which stands for them already.
         self._paths = [path for path in given if not _is_covered(path, given)]
@@ -89,7 +103,7 @@ class Follower:
         for name, start in (position or Position()).files.items():
             live = Path(name)
             if live in self._paths or live.parent in self._paths:
-                self._cursors[live] = Cursor(live, start)
+                self._cursors[live] = self._new_cursor(live, start)
         self._folders = {live.parent for live in self._cursors if live.parent in self._paths}
 
     @property
@@ -135,7 +149,7 @@ class Follower:
             self._current = live
             cursor = self._cursors.get(live)
             if cursor is None:
-                cursor = self._cursors[live] = Cursor(live, FilePosition())
+                cursor = self._cursors[live] = self._new_cursor(live, FilePosition())
             yield from cursor.read(files[live])
 
     def close(self) -> None:
@@ -154,16 +168,19 @@ class Follower:
     ) -> None:
         self.close()
 
+    def _new_cursor(self, live: Path, position: FilePosition) -> Cursor:
+        return Cursor(live, position, skip_unreadable=self._skip_unreadable)
+
     def _list(self) -> Generator[RecordError, None, dict[Path, dict[SegmentKey, Path]]]:
         files: dict[Path, dict[SegmentKey, Path]] = {}
         complete = True
         for path in self._paths:
-            if path.is_dir():
-                self._folders.add(path)
-            elif path in self._folders:  # it may come back
-                complete = False
-                continue
             try:
+                if is_folder(path):
+                    self._folders.add(path)
+                elif path in self._folders:  # it may come back
+                    complete = False
+                    continue
                 files.update(record_files(path))
                 self._failures.pop(path, None)
             except FileNotFoundError:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import stat
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -142,9 +143,9 @@ def record_files(path: Path) -> dict[Path, dict[SegmentKey, Path]]:
             or a folder, which stands for its files `*.jsonl` and `*.jsonl.gz`.
 
     Raises:
-        OSError: The folder cannot be read.
+        OSError: The folder cannot be read, or the way to it.
     """
-    if path.is_dir():
+    if is_folder(path):
         return {
             live: segments
             for live, segments in files_in(path).items()
@@ -153,6 +154,18 @@ def record_files(path: Path) -> dict[Path, dict[SegmentKey, Path]]:
     if segment_of(path) is not None:
         return {path: {}}
     return {path: closed_segments(path)}
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path leads to a folder; `Path.is_dir` raises in some versions of Python only.
+
+    Raises:
+        OSError: Nobody can tell.
+    """
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def files_in(folder: Path) -> dict[Path, dict[SegmentKey, Path]]:

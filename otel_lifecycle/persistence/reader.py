@@ -6,9 +6,10 @@ import logging
 import os
 from collections.abc import Iterator
 
+from otel_lifecycle.persistence.cursor import open_record_file
 from otel_lifecycle.persistence.follower import Follower
 from otel_lifecycle.persistence.line import RecordError
-from otel_lifecycle.persistence.names import absolute, record_files
+from otel_lifecycle.persistence.names import absolute, is_folder, record_files
 from otel_lifecycle.record import LifecycleRecord
 
 _logger = logging.getLogger(__name__)
@@ -25,15 +26,15 @@ def read_records(
     Args:
         *paths: Record files, with the closed segments that were rotated from them; single closed
             segments, compressed or not; folders, for their files `*.jsonl` and `*.jsonl.gz`.
-        skip_bad: Log a bad line and go on, instead of raising.
+        skip_bad: Log a bad line, or a file that cannot be read, and go on, instead of raising.
 
     Raises:
         RecordError: A line is not a record; the text names file, line and reason.
-        OSError: A file is not there, or cannot be read.
+        OSError: A path is not there, or cannot be read.
     """
     for path in paths:
         check_readable(path)
-    with Follower(*paths) as follower:
+    with Follower(*paths, skip_unreadable=skip_bad) as follower:
         for entry in follower.read():
             if not isinstance(entry, RecordError):
                 yield entry.record
@@ -52,7 +53,7 @@ def check_readable(path: str | os.PathLike[str]) -> None:
         OSError: A file is not there, or cannot be read.
     """
     path = absolute(path)
-    if path.is_dir():
+    if is_folder(path):
         os.listdir(path)
     elif not any(record_files(path).values()):
-        path.open("rb").close()
+        open_record_file(path).close()

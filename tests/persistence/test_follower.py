@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import tracemalloc
@@ -16,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from otel_lifecycle.persistence import Batch, Follower, Position
 from otel_lifecycle.persistence.line import LONGEST_LINE
 from tests.persistence.segments import append, closed, compress, lines
+from tests.rights import without_privileges
 
 CUT = "Compressed file ended before the end-of-stream marker was reached"
 
@@ -221,6 +223,68 @@ def test_unreadable_file(tmp_path: Path) -> None:
     expected = (["b"], [f"{tmp_path / 'a.jsonl'}: Is a directory"])
     assert expected == found(follower.poll())
     assert found(follower.poll()) == ([], [])
+
+
+def test_folder_that_cannot_be_entered(guarded: Path) -> None:
+    """A folder whose files can be listed but not read is not taken for an empty one."""
+    append(guarded / "in" / "records.jsonl", lines("a"))
+    (guarded / "in").chmod(0o444)
+    append(guarded / "open.jsonl", lines("b"))
+    with without_privileges(), Follower(guarded / "in", guarded / "open.jsonl") as follower:
+        expected = (["b"], [f"{guarded / 'in' / 'records.jsonl'}: Permission denied"])
+        assert expected == found(follower.poll())
+        assert found(follower.poll()) == ([], [])
+
+
+def test_path_that_cannot_be_reached(guarded: Path) -> None:
+    """A path whose parent cannot be entered is reported once, and keeps nobody from being read."""
+    append(guarded / "outer" / "records.jsonl", lines("a"))
+    (guarded / "outer").chmod(0o000)
+    append(guarded / "open.jsonl", lines("b"))
+    inner = guarded / "outer" / "inner"
+    with without_privileges(), Follower(inner, guarded / "open.jsonl") as follower:
+        assert found(follower.poll()) == (["b"], [f"{inner}: Permission denied"])
+        assert found(follower.poll()) == ([], [])
+
+
+def test_unreadable_segment_is_waited_for(guarded: Path) -> None:
+    """Behind a segment that cannot be read nothing is read until it can be, and nothing is lost."""
+    live = guarded / "records.jsonl"
+    append(closed(live, 1), lines("a"))
+    append(live, lines("b"))
+    closed(live, 1).chmod(0o000)
+    with Follower(live) as follower:
+        with without_privileges():
+            expected = ([], [f"{closed(live, 1)}: Permission denied"])
+            assert expected == found(follower.poll())
+            assert found(follower.poll()) == ([], [])
+        closed(live, 1).chmod(0o644)
+        assert found(follower.poll()) == (["a", "b"], [])
+
+
+@pytest.mark.parametrize("locked", ["segment", "live"])
+def test_unreadable_file_of_a_chain(guarded: Path, locked: str) -> None:
+    """Who does not wait is told of a segment, or a live file, and finds all the others."""
+    live = guarded / "records.jsonl"
+    files = [closed(live, 1), closed(live, 2), live]
+    for name, file in zip("abc", files, strict=True):
+        append(file, lines(name))
+    left_out = files[0] if locked == "segment" else live
+    left_out.chmod(0o000)
+    with without_privileges(), Follower(live, skip_unreadable=True) as follower:
+        ids = ["b", "c"] if locked == "segment" else ["a", "b"]
+        assert found(follower.poll()) == (ids, [f"{left_out}: Permission denied"])
+        assert found(follower.poll()) == ([], [])
+
+
+def test_pipe(tmp_path: Path) -> None:
+    """What is no regular file is reported, and not waited for."""
+    os.mkfifo(tmp_path / "a.jsonl")
+    append(tmp_path / "b.jsonl", lines("b"))
+    with Follower(tmp_path) as follower:
+        expected = (["b"], [f"{tmp_path / 'a.jsonl'}: Not a regular file"])
+        assert expected == found(follower.poll())
+        assert found(follower.poll()) == ([], [])
 
 
 def test_endless_line(path: Path) -> None:
