@@ -1,9 +1,20 @@
-"""What ends a command with one line."""
+"""What is said of problems, and what ends a command with one line."""
 
 from __future__ import annotations
 
+import sys
+
+from otel_lifecycle.cli.formatting import printable
+
 FAILED = 1
 USAGE = 2
+LONGEST = 2_000  # characters of a line that may hold what others wrote
+
+
+def complain(problem: object) -> None:
+    """Says on standard error what does not keep a command from going on, in one line."""
+    line = printable(str(problem), LONGEST)
+    print(f"otel-lifecycle: {line}", file=sys.stderr, flush=True)
 
 
 class CommandError(Exception):

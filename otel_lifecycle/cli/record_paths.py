@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from otel_lifecycle.cli.errors import CommandError
-from otel_lifecycle.persistence.names import record_files
-from otel_lifecycle.persistence.reader import check_readable
+from otel_lifecycle.cli.errors import complain
+from otel_lifecycle.persistence.names import absolute, record_files
 
 
-def require(paths: Iterable[Path]) -> None:
-    """Makes sure that there is something to read.
+def complain_of_missing(paths: Iterable[Path]) -> int:
+    """Names the paths where no record will be found however long one reads; returns how many.
 
-    Raises:
-        CommandError: A path is not there, cannot be read, or is a folder without record files.
+    What is there and cannot be read is for `Follower` to tell.
     """
+    missing = 0
     for path in paths:
-        try:
-            check_readable(path)
-            empty = not record_files(path)
-        except OSError as error:
-            raise CommandError(f"{path}: {error.strerror}") from error
-        if empty:
-            raise CommandError(f"{path}: holds no record files (*.jsonl, *.jsonl.gz)")
+        reason = _why_missing(absolute(path))
+        if reason is not None:
+            complain(f"{path}: {reason}")
+            missing += 1
+    return missing
+
+
+def _why_missing(path: Path) -> str | None:
+    try:
+        files = record_files(path)
+        if not files:
+            return "holds no record files (*.jsonl, *.jsonl.gz)"
+        if files == {path: {}}:
+            os.stat(path)
+    except FileNotFoundError as error:
+        return error.strerror
+    except OSError:
+        return None
+    return None

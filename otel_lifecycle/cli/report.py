@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,10 +10,10 @@ from rich.console import Console
 from rich.text import Text
 
 from otel_lifecycle.cli.accuracy import Accuracy
-from otel_lifecycle.cli.errors import FAILED, USAGE
+from otel_lifecycle.cli.errors import FAILED, USAGE, complain
 from otel_lifecycle.cli.formatting import percent, plural, printable
 from otel_lifecycle.cli.load import LoadHistory
-from otel_lifecycle.cli.record_paths import require
+from otel_lifecycle.cli.record_paths import complain_of_missing
 from otel_lifecycle.cli.terminal import open_console
 from otel_lifecycle.cli.waterfalls import Waterfalls
 from otel_lifecycle.model import Outcome
@@ -22,16 +21,20 @@ from otel_lifecycle.persistence import Follower, RecordError
 from otel_lifecycle.record import LifecycleRecord
 
 _BAR_WIDTH = 40
-_LONGEST = 2_000
 
 
 def run(paths: Sequence[Path]) -> int:
     """Prints the report of some files; returns the exit code."""
-    require(paths)
+    missing = complain_of_missing(paths)
+    if missing == len(paths):
+        return USAGE
     passed_over = _PassedOver()
-    with Follower(*paths) as follower:
+    with Follower(*paths, skip_unreadable=True) as follower:
         print_report(passed_over.records(follower), open_console())
-    return passed_over.tell()
+        exit_code = passed_over.tell()
+        for line in follower.unfinished:
+            complain(line)
+    return USAGE if missing else exit_code
 
 
 class _PassedOver:
@@ -54,9 +57,7 @@ class _PassedOver:
     def tell(self) -> int:
         """Says how many, to standard error; returns the exit code."""
         if self._first is not None:
-            problem = printable(str(self._first), _LONGEST)
-            line = f"{plural(self._count, 'problem')} passed over, the first: {problem}"
-            print(f"otel-lifecycle: {line}", file=sys.stderr)
+            complain(f"{plural(self._count, 'problem')} passed over, the first: {self._first}")
         return self._exit_code
 
 

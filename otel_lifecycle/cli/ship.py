@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -14,16 +13,15 @@ from pathlib import Path
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.util.types import AttributeValue
 
-from otel_lifecycle.cli.errors import FAILED, CommandError
-from otel_lifecycle.cli.formatting import plural, printable
-from otel_lifecycle.cli.record_paths import require
+from otel_lifecycle.cli.errors import FAILED, USAGE, CommandError, complain
+from otel_lifecycle.cli.formatting import plural
+from otel_lifecycle.cli.record_paths import complain_of_missing
 from otel_lifecycle.persistence import Follower
 from otel_lifecycle.shipping import Checkpoint, Counts, Sender, Shipper
 from otel_lifecycle.span_reader import RESOURCE_KEYS
 
 _ANSWER_SECONDS = 2.0  # for the collector, to the request that is under way
 _END_SECONDS = 1.0
-_LONGEST = 2_000
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,9 @@ class ShipOptions:
 
 def run(options: ShipOptions) -> int:
     """Sends records until it is told to end; returns the exit code."""
-    if options.once:
-        require(options.paths)
+    missing = complain_of_missing(options.paths) if options.once else 0
+    if missing == len(options.paths):
+        return USAGE
     with ExitStack() as stack:
         try:
             sender = Sender()
@@ -57,7 +56,7 @@ def run(options: ShipOptions) -> int:
             follower,
             checkpoint,
             sender,
-            _tell,
+            complain,
             unsampled=options.all,
             devices=options.devices,
             resource=_own_resource(),
@@ -65,9 +64,9 @@ def run(options: ShipOptions) -> int:
         finished = _run(shipper, sender, follow=not options.once)
         if finished:
             for line in follower.unfinished:
-                _tell(str(line))
-    _tell(_summary(shipper.counts))
-    left_out = shipper.counts.refused + shipper.counts.problems
+                complain(line)
+    complain(_summary(shipper.counts))
+    left_out = missing + shipper.counts.refused + shipper.counts.problems
     return FAILED if options.once and (left_out or not finished) else 0
 
 
@@ -106,10 +105,6 @@ def _own_resource() -> dict[str, AttributeValue]:
     """What the router's resource has beside what a record keeps, if the environment is the same."""
     attributes = Resource.create().attributes
     return {key: value for key, value in attributes.items() if key not in RESOURCE_KEYS}
-
-
-def _tell(line: str) -> None:
-    print(f"otel-lifecycle: {printable(line, _LONGEST)}", file=sys.stderr, flush=True)
 
 
 def _summary(counts: Counts) -> str:

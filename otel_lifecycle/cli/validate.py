@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from otel_lifecycle.cli.errors import FAILED, USAGE, CommandError
+from otel_lifecycle.cli.errors import FAILED, LONGEST, USAGE, complain
 from otel_lifecycle.cli.formatting import plural, printable
-from otel_lifecycle.cli.record_paths import require
+from otel_lifecycle.cli.record_paths import complain_of_missing
 from otel_lifecycle.persistence import Follower, RecordError
 from otel_lifecycle.persistence.names import absolute, record_files
-
-_LONGEST = 2_000
 
 
 def run(paths: Iterable[Path]) -> int:
@@ -22,15 +20,13 @@ def run(paths: Iterable[Path]) -> int:
 
 
 def _check(path: Path) -> int:
-    try:
-        require([path])
-    except CommandError as error:
-        print(f"otel-lifecycle: {error}", file=sys.stderr)
+    if complain_of_missing([path]):
         return USAGE
     records: Counter[Path] = Counter()
     bad_lines: Counter[Path] = Counter()
+    unreadable: set[Path] = set()
     exit_code = 0
-    with Follower(path) as follower:
+    with Follower(path, skip_unreadable=True) as follower:
         files = _files(path)
         for entry in follower.read():
             if not isinstance(entry, RecordError):
@@ -40,22 +36,30 @@ def _check(path: Path) -> int:
                 exit_code = max(exit_code, FAILED)
                 _print(entry)
             else:
-                print(f"otel-lifecycle: {printable(str(entry), _LONGEST)}", file=sys.stderr)
+                unreadable.add(entry.path)
                 exit_code = USAGE
+                complain(entry)
         for line in follower.unfinished:
             _print(line)
-    for file in dict.fromkeys([*files, *records, *bad_lines]):
-        print(f"{file}: {plural(records[file], 'record')}, {plural(bad_lines[file], 'bad line')}")
+    readable = (file for file in files if file not in unreadable)
+    for file in dict.fromkeys([*readable, *records, *bad_lines]):
+        _print(f"{file}: {plural(records[file], 'record')}, {plural(bad_lines[file], 'bad line')}")
     return exit_code
 
 
 def _files(path: Path) -> list[Path]:
     """Those without a record are counted too."""
-    found = record_files(absolute(path)).items()
+    try:
+        found = record_files(absolute(path)).items()
+    except OSError:  # for the follower to tell
+        return []
     return [
-        file for live, segments in found for file in (*segments.values(), live) if file.is_file()
+        file
+        for live, segments in found
+        for file in (*segments.values(), live)
+        if os.path.isfile(file)
     ]
 
 
-def _print(problem: RecordError) -> None:
-    print(printable(str(problem), limit=_LONGEST))
+def _print(line: object) -> None:
+    print(printable(str(line), LONGEST))

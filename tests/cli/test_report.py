@@ -197,6 +197,28 @@ def test_several_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert (code, capsys.readouterr().out.partition(" · ")[0]) == (0, "4 requests")
 
 
+def test_one_bad_path_of_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A path that is not there is named, and the others are a report; without any there is none."""
+    path = write(tmp_path / "records.jsonl", RECORDS[0])
+    missing = tmp_path / "missing.jsonl"
+    said = f"otel-lifecycle: {missing}: No such file or directory\n"
+
+    assert main(["report", str(missing), str(path)]) == 2
+    output = capsys.readouterr()
+    assert (output.out.partition(" · ")[0], output.err) == ("1 request", said)
+    assert (main(["report", str(missing)]), capsys.readouterr()) == (2, ("", said))
+
+
+def test_unfinished_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A last line that is still being written is named, and is no finding."""
+    path = write(tmp_path / "records.jsonl", RECORDS[0])
+    path.write_bytes(path.read_bytes() + b"{")
+
+    assert main(["report", str(path)]) == 0
+    said = f"otel-lifecycle: {path}:2: left out, the line has no end yet\n"
+    assert capsys.readouterr().err == said
+
+
 def test_prefers_a_predicted_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of several requests of a kind one with predictions is shown, the first of these."""
 

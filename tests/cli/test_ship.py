@@ -46,6 +46,33 @@ def test_once(tmp_path: Path, start: Callable[..., Command]) -> None:
     )
 
 
+def test_one_bad_path_of_several(tmp_path: Path, start: Callable[..., Command]) -> None:
+    """A path that is not there is named, the others are sent, and its place is not forgotten."""
+    paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    arguments = ["ship", "--once", "--checkpoint", tmp_path / "c", *paths]
+    with Collector(HTTP_PROTOBUF) as collector:
+
+        def ship() -> tuple[int, str, str]:
+            return start(*arguments, environment=collector.environment).wait()
+
+        append(paths[0], traced("a"))
+        append(paths[1], traced("b"))
+        assert ship()[0] == 0
+        paths[0].rename(tmp_path / "away")
+        append(paths[1], traced("c"))
+        code, _, error = ship()
+        (tmp_path / "away").rename(paths[0])
+        assert ship()[0] == 0
+
+    assert collector.request_ids == ["a", "b", "c"]
+    assert code == 1
+    assert error == (
+        f"otel-lifecycle: {paths[0]}: No such file or directory\n"
+        "otel-lifecycle: 1 span sent, 0 refused; left out: 0 not sampled, 0 not traced, "
+        "0 problems\n"
+    )
+
+
 @pytest.mark.parametrize("name", ["../records/r.jsonl", "../records", "."])
 def test_path_from_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str

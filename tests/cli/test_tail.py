@@ -13,6 +13,7 @@ from otel_lifecycle import LifecycleRecord
 from otel_lifecycle.cli import main
 from tests.cli.command import Command
 from tests.cli.records import aggregated, record, write
+from tests.rights import without_privileges
 
 RECORDS = [record(name, aggregated("pod"), 0, e2e_ms=1) for name in "abc"]
 
@@ -47,6 +48,36 @@ def test_bad_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         f"otel-lifecycle: {path}:1: Expected `object`, got `array`\n"
         f"otel-lifecycle: {path}:4: left out, the line has no end yet\n"
     )
+
+
+def test_one_bad_path_of_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A path that is not there is named, and the records of the others are printed."""
+    path = write(tmp_path / "records.jsonl", *RECORDS)
+    missing = tmp_path / "missing.jsonl"
+    (empty := tmp_path / "empty").mkdir()
+
+    code = main(["tail", str(missing), str(path), str(empty)])
+
+    output = capsys.readouterr()
+    assert (code, printed(output.out)) == (2, RECORDS)
+    assert output.err == (
+        f"otel-lifecycle: {missing}: No such file or directory\n"
+        f"otel-lifecycle: {empty}: holds no record files (*.jsonl, *.jsonl.gz)\n"
+    )
+
+
+def test_unreadable_segment(guarded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A segment that cannot be read is named, and what was written behind it is printed."""
+    segment = write(guarded / "records.20261125T025428.123Z.000001.jsonl", RECORDS[0])
+    write(guarded / "records.jsonl", RECORDS[1])
+    segment.chmod(0o000)
+
+    with without_privileges():
+        code = main(["tail", str(guarded)])
+
+    output = capsys.readouterr()
+    assert (code, printed(output.out)) == (2, RECORDS[1:2])
+    assert output.err == f"otel-lifecycle: {segment}: Permission denied\n"
 
 
 def test_follow(tmp_path: Path, start: Callable[..., Command]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from otel_lifecycle.cli import main
 from tests.cli.records import aggregated, record, write
+from tests.rights import without_privileges
 
 
 def test_good_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,3 +116,34 @@ def test_unreadable_file_in_a_folder(tmp_path: Path, capsys: pytest.CaptureFixtu
         f"otel-lifecycle: {tmp_path / 'a.jsonl'}: Is a directory\n",
         f"{good}: 1 record, 0 bad lines\n",
     )
+
+
+def test_folder_that_cannot_be_entered(guarded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder whose files cannot be read is named by them, and the next path is checked."""
+    locked = write(guarded / "in.jsonl", record("a", aggregated("pod"), 0, e2e_ms=1))
+    (guarded / "in").mkdir()
+    locked = locked.rename(guarded / "in" / "in.jsonl")
+    (guarded / "in").chmod(0o444)
+    good = write(guarded / "good.jsonl", record("b", aggregated("pod"), 0, e2e_ms=1))
+
+    with without_privileges():
+        code = main(["validate", str(guarded / "in"), str(good)])
+
+    output = capsys.readouterr()
+    assert (code, output.err, output.out) == (
+        2,
+        f"otel-lifecycle: {locked}: Permission denied\n",
+        f"{good}: 1 record, 0 bad lines\n",
+    )
+
+
+def test_closed_folder(guarded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder that cannot be listed is named once."""
+    (guarded / "in").mkdir(mode=0o000)
+
+    with without_privileges():
+        code = main(["validate", str(guarded / "in")])
+
+    output = capsys.readouterr()
+    said = f"otel-lifecycle: {guarded / 'in'}: Permission denied\n"
+    assert (code, output.err, output.out) == (2, said, "")
