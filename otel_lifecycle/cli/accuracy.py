@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from statistics import fmean, median
+from statistics import median
 
 from rich import box
 from rich.console import Console
@@ -93,5 +93,7 @@ class _Comparison:
             count(len(self._predicted)),
             milliseconds(median(self._predicted)),
             milliseconds(median(self._actual)),
-            milliseconds(fmean(abs(actual - predicted) for predicted, actual in pairs)),
+            milliseconds(
+                sum(abs(actual - predicted) for predicted, actual in pairs) / len(self._actual)
+            ),
         ]

@@ -39,13 +39,15 @@ class LoadHistory:
         completed_ns = parse_timestamp(record.completed_at)
         first = started_ns if self._start_ns is None else min(started_ns, self._start_ns)
         self._start_ns, self._end_ns = first, max(completed_ns, self._end_ns)
-        begin_ns = parse_timestamp(record.rerouted[-1].at) if record.rerouted else started_ns
+        begin_ns = started_ns
+        if record.rerouted:
+            begin_ns = max(started_ns, parse_timestamp(record.rerouted[-1].at))
         for role, snapshot in counted_endpoints(record):
             end_ns = completed_ns
             if role == "prefill" and record.first_chunk_at is not None:
                 end_ns = parse_timestamp(record.first_chunk_at)
             changes = self._endpoints[endpoint_name(snapshot)]
-            changes.add(begin_ns, end_ns, record.input_token_length or 0)
+            changes.add(begin_ns, max(begin_ns, end_ns), record.input_token_length or 0)
 
     def print(self, console: Console) -> None:
         """Prints peaks and curves, all curves to one scale."""
@@ -80,7 +82,7 @@ class _Changes:
     def __init__(self) -> None:
         self._starts_ns = array("q")
         self._ends_ns = array("q")
-        self._tokens = array("q")
+        self._tokens: list[int] = []  # JSON may hold more than 64 bits
 
     def add(self, start_ns: int, end_ns: int, tokens: int) -> None:
         self._starts_ns.append(start_ns)

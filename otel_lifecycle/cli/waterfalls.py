@@ -52,10 +52,10 @@ class Waterfalls:
         console.print(Text("Requests, each from its dispatch on", style="bold"))
         console.print(Text(_LEGEND, style="dim"))
         width = console.width - _LABEL_WIDTH
-        longest = max(record.actual.e2e_ms or 0.0 for _, record in shown) or 1.0
+        longest = max(0.0, *(record.actual.e2e_ms or 0.0 for _, record in shown)) or 1.0
         console.print(_axis(longest, width), style="dim")
         for kind, record in shown:
-            bar = _bar(record, width / longest)
+            bar = _bar(record, longest, width)
             console.print(Text.assemble(kind.replace("_", " ").ljust(_LABEL_WIDTH), *bar))
             facts = Text(_facts(record), style="dim", overflow="fold")
             console.print(Padding(facts, (0, 0, 0, _LABEL_WIDTH), expand=False))
@@ -83,12 +83,15 @@ def _axis(longest_ms: float, width: int) -> str:
     return " " * _LABEL_WIDTH + start.ljust(half) + middle.ljust(width - half - len(end)) + end
 
 
-def _bar(record: LifecycleRecord, cells_per_ms: float) -> list[tuple[str, str]]:
-    total = max(1, int((record.actual.e2e_ms or 0.0) * cells_per_ms))
+def _bar(record: LifecycleRecord, longest_ms: float, width: int) -> list[tuple[str, str]]:
+    def cells(ms: float) -> float:
+        return min(1.0, max(0.0, ms / longest_ms)) * width
+
+    total = max(1, int(cells(record.actual.e2e_ms or 0.0)))
     if record.actual.ttft_ms is None:
         parts = [_UNDIVIDED * total]
     else:
-        waiting = min(total, round(record.actual.ttft_ms * cells_per_ms))
+        waiting = min(total, round(cells(record.actual.ttft_ms)))
         parts = [_WAITING * waiting, _STREAMING * (total - waiting)]
     return [(part, _STYLES[part[0]]) for part in parts if part]
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec import structs
 
 from otel_lifecycle import Outcome
 from otel_lifecycle.cli import main
 from otel_lifecycle.cli.formatting import shortened
-from otel_lifecycle.record import ErrorInfo, LifecycleRecord, Reroute
+from otel_lifecycle.record import ActualLatency, ErrorInfo, LifecycleRecord, Reroute
 from tests.cli.records import aggregated, disaggregated, record, timestamp, write
 
 PAIR = disaggregated("prefill-0", "decode-0")
@@ -217,6 +219,35 @@ def test_unfinished_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["report", str(path)]) == 0
     said = f"otel-lifecycle: {path}:2: left out, the line has no end yet\n"
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"completed_at": "1970-01-01T00:00:00.000000000Z"},
+        {"completed_at": "2262-01-01T00:00:00.000000000Z"},
+        {"first_chunk_at": "1970-01-01T00:00:00.000000000Z"},
+        {"input_token_length": 2**63},
+        {"input_token_length": -(2**63)},
+        {"rerouted": [Reroute("1970-01-01T00:00:00.000000000Z", "a", "b", "c")]},
+        {"actual": ActualLatency(1e308, 1e308, 1e308)},
+        {"actual": ActualLatency(1e308, -1e308, 5e-324)},
+        {"actual": ActualLatency(-1e308, None, -1.0)},
+    ],
+)
+def test_unlikely_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fields: dict[str, Any]
+) -> None:
+    """A record whose numbers make no sense is reported with the others."""
+    odd = record("odd", disaggregated("a", "b"), 0, e2e_ms=1, predicted=(-5e307, -5e307))
+    odd = structs.replace(odd, **fields)
+    path = write(tmp_path / "records.jsonl", odd, *RECORDS, odd)
+
+    code = main(["report", str(path)])
+
+    output = capsys.readouterr()
+    expected = (0, "", f"{len(RECORDS) + 2} requests")
+    assert (code, output.err, output.out.partition(" · ")[0]) == expected
 
 
 def test_prefers_a_predicted_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
