@@ -208,8 +208,9 @@ def record_schema() -> dict[str, Any]:
     schema = msgspec.json.schema(LifecycleRecord)
     for definition in schema["$defs"].values():
         definition["description"] = inspect.cleandoc(definition["description"])
-    version = schema["$defs"][LifecycleRecord.__name__]["properties"]["schemaVersion"]
-    version["const"] = SCHEMA_VERSION
+    record = schema["$defs"][LifecycleRecord.__name__]
+    record["required"].insert(0, "schemaVersion")  # it has a default only for those who write
+    record["properties"]["schemaVersion"]["const"] = SCHEMA_VERSION
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": _SCHEMA_ID,

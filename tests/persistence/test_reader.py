@@ -58,13 +58,14 @@ def test_no_file(tmp_path: Path) -> None:
         (b"{\n", "Input data was truncated"),
         (b"<html>\n", "JSON is malformed: invalid character (byte 0)"),
         (b"[]\n", "Expected `object`, got `array`"),
-        (b"{}\n", "Object missing required field `requestId`"),
+        (b"{}\n", "Object missing required field `schemaVersion`"),
+        (b'{"schemaVersion": 1}\n', "Object missing required field `requestId`"),
         (
-            b'{"requestId": 1}\n',
+            b'{"schemaVersion": 1, "requestId": 1}\n',
             "Expected `str`, got `int` - at `$.requestId`",
         ),
         (
-            b'{"requestId": "\xff"}\n',
+            b'{"schemaVersion": 1, "requestId": "\xff"}\n',
             "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte",
         ),
         (
@@ -72,7 +73,17 @@ def test_no_file(tmp_path: Path) -> None:
             "maximum recursion depth exceeded while deserializing an object",
         ),
     ],
-    ids=["blank", "half", "text", "array", "empty", "type", "not UTF-8", "nested deeply"],
+    ids=[
+        "blank",
+        "half",
+        "text",
+        "array",
+        "empty",
+        "nothing",
+        "type",
+        "not UTF-8",
+        "nested deeply",
+    ],
 )
 def test_bad_line(
     tmp_path: Path, lines: list[bytes], bad: bytes, reason: str, caplog: pytest.LogCaptureFixture
@@ -108,14 +119,48 @@ def test_torn_last_line(
         assert [f"{path}:3: left out, the line has no end yet"] == caplog.messages
 
 
-def test_newer_schema(tmp_path: Path, lines: list[bytes]) -> None:
-    """A record of a newer schema is refused: its fields may mean something else."""
-    path = tmp_path / "newer.jsonl"
-    path.write_bytes(lines[0] + changed(lines[1], schemaVersion=2))
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"schemaVersion": 2}, "2 is newer than 1, the newest this version can read"),
+        (
+            {"schemaVersion": 2, "outcome": "paused", "requestId": None, "startedAt": 0},
+            "2 is newer than 1, the newest this version can read",
+        ),
+        ({"schemaVersion": 0}, "0 is none, they begin with 1"),
+        ({"schemaVersion": -7}, "-7 is none, they begin with 1"),
+    ],
+)
+def test_other_schema(
+    tmp_path: Path, lines: list[bytes], fields: dict[str, object], reason: str
+) -> None:
+    """A record of another schema is refused as such: its fields may be, or mean, anything else."""
+    path = tmp_path / "other.jsonl"
+    path.write_bytes(lines[0] + changed(lines[1], **fields))
     with pytest.raises(RecordError) as refusal:
         list(read_records(path))
-    reason = "schemaVersion 2 is newer than 1, the newest this version can read"
-    assert f"{path}:2: {reason}" == str(refusal.value)
+    assert f"{path}:2: schemaVersion {reason}" == str(refusal.value)
+
+
+@pytest.mark.parametrize("field", ["startedAt", "firstChunkAt", "completedAt"])
+@pytest.mark.parametrize(
+    ("date", "reason"),
+    [
+        ("2026-02-30", ": day is out of range for month"),
+        ("1969-12-31", " is before 1970 or after 2262"),
+        ("9999-01-01", " is before 1970 or after 2262"),
+    ],
+)
+def test_impossible_moment(
+    tmp_path: Path, lines: list[bytes], field: str, date: str, reason: str
+) -> None:
+    """A moment that no calendar has, or no span can have, makes a bad line for every reader."""
+    path = tmp_path / "moments.jsonl"
+    moment = f"{date}T00:00:00.000000000Z"
+    path.write_bytes(lines[0] + changed(lines[1], **{field: moment}))
+    with pytest.raises(RecordError) as refusal:
+        list(read_records(path))
+    assert f"{path}:2: timestamp {moment!r}{reason}" == str(refusal.value)
 
 
 def test_unknown_fields(tmp_path: Path, lines: list[bytes]) -> None:

@@ -203,7 +203,7 @@ def test_too_large(
 def test_bad_files(collector: Collector, folder: Path, shipping: Shipping) -> None:
     """What is no record is named with file, line and reason, and the rest goes on."""
     (folder / "a.jsonl.gz").write_bytes(gzip.compress(traced("cut"))[:-6])
-    append(folder / "b.jsonl", b"{}\nnot json\n" + traced("corrupt"))
+    append(folder / "b.jsonl", b'{"schemaVersion":1}\nnot json\n' + traced("corrupt"))
     append(folder / "c.jsonl", traced("newer", schema_version=99) + traced("c"))
     append(folder / "d.jsonl", traced("ids", trace_id="0" * 32) + traced("d", span_id="x"))
     append(folder / "e.jsonl", traced("parent", parent_span_id="f" * 17) + traced("e"))
