@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import Annotated, BinaryIO, NamedTuple, cast
 
 import msgspec
 
@@ -41,7 +41,10 @@ class PositionedRecord(msgspec.Struct, frozen=True):
     size: int
 
 
-class FilePosition(msgspec.Struct, frozen=True, rename="camel"):
+_Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]  # what a file can hold
+
+
+class FilePosition(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """How far one live file and its closed segments have been read.
 
     Names and inodes change when a file is rotated and compressed, its first line does not: a
@@ -56,8 +59,8 @@ class FilePosition(msgspec.Struct, frozen=True, rename="camel"):
 
     closed: str = ""
     file: str = ""
-    offset: int = 0
-    line: int = 0
+    offset: _Count = 0
+    line: _Count = 0
 
 
 class Cursor:
@@ -189,7 +192,7 @@ class Cursor:
         self._opened = _signature(os.fstat(handle.fileno()))
         self.unfinished = None
         lost = None
-        file = _digest_of_first_line(handle)
+        file = _fingerprint(handle.readline(_FINGERPRINT_BYTES))
         size = self._opened.size
         if file and file == self._file and self._offset > size and not _is_compressed(path):
             # A writer takes an append back that failed: what was read of it is gone again.
@@ -220,6 +223,8 @@ class Cursor:
 
     def _read_lines(self, handle: BinaryIO) -> Iterator[PositionedRecord | RecordError]:
         while line := handle.readline(LONGEST_LINE):
+            if not self._file:  # its first line has come to its end since it was opened
+                self._file = _fingerprint(line)
             size = len(line)
             if size == LONGEST_LINE:
                 while line and not line.endswith(b"\n"):
@@ -300,11 +305,11 @@ def _close(handle: BinaryIO | None) -> None:
         handle.close()
 
 
-def _digest_of_first_line(handle: BinaryIO) -> str:
-    line = handle.readline(_FINGERPRINT_BYTES)
-    if len(line) < _FINGERPRINT_BYTES and not line.endswith(b"\n"):
+def _fingerprint(first_line: bytes) -> str:
+    start = first_line[:_FINGERPRINT_BYTES]
+    if len(start) < _FINGERPRINT_BYTES and not start.endswith(b"\n"):
         return ""  # it may still be written
-    return hashlib.blake2b(line, digest_size=16).hexdigest()
+    return hashlib.blake2b(start, digest_size=16).hexdigest()
 
 
 def _count_lines(handle: BinaryIO) -> int:

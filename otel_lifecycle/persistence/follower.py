@@ -23,7 +23,7 @@ from otel_lifecycle.persistence.names import (
 _BATCH_BYTES = 8 << 20
 
 
-class Position(msgspec.Struct, frozen=True):
+class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far record files have been read: what to keep, to go on there later.
 
     Attributes:
@@ -45,9 +45,11 @@ class Position(msgspec.Struct, frozen=True):
         """
         try:
             position = msgspec.json.decode(text, type=cls)
-            for file in position.files.values():
+            for name, file in position.files.items():
                 if file.closed:
                     SegmentKey.parse(file.closed)
+                if file.offset and not file.file:
+                    raise ValueError(f"it does not say which file {name} was")
         except (msgspec.DecodeError, ValueError) as error:
             raise ValueError(f"not a position: {error}") from error
         return position

@@ -155,6 +155,14 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
             "not a checkpoint: not a position: 'x' does not name a segment",
         ),
         (
+            '{"version": 1, "position": {"bananas": {}}}',
+            "not a checkpoint: not a position: Object contains unknown field `bananas`",
+        ),
+        (
+            '{"version": 1, "position": {"files": {"/r": {"offset": -5}}}}',
+            "not a checkpoint: not a position: Expected `int` >= 0 - at `$.files[...].offset`",
+        ),
+        (
             '{"version": 1, "position": {"files": {"/elsewhere/r.jsonl": {}}}}',
             "the checkpoint is of /elsewhere/r.jsonl, which is not among the paths",
         ),

@@ -126,6 +126,22 @@ def test_replaced_file(path: Path, other: bytes) -> None:
     assert found(follower.poll()) == ([], [])
 
 
+def test_first_line_ends_while_it_is_read(path: Path) -> None:
+    """A file is known by its first line also when that had no end when it was opened."""
+    append(path, lines("a"))
+    follower = Follower(path)
+    follower.poll()
+    path.unlink()
+    append(path, lines("b")[:20])
+    assert len(found(follower.poll(1))[1]) == 1
+    append(path, lines("b")[20:])
+    assert found(follower.poll()) == (["b"], [])
+    position = Position.from_json(follower.position.to_json())
+    path.write_bytes(lines("c", "d"))
+    ids, problems = found(Follower(path, position=position).poll())
+    assert (ids, len(problems)) == (["c", "d"], 1)
+
+
 def test_folder(tmp_path: Path) -> None:
     """A folder stands for its record files and their segments; what is not one is left alone."""
     append(tmp_path / "one.jsonl", lines("a"))
@@ -312,6 +328,20 @@ def test_endless_line(path: Path) -> None:
         (
             '{"files": {"a": {"offset": "1"}}}',
             "not a position: Expected `int`, got `str` - at `$.files[...].offset`",
+        ),
+        (
+            '{"files": {"a": {"offset": -5}}}',
+            "not a position: Expected `int` >= 0 - at `$.files[...].offset`",
+        ),
+        (
+            '{"files": {"a": {"line": 9223372036854775808}}}',
+            "not a position: Expected `int` <= 9223372036854775807 - at `$.files[...].line`",
+        ),
+        ('{"files": {"a": {"offset": 5}}}', "not a position: it does not say which file a was"),
+        ('{"bananas": {}}', "not a position: Object contains unknown field `bananas`"),
+        (
+            '{"files": {"a": {"b": 1}}}',
+            "not a position: Object contains unknown field `b` - at `$.files[...]`",
         ),
         ('{"files": {"a": {"closed": "x"}}}', "not a position: 'x' does not name a segment"),
     ],
