@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeAlias, cast
+from urllib.parse import urlsplit
 
 import grpc
 import requests
@@ -23,7 +24,9 @@ from opentelemetry.exporter.otlp.proto.grpc import trace_exporter as grpc_export
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from opentelemetry.sdk.environment_variables import (
+    OTEL_EXPORTER_OTLP_ENDPOINT,
     OTEL_EXPORTER_OTLP_PROTOCOL,
+    OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
     OTEL_EXPORTER_OTLP_TRACES_PROTOCOL,
 )
 from opentelemetry.sdk.trace import ReadableSpan
@@ -82,6 +85,8 @@ class Sender:
         if make is None:
             allowed = " or ".join(_EXPORTERS)
             raise ValueError(f"{name}: must be {allowed}, got {protocol!r}")
+        if protocol == "http/protobuf":
+            _check_endpoint()
         try:
             self._exporter = make(self._answers.append)
         except Exception as error:  # of compression, for one, it is an exception of its own
@@ -108,6 +113,21 @@ class Sender:
     def close(self) -> None:
         """Ends the retries of a `send` that is under way; from any thread."""
         self._exporter.shutdown()
+
+
+def _check_endpoint() -> None:
+    """The exporter would take any text, and find out with each request."""
+    name = next(filter(os.environ.get, _ENDPOINT_VARIABLES), None)
+    if name is None:
+        return
+    endpoint = os.environ[name]
+    try:
+        url = urlsplit(endpoint.strip())
+        valid = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ValueError(f"{name}: must be a URL with http:// or https://, got {endpoint!r}")
 
 
 def _unsent(spans: Sequence[ReadableSpan], error: Exception | None) -> Answer:
@@ -195,5 +215,6 @@ def _said(response: requests.Response) -> str:
     return text.strip() or "it said no more"
 
 
+_ENDPOINT_VARIABLES = (OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, OTEL_EXPORTER_OTLP_ENDPOINT)
 _PROTOCOL_VARIABLES = (OTEL_EXPORTER_OTLP_TRACES_PROTOCOL, OTEL_EXPORTER_OTLP_PROTOCOL)
 _EXPORTERS: dict[str, Callable[[_Note], SpanExporter]] = {"grpc": _grpc, "http/protobuf": _http}

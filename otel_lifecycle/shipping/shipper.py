@@ -157,12 +157,19 @@ class Shipper:
             if answer is None:
                 return False
             if answer.fate is Fate.ACCEPTED:
-                self.counts.sent += len(part) - answer.rejected
-                self.counts.refused += answer.rejected
-                if answer.rejected or answer.reason:
+                rejected = min(max(answer.rejected, 0), len(part))  # it may say anything
+                self.counts.sent += len(part) - rejected
+                self.counts.refused += rejected
+                if rejected:
+                    reason = answer.reason or "it does not say why"
                     self._tell(
-                        f"{part[0].place}: the collector rejected {answer.rejected} of "
-                        f"{len(part)} spans from here on: {answer.reason}"
+                        f"{part[0].place}: the collector rejected {rejected} of "
+                        f"{len(part)} spans from here on: {reason}"
+                    )
+                elif answer.reason:
+                    self._tell(
+                        f"{part[0].place}: the collector took the {len(part)} spans from here on "
+                        f"with a warning: {answer.reason}"
                     )
             elif len(part) > 1:
                 half = len(part) // 2

@@ -49,7 +49,7 @@ class Reply:
     def response(self) -> ExportTraceServiceResponse:
         """The body of a success."""
         response = ExportTraceServiceResponse()
-        if self.message:
+        if self.message or self.rejected:
             response.partial_success.error_message = self.message
             response.partial_success.rejected_spans = self.rejected
         return response

@@ -173,16 +173,52 @@ def test_refused_spans(collector: Collector, folder: Path, shipping: Shipping) -
     ]
 
 
-def test_partial_success(collector: Collector, folder: Path, shipping: Shipping) -> None:
+@pytest.mark.parametrize(
+    ("reply", "counts", "told"),
+    [
+        (
+            Reply(message="too old", rejected=2),
+            Counts(sent=1, refused=2),
+            "rejected 2 of 3 spans from here on: too old",
+        ),
+        (
+            Reply(rejected=2),
+            Counts(sent=1, refused=2),
+            "rejected 2 of 3 spans from here on: it does not say why",
+        ),
+        (
+            Reply(message="all", rejected=9),
+            Counts(sent=0, refused=3),
+            "rejected 3 of 3 spans from here on: all",
+        ),
+        (
+            Reply(message="slow down", rejected=-5),
+            Counts(sent=3),
+            "took the 3 spans from here on with a warning: slow down",
+        ),
+        (
+            Reply(message="slow down"),
+            Counts(sent=3),
+            "took the 3 spans from here on with a warning: slow down",
+        ),
+    ],
+    ids=["some", "without a reason", "more than all", "fewer than none", "warning"],
+)
+def test_partial_success(
+    collector: Collector,
+    folder: Path,
+    shipping: Shipping,
+    reply: Reply,
+    counts: Counts,
+    told: str,
+) -> None:
     """Spans that the collector has taken and thrown away are told and counted, never repeated."""
     append(folder / "records.jsonl", traced("a", "b", "c"))
-    collector.answer = lambda ids: Reply(message="too old", rejected=2)
+    collector.answer = lambda ids: reply
 
-    assert shipping.once() == Counts(sent=1, refused=2)
+    assert shipping.once() == counts
     assert len(collector.asked) == 1
-    assert shipping.told == [
-        f"{folder / 'records.jsonl'}:1: the collector rejected 2 of 3 spans from here on: too old"
-    ]
+    assert shipping.told == [f"{folder / 'records.jsonl'}:1: the collector {told}"]
 
 
 def test_too_large(
