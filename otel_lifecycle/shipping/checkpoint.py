@@ -36,7 +36,7 @@ class Checkpoint:
 
     Raises:
         CheckpointError: Another process has it, or it has no folder.
-        OSError: The file beside it cannot be made.
+        OSError: The file beside it cannot be made, or not be locked.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -48,9 +48,12 @@ class Checkpoint:
             raise CheckpointError(f"{self._path}: there is no folder {folder}") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             os.close(self._lock)
             raise CheckpointError(f"{self._path}: another process ships with it") from error
+        except OSError:
+            os.close(self._lock)
+            raise
 
     def load(self, paths: Iterable[str | os.PathLike[str]]) -> Position:
         """What was saved last; the oldest record if nothing was.
