@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.util.types import AttributeValue
@@ -22,6 +23,7 @@ from otel_lifecycle.span_reader import RESOURCE_KEYS
 
 _ANSWER_SECONDS = 2.0  # for the collector, to the request that is under way
 _END_SECONDS = 1.0
+_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ def _run(shipper: Shipper, sender: Sender, *, follow: bool) -> bool:
 
     # What they say of each attempt is said here once a minute.
     logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in _ENDING_SIGNALS:
+        signal.signal(number, _interrupt)
     try:
         threading.Thread(target=work, name="otel-lifecycle-ship", daemon=True).start()
         ended.wait()
@@ -99,6 +102,13 @@ def _run(shipper: Shipper, sender: Sender, *, follow: bool) -> bool:
     if failure is not None:
         raise failure
     return finished
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Once: what is left to do is soon done, and the exit code tells how it went."""
+    for each in _ENDING_SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _own_resource() -> dict[str, AttributeValue]:

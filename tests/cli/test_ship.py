@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import itertools
+import os
 import signal
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +22,15 @@ from tests.persistence.helpers import eventually
 from tests.persistence.segments import append
 from tests.shipping.collectors import HTTP_PROTOBUF, Collector
 from tests.shipping.records import traced
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """Gives the handlers back that a command takes which runs in this process."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def test_once(tmp_path: Path, start: Callable[..., Command]) -> None:
@@ -46,27 +60,28 @@ def test_once(tmp_path: Path, start: Callable[..., Command]) -> None:
     )
 
 
-def test_one_bad_path_of_several(tmp_path: Path, start: Callable[..., Command]) -> None:
+def test_one_bad_path_of_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A path that is not there is named, the others are sent, and its place is not forgotten."""
     paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
-    arguments = ["ship", "--once", "--checkpoint", tmp_path / "c", *paths]
+    ship_once = ["ship", "--once", "--checkpoint", str(tmp_path / "c"), *map(str, paths)]
     with Collector(HTTP_PROTOBUF) as collector:
-
-        def ship() -> tuple[int, str, str]:
-            return start(*arguments, environment=collector.environment).wait()
-
+        for variable, value in collector.environment.items():
+            monkeypatch.setenv(variable, value)
         append(paths[0], traced("a"))
         append(paths[1], traced("b"))
-        assert ship()[0] == 0
+        assert main(ship_once) == 0
         paths[0].rename(tmp_path / "away")
         append(paths[1], traced("c"))
-        code, _, error = ship()
+        capsys.readouterr()
+        code, said = main(ship_once), capsys.readouterr().err
         (tmp_path / "away").rename(paths[0])
-        assert ship()[0] == 0
+        assert main(ship_once) == 0
 
     assert collector.request_ids == ["a", "b", "c"]
     assert code == 1
-    assert error == (
+    assert said == (
         f"otel-lifecycle: {paths[0]}: No such file or directory\n"
         "otel-lifecycle: 1 span sent, 0 refused; left out: 0 not sampled, 0 not traced, "
         "0 problems\n"
@@ -104,7 +119,11 @@ def test_told_to_end(tmp_path: Path, start: Callable[..., Command]) -> None:
         command = start(*arguments, environment=environment)
         connection, _ = hanging.accept()
         with connection:
-            command.process.terminate()
+            for number in itertools.cycle([signal.SIGTERM, signal.SIGINT]):
+                if command.process.poll() is not None:
+                    break
+                command.process.send_signal(number)  # again and again changes nothing
+                time.sleep(0.01)
             code, _, error = command.wait()
 
     assert code == 1  # not all there was
@@ -188,6 +207,21 @@ def test_checkpoint_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert said == f"{path}: another process ships with it"
 
 
+def test_no_locks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system without locks is not taken for another process."""
+
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+    said = refused(capsys, "--checkpoint", tmp_path / "c", tmp_path / "r.jsonl")
+
+    assert said == f"{tmp_path / 'c'}: No locks available"
+
+
 def test_checkpoint_that_cannot_be_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -218,6 +252,18 @@ def test_checkpoint_that_cannot_be_written(
             'OTEL_EXPORTER_OTLP_*: Invalid value "zip" for compression envvar '
             "OTEL_EXPORTER_OTLP_COMPRESSION",
         ),
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "localhost:4318",
+            "OTEL_EXPORTER_OTLP_ENDPOINT: must be a URL with http:// or https://, got "
+            "'localhost:4318'",
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "http://[::1/v1/traces",
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: must be a URL with http:// or https://, got "
+            "'http://[::1/v1/traces'",
+        ),
     ],
 )
 def test_wrong_variables(
@@ -229,6 +275,8 @@ def test_wrong_variables(
     said: str,
 ) -> None:
     """A variable that cannot be followed ends it at once."""
+    if name.endswith("ENDPOINT"):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", HTTP_PROTOBUF)
     monkeypatch.setenv(name, value)
 
     assert refused(capsys, "--checkpoint", tmp_path / "c", tmp_path / "r.jsonl") == said
