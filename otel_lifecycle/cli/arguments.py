@@ -17,8 +17,8 @@ _PATH_HELP = (
     "folder, for its files *.jsonl and *.jsonl.gz"
 )
 _EXIT_CODES = (
-    "Exit code: 0 if every line is a record, 1 if not, 2 if a file cannot be read or was deleted "
-    "meanwhile."
+    "Exit code: 0 if every line is a record, 1 if not, 2 if a path is not there, cannot be read or "
+    "was deleted meanwhile."
 )
 
 
