@@ -31,8 +31,9 @@ work: then "min" is nearest to the truth.
 _RECORD = """
 What a record costs is the least of the rounds: no ratio evens out here what others do to the
 machine. msgspec's encoding alone takes {:.1f} us of it with 40 attributes, and {:.1f} us with
-prefill and decode; the rest is queue, batch and write. Why a sampled request and the event loop
-miss their budgets, and how far they could come, is told below.
+prefill and decode; the rest is queue, batch and write, and the pauses in which the event loop runs.
+Why a sampled request and the event loop miss their budgets, and how far they could come, is told
+below.
 """
 
 _FLOOR = """\

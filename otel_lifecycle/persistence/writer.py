@@ -22,7 +22,7 @@ from otel_lifecycle.record import LifecycleRecord
 _logger = logging.getLogger(__name__)
 
 _BATCH_RECORDS = 512
-_RECORDS_BETWEEN_PAUSES = 16
+_RECORDS_BETWEEN_PAUSES = 32
 _PAUSE_SECONDS = 0.0001
 _SHORTEST_INTERVAL_SECONDS = 0.001
 _RETRY_SECONDS = 1.0
