@@ -15,15 +15,24 @@ import pytest
 
 from otel_lifecycle import Outcome, read_records
 from otel_lifecycle.cli.otlp_receiver import OTLPReceiver
+from otel_lifecycle.persistence import Follower, PositionedRecord
 from tests.examples.cluster import Cluster, eventually
 
 ROOT = Path(__file__).parents[2]
 ROUTER = """
-import sys
+import os
 import uvicorn
 from tests.instrumentation.generic_routers import HttpxUpstream, make_router
 
-uvicorn.run(make_router(HttpxUpstream([sys.argv[2]])), port=int(sys.argv[1]), log_level="warning")
+app = make_router(HttpxUpstream([os.environ["ENGINE"]]))
+if __name__ == "__main__":
+    workers = int(os.environ.get("WORKERS", "0"))
+    uvicorn.run(
+        "router:app" if workers else app,
+        port=int(os.environ["PORT"]),
+        log_level="warning",
+        workers=workers or None,
+    )
 """
 
 
@@ -47,33 +56,8 @@ def test_signal(
     tmp_path: Path, engine: str, receiver: OTLPReceiver, number: signal.Signals
 ) -> None:
     """A router that is stopped by a signal has written every record and exported every span."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    script = tmp_path / "router.py"
-    script.write_text(ROUTER)
     records = tmp_path / "records.jsonl"
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "examples")]),
-        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
-        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
-        "OTEL_LOGS_EXPORTER": "none",
-        "OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH": str(records),
-        "OTEL_LIFECYCLE_PERSISTENCE_FLUSH_THRESHOLD": "1000",
-    }
-    command = [str(Path(sys.executable).with_name("opentelemetry-instrument"))]
-    arguments = [sys.executable, str(script), str(port), engine]
-    with subprocess.Popen([*command, *arguments], env=environment) as router:
-        try:
-            body = {"model": "m", "prompt": "hello", "max_tokens": 4, "stream": True}
-            url = f"http://127.0.0.1:{port}/v1/completions"
-            eventually(lambda: _answers(port), patience=30)
-            for _ in range(10):
-                assert httpx.post(url, json=body, timeout=30).status_code == 200
-            router.send_signal(number)
-            router.wait(30)
-        finally:
-            router.kill()
+    serve_until(number, 10, tmp_path, receiver, ENGINE=engine, **persisted(records))
 
     written = list(read_records(records))
     exported = {span.span_id.hex() for span in receiver.spans("otel_lifecycle")}
@@ -81,6 +65,58 @@ def test_signal(
     assert {record.span_id for record in written} == exported
     counted = receiver.gauge("llm_router.records.written")
     assert counted == {frozenset(): 10}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["records.jsonl", "records-{pid}.jsonl"])
+def test_workers(tmp_path: Path, engine: str, receiver: OTLPReceiver, name: str) -> None:
+    """The workers of uvicorn, which are spawned, write every record once, to one file or each."""
+    folder = tmp_path / "records"
+    settings = persisted(folder / name, ROTATE_BYTES="4096", COMPRESSION="gzip")
+    serve_until(signal.SIGTERM, 40, tmp_path, receiver, ENGINE=engine, WORKERS="2", **settings)
+
+    written = [entry for entry in Follower(folder).read() if isinstance(entry, PositionedRecord)]
+    assert [entry.record.outcome for entry in written] == [Outcome.COMPLETED] * 40
+    exported = {span.span_id.hex() for span in receiver.spans("otel_lifecycle")}
+    assert {entry.record.span_id for entry in written} == exported
+    assert len(exported) == 40
+
+
+def persisted(path: Path, **settings: str) -> dict[str, str]:
+    """Where records go, and how."""
+    settings = {"OUTPUT_PATH": str(path), "FLUSH_THRESHOLD": "1000", **settings}
+    return {f"OTEL_LIFECYCLE_PERSISTENCE_{name}": value for name, value in settings.items()}
+
+
+def serve_until(
+    number: signal.Signals, requests: int, folder: Path, receiver: OTLPReceiver, **settings: str
+) -> None:
+    """Has an instrumented router serve some requests, and then ends it by a signal."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    script = folder / "router.py"
+    script.write_text(ROUTER)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "examples"), str(folder)]),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "OTEL_LOGS_EXPORTER": "none",
+        "PORT": str(port),
+        **settings,
+    }
+    instrument = str(Path(sys.executable).with_name("opentelemetry-instrument"))
+    with subprocess.Popen([instrument, sys.executable, str(script)], env=environment) as router:
+        try:
+            body = {"model": "m", "prompt": "hello", "max_tokens": 4, "stream": True}
+            url = f"http://127.0.0.1:{port}/v1/completions"
+            eventually(lambda: _answers(port), patience=30)
+            for _ in range(requests):
+                assert httpx.post(url, json=body, timeout=30).status_code == 200
+            router.send_signal(number)
+            router.wait(30)
+        finally:
+            router.kill()
 
 
 def _answers(port: int) -> bool:
