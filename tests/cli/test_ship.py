@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import itertools
+import logging
 import os
 import signal
 import socket
@@ -25,10 +26,13 @@ from tests.shipping.records import traced
 
 
 @pytest.fixture(autouse=True)
-def signals() -> Iterator[None]:
-    """Gives the handlers back that a command takes which runs in this process."""
+def process_as_it_was() -> Iterator[None]:
+    """Gives back what a command takes that runs in this process: signals, the exporters' log."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    exporters = logging.getLogger("opentelemetry.exporter")
+    level = exporters.level
     yield
+    exporters.setLevel(level)
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
