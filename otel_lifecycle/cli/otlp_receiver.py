@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import sys
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -35,7 +36,7 @@ class OTLPReceiver:
         self._spans: dict[str, list[Span]] = {}
         self._points: list[Points] = []
         handler = partial(_Handler, self.accept)
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = _Server(("127.0.0.1", 0), handler)
         self._thread = Thread(target=self._server.serve_forever, name="otlp-receiver", daemon=True)
 
     def __enter__(self) -> OTLPReceiver:
@@ -102,6 +103,13 @@ class OTLPReceiver:
                     points.setdefault(metric.name, {}).update(_points(metric))
         with self._lock:
             self._points.append(points)
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """An exporter that was killed in the middle of an export is no error of ours."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

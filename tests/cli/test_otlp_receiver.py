@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import urllib.error
 import urllib.request
 
@@ -71,3 +73,19 @@ def test_garbage() -> None:
         assert refused.value.code == 400
         with urllib.request.urlopen(f"{receiver.endpoint}/v1/traces", b"") as accepted:
             assert accepted.status == 200
+
+
+def test_exporter_that_is_killed(capfd: pytest.CaptureFixture[str]) -> None:
+    """A connection that breaks in the middle of an export says nothing, and the next is taken."""
+    with OTLPReceiver() as receiver:
+        host, _, port = receiver.endpoint.removeprefix("http://").partition(":")
+        for _ in range(5):
+            with socket.create_connection((host, int(port))) as exporter:
+                exporter.sendall(b"POST /v1/traces HTTP/1.1\r\ncontent-length: 100\r\n\r\nhalf")
+                # Closed like that it is reset, as by the end of a process with data unread.
+                exporter.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        request = urllib.request.Request(f"{receiver.endpoint}/v1/traces", b"", method="POST")
+        with urllib.request.urlopen(request) as response:
+            assert response.status == 200
+
+    assert capfd.readouterr().err == ""
