@@ -24,8 +24,8 @@ from pathlib import Path
 from statistics import quantiles
 
 from otel_lifecycle import Endpoint, RequestLifecycleTracker, TrackerConfig
-from otel_lifecycle.collection import Collector
-from otel_lifecycle.collection_config import CollectionConfig, TargetConfig
+from otel_lifecycle.config.collection import CollectionConfig, TargetConfig
+from otel_lifecycle.state import Collector
 
 SAMPLES = 300
 HUGE = 64 * 1024 * 1024

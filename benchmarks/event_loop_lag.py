@@ -35,7 +35,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from otel_lifecycle import PersistenceConfig, RequestLifecycleTracker, TrackerConfig, read_records
-from otel_lifecycle.spans import (
+from otel_lifecycle.telemetry.spans import (
     end_attributes,
     moments,
     span_events,

@@ -3,7 +3,7 @@
 Run with `make bench`. Four ways to read the same body, interleaved in one process, garbage
 collection off, medians of the CPU time of many rounds: every sample parsed by `prometheus_client`;
 the wanted lines found first and parsed by `prometheus_client`; the wanted samples by
-`otel_lifecycle.exposition`; and the whole way to `EndpointMetrics` or device readings.
+`otel_lifecycle.state.exposition`; and the whole way to `EndpointMetrics` or device readings.
 
 On two shared cores under load, Python 3.12: a vLLM exposition of 305 samples takes
 `prometheus_client` 21.8 ms and the whole way of ours 0.38 ms, 57 times less (four ranks: 88 times;
@@ -23,10 +23,10 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from otel_lifecycle import engines
-from otel_lifecycle.accelerators import npu_exporter
-from otel_lifecycle.engines import vllm
-from otel_lifecycle.exposition import SampleReader
+from otel_lifecycle.state import engines
+from otel_lifecycle.state.accelerators import npu_exporter
+from otel_lifecycle.state.engines import vllm
+from otel_lifecycle.state.exposition import SampleReader
 
 ROUNDS = 60
 ENGINES = 400
@@ -84,13 +84,18 @@ def _compare(
 def main() -> None:
     """Prints the table."""
     print(f"Python {sys.version.split()[0]}, CPU time, medians of {ROUNDS} rounds")
-    engine = _compare("vLLM, one rank", "engines/fixtures/vllm_0_9.prom", vllm.READER, engines.read)
+    engine = _compare(
+        "vLLM, one rank", "state/engines/fixtures/vllm_0_9.prom", vllm.READER, engines.read
+    )
     _compare(
-        "vLLM, four ranks", "engines/fixtures/vllm_data_parallel.prom", vllm.READER, engines.read
+        "vLLM, four ranks",
+        "state/engines/fixtures/vllm_data_parallel.prom",
+        vllm.READER,
+        engines.read,
     )
     _compare(
         "npu-exporter, 16 chips",
-        "accelerators/fixtures/npu_exporter_26_1.prom",
+        "state/accelerators/fixtures/npu_exporter_26_1.prom",
         npu_exporter.READER,
         npu_exporter.read,
     )

@@ -34,8 +34,8 @@ from benchmarks.requests import (
 )
 from benchmarks.timing import Timed, Variant, interleave, load, ratio
 from otel_lifecycle import PersistenceConfig, RequestLifecycleTracker, Route
-from otel_lifecycle.clean_attributes import add_clean_event, set_clean_attributes
-from otel_lifecycle.persistence.writer import RecordWriter
+from otel_lifecycle.records.writer import RecordWriter
+from otel_lifecycle.telemetry.clean_attributes import add_clean_event, set_clean_attributes
 
 ROUNDS = 60
 REQUESTS = 100

@@ -39,11 +39,12 @@ below.
 _FLOOR = """\
 "The SDK's part" is what we ask of it, with values put together beforehand: one span with the
 {start} attributes that a sampler may see, all others and two events put past its checks
-(`otel_lifecycle/clean_attributes.py`), and the end. The budget leaves {left:.2f} x of a bare span
-for what is ours, which takes {ours:.2f} x: to make what the router says safe, to charge and give
-back the load of endpoints, to find what the predictor lacks, to begin and complete the record, to
-put its attributes together, and to queue it. No function stands out: what is left is many small
-ones. Moving them off the path would not make them cheaper: a router has one interpreter lock.
+(`otel_lifecycle/telemetry/clean_attributes.py`), and the end. The budget leaves {left:.2f} x of a
+bare span for what is ours, which takes {ours:.2f} x: to make what the router says safe, to charge
+and give back the load of endpoints, to find what the predictor lacks, to begin and complete the
+record, to put its attributes together, and to queue it. No function stands out: what is left is
+many small ones. Moving them off the path would not make them cheaper: a router has one interpreter
+lock.
 """
 
 _PROFILE = """\

@@ -25,7 +25,7 @@ from otel_lifecycle import (
     TrackerConfig,
     read_records,
 )
-from otel_lifecycle.spans import end_attributes, moments, span_events, start_attributes
+from otel_lifecycle.telemetry.spans import end_attributes, moments, span_events, start_attributes
 
 MODEL = "Qwen/Qwen3-8B"
 OUTPUT_TOKENS = 128

@@ -56,8 +56,8 @@ from otel_lifecycle import (
     TrackerConfig,
     read_records,
 )
-from otel_lifecycle.metrics import LifecycleMetrics
-from otel_lifecycle.persistence.writer import RecordWriter
+from otel_lifecycle.records.writer import RecordWriter
+from otel_lifecycle.telemetry.metrics import LifecycleMetrics
 
 BATCH = 512  # spans an export, the SDK's default
 ROUNDS = 11

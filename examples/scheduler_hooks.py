@@ -1,7 +1,7 @@
 """Tracks requests through the hooks of the Go plugin, on a scheduler's own objects.
 
 Run it with `python examples/scheduler_hooks.py`. Any objects of that shape will do; see
-`otel_lifecycle.protocols`.
+`otel_lifecycle.tracking.protocols`.
 """
 
 from __future__ import annotations

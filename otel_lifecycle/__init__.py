@@ -18,12 +18,12 @@ from otel_lifecycle.model import (
     Route,
     RouteEndpoint,
 )
-from otel_lifecycle.persistence import LifecycleSpanProcessor, RecordError, read_records
-from otel_lifecycle.record import LifecycleRecord
-from otel_lifecycle.sampling import RecordAllSampler
-from otel_lifecycle.store import LifecycleStore
-from otel_lifecycle.tracked import TrackedRequest
-from otel_lifecycle.tracker import RequestLifecycleTracker
+from otel_lifecycle.model.record import LifecycleRecord
+from otel_lifecycle.records import LifecycleSpanProcessor, RecordError, read_records
+from otel_lifecycle.telemetry.sampling import RecordAllSampler
+from otel_lifecycle.tracking.handle import TrackedRequest
+from otel_lifecycle.tracking.store import LifecycleStore
+from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 from otel_lifecycle.version import __version__
 
 __all__ = [

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 
-from otel_lifecycle.span_reader import is_lifecycle_span
+from otel_lifecycle.telemetry.span_reader import is_lifecycle_span
 
 
 class InMemoryTelemetry:

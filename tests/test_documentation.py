@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from otel_lifecycle import semconv
 from otel_lifecycle.config import environment_variables
+from otel_lifecycle.telemetry import semconv
 
 ROOT = Path(__file__).parents[1]
 

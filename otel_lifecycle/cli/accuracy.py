@@ -13,7 +13,7 @@ from rich.text import Text
 
 from otel_lifecycle.cli.formatting import UNKNOWN, count, milliseconds, shortened
 from otel_lifecycle.cli.routes import counted_endpoints, endpoint_name
-from otel_lifecycle.record import LifecycleRecord
+from otel_lifecycle.model.record import LifecycleRecord
 
 
 class Accuracy:

@@ -23,7 +23,7 @@ from otel_lifecycle.cli.telemetry import chosen_endpoint, router_environment
 from otel_lifecycle.cli.terminal import open_console
 from otel_lifecycle.cli.traffic import Traffic
 from otel_lifecycle.cli.workload import Workload, bundled_workload, trace_workload
-from otel_lifecycle.persistence import read_records
+from otel_lifecycle.records import read_records
 
 RECORDS = "records.jsonl"
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from otel_lifecycle import semconv
 from otel_lifecycle.cli.formatting import plural
 from otel_lifecycle.cli.otlp_receiver import OTLPReceiver
 from otel_lifecycle.cli.replay import Answer
-from otel_lifecycle.persistence import read_records
+from otel_lifecycle.records import read_records
+from otel_lifecycle.telemetry import semconv
 
 SETTLE_SECONDS = 15.0
 POLL_SECONDS = 0.25

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from otel_lifecycle.cli.formatting import count, shortened
 from otel_lifecycle.cli.routes import counted_endpoints, endpoint_name
-from otel_lifecycle.record import LifecycleRecord
-from otel_lifecycle.timestamps import parse_timestamp
+from otel_lifecycle.model.record import LifecycleRecord
+from otel_lifecycle.model.timestamps import parse_timestamp
 
 _LEVELS = " ▁▂▃▄▅▆▇█"
 _OTHER_COLUMNS_WIDTH = 44

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from otel_lifecycle.cli.errors import complain
-from otel_lifecycle.persistence.names import absolute, record_files
+from otel_lifecycle.records.names import absolute, record_files
 
 
 def complain_of_missing(paths: Iterable[Path]) -> int:

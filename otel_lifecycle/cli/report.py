@@ -17,8 +17,8 @@ from otel_lifecycle.cli.record_paths import complain_of_missing
 from otel_lifecycle.cli.terminal import open_console
 from otel_lifecycle.cli.waterfalls import Waterfalls
 from otel_lifecycle.model import Outcome
-from otel_lifecycle.persistence import Follower, RecordError
-from otel_lifecycle.record import LifecycleRecord
+from otel_lifecycle.model.record import LifecycleRecord
+from otel_lifecycle.records import Follower, RecordError
 
 _BAR_WIDTH = 40
 

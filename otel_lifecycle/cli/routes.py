@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from otel_lifecycle.cli.formatting import printable
-from otel_lifecycle.record import EndpointSnapshot, LifecycleRecord
+from otel_lifecycle.model.record import EndpointSnapshot, LifecycleRecord
 
 
 def counted_endpoints(record: LifecycleRecord) -> list[tuple[str, EndpointSnapshot]]:

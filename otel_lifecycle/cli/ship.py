@@ -17,9 +17,9 @@ from opentelemetry.util.types import AttributeValue
 from otel_lifecycle.cli.errors import FAILED, USAGE, CommandError, complain
 from otel_lifecycle.cli.formatting import plural
 from otel_lifecycle.cli.record_paths import complain_of_missing
-from otel_lifecycle.persistence import Follower
-from otel_lifecycle.shipping import Checkpoint, Counts, Sender, Shipper
-from otel_lifecycle.span_reader import RESOURCE_KEYS
+from otel_lifecycle.records import Follower
+from otel_lifecycle.records.shipping import Checkpoint, Counts, Sender, Shipper
+from otel_lifecycle.telemetry.span_reader import RESOURCE_KEYS
 
 _ANSWER_SECONDS = 2.0  # for the collector, to the request that is under way
 _END_SECONDS = 1.0

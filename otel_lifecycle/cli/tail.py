@@ -11,7 +11,7 @@ import msgspec
 
 from otel_lifecycle.cli.errors import FAILED, USAGE, complain
 from otel_lifecycle.cli.record_paths import complain_of_missing
-from otel_lifecycle.persistence import Follower
+from otel_lifecycle.records import Follower
 
 _IDLE_SECONDS = 0.2
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from otel_lifecycle.cli.errors import FAILED, LONGEST, USAGE, complain
 from otel_lifecycle.cli.formatting import plural, printable
 from otel_lifecycle.cli.record_paths import complain_of_missing
-from otel_lifecycle.persistence import Follower, RecordError
-from otel_lifecycle.persistence.names import absolute, record_files
+from otel_lifecycle.records import Follower, RecordError
+from otel_lifecycle.records.names import absolute, record_files
 
 
 def run(paths: Iterable[Path]) -> int:

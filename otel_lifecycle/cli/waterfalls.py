@@ -9,7 +9,7 @@ from rich.text import Text
 from otel_lifecycle.cli.formatting import count, milliseconds, percent, printable
 from otel_lifecycle.cli.routes import counted_endpoints, endpoint_name
 from otel_lifecycle.model import Outcome
-from otel_lifecycle.record import LifecycleRecord
+from otel_lifecycle.model.record import LifecycleRecord
 
 CACHE_HIT_SCORE = 0.5
 

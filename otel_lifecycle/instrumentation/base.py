@@ -20,7 +20,7 @@ from opentelemetry.trace import TracerProvider
 
 from otel_lifecycle.config import ConfigError, TrackerConfig, unknown_variables
 from otel_lifecycle.instrumentation import export_logs, providers
-from otel_lifecycle.tracker import RequestLifecycleTracker
+from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 
 _logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, TypeAlias
 
 from otel_lifecycle.instrumentation.base import RouterInstrumentor, Wrapper
-from otel_lifecycle.instrumentation.exchange import current_routing
+from otel_lifecycle.instrumentation.http.exchange import current_routing
 from otel_lifecycle.instrumentation.routing import Routing
 
 _logger = logging.getLogger(__name__)

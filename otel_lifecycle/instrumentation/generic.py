@@ -10,9 +10,9 @@ from typing import Any
 
 import wrapt
 
-from otel_lifecycle.instrumentation.asgi import flush, observe, observed_operation
 from otel_lifecycle.instrumentation.base import RouterInstrumentor, Wrapper
-from otel_lifecycle.instrumentation.clients import (
+from otel_lifecycle.instrumentation.http.asgi import flush, observe, observed_operation
+from otel_lifecycle.instrumentation.http.clients import (
     observe_aiohttp,
     observe_httpx,
     observe_httpx_blocking,

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from otel_lifecycle.instrumentation.base import RouterInstrumentor, Wrapper
-from otel_lifecycle.instrumentation.exchange import claim_exchange
-from otel_lifecycle.tracker import RequestLifecycleTracker
+from otel_lifecycle.instrumentation.http.exchange import claim_exchange
+from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 
 _logger = logging.getLogger(__name__)
 

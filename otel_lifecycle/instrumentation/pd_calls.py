@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from otel_lifecycle.instrumentation.enriching import Call, Observer
-from otel_lifecycle.instrumentation.openai_api import ResponseReader
+from otel_lifecycle.instrumentation.http.openai_api import ResponseReader
 from otel_lifecycle.instrumentation.routing import DECODE, PREFILL, Routing, endpoint_at
 from otel_lifecycle.model import Endpoint, RouteEndpoint
 

@@ -19,7 +19,8 @@ from weakref import WeakSet
 
 from opentelemetry import context, propagate
 
-from otel_lifecycle.instrumentation.asgi import (
+from otel_lifecycle.instrumentation.base import RouterInstrumentor, Wrapper
+from otel_lifecycle.instrumentation.http.asgi import (
     Message,
     flush,
     observe,
@@ -28,15 +29,14 @@ from otel_lifecycle.instrumentation.asgi import (
     observed_operation,
     open_exchange,
 )
-from otel_lifecycle.instrumentation.base import RouterInstrumentor, Wrapper
-from otel_lifecycle.instrumentation.exchange import Exchange, current_exchange, reset
+from otel_lifecycle.instrumentation.http.exchange import Exchange, current_exchange, reset
 from otel_lifecycle.instrumentation.ray_replicas import (
     Applications,
     ReplicaEvents,
     asks_for_inference,
     chosen_replica,
 )
-from otel_lifecycle.tracker import RequestLifecycleTracker
+from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 
 _logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import wrapt
 
-from otel_lifecycle.instrumentation.exchange import Exchange, current_exchange, reset
-from otel_lifecycle.instrumentation.openai_api import InferenceRequest
-from otel_lifecycle.tracker import RequestLifecycleTracker
+from otel_lifecycle.instrumentation.http.exchange import Exchange, current_exchange, reset
+from otel_lifecycle.instrumentation.http.openai_api import InferenceRequest
+from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 
 
 class RouterCall(Exchange):

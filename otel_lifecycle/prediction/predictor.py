@@ -7,9 +7,8 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
-from otel_lifecycle import sanitize
-from otel_lifecycle.model import LatencyPrediction
-from otel_lifecycle.record import PredictionInput
+from otel_lifecycle.model import LatencyPrediction, sanitize
+from otel_lifecycle.model.record import PredictionInput
 
 _logger = logging.getLogger(__name__)
 

@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
-from otel_lifecycle.features import prediction_input
-from otel_lifecycle.lifecycle import Lifecycle
-from otel_lifecycle.loop_thread import LoopThread
+from otel_lifecycle.config.prediction import PredictionConfig
 from otel_lifecycle.model import Load
+from otel_lifecycle.model.features import prediction_input
+from otel_lifecycle.model.record import LifecycleRecord, PredictionInput
 from otel_lifecycle.prediction.llm_d import LLMDPredictor, training_entries
 from otel_lifecycle.prediction.predictor import predict_within, route_prediction
-from otel_lifecycle.prediction_config import PredictionConfig
-from otel_lifecycle.record import LifecycleRecord, PredictionInput
+from otel_lifecycle.runtime.loop_thread import LoopThread
+from otel_lifecycle.tracking.lifecycle import Lifecycle
 
 _logger = logging.getLogger(__name__)
 

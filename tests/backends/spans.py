@@ -12,8 +12,8 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from otel_lifecycle import LifecycleRecord
-from otel_lifecycle.span_reader import RESOURCE_KEYS
-from otel_lifecycle.spans import span_from_record
+from otel_lifecycle.telemetry.span_reader import RESOURCE_KEYS
+from otel_lifecycle.telemetry.spans import span_from_record
 
 PlainSpan: TypeAlias = "dict[str, Any]"
 

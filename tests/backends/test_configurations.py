@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_lifecycle import semconv
+from otel_lifecycle.telemetry import semconv
 from tests.backends.programs import CONFIGURATIONS, validate
 
 pytestmark = pytest.mark.backends

@@ -12,7 +12,7 @@ import pytest
 from otel_lifecycle import LifecycleRecord, Outcome
 from otel_lifecycle.cli.telemetry import SERVICE_NAME
 from otel_lifecycle.cli.workload import PlannedRequest
-from otel_lifecycle.timestamps import parse_timestamp
+from otel_lifecycle.model.timestamps import parse_timestamp
 from tests.backends.programs import GRPC, Backends, Jaeger, eventually
 from tests.backends.routers import Routers, requests
 from tests.backends.spans import PlainSpan, as_recorded, recorded_spans

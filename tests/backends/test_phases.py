@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from otel_lifecycle.cli.telemetry import SERVICE_NAME
-from otel_lifecycle.phases import phases
+from otel_lifecycle.telemetry.phases import phases
 from tests.backends.programs import GRPC, Backends, eventually
 from tests.backends.routers import DISAGGREGATED, Routers, requests
 from tests.backends.spans import PlainSpan, plain_spans

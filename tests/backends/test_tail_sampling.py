@@ -14,9 +14,9 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 
 from otel_lifecycle import LatencyPrediction, LifecycleRecord, Outcome
 from otel_lifecycle.cli.telemetry import SERVICE_NAME
-from otel_lifecycle.record import ActualLatency, ErrorInfo, PredictionError, Reroute
-from otel_lifecycle.spans import span_from_record
-from otel_lifecycle.timestamps import format_timestamp
+from otel_lifecycle.model.record import ActualLatency, ErrorInfo, PredictionError, Reroute
+from otel_lifecycle.model.timestamps import format_timestamp
+from otel_lifecycle.telemetry.spans import span_from_record
 from tests.backends.programs import GRPC, Backends, Collector, Jaeger, eventually
 from tests.backends.routers import AGGREGATED, Routers, requests
 from tests.backends.spans import plain_spans

@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 
 from otel_lifecycle import LatencyPrediction, LifecycleRecord
-from otel_lifecycle.record import (
+from otel_lifecycle.model.record import (
     ActualLatency,
     EndpointSnapshot,
     PredictionError,
     RouteSnapshot,
 )
-from otel_lifecycle.timestamps import format_timestamp
+from otel_lifecycle.model.timestamps import format_timestamp
 
 START_NS = 1_790_000_000_000_000_000
 

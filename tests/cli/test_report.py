@@ -12,7 +12,7 @@ from msgspec import structs
 from otel_lifecycle import Outcome
 from otel_lifecycle.cli import main
 from otel_lifecycle.cli.formatting import shortened
-from otel_lifecycle.record import ActualLatency, ErrorInfo, LifecycleRecord, Reroute
+from otel_lifecycle.model.record import ActualLatency, ErrorInfo, LifecycleRecord, Reroute
 from tests.cli.records import aggregated, disaggregated, record, timestamp, write
 
 PAIR = disaggregated("prefill-0", "decode-0")

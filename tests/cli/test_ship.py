@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from otel_lifecycle.cli import main
-from otel_lifecycle.persistence import Follower, Position
-from otel_lifecycle.shipping import Checkpoint
+from otel_lifecycle.records import Follower, Position
+from otel_lifecycle.records.shipping import Checkpoint
 from tests.cli.command import Command
-from tests.persistence.helpers import eventually
-from tests.persistence.segments import append
-from tests.shipping.collectors import HTTP_PROTOBUF, Collector
-from tests.shipping.records import traced
+from tests.records.helpers import eventually
+from tests.records.segments import append
+from tests.records.shipping.collectors import HTTP_PROTOBUF, Collector
+from tests.records.shipping.records import traced
 
 
 @pytest.fixture(autouse=True)

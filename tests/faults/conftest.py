@@ -17,7 +17,7 @@ import pytest
 
 from tests.faults.processes import PATIENCE_SECONDS, Worker
 from tests.faults.table import Result, as_markdown, put_into
-from tests.persistence.helpers import ROOT
+from tests.records.helpers import ROOT
 
 _RESULTS = pytest.StashKey[list[Result]]()
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
-from otel_lifecycle.persistence import Follower, RecordError
+from otel_lifecycle.records import Follower, RecordError
 
 PATIENCE_SECONDS = 120.0
 

@@ -16,7 +16,7 @@ import pytest
 from tests.faults import workers
 from tests.faults.processes import PATIENCE_SECONDS, Worker, read
 from tests.faults.table import Result
-from tests.persistence.helpers import eventually, make_tracker, numbered, serve
+from tests.records.helpers import eventually, make_tracker, numbered, serve
 
 pytestmark = pytest.mark.faults
 

@@ -14,7 +14,7 @@ import pytest
 from tests.faults import workers
 from tests.faults.processes import Worker, read
 from tests.faults.table import Result
-from tests.persistence.helpers import make_tracker
+from tests.records.helpers import make_tracker
 
 pytestmark = pytest.mark.faults
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from otel_lifecycle.shipping.shipper import BATCH
+from otel_lifecycle.records.shipping.shipper import BATCH
 from tests.cli.command import Command
 from tests.faults import workers
 from tests.faults.processes import Worker, read
 from tests.faults.table import Result
 from tests.instrumentation.instrumented_process import free_port
-from tests.shipping.collectors import ACCEPT, HTTP_PROTOBUF, Collector, Reply
+from tests.records.shipping.collectors import ACCEPT, HTTP_PROTOBUF, Collector, Reply
 
 pytestmark = pytest.mark.faults
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_lifecycle.persistence import Follower
+from otel_lifecycle.records import Follower
 from tests.faults import workers
 from tests.faults.processes import Worker, read
 from tests.faults.table import Result

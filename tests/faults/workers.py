@@ -19,12 +19,12 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from otel_lifecycle.persistence.writer import RecordWriter
-from otel_lifecycle.record import LifecycleRecord
-from tests.persistence.helpers import enabled, make_tracker, numbered, serve
-from tests.persistence.segments import lines
+from otel_lifecycle.model.record import LifecycleRecord
+from otel_lifecycle.records.writer import RecordWriter
+from tests.records.helpers import enabled, make_tracker, numbered, serve
+from tests.records.segments import lines
+from tests.records.shipping.collectors import ACCEPT, HTTP_PROTOBUF, Collector, Reply
 from tests.routes import start
-from tests.shipping.collectors import ACCEPT, HTTP_PROTOBUF, Collector, Reply
 
 SMALL_SEGMENTS = {"rotate_bytes": 256 << 10, "compression": "gzip"}
 

@@ -50,7 +50,9 @@ NOT_NUMBERS = [True, False, "3", b"3", [3], {"3": 3}, object(), 3 + 0j]
 NOT_COUNTS = [*NOT_NUMBERS, -1, 1.5, NAN, INFINITY, -INFINITY, 2**53, 10**400]
 
 VALIDATOR = jsonschema.Draft202012Validator(
-    json.loads((resources.files("otel_lifecycle") / "record.schema.json").read_text("utf-8"))
+    json.loads(
+        (resources.files("otel_lifecycle") / "model" / "record.schema.json").read_text("utf-8")
+    )
 )
 
 

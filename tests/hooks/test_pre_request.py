@@ -35,7 +35,7 @@ from tests.hooks.shapes import (
     stream,
     usage,
 )
-from tests.lifecycle.expected import (
+from tests.tracking.expected import (
     STREAMED_RECORD,
     prediction_input,
     record,
@@ -104,7 +104,7 @@ def test_skipped(
     reason: str,
 ) -> None:
     """Without request, id, endpoint or metadata nothing is tracked; a debug log says why."""
-    caplog.set_level(logging.DEBUG, "otel_lifecycle.tracker")
+    caplog.set_level(logging.DEBUG, "otel_lifecycle.tracking.tracker")
 
     bench.tracker.pre_request(request_, scheduling_result)
 

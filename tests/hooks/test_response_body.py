@@ -53,7 +53,7 @@ def test_skipped(
 ) -> None:
     """Without request, id or response nothing happens; a debug log says why."""
     begin(bench)
-    caplog.set_level(logging.DEBUG, "otel_lifecycle.tracker")
+    caplog.set_level(logging.DEBUG, "otel_lifecycle.tracking.tracker")
 
     bench.tracker.response_body(request_, response)
 

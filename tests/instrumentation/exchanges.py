@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from otel_lifecycle import LifecycleRecord
-from tests.lifecycle.expected import latency
 from tests.matchers import MEASURED, SPAN_ID, TIMESTAMP, TRACE_ID, Matching
+from tests.tracking.expected import latency
 
 ANY_ID = Matching("[0-9a-f-]{32,36}")
 _UNKNOWN_OF_NPU = ("hbmUtilization", "aiCoreUtilization", "bandwidthUtilization")

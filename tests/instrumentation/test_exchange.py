@@ -11,9 +11,9 @@ import aiohttp
 import httpx
 import pytest
 
-from otel_lifecycle.instrumentation.asgi import observe
-from otel_lifecycle.instrumentation.clients import observe_aiohttp, observe_httpx
-from otel_lifecycle.instrumentation.exchange import Exchange, current_exchange
+from otel_lifecycle.instrumentation.http.asgi import observe
+from otel_lifecycle.instrumentation.http.clients import observe_aiohttp, observe_httpx
+from otel_lifecycle.instrumentation.http.exchange import Exchange, current_exchange
 from tests.conftest import Bench
 
 SCOPE = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
@@ -208,7 +208,7 @@ def test_client_that_is_not_as_expected(bench: Bench, monkeypatch: pytest.Monkey
     def unreadable(*_: object) -> None:
         raise AttributeError("'URL' object has no attribute 'absolute'")
 
-    monkeypatch.setattr("otel_lifecycle.instrumentation.clients._aiohttp_url", unreadable)
+    monkeypatch.setattr("otel_lifecycle.instrumentation.http.clients._aiohttp_url", unreadable)
 
     async def post(*_: object, **__: object) -> str:
         return "answer"

@@ -16,8 +16,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from otel_lifecycle import LifecycleRecord, Load, Outcome, read_records
-from otel_lifecycle.instrumentation.exchange import claim_exchange
 from otel_lifecycle.instrumentation.generic import GenericRouterInstrumentor
+from otel_lifecycle.instrumentation.http.exchange import claim_exchange
 from otel_lifecycle.testing import InMemoryTelemetry
 from tests.examples.cluster import Cluster, Server, eventually
 from tests.instrumentation.generic_routers import (

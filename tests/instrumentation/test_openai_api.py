@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from otel_lifecycle.instrumentation.openai_api import ResponseReader, is_prefill
+from otel_lifecycle.instrumentation.http.openai_api import ResponseReader, is_prefill
 
 DATA = b'data: {"choices":[{"delta":{"content":"%s"},"finish_reason":null}]}\n\n'
 DONE = b"data: [DONE]\n\n"

@@ -18,8 +18,8 @@ from tests.instrumentation.instrumented_process import (
     served_by_any_fastapi,
 )
 from tests.instrumentation.test_generic import make_engine
-from tests.lifecycle.expected import latency
 from tests.matchers import TIMESTAMP
+from tests.tracking.expected import latency
 
 ASKED = {"stream": True, "stream_options": {"include_usage": True}}
 

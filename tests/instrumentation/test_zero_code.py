@@ -15,7 +15,7 @@ import pytest
 
 from otel_lifecycle import Outcome, read_records
 from otel_lifecycle.cli.otlp_receiver import OTLPReceiver
-from otel_lifecycle.persistence import Follower, PositionedRecord
+from otel_lifecycle.records import Follower, PositionedRecord
 from tests.examples.cluster import Cluster, eventually
 
 ROOT = Path(__file__).parents[2]

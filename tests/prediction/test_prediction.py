@@ -12,20 +12,20 @@ from typing import Any
 import pytest
 
 from otel_lifecycle import LatencyPrediction, RequestStart, Route
-from otel_lifecycle.features import prediction_input
+from otel_lifecycle.config.prediction import PredictionConfig
+from otel_lifecycle.model.features import prediction_input
+from otel_lifecycle.model.record import PredictionInput
 from otel_lifecycle.prediction import (
     LLMDPredictor,
     predict_within,
     route_prediction,
     training_entries,
 )
-from otel_lifecycle.prediction_config import PredictionConfig
-from otel_lifecycle.record import PredictionInput
-from tests.collection.servers import Answer, Site, send
 from tests.conftest import Bench
 from tests.examples.cluster import eventually
 from tests.matchers import ANY_FLOAT, MEASURED, TIMESTAMP
 from tests.routes import aggregated, disaggregated
+from tests.state.servers import Answer, Site, send
 
 PREFILL = PredictionInput("prefill", 512, 0.42, 1, 3, 0.31, 1024, 71.0, 63.0, 40.0, "10.0.0.7")
 DECODE = PredictionInput("decode", 512, 0.42, 0, 5, 0.5, 2048, None, None, None, "10.0.0.8")

@@ -18,7 +18,7 @@ from otel_lifecycle.config import (
     environment_variables,
     unknown_variables,
 )
-from otel_lifecycle.persistence.names import live_path
+from otel_lifecycle.records.names import live_path
 
 _RARE = ("collection.", "prediction.")  # shown where they are set
 _ALWAYS_SHOWN = ("collection.enabled", "prediction.url")

@@ -1,0 +1,111 @@
+"""What all settings share: how they are checked, and what is said of one that is refused."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic.alias_generators import to_camel, to_snake
+
+from otel_lifecycle.config.durations import parse_go_duration, to_timedelta
+
+_MUST_BE = {
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "string_type": "must be text",
+}
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the text names the field, the value and what is allowed."""
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            # The seed leaves an empty duration at its default, 0.
+            value = to_timedelta(parse_go_duration(value)) if value else timedelta(0)
+        except ValueError as error:
+            raise ValueError(f"must be a valid duration: {error}") from None
+    if not isinstance(value, timedelta):
+        raise ValueError("must be a Go duration such as 5s, or a timedelta")
+    if value < timedelta(0):
+        raise ValueError("must be >= 0")
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+
+
+class FieldError(ValueError):
+    """What is wrong with one field, seen by a check of several.
+
+    Args:
+        field: The field, in snake_case.
+        message: What is wrong.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field} {message}")
+        self.field = field
+        self.message = message
+
+
+class Settings(BaseModel):
+    """Frozen; snake_case in Python, camelCase in JSON; unknown fields are refused."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        hide_input_in_errors=False,
+    )
+
+    if not TYPE_CHECKING:  # type checkers go by the fields
+
+        def __init__(self, **settings: Any) -> None:
+            try:
+                super().__init__(**settings)
+            except ValidationError as error:
+                raise ConfigError(problems(error, camel_case=False)) from None
+
+        # For pydantic: validating a model within another one need not go through `__init__`.
+        __init__.__pydantic_base_init__ = True
+
+
+def problems(error: ValidationError, *, camel_case: bool) -> str:
+    """What is wrong with which settings, in one line."""
+    problems = (_describe(dict(problem), camel_case) for problem in error.errors())
+    return f"invalid parameters: {'; '.join(problems)}"
+
+
+def _describe(problem: dict[str, Any], camel_case: bool) -> str:
+    parts = [str(part) for part in problem["loc"]]
+    path = ".".join(to_camel(part) if camel_case else to_snake(part) for part in parts)
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"unknown field {'.'.join(parts)!r}"
+    if kind == "greater_than_equal":
+        message = f"must be >= {context['ge']}"
+    elif kind == "less_than_equal":
+        message = f"must be <= {context['le']}"
+    elif kind == "value_error":
+        error = context["error"]
+        if isinstance(error, FieldError):
+            name = to_camel(error.field) if camel_case else error.field
+            return f"{path}.{name} {error.message}" if path else f"{name} {error.message}"
+        message = str(error)
+        if message.startswith("must be a valid duration"):
+            return f"{path} {message}"
+        if not path:  # of several settings together
+            return message
+    elif kind == "literal_error":
+        message = f"must be one of {context['expected']}"
+    else:
+        message = _MUST_BE.get(kind, problem["msg"])
+    given = re.sub(r"//[^/@]*@", "//***@", repr(problem["input"]))
+    return f"{path} {message}, got {given}"

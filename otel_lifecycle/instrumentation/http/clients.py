@@ -1,0 +1,167 @@
+"""The outbound side: calls to engines through aiohttp and httpx."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, MutableMapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import msgspec
+
+from otel_lifecycle.instrumentation.http.engine_answer import read_answer
+from otel_lifecycle.instrumentation.http.exchange import Attempt, Exchange, current_exchange, reset
+from otel_lifecycle.instrumentation.http.openai_api import MAX_BUFFERED_BYTES, operation
+from otel_lifecycle.tracking.scheduling import error_type
+
+_logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# httpx may be set on top of aiohttp: the outer call is the one that counts.
+_calling: ContextVar[bool] = ContextVar("otel_lifecycle_calling", default=False)
+
+
+async def observe_aiohttp(
+    wrapped: Any, session: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Wraps `aiohttp.ClientSession._request(method, url, **options)`."""
+    exchange = _exchange()
+    found = None if exchange is None else _aiohttp_attempt(exchange, session, args, kwargs)
+    if exchange is None or found is None:
+        return await wrapped(*args, **kwargs)
+    attempt, headers = found
+    with _calling_through(exchange, attempt):
+        response = await wrapped(*args, **{**kwargs, "headers": headers})
+    _called(attempt, response.status)
+    return response
+
+
+async def observe_httpx(
+    wrapped: Any, _client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Wraps `httpx.AsyncClient.send(request, **options)`, and that of httpx2."""
+    exchange = _exchange()
+    attempt = None if exchange is None else _httpx_attempt(exchange, args, kwargs)
+    if exchange is None or attempt is None:
+        return await wrapped(*args, **kwargs)
+    with _calling_through(exchange, attempt):
+        response = await wrapped(*args, **kwargs)
+    _httpx_called(exchange, attempt, response)
+    return response
+
+
+def observe_httpx_blocking(
+    wrapped: Any, _client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Wraps `httpx.Client.send(request, **options)`, and that of httpx2."""
+    exchange = _exchange()
+    attempt = None if exchange is None else _httpx_attempt(exchange, args, kwargs)
+    if exchange is None or attempt is None:
+        return wrapped(*args, **kwargs)
+    with _calling_through(exchange, attempt):
+        response = wrapped(*args, **kwargs)
+    _httpx_called(exchange, attempt, response)
+    return response
+
+
+def _unless_it_fails(find: Callable[P, T]) -> Callable[P, T | None]:
+    """What is not as expected in a client is no call that is followed, and no error."""
+
+    @wraps(find)
+    def find_safely(*args: P.args, **kwargs: P.kwargs) -> T | None:
+        try:
+            return find(*args, **kwargs)
+        except Exception:
+            _logger.debug("a call is not followed", exc_info=True)
+            return None
+
+    return find_safely
+
+
+@_unless_it_fails
+def _aiohttp_attempt(
+    exchange: Exchange, session: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Attempt, MutableMapping[str, str]] | None:
+    if len(args) < 2 or str(args[0]).upper() != "POST":
+        return None
+    url = _aiohttp_url(session, args[1])
+    if operation(url.path) is None or url.host is None:
+        return None
+    headers = _aiohttp_headers(kwargs.get("headers"))
+    body = _body(kwargs.get("data"), kwargs.get("json"))
+    attempt = exchange.calling(url.host, url.port or 80, body, headers)
+    return None if attempt is None else (attempt, headers)
+
+
+@_unless_it_fails
+def _httpx_attempt(
+    exchange: Exchange, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Attempt | None:
+    request = args[0] if args else kwargs.get("request")
+    if request is None or getattr(request, "method", "") != "POST":
+        return None
+    url = request.url
+    if operation(url.path) is None:
+        return None
+    port = url.port or (443 if url.scheme == "https" else 80)
+    return exchange.calling(
+        url.host, port, _body(getattr(request, "_content", None), None), request.headers
+    )
+
+
+def _httpx_called(exchange: Exchange, attempt: Attempt, response: Any) -> None:
+    _called(attempt, response.status_code)
+    if exchange.routing.rebuilds_answers and response.status_code < 400:
+        read_answer(attempt, response)
+
+
+@contextmanager
+def _calling_through(exchange: Exchange, attempt: Attempt) -> Generator[None]:
+    token = _calling.set(True)
+    try:
+        with exchange.active():
+            yield
+    except BaseException as error:
+        attempt.answered(error_type(error))
+        raise
+    finally:
+        reset(_calling, token)
+
+
+def _called(attempt: Attempt, status: int) -> None:
+    attempt.answered(f"http_{status}" if status >= 400 else "")
+
+
+def _exchange() -> Exchange | None:
+    return None if _calling.get() else current_exchange.get()
+
+
+def _aiohttp_url(session: Any, given: Any) -> Any:
+    from yarl import URL  # aiohttp is there, and so is its yarl
+
+    url = URL(given)
+    base = getattr(session, "_base_url", None)  # there is no public name for it
+    return url if base is None or url.host is not None else base.join(url)
+
+
+def _aiohttp_headers(given: Any) -> MutableMapping[str, str]:
+    from multidict import CIMultiDict
+
+    return CIMultiDict(given or ())
+
+
+def _body(data: Any, json: Any) -> bytes:
+    """The bytes of a call, as far as they are there: a streamed body is left alone."""
+    if isinstance(data, (bytes, str)) and len(data) <= MAX_BUFFERED_BYTES:
+        return data if isinstance(data, bytes) else data.encode("utf-8", "replace")
+    if isinstance(json, dict):
+        telling = ("max_tokens", "max_completion_tokens", "kv_transfer_params")
+        try:
+            return msgspec.json.encode({name: json[name] for name in telling if name in json})  # pyright: ignore[reportUnknownVariableType]
+        except (TypeError, ValueError, RecursionError):
+            return b""
+    return b""

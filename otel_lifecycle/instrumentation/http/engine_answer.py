@@ -1,0 +1,65 @@
+"""What an engine answers, read on its way to a router that makes an answer of its own of it.
+
+Such a router may add a terminator that the engine never sent, hide the usage it asked for itself,
+or put zeros where there was none.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import wrapt
+
+from otel_lifecycle.instrumentation.http.exchange import Attempt
+from otel_lifecycle.instrumentation.http.openai_api import ResponseReader
+from otel_lifecycle.tracking.scheduling import error_type
+
+_logger = logging.getLogger(__name__)
+
+
+def read_answer(attempt: Attempt, response: Any) -> None:
+    """Reads a response of httpx, now or while the router does; a compressed stream is left alone.
+
+    The bytes pass through untouched, as they come.
+    """
+    try:
+        answer = ResponseReader()
+        if response.is_stream_consumed:
+            answer.feed(response.content)
+        elif response.headers.get("content-encoding", "identity") == "identity":
+            response.stream = _Stream(response.stream, attempt, answer)
+        else:
+            return
+        attempt.answer = answer
+    except Exception:
+        _logger.debug("the engine's answer could not be read", exc_info=True)
+
+
+class _Stream(wrapt.ObjectProxy):  # pyright: ignore[reportMissingTypeArgument]
+    """The byte stream of a response; httpx checks its type."""
+
+    def __init__(self, stream: Any, attempt: Attempt, answer: ResponseReader) -> None:
+        super().__init__(stream)  # pyright: ignore[reportUnknownMemberType]
+        self._self_stream = stream
+        self._self_attempt = attempt
+        self._self_answer = answer
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._self_stream:
+                self._self_answer.feed(chunk)
+                yield chunk
+        except Exception as error:
+            self._self_attempt.failure = error_type(error)
+            raise
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            for chunk in self._self_stream:
+                self._self_answer.feed(chunk)
+                yield chunk
+        except Exception as error:
+            self._self_attempt.failure = error_type(error)
+            raise

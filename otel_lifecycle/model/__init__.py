@@ -1,0 +1,43 @@
+"""What a lifecycle is made of, from the endpoint a router knows to the record it leaves behind.
+
+All values are immutable and may be shared between threads. Nothing here validates: a router's
+values are taken as they come, and made safe where they are read (`otel_lifecycle.model.sanitize`).
+"""
+
+from otel_lifecycle.model.endpoint import (
+    Endpoint,
+    EndpointEvent,
+    EndpointEventType,
+    EndpointMetrics,
+    Load,
+    NPUDevice,
+    NPUState,
+)
+from otel_lifecycle.model.record import SCHEMA_VERSION, LifecycleRecord, MissingReason
+from otel_lifecycle.model.request import (
+    InputTokenSource,
+    Outcome,
+    RequestCompletion,
+    RequestStart,
+)
+from otel_lifecycle.model.route import LatencyPrediction, Route, RouteEndpoint
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Endpoint",
+    "EndpointEvent",
+    "EndpointEventType",
+    "EndpointMetrics",
+    "InputTokenSource",
+    "LatencyPrediction",
+    "LifecycleRecord",
+    "Load",
+    "MissingReason",
+    "NPUDevice",
+    "NPUState",
+    "Outcome",
+    "RequestCompletion",
+    "RequestStart",
+    "Route",
+    "RouteEndpoint",
+]

@@ -1,0 +1,158 @@
+"""The inputs of the latency predictor, and why any of them is missing.
+
+The features are those of hermes-router's `prediction.proto` (`PredictInput`); the seed calls the
+function `selectedPredictionInputs`. A feature that cannot be trusted is None and has one reason
+out of a closed list; a feature that is there has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from otel_lifecycle.model import sanitize
+from otel_lifecycle.model.endpoint import EndpointMetrics, NPUState
+from otel_lifecycle.model.record import (
+    EndpointSnapshot,
+    MissingFeature,
+    MissingReason,
+    PredictionInput,
+)
+
+POD_TYPES = {"leader": "", "prefill": "prefill", "decode": "decode"}
+
+_METRICS_FEATURES = (
+    ("numRequestWaiting", "waiting_requests"),
+    ("numRequestRunning", "running_requests"),
+    ("kvCacheUsage", "kv_cache_usage"),
+)
+# Which of average and maximum hermes feeds its predictor is not public; the average is assumed.
+_NPU_FEATURES = (
+    ("hbmUtilization", "hbm_utilization_avg"),
+    ("aiCoreUtilization", "ai_core_utilization_avg"),
+    ("bandwidthUtilization", "hbm_bandwidth_utilization_avg"),
+)
+_NO_METRICS = EndpointMetrics()
+_NO_NPU = NPUState()
+_NPU_STATUS_REASONS = {
+    "stale": MissingReason.NPU_STALE,
+    "missing": MissingReason.NPU_MISSING,
+}
+
+
+def missing_request_features(
+    roles: Iterable[str], tokens: int | None, raw_score: object, score: float | None
+) -> list[MissingFeature]:
+    """Which features the request itself cannot give, and why.
+
+    Args:
+        roles: The counted roles: each has its own prediction input.
+        tokens: Length of the prompt.
+        raw_score: The prefix-cache score as the router gave it.
+        score: The same, made safe.
+    """
+    missing: list[MissingFeature] = []
+    for role in roles:
+        pod_type = POD_TYPES[role]
+        if tokens is None:
+            reason = MissingReason.INPUT_TOKENS_MISSING
+            missing.append(MissingFeature(pod_type, "inputTokenLength", reason))
+        if score is None:
+            reason = (
+                MissingReason.NOT_FINITE
+                if sanitize.is_not_finite(raw_score)
+                else MissingReason.PREFIX_CACHE_MISSING
+            )
+            missing.append(MissingFeature(pod_type, "prefixCacheScore", reason))
+    return missing
+
+
+def prediction_input(
+    role: str,
+    snapshot: EndpointSnapshot,
+    *,
+    input_tokens: int | None,
+    score: float | None,
+    missing: Iterable[MissingFeature],
+) -> PredictionInput:
+    """The features of one counted endpoint, without those that are `missing`."""
+    pod_type = POD_TYPES[role]
+    metrics = snapshot.metrics or _NO_METRICS
+    npu = snapshot.npu or _NO_NPU
+    result = PredictionInput(
+        pod_type,
+        input_tokens,
+        score,
+        metrics.waiting_requests,
+        metrics.running_requests,
+        metrics.kv_cache_usage,
+        None if snapshot.inflight is None else snapshot.inflight.tokens,
+        npu.hbm_utilization_avg,
+        npu.ai_core_utilization_avg,
+        npu.hbm_bandwidth_utilization_avg,
+        snapshot.address,
+    )
+    absent = {entry.feature for entry in missing if entry.pod_type == pod_type}
+    if absent:
+        for field, feature in _FIELDS:
+            if feature in absent:
+                setattr(result, field, None)
+    return result
+
+
+_FIELDS = tuple(
+    zip(PredictionInput.__struct_fields__, PredictionInput.__struct_encode_fields__, strict=True)
+)
+
+
+def missing_metrics(
+    raw: EndpointMetrics | None, metrics: EndpointMetrics | None, *, stale: bool
+) -> list[tuple[str, MissingReason]]:
+    """Which features the engine's metrics cannot give, and why.
+
+    Args:
+        raw: The metrics as the router gave them.
+        metrics: The same, made safe.
+        stale: Whether they are too old to be used.
+    """
+    if raw is None or metrics is None:
+        return [(feature, MissingReason.METRICS_MISSING) for feature, _ in _METRICS_FEATURES]
+    if stale:
+        return [(feature, MissingReason.METRICS_STALE) for feature, _ in _METRICS_FEATURES]
+    return [
+        (
+            feature,
+            MissingReason.NOT_FINITE
+            if sanitize.is_not_finite(getattr(raw, field))
+            else MissingReason.METRICS_MISSING,
+        )
+        for feature, field in _METRICS_FEATURES
+        if getattr(metrics, field) is None
+    ]
+
+
+def missing_npu(
+    raw: NPUState | None, npu: NPUState | None, *, stale: bool
+) -> list[tuple[str, MissingReason]]:
+    """Which features the NPU state cannot give, and why.
+
+    Args:
+        raw: The state as the router gave it.
+        npu: The same, made safe.
+        stale: Whether it is too old to be used, whatever its status says.
+    """
+    if raw is None or npu is None:
+        return [(feature, MissingReason.NPU_MISSING) for feature, _ in _NPU_FEATURES]
+    whole = MissingReason.NPU_STALE if stale else _NPU_STATUS_REASONS.get(npu.data_status)
+    if whole is not None:
+        return [(feature, whole) for feature, _ in _NPU_FEATURES]
+    absent = (
+        MissingReason.NPU_PARTIAL if npu.data_status == "partial" else MissingReason.NPU_MISSING
+    )
+    return [
+        (
+            feature,
+            absent if getattr(raw, field) is None else MissingReason.NPU_INVALID_VALUE,
+        )
+        for feature, field in _NPU_FEATURES
+        if getattr(npu, field) is None
+    ]

@@ -1,0 +1,102 @@
+"""A request as a router hands it over: when it is dispatched, and when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+
+import msgspec
+
+from otel_lifecycle.model.endpoint import Endpoint
+from otel_lifecycle.model.route import LatencyPrediction, Route
+
+
+class Outcome(str, Enum):
+    """How a request ended.
+
+    The first four are llm-d-router's termination causes; `REJECTED` is only seen by
+    instrumentations: the router answered without choosing an endpoint.
+    """
+
+    COMPLETED = "completed"
+    CLIENT_DISCONNECT = "client_disconnect"
+    EVICTED = "evicted"
+    ERROR = "error"
+    REJECTED = "rejected"
+    SUPERSEDED = "superseded"
+    ABANDONED = "abandoned"
+    SHUTDOWN = "shutdown"
+
+
+class InputTokenSource(str, Enum):
+    """Where the input token count comes from."""
+
+    TOKENIZED = "tokenized"
+    REPORTED = "reported"
+    ESTIMATED = "estimated"
+    UNKNOWN = "unknown"
+
+
+class RequestStart(msgspec.Struct, frozen=True):
+    """A routed request, as the router hands it over before dispatch.
+
+    Attributes:
+        request_id: The router's id of the request; an empty one is not tracked.
+        route: Where it goes; None only for a request that ended before the router had chosen.
+        model: The target model, after any rewrite.
+        input_tokens: Length of the prompt in tokens; None is unknown.
+        input_token_source: Where `input_tokens` comes from. Default: `reported` when it is known.
+        streaming: Whether the client asked for a stream; None is unknown. Only a stream has a
+            time to first token.
+        prefix_cache_score: Cached part of the prompt on the prefill (or selected) endpoint, 0 to 1.
+        prediction: Predicted TTFT of the prefill and TPOT of the decode (or selected) endpoint.
+        candidates: The endpoints considered, or how many they were.
+        policy: Name of the routing policy.
+        engine_request_id: The id the router gives its engine, which may be another; None is
+            unknown.
+        attempt: 1 for the first dispatch.
+        operation: GenAI operation: `chat`, `text_completion`, ...
+        provider: GenAI provider: `vllm`, ...
+        route_mismatch: The dispatched route and the endpoint's own PD group disagreed; `route` is
+            the dispatched one.
+    """
+
+    request_id: str
+    route: Route | None
+    model: str = ""
+    input_tokens: int | None = None
+    input_token_source: str | None = None
+    streaming: bool | None = True
+    prefix_cache_score: float | None = None
+    prediction: LatencyPrediction | None = None
+    candidates: int | Sequence[object] | None = None
+    policy: str = ""
+    engine_request_id: str | None = None
+    attempt: int = 1
+    operation: str = ""
+    provider: str = ""
+    route_mismatch: bool = False
+
+
+class RequestCompletion(msgspec.Struct, frozen=True):
+    """How a request ended, as the router hands it over.
+
+    Attributes:
+        outcome: How it ended.
+        output_tokens: Completion tokens of the usage, never a count of chunks; None is unknown.
+        cached_tokens: Prompt tokens the engine found in its prefix cache; None is unknown.
+        input_tokens: Prompt tokens of the usage; they replace an estimate in the record, not in
+            the load that was charged.
+        served_endpoint: The endpoint that served it, where it may differ from the selected one.
+        error_type: Short name of the error, for the outcome `error`.
+        prefill_ms: What the prefill of a PD route took, from its call to its answer; None is
+            unknown.
+    """
+
+    outcome: Outcome = Outcome.COMPLETED
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    served_endpoint: Endpoint | None = None
+    error_type: str | None = None
+    input_tokens: int | None = None
+    prefill_ms: float | None = None

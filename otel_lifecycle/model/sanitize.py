@@ -1,0 +1,171 @@
+"""Makes a router's values safe to record: text valid and bounded, numbers finite and in range.
+
+A value that cannot be used becomes None (or empty text): unknown, never zero. None of these
+functions raises, whatever it is given.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timezone
+from itertools import islice
+from typing import cast
+
+from otel_lifecycle.model.endpoint import EndpointMetrics, NPUDevice, NPUState
+
+MAX_TEXT_LENGTH = 512
+MAX_COUNT = 2**53 - 1  # JSON readers keep these exact, and sums of many fit OTLP's signed 64 bits
+MAX_MILLISECONDS = 1e9  # beyond it a float no longer tells nanoseconds apart
+_MAX_MODELS = 256
+_MAX_DEVICES = 256
+_NO_DEVICE = NPUDevice()
+
+
+def text(value: object) -> str:
+    """Valid UTF-8 text of at most `MAX_TEXT_LENGTH` characters."""
+    if type(value) is not str:
+        if isinstance(value, bytes):
+            value = value[: 4 * MAX_TEXT_LENGTH].decode("utf-8", "backslashreplace")
+        elif isinstance(value, str):
+            value = str.__str__(value)
+        elif isinstance(value, int) and not isinstance(value, bool):
+            value = str(value) if abs(value) <= MAX_COUNT else ""
+        else:
+            return ""
+    if len(value) > MAX_TEXT_LENGTH:
+        value = value[:MAX_TEXT_LENGTH]
+    if value.isascii():
+        return value
+    return value.encode("utf-8", "backslashreplace").decode("utf-8")[:MAX_TEXT_LENGTH]
+
+
+def count(value: object) -> int | None:
+    """A whole number, 0 to 2^53 - 1; a whole float counts as one."""
+    if type(value) is int:
+        return value if 0 <= value <= MAX_COUNT else None
+    number = _finite(value)
+    if number is None or not number.is_integer():
+        return None
+    return int(number) if 0 <= number <= MAX_COUNT else None
+
+
+def fraction(value: object) -> float | None:
+    """A number from 0 to 1."""
+    number = _finite(value)
+    return number if number is not None and 0.0 <= number <= 1.0 else None
+
+
+def percent(value: object) -> float | None:
+    """A number from 0 to 100, kept to a millionth.
+
+    npu-exporter writes -1 for a failed read, DCGM huge blank values.
+    """
+    number = _finite(value)
+    return round(number, 6) if number is not None and 0.0 <= number <= 100.0 else None
+
+
+def milliseconds(value: object) -> float | None:
+    """A time that is not negative, kept to a nanosecond."""
+    number = _finite(value)
+    return round(number, 6) if number is not None and 0.0 <= number <= MAX_MILLISECONDS else None
+
+
+def is_not_finite(value: object) -> bool:
+    """Whether `value` is a float NaN or infinity."""
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def moment(value: object) -> datetime | None:
+    """An aware UTC datetime after the epoch; a naive one is taken as UTC."""
+    if not isinstance(value, datetime):
+        return None
+    try:
+        if value.tzinfo is not timezone.utc:
+            offset = value.utcoffset()
+            value = (
+                value.replace(tzinfo=timezone.utc)
+                if offset is None
+                else value.astimezone(timezone.utc)
+            )
+        return value if value.year >= 1970 else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def metrics(value: object) -> EndpointMetrics | None:
+    """The metrics with every unusable field unknown."""
+    if not isinstance(value, EndpointMetrics):
+        return None
+    return EndpointMetrics(
+        running_requests=count(value.running_requests),
+        waiting_requests=count(value.waiting_requests),
+        kv_cache_usage=fraction(value.kv_cache_usage),
+        kv_cache_max_token_capacity=count(value.kv_cache_max_token_capacity),
+        cache_block_size=count(value.cache_block_size),
+        cache_num_blocks=count(value.cache_num_blocks),
+        active_models=_models(value.active_models),
+        waiting_models=_models(value.waiting_models),
+        max_active_models=count(value.max_active_models),
+        prefix_cache_hit_rate=fraction(value.prefix_cache_hit_rate),
+        update_time=moment(value.update_time),
+    )
+
+
+def npu(value: object) -> NPUState | None:
+    """The NPU state with every unusable field unknown."""
+    if not isinstance(value, NPUState):
+        return None
+    return NPUState(
+        observation_time=moment(value.observation_time),
+        data_status=text(value.data_status),
+        device_count=count(value.device_count),
+        ai_core_utilization_avg=percent(value.ai_core_utilization_avg),
+        ai_core_utilization_max=percent(value.ai_core_utilization_max),
+        hbm_utilization_avg=percent(value.hbm_utilization_avg),
+        hbm_utilization_max=percent(value.hbm_utilization_max),
+        hbm_bandwidth_utilization_avg=percent(value.hbm_bandwidth_utilization_avg),
+        hbm_bandwidth_utilization_max=percent(value.hbm_bandwidth_utilization_max),
+        devices=_devices(value.devices),
+    )
+
+
+def _finite(value: object) -> float | None:
+    if type(value) is not float:
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            return None
+        try:
+            value = float(value)
+        except OverflowError:
+            return None
+    return value if math.isfinite(value) else None
+
+
+def _models(value: object) -> dict[str, int]:
+    models: dict[str, int] = {}
+    if not isinstance(value, dict):
+        return models
+    for model, number in islice(cast("dict[object, object]", value).items(), _MAX_MODELS):
+        usable = count(number)
+        if usable is not None:
+            models[text(model)] = usable
+    return models
+
+
+def _devices(value: object) -> tuple[NPUDevice, ...]:
+    """The devices of which anything is known."""
+    if not isinstance(value, tuple):
+        return ()
+    devices = map(_device, cast("tuple[object, ...]", value)[:_MAX_DEVICES])
+    return tuple(device for device in devices if device != _NO_DEVICE)
+
+
+def _device(device: object) -> NPUDevice:
+    if not isinstance(device, NPUDevice):
+        return _NO_DEVICE
+    return NPUDevice(
+        target=text(device.target),
+        device_id=text(device.device_id),
+        ai_core_utilization=percent(device.ai_core_utilization),
+        hbm_utilization=percent(device.hbm_utilization),
+        hbm_bandwidth_utilization=percent(device.hbm_bandwidth_utilization),
+    )

@@ -1,0 +1,197 @@
+"""What is done with closed segments, off the writer's way: compression and retention."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from otel_lifecycle.config import PersistenceConfig
+from otel_lifecycle.records.names import (
+    COMPRESSED,
+    PID,
+    UNFINISHED,
+    files_in,
+    is_sibling,
+    newest_segment,
+    segment_of,
+    segment_path,
+)
+from otel_lifecycle.records.segment import FILE_MODE, Segment, lock
+
+# Whoever it belongs to has ended, or begins a new file at its next record: both are right.
+_LEFT_BEHIND = 3600.0  # seconds
+_CHUNK_BYTES = 1 << 18
+_GZIP_WBITS = 31  # zlib's largest window, with the header and trailer of gzip
+_PAUSE_SECONDS = 0.5  # so that many small segments are not listed again for each of them
+
+
+class Housekeeping:
+    """Looks after the closed segments of an output path, those of other processes too.
+
+    Any number of processes may do so at once. What one of them leaves undone, because it ends, the
+    next one does.
+
+    Args:
+        config: Enabled settings; without rotation there is nothing to do.
+        live: The live file of this process.
+        complain: Told of what goes wrong.
+    """
+
+    def __init__(
+        self, config: PersistenceConfig, live: Path, complain: Callable[[str], None]
+    ) -> None:
+        self._config = config
+        self._live = live
+        self._complain = complain
+        self._syncs = config.fsync != "never"
+        self._needed = config.rotates and (
+            config.compression != "none"
+            or config.retain_segments > 0
+            or config.retain_bytes > 0
+            or PID in config.output_path
+        )
+        self._lock = threading.Lock()
+        self._running = False
+        self._again = False
+
+    def begin(self) -> None:
+        """Has it done soon, on a thread of its own; returns at once."""
+        if not self._needed:
+            return
+        with self._lock:
+            self._again = True
+            if self._running:
+                return
+            thread = threading.Thread(
+                target=self._run, name="otel-lifecycle-housekeeping", daemon=True
+            )
+            with contextlib.suppress(RuntimeError):  # the interpreter is shutting down
+                thread.start()
+                self._running = True
+
+    def _run(self) -> None:
+        # At the priority of all others: a thread that is put off while it holds the interpreter's
+        # lock puts off the whole router.
+        while True:
+            with self._lock:
+                if not self._again:
+                    self._running = False
+                    return
+                self._again = False
+            try:
+                self.tidy()
+            except OSError as error:
+                self._complain(f"closed segments cannot be looked after: {error}")
+            time.sleep(_PAUSE_SECONDS)
+
+    def tidy(self) -> None:
+        """Does it now.
+
+        Raises:
+            OSError: Something could not be read, written or deleted.
+        """
+        self._close_left_behind()
+        segments = self._closed_segments()
+        if self._config.compression == "gzip":
+            self._delete_unfinished()
+            segments = [
+                path if path.name.endswith(COMPRESSED) else self._compress(path)
+                for path in segments
+            ]
+        self._delete_oldest(segments)
+
+    def _close_left_behind(self) -> None:
+        """Closes what processes that have ended were writing."""
+        for live in files_in(self._live.parent):
+            if live != self._live and self._is_ours(live) and _unchanged_for(live) > _LEFT_BEHIND:
+                path = segment_path(live, newest_segment(live).next())
+                try:
+                    with contextlib.closing(Segment(live)) as segment:
+                        segment.finish(lambda path=path: path, sync=self._syncs)
+                except OSError as error:  # what is to be deleted is deleted all the same
+                    self._complain(f"{live} cannot be closed: {error}")
+
+    def _delete_unfinished(self) -> None:
+        for path in self._live.parent.glob(f"*{UNFINISHED}"):
+            whole = path.with_name(path.name.removesuffix(UNFINISHED))
+            segment = segment_of(whole)
+            if segment is not None and self._is_ours(segment[0]) and not whole.exists():
+                path.unlink(missing_ok=True)
+
+    def _compress(self, path: Path) -> Path:
+        """Compresses a segment; returns under which name it is there now."""
+        compressed = path.with_name(path.name + COMPRESSED)
+        unfinished = path.with_name(path.name + UNFINISHED)
+        try:
+            with path.open("rb") as plain:
+                lock(plain.fileno(), wait=False)
+                if not path.exists():  # another process has just done it
+                    return compressed
+                self._write_compressed(plain, unfinished)
+                unfinished.replace(compressed)
+                path.unlink()
+        except BlockingIOError:  # another process is at it
+            return path
+        except FileNotFoundError:
+            return compressed
+        except OSError as error:  # what is to be deleted is deleted all the same
+            self._complain(f"{path} cannot be compressed: {error}")
+            unfinished.unlink(missing_ok=True)
+            return path
+        return compressed
+
+    def _write_compressed(self, plain: BinaryIO, path: Path) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        # Not GzipFile, which is left to the garbage collector, and so to whatever thread of the
+        # router: if a signal handler raises there, in its finalizer, Python swallows it.
+        compressor = zlib.compressobj(wbits=_GZIP_WBITS)
+        with open(os.open(path, flags, FILE_MODE), "wb") as file:
+            while chunk := plain.read(_CHUNK_BYTES):
+                file.write(compressor.compress(chunk))
+            file.write(compressor.flush())
+            if self._syncs:
+                file.flush()
+                os.fsync(file.fileno())
+
+    def _delete_oldest(self, segments: list[Path]) -> None:
+        """Keeps the newest whatever is asked for: it tells the number of the next."""
+        most, most_bytes = self._config.retain_segments, self._config.retain_bytes
+        if not most and not most_bytes:
+            return
+        kept = 0
+        for count, path in enumerate(reversed(segments)):
+            try:
+                kept += path.stat().st_size
+                if count and ((most and count >= most) or (most_bytes and kept > most_bytes)):
+                    path.unlink()
+            except FileNotFoundError:  # another process was faster
+                continue
+            except OSError as error:
+                self._complain(f"{path} cannot be deleted: {error}")
+
+    def _closed_segments(self) -> list[Path]:
+        """Of all processes, oldest first."""
+        segments = [
+            segment
+            for live, segments in files_in(self._live.parent).items()
+            if self._is_ours(live)
+            for segment in segments.items()
+        ]
+        return [path for _, path in sorted(segments)]
+
+    def _is_ours(self, live: Path) -> bool:
+        return is_sibling(live, self._config.output_path)
+
+
+def _unchanged_for(path: Path) -> float:
+    """Seconds since somebody wrote to a file; a file that is not there was written right now."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

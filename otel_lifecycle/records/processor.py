@@ -1,0 +1,135 @@
+"""The span processor that writes the record of every finished lifecycle span to a file."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+
+from otel_lifecycle.config import ConfigError, PersistenceConfig
+from otel_lifecycle.model.record import LifecycleRecord
+from otel_lifecycle.records.handover import offered
+from otel_lifecycle.records.writer import RecordWriter
+from otel_lifecycle.telemetry.span_reader import is_lifecycle_span, record_from_span
+
+_SHUTDOWN_MILLIS = 5_000
+
+
+class LifecycleSpanProcessor(SpanProcessor):
+    """Writes finished lifecycle spans as JSON Lines records; other spans pass by.
+
+    An ordinary span processor: `TracerProvider.add_span_processor` takes it, once or more often
+    (with different files). It takes sampled and RECORD_ONLY spans alike; with `RecordAllSampler`
+    the file holds every request. It never raises and does no I/O on the caller's thread. A tracker
+    whose configuration enables persistence makes its own, and gives it every request itself.
+
+    Args:
+        config: Enabled settings.
+        store_name: Take only the spans of that store; None takes all.
+
+    Raises:
+        ConfigError: Persistence is not enabled, or the file cannot be written.
+    """
+
+    def __init__(self, config: PersistenceConfig, store_name: str | None = None) -> None:
+        if not config.enabled:
+            raise ConfigError("persistence.enabled is False: there is nothing to process")
+        try:
+            self._writer = RecordWriter(config)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"persistence.outputPath {config.output_path!r} cannot be written: {error}"
+            ) from error
+        self._store_name = store_name
+        self._providers: weakref.WeakSet[TracerProvider] = weakref.WeakSet()
+        # Not shut down and collected: what is queued is still written.
+        weakref.finalize(self, self._writer.close_soon).atexit = False
+
+    def attach(self, provider: TracerProvider) -> None:
+        """Flushes with a provider, whose shutdown does not close it: `close` does."""
+        if provider not in self._providers:
+            self._providers.add(provider)
+            provider.add_span_processor(_Attached(self))
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Does nothing."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Queues the record of a lifecycle span."""
+        try:
+            if not is_lifecycle_span(span) or span.context is None:
+                return
+            handover = offered(span.context)
+            if handover is None:
+                if self._store_name is None:
+                    self._writer.put(record_from_span(span))
+            elif self._store_name in (None, handover.store_name) and self not in handover.taken_by:
+                handover.taken_by.append(self)
+                self._writer.put(handover.record)
+        except Exception as error:
+            self._writer.count_drop(f"span {span.name!r} cannot be recorded: {error}")
+
+    def take(self, records: Iterator[LifecycleRecord]) -> None:
+        """Queues what an iterator still has.
+
+        A tracker gives its own processor the records itself: there may be no SDK, it may be
+        disabled or drop the span, and another processor may raise before this one is called.
+        """
+        self._writer.put_from(records)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more records."""
+        return self._writer.closed
+
+    @property
+    def queued(self) -> int:
+        """Records waiting to be written."""
+        return self._writer.queued
+
+    @property
+    def written(self) -> int:
+        """Records written so far."""
+        return self._writer.written
+
+    @property
+    def dropped(self) -> int:
+        """Records lost so far."""
+        return self._writer.dropped
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Writes what is queued; False when that failed or took longer than `timeout_millis`."""
+        return self._writer.flush(timeout_millis / 1000)
+
+    def shutdown(self) -> None:
+        """Writes what is queued and takes no more; idempotent, and done in a few seconds."""
+        self._writer.close()
+
+    def close(self, timeout: float) -> None:
+        """`shutdown` with a bound in seconds."""
+        self._writer.close(timeout)
+
+
+class _Attached(SpanProcessor):
+    """A tracker's processor as its provider sees it.
+
+    The tracker hands its records over itself; from the provider comes only when to flush. It never
+    lets go of a processor, and is often shut down before the tracker, whose requests in flight are
+    recorded even then.
+    """
+
+    def __init__(self, processor: LifecycleSpanProcessor) -> None:
+        self._processor = weakref.ref(processor)
+
+    def shutdown(self) -> None:
+        self.force_flush(_SHUTDOWN_MILLIS)
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        processor = self._open_processor()
+        return processor is None or processor.force_flush(timeout_millis)
+
+    def _open_processor(self) -> LifecycleSpanProcessor | None:
+        processor = self._processor()
+        return None if processor is None or processor.closed else processor

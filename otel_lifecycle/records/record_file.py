@@ -1,0 +1,104 @@
+"""What the writer appends to: one file, or one live file after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from otel_lifecycle.config import PersistenceConfig
+from otel_lifecycle.records.housekeeping import Housekeeping
+from otel_lifecycle.records.names import (
+    NO_SEGMENT,
+    live_path,
+    newest_segment,
+    segment_path,
+)
+from otel_lifecycle.records.segment import Segment
+
+_RETRY_SECONDS = 60.0
+
+
+class RecordFile:
+    """The live file of a process, and what becomes of it. Not thread-safe, as `Segment`.
+
+    Args:
+        config: Enabled settings.
+        complain: Told of what goes wrong beside the writing.
+
+    Raises:
+        OSError: The file cannot be opened.
+        ValueError: The path cannot be one of a file.
+        RuntimeError: The path begins with `~` and there is no home folder.
+    """
+
+    def __init__(self, config: PersistenceConfig, complain: Callable[[str], None]) -> None:
+        self._config = config
+        self._complain = complain
+        self._interval = config.rotate_interval.total_seconds()
+        self._syncs = config.fsync != "never"
+        self._last = self._next = NO_SEGMENT
+        self._failed_at = -_RETRY_SECONDS
+        self._segment = Segment(live_path(config.output_path), sync=config.fsync == "flush")
+        self._housekeeping = Housekeeping(config, self._segment.path, complain)
+        self._housekeeping.begin()
+
+    def append(self, lines: Sequence[bytes]) -> int:
+        """Appends lines, as many as belong into one segment; returns how many.
+
+        Raises:
+            OSError: They could not be written, and none of them is in the file.
+        """
+        self.rotate_if_old()
+        count = self._segment.append(lines, self._config.rotate_bytes)
+        if count == 0:
+            # One that cannot be renamed grows on: better than to lose records.
+            limit = self._config.rotate_bytes if self._rotate() else 0
+            count = self._segment.append(lines, limit)
+        return count
+
+    def rotates_in(self) -> float | None:
+        """Seconds until the segment is too old; None: it never is."""
+        age = self._segment.age
+        if not self._interval or age is None:
+            return None
+        failed = self._failed_at + _RETRY_SECONDS - time.monotonic()
+        return max(0.0, self._interval - age, failed)
+
+    def rotate_if_old(self) -> None:
+        """Closes the segment when it was written for long enough."""
+        if self.rotates_in() == 0:
+            self._rotate()
+
+    def close(self) -> None:
+        """Closes the file; where there is rotation, as a segment that is complete."""
+        try:
+            if self._config.rotates:
+                self._rotate()
+            elif self._syncs:
+                self._segment.sync()
+        except OSError as error:
+            self._complain(f"cannot be synced at the end: {error}")
+        finally:
+            self._segment.close()
+
+    def abandon(self) -> None:
+        """Closes a file that is the parent's, in a forked child."""
+        self._segment.close()
+
+    def _rotate(self) -> bool:
+        try:
+            self._segment.finish(self._next_path, sync=self._syncs)
+        except OSError as error:
+            self._failed_at = time.monotonic()
+            self._complain(f"cannot be rotated, and grows on: {error}")
+            return False
+        self._last = self._next
+        self._housekeeping.begin()
+        return True
+
+    def _next_path(self) -> Path:
+        live = self._segment.path
+        # Our own last one too: somebody may have moved all of them away.
+        self._next = max(newest_segment(live), self._last).next()
+        return segment_path(live, self._next)

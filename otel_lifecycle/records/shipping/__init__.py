@@ -1,0 +1,7 @@
+"""Sends the records of files as spans, from a process of its own."""
+
+from otel_lifecycle.records.shipping.checkpoint import Checkpoint, CheckpointError
+from otel_lifecycle.records.shipping.sender import Answer, Fate, Sender
+from otel_lifecycle.records.shipping.shipper import Counts, Shipper
+
+__all__ = ["Answer", "Checkpoint", "CheckpointError", "Counts", "Fate", "Sender", "Shipper"]

@@ -1,0 +1,349 @@
+"""Queues finished records and writes them from a thread of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from queue import Empty, SimpleQueue
+
+import msgspec
+
+from otel_lifecycle.config import PersistenceConfig
+from otel_lifecycle.model.record import LifecycleRecord
+from otel_lifecycle.records.record_file import RecordFile
+from otel_lifecycle.runtime.process_exit import run_at_exit
+
+_logger = logging.getLogger(__name__)
+
+_BATCH_RECORDS = 512
+_RECORDS_BETWEEN_PAUSES = 32
+_PAUSE_SECONDS = 0.0001
+_SHORTEST_INTERVAL_SECONDS = 0.001
+_RETRY_SECONDS = 1.0
+_LOG_INTERVAL_SECONDS = 60.0
+_writers: weakref.WeakSet[RecordWriter] = weakref.WeakSet()
+
+
+class RecordWriter:
+    """Writes records to a file when enough are queued, when time is up, or when asked to.
+
+    `put` only queues. A record that cannot be written stays queued, and is tried again, until
+    `max_queue` is reached: then the oldest is dropped and counted. Thread-safe, also in signal
+    handlers; a forked child starts with an empty queue (the parent writes what was in it) and
+    opens the file anew. Its thread keeps it alive until it is closed.
+
+    Args:
+        config: Enabled settings.
+
+    Raises:
+        OSError: The file cannot be opened.
+        ValueError: The path cannot be one of a file.
+        RuntimeError: The path begins with `~` and there is no home folder.
+    """
+
+    def __init__(self, config: PersistenceConfig) -> None:
+        self._config = config
+        self._path = config.output_path
+        self._max_queue = config.max_queue
+        self._backlog = min(_BATCH_RECORDS, config.max_queue // 2)
+        interval = config.flush_interval.total_seconds()
+        self._interval = max(_waitable(interval), _SHORTEST_INTERVAL_SECONDS) if interval else None
+        # With neither threshold nor interval every record is due at once.
+        self._threshold = config.flush_threshold or (0 if interval else 1)
+        self._encoder = msgspec.json.Encoder()
+        self._queue: deque[LifecycleRecord] = deque()
+        self._flushes: deque[_Flush] = deque()
+        self._write_lock = threading.Lock()
+        # SimpleQueue.put is reentrant, which Event.set is not: a signal handler may interrupt it.
+        self._wake: SimpleQueue[bool] = SimpleQueue()
+        self._closed = False
+        self._finished = False
+        self._failing = False
+        self._failure = ""  # why the last write failed
+        self._logged_at: dict[str, float] = {}
+        self._file: RecordFile | None = RecordFile(config, self._complain)
+        self._pid = 0
+        self._thread: threading.Thread | None = None
+        self._thread_lock = threading.Lock()
+        self.written = 0
+        self.dropped = 0
+        _writers.add(self)
+        self._start_thread()
+
+    @property
+    def queued(self) -> int:
+        """How many records wait to be written."""
+        return len(self._queue)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more records."""
+        return self._closed
+
+    def put(self, record: LifecycleRecord) -> None:
+        """Queues a record; no I/O, never raises, never waits for the disk."""
+        self.put_from(iter((record,)))
+
+    def put_from(self, records: Iterator[LifecycleRecord]) -> None:
+        """Queues what an iterator still has.
+
+        It may be called again when a signal handler has raised in the middle: of a built-in
+        iterator, a record is taken and queued in one step.
+        """
+        if self._closed:
+            for _ in records:
+                self.count_drop("the writer is closed")
+            return
+        if self._pid != os.getpid():
+            self._start_thread()
+        queue = self._queue
+        queue.extend(records)
+        if len(queue) > self._max_queue:
+            self._shorten_queue(self._max_queue, "the queue is full")
+        if (
+            self._threshold
+            and len(queue) >= self._threshold
+            and not self._failing
+            and self._wake.empty()
+        ):
+            self._wake.put(True)
+        if self._finished:  # closed since the first line, and nobody looks into the queue again
+            self._shorten_queue(0, "the writer is closed")
+
+    def count_drop(self, reason: str) -> None:
+        """Counts a lost record."""
+        self.dropped += 1
+        self._log("drop", f"{self.dropped} records dropped so far: {reason}")
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Has everything written that is queued now.
+
+        Args:
+            timeout: Seconds to wait at most, so that a hanging disk does not hang the caller.
+
+        Returns:
+            Whether it is in the file.
+        """
+        thread = self._thread
+        if thread is not None and thread.is_alive():
+            flush = _Flush()
+            self._flushes.append(flush)
+            self._wake.put(True)
+            if not self._finished:
+                return flush.done.wait(_waitable(timeout)) and flush.succeeded
+        return self._write_queued(timeout)
+
+    def close(self, timeout: float | None = 5.0) -> None:
+        """Writes what is queued and takes no more; idempotent, bounded by `timeout` seconds.
+
+        Records that still cannot be written are dropped, and counted.
+        """
+        self._closed = True
+        thread = self._thread
+        if thread is not None:
+            self._wake.put(True)
+            thread.join(_waitable(timeout))
+            if thread.is_alive():
+                self._thread = None
+                self._finished = True
+                self._drop_rest()
+        elif not self._finished:
+            self._finish(timeout)
+
+    def close_soon(self) -> None:
+        """`close` without waiting; a finalizer may call it."""
+        self._closed = True
+        self._wake.put(True)
+
+    def after_fork_in_child(self) -> None:
+        """Leaves what is queued to the parent, and opens the file anew: locks go with the fd."""
+        self._queue = deque()
+        self._flushes = deque()
+        self._write_lock = threading.Lock()
+        self._wake = SimpleQueue()
+        self._thread = None
+        self._thread_lock = threading.Lock()
+        self._finished = self._closed
+        self._failing = False
+        self.written = self.dropped = 0
+        file, self._file = self._file, None
+        if file is not None:
+            file.abandon()
+
+    def _run(self) -> None:
+        while not self._closed:
+            with contextlib.suppress(Empty):
+                self._wake.get(timeout=self._rest())
+            while not self._wake.empty():
+                self._wake.get()
+            self._work(None)
+        self._finish(None)
+
+    def _rest(self) -> float | None:
+        """How long there is nothing to do unless somebody asks."""
+        if self._failing:
+            return _RETRY_SECONDS
+        rotates_in = self._file.rotates_in() if self._file is not None else None
+        if rotates_in is None:
+            return self._interval
+        return _waitable(rotates_in if self._interval is None else min(rotates_in, self._interval))
+
+    def _work(self, timeout: float | None) -> None:
+        waiting: list[_Flush] = []
+        with contextlib.suppress(IndexError):
+            while True:
+                waiting.append(self._flushes.popleft())
+        succeeded = False
+        try:
+            succeeded = self._write_queued(timeout)
+        finally:
+            for flush in waiting:
+                flush.succeeded = succeeded
+                flush.done.set()
+
+    def _finish(self, timeout: float | None) -> None:
+        """The last look: who comes later sees `_finished`, and who came before is seen here."""
+        self._finished = True
+        self._work(timeout)
+        self._drop_rest()
+
+    def _write_queued(self, timeout: float | None) -> bool:
+        if not self._write_lock.acquire(timeout=_waitable(timeout)):
+            return False
+        try:
+            while self._queue:
+                batch: list[LifecycleRecord] = []
+                with contextlib.suppress(IndexError):  # `put` dropped the rest
+                    for _ in range(_BATCH_RECORDS):
+                        batch.append(self._queue.popleft())
+                try:
+                    self._write(batch)
+                finally:
+                    if batch:
+                        self._queue.extendleft(reversed(batch))
+                        self._shorten_queue(self._max_queue, "the queue is full")
+                if self._failing:
+                    return False
+            if self._file is not None:
+                self._file.rotate_if_old()
+            return True
+        finally:
+            if self._finished:
+                self._close_file()
+            self._write_lock.release()
+
+    def _write(self, batch: list[LifecycleRecord]) -> None:
+        """Takes out of a batch what it has written."""
+        lines = self._encode(batch)
+        try:
+            if self._file is None:
+                self._file = RecordFile(self._config, self._complain)
+            while lines:
+                count = self._file.append(lines)
+                del batch[:count], lines[:count]
+                self.written += count
+        except Exception as error:
+            self._failing = True
+            self._failure = str(error)
+            self._log("failure", f"cannot write {len(batch)} records, keeping them queued: {error}")
+        else:
+            self._failing = False
+
+    def _encode(self, batch: list[LifecycleRecord]) -> list[bytes]:
+        """The lines of a batch; what cannot be encoded is taken out of it."""
+        lines: list[bytes] = []
+        encoded: list[LifecycleRecord] = []
+        for number, record in enumerate(batch):
+            # Lets an event loop run, which would wait for the whole batch; a backlog goes first.
+            if number % _RECORDS_BETWEEN_PAUSES == 0 < number and len(self._queue) < self._backlog:
+                time.sleep(_PAUSE_SECONDS)
+            try:
+                lines.append(self._encoder.encode(record) + b"\n")
+            except Exception as error:
+                self.count_drop(f"a record cannot be encoded: {error}")
+            else:
+                encoded.append(record)
+        batch[:] = encoded
+        return lines
+
+    def _close_file(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+    def _drop_rest(self) -> None:
+        before = self.dropped
+        self._shorten_queue(0, "they could not be written before the end")
+        if self.dropped > before:  # the last word, whatever was logged this minute
+            reason = self._failure if self._failing else "there was no time to write them"
+            _logger.error(
+                "%s: %d records are lost at the end: %s", self._path, self.dropped - before, reason
+            )
+
+    def _shorten_queue(self, length: int, reason: str) -> None:
+        """Drops the oldest records, until only `length` are left."""
+        while len(self._queue) > length:
+            try:
+                self._queue.popleft()
+            except IndexError:  # the thread was faster
+                return
+            self.count_drop(reason)
+
+    def _complain(self, message: str) -> None:
+        self._log("segments", message)
+
+    def _log(self, kind: str, message: str) -> None:
+        """At most once a minute for each kind: a full disk must not fill it with log lines."""
+        now = time.monotonic()
+        if now - self._logged_at.get(kind, -_LOG_INTERVAL_SECONDS) >= _LOG_INTERVAL_SECONDS:
+            self._logged_at[kind] = now
+            _logger.error("%s: %s", self._path, message)
+
+    def _start_thread(self) -> None:
+        if not self._thread_lock.acquire(blocking=False):
+            return  # another thread is at it
+        try:
+            thread = threading.Thread(target=self._run, name="otel-lifecycle-writer", daemon=True)
+            thread.start()
+            self._thread = thread
+            self._pid = os.getpid()
+        except RuntimeError:
+            # No more threads, or the interpreter is shutting down: the next `put` tries again,
+            # and `flush` and `close` write on the caller's thread.
+            pass
+        finally:
+            self._thread_lock.release()
+
+
+class _Flush:
+    """Somebody waiting for a flush."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.succeeded = False
+
+
+def _waitable(seconds: float | None) -> float:
+    """What the standard library can wait for; Go's longest duration is longer."""
+    return threading.TIMEOUT_MAX if seconds is None else min(seconds, threading.TIMEOUT_MAX)
+
+
+def _after_fork_in_child() -> None:
+    for writer in list(_writers):
+        writer.after_fork_in_child()
+
+
+def _close_all() -> None:
+    for writer in list(_writers):
+        writer.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+run_at_exit(_close_all)

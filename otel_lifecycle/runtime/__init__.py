@@ -1,0 +1,1 @@
+"""Background threads, and what happens when a process forks or ends."""

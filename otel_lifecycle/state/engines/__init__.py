@@ -1,0 +1,41 @@
+"""Engine metrics, from the bytes an engine serves to `EndpointMetrics`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from otel_lifecycle.model import EndpointMetrics
+from otel_lifecycle.state.engines import mindie, sglang, tensorrt_llm, vllm
+
+__all__ = ["read"]
+
+# MindIE's names have no prefix: this one is its own.
+_ENGINES = (
+    (b"\nvllm:", vllm.read),
+    (b"\nsglang:", sglang.read),
+    (b"\ntrtllm_", tensorrt_llm.read),
+    (b"\nnv_trt_llm_", tensorrt_llm.read),
+    (b"\nnpu_cache_usage_perc", mindie.read),
+)
+
+
+def read(exposition: bytes, scraped_at: float) -> Mapping[str, EndpointMetrics]:
+    """The metrics of each data-parallel rank in what an engine serves.
+
+    The engine is recognised by the prefix of its metric names.
+
+    Args:
+        exposition: The body, in Prometheus' text format or OpenMetrics.
+        scraped_at: When it was fetched, in seconds since the epoch: the `update_time`.
+
+    Returns:
+        The metrics by rank, as the engine names it (`"0"`, `"1"`), or under `""` where it names
+        none; without ranks of which nothing is known. A value that is missing, malformed or out of
+        range is unknown.
+    """
+    for prefix, read_engine in _ENGINES:
+        if prefix in exposition or exposition.startswith(prefix[1:]):
+            metrics = read_engine(exposition, scraped_at)
+            if metrics:
+                return metrics
+    return {}

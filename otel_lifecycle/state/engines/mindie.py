@@ -1,0 +1,40 @@
+"""MindIE (MindIE-LLM, and the coordinator of MindIE Motor), `/metrics` on `metricsPort`.
+
+Names: "API for Querying Service Management and Control Metrics (Prometheus Format)" of MindIE's
+documentation. It is there with `MIES_SERVICE_MONITOR_MODE=1` only. Names have no prefix; block
+sizes, block counts, adapters and ranks are not told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from otel_lifecycle.model import EndpointMetrics
+from otel_lifecycle.state.engines.series import Series, by_rank, count, fraction, known, ratio
+from otel_lifecycle.state.exposition import SampleReader
+
+_RUNNING = "num_requests_running"
+_WAITING = "num_requests_waiting"
+_KV_CACHE = "npu_cache_usage_perc"
+_MATCHED = "npu_radix_match_hit_num"
+_COMPARED = "all_radix_match_num"
+_HIT_RATE = "npu_prefix_cache_hit_rate"
+READER = SampleReader([_RUNNING, _WAITING, _KV_CACHE, _MATCHED, _COMPARED, _HIT_RATE])
+
+
+def read(exposition: bytes, scraped_at: float) -> Mapping[str, EndpointMetrics]:
+    """The metrics, under the rank `""`; see `otel_lifecycle.state.engines.read`."""
+    ranks = by_rank(READER.read(exposition), "")
+    return known({rank: _metrics(series) for rank, series in ranks.items()}, scraped_at)
+
+
+def _metrics(series: Series) -> EndpointMetrics:
+    counted = _COMPARED in series  # else an older release, which tells the rate alone
+    return EndpointMetrics(
+        running_requests=count(series, _RUNNING),
+        waiting_requests=count(series, _WAITING),
+        kv_cache_usage=fraction(series, _KV_CACHE),
+        prefix_cache_hit_rate=(
+            ratio(series, _MATCHED, _COMPARED) if counted else fraction(series, _HIT_RATE)
+        ),
+    )

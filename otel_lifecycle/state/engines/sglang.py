@@ -1,0 +1,76 @@
+"""SGLang, `/metrics`; it is there with `--enable-metrics` only.
+
+Names: `python/sglang/srt/metrics/collector.py`. Series of the scheduler name the rank in `dp_rank`
+when there are several; with priority scheduling the total is the one with an empty `priority`.
+`sglang:cache_hit_rate` is not read: it is set to 0 whenever a decode batch is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from otel_lifecycle.model import EndpointMetrics
+from otel_lifecycle.state.engines.series import (
+    Series,
+    by_rank,
+    count,
+    fraction,
+    known,
+    label_size,
+    product,
+    ratio,
+    size,
+)
+from otel_lifecycle.state.exposition import Sample, SampleReader
+
+_RUNNING = "sglang:num_running_reqs"
+_WAITING = "sglang:num_queue_reqs"
+_KV_CACHE = "sglang:token_usage"
+_CAPACITY = "sglang:max_total_num_tokens"
+_PAGE_SIZE = "sglang:page_size"
+_NUM_PAGES = "sglang:num_pages"
+_CACHE_CONFIG = "sglang:cache_config_info"  # until 0.5.10, instead of the two
+_LORA_SLOTS = "sglang:lora_pool_slots_total"
+_CACHED = "sglang:cached_tokens_total"
+_PROMPT = "sglang:prompt_tokens_total"
+_COUNTERS = (_CACHED, _PROMPT)
+READER = SampleReader(
+    [
+        _RUNNING,
+        _WAITING,
+        _KV_CACHE,
+        _CAPACITY,
+        _PAGE_SIZE,
+        _NUM_PAGES,
+        _CACHE_CONFIG,
+        _LORA_SLOTS,
+        *_COUNTERS,
+    ]
+)
+
+
+def read(exposition: bytes, scraped_at: float) -> Mapping[str, EndpointMetrics]:
+    """The metrics of each rank; see `otel_lifecycle.state.engines.read`."""
+    samples = filter(_is_whole, READER.read(exposition))
+    ranks = by_rank(samples, "dp_rank")
+    return known({rank: _metrics(series) for rank, series in ranks.items()}, scraped_at)
+
+
+def _is_whole(sample: Sample) -> bool:
+    """Whether a gauge is the total and not that of one priority."""
+    return sample.name in _COUNTERS or not sample.labels.get("priority")
+
+
+def _metrics(series: Series) -> EndpointMetrics:
+    page_size = size(series, _PAGE_SIZE) or label_size(series, _CACHE_CONFIG, "page_size")
+    num_pages = size(series, _NUM_PAGES) or label_size(series, _CACHE_CONFIG, "num_pages")
+    return EndpointMetrics(
+        running_requests=count(series, _RUNNING),
+        waiting_requests=count(series, _WAITING),
+        kv_cache_usage=fraction(series, _KV_CACHE),
+        kv_cache_max_token_capacity=size(series, _CAPACITY) or product(page_size, num_pages),
+        cache_block_size=page_size,
+        cache_num_blocks=num_pages,
+        prefix_cache_hit_rate=ratio(series, _CACHED, _PROMPT),
+        max_active_models=count(series, _LORA_SLOTS),
+    )

@@ -1,0 +1,175 @@
+"""Keeps a watch on every target, and gives the store's endpoints what the targets say."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+
+from otel_lifecycle.config import TrackerConfig
+from otel_lifecycle.model import Endpoint, EndpointMetrics
+from otel_lifecycle.model.timestamps import datetime_to_ns
+from otel_lifecycle.state.accelerators import STALE_AFTER, npu_state
+from otel_lifecycle.state.fetch import Fetcher
+from otel_lifecycle.state.kubernetes import Pods
+from otel_lifecycle.state.matching import Fleet
+from otel_lifecycle.state.targets import TargetsFile, configured, merged
+from otel_lifecycle.state.watch import Readings, Watch
+from otel_lifecycle.tracking.endpoint_state import Collected, EndpointState
+from otel_lifecycle.tracking.store import LifecycleStore
+
+_logger = logging.getLogger(__name__)
+
+_LONGEST_TICK_SECONDS = 1.0  # endpoints that come are noticed, and values age, that soon
+_ALL_STALE = dict.fromkeys(STALE_AFTER, 0.0)
+
+
+class _Known:
+    """What was scraped of one endpoint, before it is judged."""
+
+    def __init__(self) -> None:
+        self.metrics: EndpointMetrics | None = None
+        self.readings: dict[Watch, Readings] = {}
+        self.judged_at = 0.0
+
+
+class CollectionLoop:
+    """Runs on an event loop of its own.
+
+    Args:
+        config: Settings.
+        tls: For targets behind https.
+        store: Whose endpoints are told of.
+    """
+
+    def __init__(self, config: TrackerConfig, tls: ssl.SSLContext, store: LifecycleStore) -> None:
+        self._config = config.collection
+        self._tls = tls
+        self._store = store
+        self._tick = min(self._config.interval.total_seconds(), _LONGEST_TICK_SECONDS)
+        self._forget_after = self._config.forget_after.total_seconds()
+        self._stale_after = config.stale_after.total_seconds() or float("inf")
+        self._file = TargetsFile(self._config.targets_file)
+        self._pods = Pods(self._config)
+        self._explicit = configured(self._config.targets)
+        self._slots = asyncio.Semaphore(self._config.concurrency)
+        self._tasks: dict[Watch, asyncio.Task[None]] = {}
+        self._endpoints: list[tuple[EndpointState, Endpoint]] = []
+        self._known_pods: Mapping[str, object] = {}
+        self._fleet = Fleet((), {})
+        self._known: dict[EndpointState, _Known] = {}
+        self._failed = False
+        self._fed: dict[Watch, set[EndpointState]] = {}
+
+    async def run(self, stopped: asyncio.Event) -> None:
+        """Scrapes until it is stopped; begins anew, as in a forked child."""
+        self._tasks, self._fed, self._known = {}, {}, {}
+        self._slots = asyncio.Semaphore(self._config.concurrency)
+        async with Fetcher(
+            self._tls,
+            timeout=self._config.timeout.total_seconds(),
+            concurrency=self._config.concurrency,
+            max_bytes=self._config.max_response_bytes,
+        ) as fetcher:
+            pods = asyncio.create_task(self._pods.run())
+            try:
+                while not stopped.is_set():
+                    try:
+                        self._refresh(fetcher)
+                    except Exception:
+                        level = logging.DEBUG if self._failed else logging.ERROR
+                        self._failed = True
+                        _logger.log(level, "targets could not be refreshed", exc_info=True)
+                    with suppress(asyncio.TimeoutError, TimeoutError):
+                        await asyncio.wait_for(stopped.wait(), self._tick)
+            finally:
+                tasks = [pods, *self._tasks.values()]
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    def targets(self) -> Mapping[tuple[str, str], int]:
+        """How many targets there are by source and state; may be called from any thread."""
+        return Counter((watch.target.source, watch.state) for watch in list(self._tasks))
+
+    @property
+    def lag(self) -> float:
+        """How much later than due the scrapes begin at worst, in seconds; from any thread."""
+        return max((watch.lag for watch in list(self._tasks)), default=0.0)
+
+    def _refresh(self, fetcher: Fetcher) -> None:
+        """Takes in what came and went since the last time, and judges what was not scraped."""
+        states, pods = self._store.endpoints(), self._pods.by_address
+        # Both: one that left and came back is another state of an equal endpoint.
+        endpoints = [(state, state.endpoint) for state in states]
+        explicit = [*self._explicit, *self._file.read(), *self._pods.exporters]
+        targets = merged(explicit, (endpoint for _, endpoint in endpoints), self._config)
+        for watch in list(self._tasks):
+            if targets.get(watch.target.key) == watch.target:
+                del targets[watch.target.key]
+            else:
+                self._tasks.pop(watch).cancel()
+                self._fed.pop(watch, None)
+        if endpoints != self._endpoints or pods is not self._known_pods:
+            self._endpoints, self._known_pods = endpoints, pods
+            self._fleet = Fleet(states, pods)
+            self._known = {state: self._known[state] for state in states if state in self._known}
+            for watch in self._tasks:
+                if watch.scraped_at:
+                    self._scraped(watch)
+        for target in targets.values():
+            watch = Watch(target, self._config)
+            self._tasks[watch] = asyncio.create_task(watch.run(fetcher, self._slots, self._scraped))
+        now = time.time()
+        for state, known in self._known.items():
+            if now - known.judged_at > 1.5 * self._tick:
+                self._judge(state, known, now)
+
+    def _scraped(self, watch: Watch) -> None:
+        """Hands on what a target said."""
+        now = time.time()
+        for state, metrics in self._fleet.metrics(watch.target, watch.ranks).items():
+            known = self._known.setdefault(state, _Known())
+            known.metrics = metrics
+            self._judge(state, known, now)
+        devices = self._fleet.devices(watch.target, watch.readings)
+        for state in self._fed.get(watch, set()) - devices.keys():
+            if state in self._known:
+                self._known[state].readings.pop(watch, None)
+                self._judge(state, self._known[state], now)
+        for state, readings in devices.items():
+            known = self._known.setdefault(state, _Known())
+            known.readings[watch] = readings
+            self._judge(state, known, now)
+        self._fed[watch] = set(devices)
+
+    def _judge(self, state: EndpointState, known: _Known, now: float) -> None:
+        """Publishes an endpoint's state: by one reference, which readers share."""
+        known.judged_at = now
+        metrics = known.metrics
+        if metrics is not None and self._is_forgotten(_seconds(metrics), now):
+            metrics = known.metrics = None
+        for watch in list(known.readings):
+            if watch not in self._tasks or self._is_forgotten(watch.scraped_at, now):
+                del known.readings[watch]
+        readings = [reading for several in known.readings.values() for reading in several]
+        npu = None
+        if readings:
+            scraped_at = max(watch.scraped_at for watch in known.readings)
+            is_silent = now - scraped_at > self._stale_after
+            npu = npu_state(readings, now=now, stale_after=_ALL_STALE if is_silent else STALE_AFTER)
+        state.collected = Collected(
+            metrics, npu, any(reading.kind == "gpu" for reading in readings), round(now * 1e9)
+        )
+
+    def _is_forgotten(self, moment: float, now: float) -> bool:
+        return not 0 <= now - moment <= self._forget_after
+
+
+def _seconds(metrics: EndpointMetrics) -> float:
+    moment = metrics.update_time
+    return 0.0 if moment is None else datetime_to_ns(moment) / 1e9

@@ -1,0 +1,161 @@
+"""What gauges and counters read from a store when the SDK collects."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from typing import TypeAlias
+
+from opentelemetry.metrics import Observation
+
+from otel_lifecycle.config import TrackerConfig
+from otel_lifecycle.model import EndpointMetrics, NPUState, sanitize
+from otel_lifecycle.model.timestamps import datetime_to_ns
+from otel_lifecycle.telemetry import semconv
+from otel_lifecycle.tracking.endpoint_state import EndpointState
+from otel_lifecycle.tracking.store import LifecycleStore
+
+Observe: TypeAlias = "Callable[[LifecycleStore, TrackerConfig], Iterator[Observation]]"
+_PointsOf: TypeAlias = "Callable[[EndpointState, str, TrackerConfig], Iterator[Observation]]"
+
+OTHER = "_OTHER"
+
+
+def observe_load(field: str) -> Observe:
+    """What is in flight on each endpoint; those beyond the bound as one."""
+
+    def observe(store: LifecycleStore, config: TrackerConfig) -> Iterator[Observation]:
+        others = 0
+        states = store.endpoints()
+        for state in states[: config.max_metric_values]:
+            yield Observation(getattr(state, field), {semconv.ENDPOINT_ID: state.label})
+        for state in states[config.max_metric_values :]:
+            others += getattr(state, field)
+        if len(states) > config.max_metric_values:
+            yield Observation(others, {semconv.ENDPOINT_ID: OTHER})
+
+    return observe
+
+
+def observe_engine(field: str) -> Observe:
+    """What engines said of themselves, unless it is stale."""
+
+    def observe(store: LifecycleStore, config: TrackerConfig) -> Iterator[Observation]:
+        for state in store.endpoints()[: config.max_metric_values]:
+            metrics = _engine_metrics(state, config)
+            value = None if metrics is None else getattr(metrics, field)
+            if value is not None:
+                yield Observation(value, {semconv.ENDPOINT_ID: state.label})
+
+    return observe
+
+
+def observe_npu(field: str) -> Observe:
+    """What NPUs do, by device where devices are known, unless it is stale."""
+    return _observe_devices(field, _npu_points)
+
+
+def observe_gpu(field: str) -> Observe:
+    """The same for GPUs, for which OpenTelemetry has names."""
+    return _observe_devices(field, _gpu_points)
+
+
+def _observe_devices(field: str, points_of: _PointsOf) -> Observe:
+    def observe(store: LifecycleStore, config: TrackerConfig) -> Iterator[Observation]:
+        points = 0
+        for state in store.endpoints():
+            for observation in points_of(state, field, config):
+                if points == config.max_metric_values:
+                    return
+                points += 1
+                yield observation
+
+    return observe
+
+
+def _npu_points(state: EndpointState, field: str, config: TrackerConfig) -> Iterator[Observation]:
+    npu = state.npu
+    if npu is None or not _is_current(npu, npu.observation_time, config):
+        npu = _collected_devices(state, config, gpu=False)
+    if npu is None:
+        return
+    for device in npu.devices:
+        value = getattr(device, field)
+        if value is not None:
+            attributes = {
+                semconv.ENDPOINT_ID: state.label,
+                semconv.DEVICE_ID: device.device_id,
+                semconv.DEVICE_TARGET: device.target,
+            }
+            yield Observation(value / 100, attributes)
+    if not npu.devices:
+        value = getattr(npu, f"{field}_avg")
+        if value is not None:
+            yield Observation(value / 100, {semconv.ENDPOINT_ID: state.label})
+
+
+def _gpu_points(state: EndpointState, field: str, config: TrackerConfig) -> Iterator[Observation]:
+    gpus = _collected_devices(state, config, gpu=True)
+    for device in gpus.devices if gpus is not None else ():
+        value = getattr(device, field)
+        if value is not None:
+            attributes = {
+                semconv.ENDPOINT_ID: state.label,
+                semconv.HW_ID: device.device_id,
+                semconv.HW_TYPE: "gpu",
+                semconv.DEVICE_TARGET: device.target,
+            }
+            yield Observation(value / 100, attributes)
+
+
+def observe_targets(store: LifecycleStore, _: TrackerConfig) -> Iterator[Observation]:
+    """How the collection does, by source and state of its targets."""
+    if store.collector is not None:
+        for (source, condition), count in store.collector.targets().items():
+            attributes = {semconv.COLLECTION_SOURCE: source, semconv.COLLECTION_STATE: condition}
+            yield Observation(count, attributes)
+
+
+def observe_sink(field: str) -> Observe:
+    """What has become of the records."""
+
+    def observe(store: LifecycleStore, _: TrackerConfig) -> Iterator[Observation]:
+        if store.sink is not None:
+            yield Observation(getattr(store.sink, field))
+
+    return observe
+
+
+def observe_ignored(store: LifecycleStore, _: TrackerConfig) -> Iterator[Observation]:
+    """Calls and values that were not used, by reason."""
+    for reason, count in store.ignored.copy().items():
+        yield Observation(count, {semconv.IGNORED_REASON: reason})
+
+
+def _engine_metrics(state: EndpointState, config: TrackerConfig) -> EndpointMetrics | None:
+    """The router's own metrics of an endpoint, else what was collected; None when it is stale."""
+    metrics = state.metrics
+    if metrics is None or _is_old(metrics.update_time, config):
+        metrics = None if state.collected is None else sanitize.metrics(state.collected.metrics)
+    return None if metrics is None or _is_old(metrics.update_time, config) else metrics
+
+
+def _collected_devices(
+    state: EndpointState, config: TrackerConfig, *, gpu: bool
+) -> NPUState | None:
+    collected = state.collected
+    if collected is None or collected.gpu is not gpu:
+        return None
+    npu = sanitize.npu(collected.npu)
+    judged_at = datetime.fromtimestamp(collected.judged_ns / 1e9, timezone.utc)
+    return npu if npu is not None and _is_current(npu, judged_at, config) else None
+
+
+def _is_current(npu: NPUState, moment: datetime | None, config: TrackerConfig) -> bool:
+    return npu.data_status not in ("stale", "missing") and not _is_old(moment, config)
+
+
+def _is_old(moment: datetime | None, config: TrackerConfig) -> bool:
+    limit = config.stale_after.total_seconds()
+    return moment is not None and 0 < limit < (time.time_ns() - datetime_to_ns(moment)) / 1e9

@@ -1,0 +1,1 @@
+"""Follows requests from dispatch to their end, and keeps the load of every endpoint."""

@@ -1,0 +1,283 @@
+"""Begins a record when a request is dispatched, and completes it when the request ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from enum import Enum
+from operator import is_
+
+from opentelemetry.trace import Span, SpanContext
+
+from otel_lifecycle.model import (
+    Endpoint,
+    InputTokenSource,
+    LatencyPrediction,
+    Outcome,
+    RequestCompletion,
+    RequestStart,
+    Route,
+    RouteEndpoint,
+    latency,
+    sanitize,
+)
+from otel_lifecycle.model.features import missing_request_features, prediction_input
+from otel_lifecycle.model.record import (
+    ActualLatency,
+    EndpointSnapshot,
+    ErrorInfo,
+    LifecycleRecord,
+    PredictionError,
+    PredictionInput,
+    RouteSnapshot,
+)
+from otel_lifecycle.model.timestamps import format_timestamp
+from otel_lifecycle.tracking.lifecycle import Lifecycle
+from otel_lifecycle.tracking.snapshots import EndpointViews
+
+_NO_PREDICTION = LatencyPrediction()
+_SOURCES = {source.value: source for source in InputTokenSource}
+
+
+def is_trackable(start: object) -> bool:
+    """Whether there is a request, an id, a selected endpoint and its metadata (the seed's rule)."""
+    return (
+        isinstance(start, RequestStart)
+        and isinstance(start.request_id, str)  # pyright: ignore[reportUnnecessaryIsInstance]
+        and start.request_id != ""
+        and isinstance(start.route, Route)  # pyright: ignore[reportUnnecessaryIsInstance]
+        and _is_endpoint(start.route.leader)
+        and (start.route.prefill is None or _is_endpoint(start.route.prefill))
+        and (start.route.decode is None or _is_endpoint(start.route.decode))
+    )
+
+
+def begin_record(
+    start: RequestStart,
+    views: EndpointViews,
+    *,
+    started_ns: int,
+    now_ns: int,
+    stale_after_ns: int,
+) -> LifecycleRecord:
+    """The record of a request that is about to be dispatched, or rejected.
+
+    Args:
+        start: What the router says; made safe here.
+        views: The endpoints made safe before.
+        started_ns: First dispatch of the request, Unix nanoseconds.
+        now_ns: This dispatch.
+        stale_after_ns: Age from which engine metrics count as stale; 0 never.
+    """
+    tokens, source = _input_tokens(start)
+    score = sanitize.fraction(start.prefix_cache_score)
+    prediction = _prediction(start.prediction)
+    record = LifecycleRecord(
+        request_id=sanitize.text(start.request_id),
+        model=sanitize.text(start.model),
+        operation=sanitize.text(start.operation),
+        provider=sanitize.text(start.provider),
+        streaming=start.streaming if isinstance(start.streaming, bool) else None,
+        started_at=format_timestamp(started_ns),
+        input_token_length=tokens,
+        input_token_source=source,
+        candidates=_candidates(start.candidates),
+        policy=sanitize.text(start.policy),
+        engine_request_id=sanitize.text(start.engine_request_id) or None,
+        attempt=max(1, sanitize.count(start.attempt) or 1),
+        prefix_cache_score=score,
+        prediction=prediction,
+        prediction_mode=latency.prediction_mode(prediction),
+        selected_route=None,
+        route_mismatch=start.route_mismatch is True,
+        actual=ActualLatency(),
+        prediction_error=PredictionError(),
+    )
+    route = start.route
+    if route is None:
+        return record
+    # Each looked up once: what is collected may be replaced at any moment.
+    leader = views.of(route.leader)
+    record.selected_endpoint = leader.id
+    if route.prefill is None or route.decode is None:
+        counted = {"leader": leader}
+        record.selected_route = RouteSnapshot(leader.snapshot())
+    else:
+        prefill, decode = views.of(route.prefill), views.of(route.decode)
+        counted = {"prefill": prefill}
+        if decode.identity != prefill.identity:
+            counted["decode"] = decode
+        record.selected_route = RouteSnapshot(
+            leader.identify(), prefill.snapshot(), decode.snapshot()
+        )
+    missing = missing_request_features(counted, tokens, start.prefix_cache_score, score)
+    for role, view in counted.items():
+        record.tracked_endpoints.append(view.id)
+        missing += view.missing(role, now_ns, stale_after_ns)
+    record.missing_feature_reasons = missing
+    return record
+
+
+def invalid_values(start: RequestStart, record: LifecycleRecord) -> int:
+    """How many of the router's own values could not be used as they are."""
+    given = (
+        start.request_id,
+        start.model,
+        start.operation,
+        start.provider,
+        start.policy,
+        start.input_tokens,
+        start.prefix_cache_score,
+        start.engine_request_id or None,
+    )
+    kept = (
+        record.request_id,
+        record.model,
+        record.operation,
+        record.provider,
+        record.policy,
+        record.input_token_length,
+        record.prefix_cache_score,
+        record.engine_request_id,
+    )
+    invalid = start.candidates is not None and record.candidates is None
+    if not all(map(is_, given, kept)):
+        invalid += sum(map(_is_lost, given, kept))
+    for field in ("ttft_ms", "tpot_ms"):
+        if getattr(record.prediction, field) is None:
+            invalid += getattr(start.prediction, field, None) is not None
+    return invalid
+
+
+def invalid_completion_values(completion: RequestCompletion, record: LifecycleRecord) -> int:
+    """The same for what the router said when the request ended."""
+    return (
+        (completion.outcome != record.outcome)
+        + (completion.output_tokens is not None and record.output_length is None)
+        + (completion.cached_tokens is not None and record.cached_tokens is None)
+        + (completion.prefill_ms is not None and record.actual.prefill_ms is None)
+    )
+
+
+def set_span(record: LifecycleRecord, span: Span, parent: SpanContext, kind: str) -> None:
+    """Links a record to its span, as far as there is one."""
+    context = span.get_span_context()
+    if parent.is_valid:
+        record.parent_span_id = format(parent.span_id, "016x")
+    if not context.is_valid:
+        return
+    span_id = context.span_id
+    record.trace_id = format(context.trace_id, "032x")
+    record.trace_flags = int(context.trace_flags)
+    if context.trace_state:
+        record.trace_state = context.trace_state.to_header()
+    # A disabled tracer hands out the parent's context instead of a span of its own.
+    if span_id != parent.span_id:
+        record.span_id = format(span_id, "016x")
+        record.span_kind = kind
+
+
+def complete_record(
+    lifecycle: Lifecycle, completion: RequestCompletion, ended_monotonic_ns: int
+) -> LifecycleRecord:
+    """Completes the record of a request that the store has finished; may be repeated."""
+    record = lifecycle.record
+    e2e_ns = max(0, ended_monotonic_ns - lifecycle.started_monotonic_ns)
+    first_chunk_ns = lifecycle.first_chunk_ns
+    record.outcome = _outcome(completion.outcome)
+    record.completed_at = format_timestamp(lifecycle.started_ns + e2e_ns)
+    if first_chunk_ns is not None:
+        record.first_chunk_at = format_timestamp(lifecycle.started_ns + first_chunk_ns)
+    _set_reported_length(record, completion.input_tokens)
+    record.output_length = sanitize.count(completion.output_tokens)
+    record.cached_tokens = sanitize.count(completion.cached_tokens)
+    if isinstance(completion.served_endpoint, Endpoint):
+        record.served_endpoint = sanitize.text(completion.served_endpoint.id) or None
+    if record.selected_route is not None:
+        record.dispatch_inflight = lifecycle.dispatch_load
+    record.endpoint_deleted = lifecycle.deleted_roles
+    if record.outcome in (Outcome.ERROR, Outcome.REJECTED):
+        record.error = ErrorInfo(sanitize.text(completion.error_type) or "_OTHER")
+    shadow = lifecycle.shadow
+    if shadow is not None and shadow[0] is record and latency.is_prediction(shadow[1]):
+        record.prediction = shadow[1]
+        record.prediction_mode = latency.PREDICTION_MODE_SHADOW
+    record.actual = latency.actual_latency(e2e_ns, first_chunk_ns, record.output_length)
+    if record.selected_route is not None and record.selected_route.prefill is not None:
+        record.actual.prefill_ms = sanitize.milliseconds(completion.prefill_ms)
+    record.prediction_error = latency.prediction_error(record.actual, record.prediction)
+    inputs: list[PredictionInput] = []
+    for role, load in lifecycle.role_loads.items():
+        snapshot: EndpointSnapshot = getattr(record.selected_route, role)
+        snapshot.inflight = load
+        inputs.append(
+            prediction_input(
+                role,
+                snapshot,
+                input_tokens=record.input_token_length,
+                score=record.prefix_cache_score,
+                missing=record.missing_feature_reasons,
+            )
+        )
+    record.prediction_inputs = inputs
+    return record
+
+
+def _set_reported_length(record: LifecycleRecord, given: int | None) -> None:
+    """The engine's own count of the prompt is better than an estimate, or than none."""
+    tokens = sanitize.count(given)
+    if tokens is None or record.input_token_source is InputTokenSource.TOKENIZED:
+        return
+    record.input_token_length = tokens
+    record.input_token_source = InputTokenSource.REPORTED
+    record.missing_feature_reasons = [
+        missing
+        for missing in record.missing_feature_reasons
+        if missing.feature != "inputTokenLength"
+    ]
+
+
+def _is_lost(given: object, kept: object) -> bool:
+    """Whether a value is not what was given, or a number is unknown."""
+    if isinstance(given, str):
+        return given != kept
+    return given is not None and (kept is None or isinstance(kept, str))
+
+
+def _is_endpoint(entry: object) -> bool:
+    return isinstance(entry, RouteEndpoint) and isinstance(entry.endpoint, Endpoint)  # pyright: ignore[reportUnnecessaryIsInstance]
+
+
+def _input_tokens(start: RequestStart) -> tuple[int | None, InputTokenSource]:
+    tokens = sanitize.count(start.input_tokens)
+    if tokens is None:
+        return None, InputTokenSource.UNKNOWN
+    given = start.input_token_source
+    if isinstance(given, Enum):
+        given = given.value
+    source = _SOURCES.get(given or "", InputTokenSource.REPORTED)
+    return tokens, InputTokenSource.REPORTED if source is InputTokenSource.UNKNOWN else source
+
+
+def _prediction(given: object) -> LatencyPrediction:
+    if not isinstance(given, LatencyPrediction):
+        return _NO_PREDICTION
+    return LatencyPrediction(
+        sanitize.milliseconds(given.ttft_ms), sanitize.milliseconds(given.tpot_ms)
+    )
+
+
+def _outcome(given: object) -> Outcome:
+    if isinstance(given, Outcome):
+        return given
+    try:
+        return Outcome(given)
+    except ValueError:
+        return Outcome.ERROR
+
+
+def _candidates(given: object) -> int | None:
+    if type(given) is int or given is None:
+        return sanitize.count(given)
+    if isinstance(given, Sized) and not isinstance(given, (str, bytes)):
+        return len(given)
+    return sanitize.count(given)

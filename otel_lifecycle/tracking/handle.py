@@ -1,0 +1,214 @@
+"""The handle of one tracked request."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Mapping, MutableMapping
+from types import TracebackType
+
+from opentelemetry.trace import use_span
+
+from otel_lifecycle.model import (
+    Endpoint,
+    LatencyPrediction,
+    Outcome,
+    RequestCompletion,
+    RequestStart,
+    Route,
+)
+from otel_lifecycle.tracking.recorder import LifecycleRecorder
+from otel_lifecycle.tracking.scheduling import error_type
+
+_STREAM_TRUNCATED = "stream_truncated"
+_INCOMPLETE = "incomplete"
+
+
+class TrackedRequest:
+    """Follows one request to its end, in whatever task, thread or generator that comes.
+
+    A context manager, plain and async. Leaving it by an exception fails the request, by a
+    cancellation or a closed generator disconnects it, and without `complete` it counts as an error
+    too. A handle that is collected without any of these ends as `abandoned`. Whichever end comes
+    first counts; later ones do nothing. No method raises, and exceptions pass through untouched.
+
+    A request that is not tracked (no id, the tracker closed, ...) has a handle that does nothing.
+    Thread-safe.
+    """
+
+    __slots__ = ("__weakref__", "_first_chunk_seen", "_lifecycle", "_recorder")
+
+    def __init__(
+        self, recorder: LifecycleRecorder, start: RequestStart, headers: Mapping[str, str] | None
+    ) -> None:
+        self._recorder = recorder
+        self._lifecycle = recorder.begin(start, headers, self)
+        self._first_chunk_seen = self._lifecycle is None
+
+    @property
+    def is_tracked(self) -> bool:
+        """Whether the request is tracked and has not ended."""
+        return self._lifecycle is not None and not self._lifecycle.finished
+
+    def chunk(self) -> None:
+        """A chunk of the response arrived; the first call marks the first chunk."""
+        if self._first_chunk_seen:
+            return
+        self._first_chunk_seen = True
+        if self._lifecycle is not None:
+            self._recorder.mark_first_chunk(self._lifecycle)
+
+    def complete(
+        self,
+        output_tokens: int | None = None,
+        cached_tokens: int | None = None,
+        served_endpoint: Endpoint | None = None,
+        input_tokens: int | None = None,
+    ) -> None:
+        """The response came to its proper end.
+
+        Args:
+            output_tokens: Completion tokens of the usage, never a count of chunks.
+            cached_tokens: Prompt tokens the engine found in its prefix cache.
+            served_endpoint: Who served it, where that may not be the selected endpoint.
+            input_tokens: Prompt tokens of the usage, where the prompt was not tokenized before.
+        """
+        self.end(
+            RequestCompletion(
+                output_tokens=output_tokens,
+                cached_tokens=cached_tokens,
+                served_endpoint=served_endpoint,
+                input_tokens=input_tokens,
+            )
+        )
+
+    def fail(self, error: BaseException | str) -> None:
+        """The request failed.
+
+        Args:
+            error: The exception, or a short type name such as `stream_truncated`. Only the type is
+                recorded, never the message.
+        """
+        self.end(RequestCompletion(outcome=Outcome.ERROR, error_type=error_type(error)))
+
+    def disconnect(self) -> None:
+        """The client went away."""
+        self.end(RequestCompletion(outcome=Outcome.CLIENT_DISCONNECT))
+
+    def end(self, completion: RequestCompletion) -> None:
+        """The request ended as `completion` says."""
+        if self._lifecycle is not None:
+            self._recorder.end(self._lifecycle, completion)
+
+    def reroute(
+        self,
+        route: Route,
+        *,
+        reason: str = "",
+        prefix_cache_score: float | None = None,
+        prediction: LatencyPrediction | None = None,
+    ) -> None:
+        """The router sends the request somewhere else, before its first chunk.
+
+        Load moves along, the attempt counts one up, and record and span tell of the new route; the
+        change itself becomes an event.
+
+        Args:
+            route: The new route.
+            reason: A short reason, such as `connect_error`.
+            prefix_cache_score: Of the new route, 0 to 1.
+            prediction: Of the new route.
+        """
+        if self._lifecycle is not None:
+            self._recorder.reroute(
+                self._lifecycle,
+                reason,
+                route=route,
+                prefix_cache_score=prefix_cache_score,
+                prediction=prediction,
+                attempt=self._lifecycle.record.attempt + 1,
+            )
+
+    def extend(self, route: Route) -> None:
+        """More of the route became known: the decode endpoint after the prefill, for instance.
+
+        Load moves along; it is no other attempt, and no event.
+        """
+        if self._lifecycle is not None:
+            self._recorder.reroute(self._lifecycle, None, route=route)
+
+    def describe(self, start: RequestStart) -> None:
+        """More of the request became known, by a router that chooses before it has read it all.
+
+        Args:
+            start: The request; its model, input tokens and streaming are taken over.
+        """
+        if self._lifecycle is not None:
+            self._recorder.reroute(
+                self._lifecycle,
+                None,
+                model=start.model,
+                input_tokens=start.input_tokens,
+                input_token_source=start.input_token_source,
+                streaming=start.streaming,
+            )
+
+    def inject(self, headers: MutableMapping[str, str]) -> None:
+        """Adds the trace context to headers towards the engine, whose span becomes our child."""
+        if self._lifecycle is not None:
+            self._recorder.inject(self._lifecycle, headers)
+
+    @contextlib.contextmanager
+    def active(self) -> Generator[None]:
+        """Makes the span current for one stretch of code that does not yield."""
+        # A span that could not start must not hide the router's own.
+        if self._lifecycle is None or not self._lifecycle.span.get_span_context().is_valid:
+            yield
+            return
+        with use_span(
+            self._lifecycle.span,
+            end_on_exit=False,
+            record_exception=False,
+            set_status_on_exception=False,
+        ):
+            yield
+
+    def __enter__(self) -> TrackedRequest:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._leave(exc)
+
+    async def __aenter__(self) -> TrackedRequest:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._leave(exc)
+
+    def _leave(self, exc: BaseException | None) -> None:
+        if not self.is_tracked:
+            return
+        if exc is None:
+            streaming = self._lifecycle is not None and self._lifecycle.record.streaming
+            self.fail(_STREAM_TRUNCATED if streaming else _INCOMPLETE)
+        else:
+            self.end(ending(exc))
+
+
+def ending(error: BaseException) -> RequestCompletion:
+    """What an exception says of the request that ended by it."""
+    if isinstance(error, Exception):
+        return RequestCompletion(outcome=Outcome.ERROR, error_type=error_type(error))
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        return RequestCompletion(outcome=Outcome.SHUTDOWN)
+    # CancelledError, GeneratorExit, and what other event loops cancel with.
+    return RequestCompletion(outcome=Outcome.CLIENT_DISCONNECT)

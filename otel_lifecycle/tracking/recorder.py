@@ -1,0 +1,418 @@
+"""Begins and ends lifecycles: store, span, record and metrics in step."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import time
+import weakref
+from collections.abc import Mapping, MutableMapping
+from functools import partial
+from typing import Any
+
+import msgspec
+from opentelemetry import metrics, propagate, trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider as SDKTracerProvider
+
+from otel_lifecycle.config import TrackerConfig
+from otel_lifecycle.model import Outcome, RequestCompletion, RequestStart, sanitize
+from otel_lifecycle.model.record import LifecycleRecord, Reroute
+from otel_lifecycle.model.timestamps import format_timestamp
+from otel_lifecycle.records import LifecycleSpanProcessor
+from otel_lifecycle.records.handover import offer, withdraw
+from otel_lifecycle.runtime.background import Background
+from otel_lifecycle.runtime.process_exit import run_at_exit
+from otel_lifecycle.telemetry import semconv
+from otel_lifecycle.telemetry.live_span import end_span, start_span
+from otel_lifecycle.telemetry.metrics import LifecycleMetrics
+from otel_lifecycle.telemetry.span_reader import resource_attributes
+from otel_lifecycle.telemetry.spans import span_name, start_attributes
+from otel_lifecycle.tracking.dispatch import (
+    begin_record,
+    complete_record,
+    invalid_completion_values,
+    invalid_values,
+    is_trackable,
+)
+from otel_lifecycle.tracking.extras import ShadowPredictor, open_collector, open_shadow
+from otel_lifecycle.tracking.lifecycle import Lifecycle
+from otel_lifecycle.tracking.snapshots import EndpointViews
+from otel_lifecycle.tracking.store import LifecycleStore
+from otel_lifecycle.version import __version__
+
+_logger = logging.getLogger(__name__)
+
+_recorders: weakref.WeakSet[LifecycleRecorder] = weakref.WeakSet()
+
+_SPAN_FIELDS = (
+    "trace_id",
+    "span_id",
+    "parent_span_id",
+    "trace_flags",
+    "trace_state",
+    "span_kind",
+)
+
+
+class LifecycleRecorder:
+    """What stands behind the hooks and the handle. No method raises; thread-safe.
+
+    Args:
+        config: Settings.
+        tracer_provider: Where spans go.
+        meter_provider: Where metrics go.
+
+    Raises:
+        ConfigError: The record file cannot be written, or others use the same store with other
+            persistence settings.
+    """
+
+    def __init__(
+        self,
+        config: TrackerConfig,
+        tracer_provider: trace.TracerProvider,
+        meter_provider: metrics.MeterProvider,
+    ) -> None:
+        self._config = config
+        self._stale_after_ns = round(config.stale_after.total_seconds() * 1e9)
+        self._closed = False
+        self._failed_hooks: set[str] = set()
+        self._shadow: ShadowPredictor | None = None
+        self.store = LifecycleStore.shared(
+            config.store_name, config.persistence, LifecycleSpanProcessor
+        )
+        self._views = EndpointViews(self.store.collected)
+        try:
+            self.store.collect(config, open_collector)
+            self._shadow = open_shadow(config)
+            self._use_provider(tracer_provider)
+            self._background = Background()
+            self._metrics = LifecycleMetrics(
+                self.store, config, meter_provider, self._background.drain
+            )
+        except BaseException:
+            self.store.release(0.0)
+            raise
+        _recorders.add(self)
+
+    def begin(
+        self, start: RequestStart, headers: Mapping[str, str] | None, handle: object = None
+    ) -> Lifecycle | None:
+        """Starts tracking a request; None when it is not tracked, which is counted.
+
+        Args:
+            start: The request.
+            headers: The inbound headers.
+            handle: What follows it, if anything: when that is collected first, it is abandoned.
+        """
+        lifecycle: Lifecycle | None = None
+        try:
+            reason = self._refusal(start)
+            if reason is not None:
+                _logger.debug("not tracked: %s", reason)
+                self.store.ignore(reason)
+                return None
+            lifecycle = self._lifecycle(start, headers)
+            if handle is not None:
+                # Not by its `__del__`, which would run after each request: there Python swallows
+                # what a signal handler raises, such as KeyboardInterrupt.
+                lifecycle.handle = weakref.ref(handle, partial(_abandon, lifecycle))
+            self._supersede(self.store.find(start.request_id))
+            self._supersede(self.store.start(lifecycle))  # one that came at this very moment
+            self._predict(lifecycle)
+            if self._closed:  # in the meantime, and perhaps without seeing this one
+                self.end(lifecycle, RequestCompletion(outcome=Outcome.SHUTDOWN))
+            return lifecycle
+        except Exception:
+            self.failed("start")
+            if lifecycle is not None:
+                self.store.forget(lifecycle)
+            return None
+        except BaseException:  # from a signal handler: it will not be dispatched
+            if lifecycle is not None:
+                self.end(lifecycle, RequestCompletion(outcome=Outcome.SHUTDOWN))
+            raise
+
+    def reject(
+        self,
+        start: RequestStart,
+        headers: Mapping[str, str] | None,
+        completion: RequestCompletion,
+    ) -> None:
+        """Records a request that ended before the router had chosen an endpoint."""
+        try:
+            if self._closed or not isinstance(start.request_id, str) or not start.request_id:  # pyright: ignore[reportUnnecessaryIsInstance]
+                self.store.ignore("closed" if self._closed else "no_request_id")
+                return
+            lifecycle = self._lifecycle(msgspec.structs.replace(start, route=None), headers)
+            self.end(lifecycle, completion)
+        except Exception:
+            self.failed("reject")
+
+    def inject(self, lifecycle: Lifecycle, headers: MutableMapping[str, str]) -> None:
+        """Adds the trace context of a request to headers towards its engine."""
+        try:
+            context = None
+            if lifecycle.span.get_span_context().is_valid:
+                context = trace.set_span_in_context(lifecycle.span)
+            propagate.inject(headers, context=context)
+        except Exception:
+            self.failed("inject")
+
+    def mark_first_chunk(self, lifecycle: Lifecycle) -> None:
+        """The first chunk of a request arrived; later calls do nothing."""
+        try:
+            if lifecycle.first_chunk_ns is None:
+                elapsed = time.monotonic_ns() - lifecycle.started_monotonic_ns
+                self.store.first_chunk(lifecycle, elapsed, self._config.release_on_first_chunk)
+        except Exception:
+            self.failed("chunk")
+
+    def reroute(self, lifecycle: Lifecycle, reason: str | None, **changes: Any) -> None:
+        """Sends a request in flight somewhere else.
+
+        Args:
+            lifecycle: The request.
+            reason: A short reason; None when the route is not another one, but known better now.
+            **changes: The fields of `RequestStart` that changed.
+        """
+        try:
+            start: RequestStart = msgspec.structs.replace(lifecycle.start, **changes)
+            if not is_trackable(start):
+                self.store.ignore("no_endpoint")
+                return
+            now_ns = lifecycle.started_ns + time.monotonic_ns() - lifecycle.started_monotonic_ns
+            old = lifecycle.record
+            record = self._begin_record(start, lifecycle.started_ns, now_ns)
+            for field in _SPAN_FIELDS:
+                setattr(record, field, getattr(old, field))
+            record.rerouted = old.rerouted
+            if reason is not None:
+                change = Reroute(
+                    format_timestamp(now_ns),
+                    "+".join(old.tracked_endpoints),
+                    "+".join(record.tracked_endpoints),
+                    sanitize.text(reason),
+                )
+                record.rerouted = [*old.rerouted, change]
+            if not self.store.reroute(lifecycle, start, record):
+                self.store.ignore("already_finished")
+                return
+            self._predict(lifecycle)
+            if record.model != old.model:
+                lifecycle.span.update_name(span_name(record.model))
+                lifecycle.span.set_attributes(start_attributes(record))
+        except Exception:
+            self.failed("reroute")
+
+    def end(self, lifecycle: Lifecycle, completion: RequestCompletion) -> None:
+        """Ends a request; only the first call for it does anything."""
+        now, call = time.monotonic_ns(), object()
+        try:
+            if not isinstance(completion, RequestCompletion):  # pyright: ignore[reportUnnecessaryIsInstance]
+                completion = RequestCompletion(outcome=Outcome.ERROR)
+                self._count_invalid(1)
+            if self.store.finish(lifecycle, call):
+                self._conclude(lifecycle, completion, now)
+            else:
+                self.store.ignore("already_finished")
+        except Exception:
+            self.failed("end")
+            self._end_again(lifecycle, completion, now, call)
+        except BaseException:
+            self._end_again(lifecycle, completion, now, call)
+            raise
+
+    def _end_again(
+        self, lifecycle: Lifecycle, completion: RequestCompletion, now: int, call: object
+    ) -> None:
+        """Does what was broken off: by a signal handler, which may raise anywhere, or by a bug."""
+        try:
+            if self.store.finish(lifecycle, call) or lifecycle.finished_by is call:
+                self.store.forget(lifecycle)
+                self._conclude(lifecycle, completion, now, again=True)
+        except Exception:
+            self.failed("end")
+
+    def abandon(self, lifecycle: Lifecycle) -> None:
+        """Ends a request whose handle was collected, soon.
+
+        The garbage collector may call this while any lock is held, the SDK's among them: so it
+        only queues.
+        """
+        self._background.submit(self._end_abandoned, lifecycle)
+
+    def supersede(self, lifecycle: Lifecycle) -> None:
+        """Ends a request whose id has come again."""
+        self.store.ignore("duplicate_start")
+        self.end(lifecycle, RequestCompletion(outcome=Outcome.SUPERSEDED))
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Does what is queued: abandoned requests, metrics and records.
+
+        Args:
+            timeout: Seconds the record file may take at most; None waits.
+
+        Returns:
+            Whether all records are in the file.
+        """
+        self._background.drain()
+        sink = self.store.sink
+        if not isinstance(sink, LifecycleSpanProcessor):
+            return True
+        return sink.force_flush(2**31 if timeout is None else round(timeout * 1000))
+
+    def close(self) -> None:
+        """Ends what this tracker still has in flight as `shutdown`, and flushes.
+
+        Idempotent, and done within the configured `close_timeout`. Also done when the interpreter
+        exits.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        deadline = time.monotonic() + self._config.close_timeout.total_seconds()
+        for lifecycle in self.store.owned_by(self):
+            self.end(lifecycle, RequestCompletion(outcome=Outcome.SHUTDOWN))
+        if self._shadow is not None:
+            self._shadow.close(max(0.0, deadline - time.monotonic()) / 2)
+        self._background.close(max(0.0, deadline - time.monotonic()))
+        self._metrics.close()
+        self.store.release(max(0.0, deadline - time.monotonic()))
+
+    def failed(self, hook: str) -> None:
+        """Counts and logs what a hook of ours raised; the exception stays here."""
+        self.store.ignore("hook_error")
+        if hook not in self._failed_hooks:  # once: a router may call it a thousand times a second
+            self._failed_hooks.add(hook)
+            _logger.exception("%s failed; requests go on without telemetry", hook)
+
+    def _lifecycle(self, start: RequestStart, headers: Mapping[str, str] | None) -> Lifecycle:
+        self._background.ensure_running()
+        if self.store.collector is not None:
+            self.store.collector.ensure_running()
+        if self._is_early:
+            self._look_for_provider()
+        started_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
+        record = self._begin_record(start, started_ns, started_ns)
+        try:
+            span = start_span(self._tracer, record, headers, started_ns)
+        except Exception:  # another processor's: the record is written without a span
+            self.failed("start_span")
+            span = trace.INVALID_SPAN
+        return Lifecycle(start, self, record, span, started_ns, monotonic_ns)
+
+    def _predict(self, lifecycle: Lifecycle) -> None:
+        """Has latencies predicted for the record, where the router predicted none."""
+        if self._shadow is not None and not lifecycle.record.prediction_mode:
+            self._shadow.predict(lifecycle)
+
+    def _refusal(self, start: RequestStart) -> str | None:
+        if self._closed:
+            return "closed"
+        request_id = getattr(start, "request_id", None)
+        if not isinstance(request_id, str) or not request_id:
+            return "no_request_id"
+        if not is_trackable(start):
+            return "no_endpoint"
+        limit = self._config.max_inflight
+        # Racing threads may pass together: the cap bounds memory, it does not count to the last.
+        if limit is not None and self.store.active_requests >= limit:
+            return None if self.store.find(start.request_id) else "table_full"
+        return None
+
+    def _begin_record(self, start: RequestStart, started_ns: int, now_ns: int) -> LifecycleRecord:
+        record = begin_record(
+            start,
+            self._views,
+            started_ns=started_ns,
+            now_ns=now_ns,
+            stale_after_ns=self._stale_after_ns,
+        )
+        record.resource = self._resource
+        self._count_invalid(invalid_values(start, record))
+        return record
+
+    def _count_invalid(self, values: int) -> None:
+        for _ in range(values):
+            self.store.ignore("invalid_value")
+
+    def _conclude(
+        self, lifecycle: Lifecycle, completion: RequestCompletion, now: int, again: bool = False
+    ) -> None:
+        """Completes record and span of a request that is forgotten, and hands the record over.
+
+        Args:
+            lifecycle: The request.
+            completion: How it ended.
+            now: When, on the monotonic clock.
+            again: Whether that was begun before, and broken off anywhere.
+        """
+        record = complete_record(lifecycle, completion, now)
+        span = lifecycle.span
+        is_recording = span.is_recording()
+        try:
+            if is_recording:
+                offer(span.get_span_context(), record, self.store.name)
+                end_span(lifecycle, now, self._config, self._tracer, again=again)
+        finally:
+            if is_recording or again:
+                withdraw(span.get_span_context())
+            sink = self.store.sink
+            if isinstance(sink, LifecycleSpanProcessor):
+                sink.take(lifecycle.handover)
+            if not lifecycle.measured:
+                lifecycle.measured = True
+                self._count_invalid(invalid_completion_values(completion, record))
+                self._background.submit(self._metrics.record, record)
+                if self._shadow is not None:
+                    self._shadow.learn(record)
+
+    def _supersede(self, lifecycle: Lifecycle | None) -> None:
+        if lifecycle is not None:
+            lifecycle.owner.supersede(lifecycle)
+
+    def _end_abandoned(self, lifecycle: Lifecycle) -> None:
+        if not lifecycle.finished:
+            self.end(lifecycle, RequestCompletion(outcome=Outcome.ABANDONED))
+
+    def _use_provider(self, provider: trace.TracerProvider) -> None:
+        # The global provider is not set yet, and only has a stand-in: its spans would have neither
+        # our processor nor the resource that will be theirs.
+        self._is_early = isinstance(provider, trace.ProxyTracerProvider)
+        self._tracer = provider.get_tracer(semconv.SCOPE, __version__, semconv.SCHEMA_URL)
+        self._resource = _resource(provider)
+        sink = self.store.sink
+        if isinstance(sink, LifecycleSpanProcessor) and isinstance(provider, SDKTracerProvider):
+            sink.attach(provider)
+        # Again, to come before the shutdown of a provider made in the meantime.
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)
+
+    def _look_for_provider(self) -> None:
+        provider = trace.get_tracer_provider()
+        if not isinstance(provider, trace.ProxyTracerProvider):
+            self._use_provider(provider)
+
+
+def _abandon(lifecycle: Lifecycle, _: object) -> None:
+    """The handle of a request was collected, perhaps before it has ended."""
+    if not lifecycle.finished:
+        lifecycle.owner.abandon(lifecycle)
+
+
+def _resource(provider: trace.TracerProvider) -> dict[str, str]:
+    resource = getattr(provider, "resource", None)
+    if not isinstance(resource, Resource):
+        resource = Resource.create()
+    return resource_attributes(resource.attributes)
+
+
+def _close_all() -> None:
+    for recorder in list(_recorders):
+        recorder.close()
+
+
+# After the record writers' own, so that it runs before them.
+run_at_exit(_close_all)

@@ -1,0 +1,345 @@
+"""The live state: requests in flight, what they charge to which endpoint, and stores by name.
+
+Every request charges its counted endpoints through leases. A lease keeps the *counter instance* it
+was charged to and the amount, so giving it back is exact whatever happened in between: an endpoint
+that was deleted and joined again starts at zero and never goes below.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable, Hashable
+from typing import ClassVar
+
+from otel_lifecycle.config import CollectionConfig, ConfigError, PersistenceConfig, TrackerConfig
+from otel_lifecycle.model import Endpoint, Load, RequestStart
+from otel_lifecycle.model.record import EndpointSnapshot, LifecycleRecord
+from otel_lifecycle.tracking.attachments import RecordSink, StateCollector
+from otel_lifecycle.tracking.endpoint_state import Collected, EndpointState, Lease
+from otel_lifecycle.tracking.lifecycle import Lifecycle
+
+_MAX_ENDPOINTS = 10_000
+
+
+class LifecycleStore:
+    """Requests in flight and load per endpoint; thread-safe.
+
+    Trackers with the same store name share one (`LifecycleStore.shared`). A forked child starts
+    with no requests in flight: those belong to the parent.
+    """
+
+    _shared: ClassVar[dict[str, LifecycleStore]] = {}
+    _shared_lock: ClassVar[threading.RLock] = threading.RLock()
+    _all: ClassVar[weakref.WeakSet[LifecycleStore]] = weakref.WeakSet()
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.persistence = PersistenceConfig()
+        self.sink: RecordSink | None = None
+        self.collection = CollectionConfig()
+        self.collector: StateCollector | None = None
+        self.ignored: Counter[str] = Counter()
+        # Reentrant: a signal handler may close the tracker while the same thread is in here.
+        self._lock = threading.RLock()
+        self._users = 0
+        self._inflight: dict[str, Lifecycle] = {}
+        self._endpoints: dict[Hashable, EndpointState] = {}
+        LifecycleStore._all.add(self)
+
+    @classmethod
+    def shared(
+        cls,
+        name: str,
+        persistence: PersistenceConfig,
+        open_sink: Callable[[PersistenceConfig, str], RecordSink],
+    ) -> LifecycleStore:
+        """The store of that name, made if there is none; `release` it when done.
+
+        Args:
+            name: The store's name.
+            persistence: Where its records go. When it is not enabled, the store keeps what others
+                set.
+            open_sink: Makes the sink; called once a store.
+
+        Raises:
+            ConfigError: Others use the store with other persistence settings.
+            OSError: The sink cannot be opened.
+        """
+        with cls._shared_lock:
+            store = cls._shared.get(name)
+            if store is None:
+                store = cls(name)
+            if persistence.enabled:
+                if store.sink is None:
+                    store.sink = open_sink(persistence, name)
+                    store.persistence = persistence
+                elif store.persistence != persistence:
+                    raise ConfigError(
+                        f"persistence of store {name!r} is already set to {store.persistence}, "
+                        f"and cannot be {persistence} as well; use one setting or two store names"
+                    )
+            cls._shared[name] = store
+            store._users += 1
+            return store
+
+    def collect(
+        self,
+        config: TrackerConfig,
+        open_collector: Callable[[TrackerConfig, LifecycleStore], StateCollector],
+    ) -> None:
+        """Has the state of its endpoints collected, if that is enabled.
+
+        Raises:
+            ConfigError: Others have it collected with other settings.
+        """
+        if not config.collection.enabled:
+            return
+        with self._shared_lock:
+            if self.collector is None:
+                self.collector = open_collector(config, self)
+                self.collection = config.collection
+            elif self.collection != config.collection:
+                raise ConfigError(
+                    f"collection of store {self.name!r} is already set to {self.collection}, and "
+                    f"cannot be {config.collection} as well; use one setting or two store names"
+                )
+
+    def release(self, timeout: float) -> None:
+        """Gives the store back; the last user's call closes what it has, within `timeout`."""
+        with self._shared_lock:
+            self._users -= 1
+            if self._users > 0:
+                return
+            if self._shared.get(self.name) is self:
+                del self._shared[self.name]
+        deadline = time.monotonic() + timeout
+        if self.collector is not None:
+            self.collector.close(timeout / 2)
+        if self.sink is not None:
+            self.sink.close(max(0.0, deadline - time.monotonic()))
+
+    @property
+    def active_requests(self) -> int:
+        """How many requests are in flight."""
+        return len(self._inflight)
+
+    def load(self, endpoint: Endpoint) -> Load:
+        """What is in flight on an endpoint; zero on an unknown one."""
+        with self._lock:
+            state = self._endpoints.get(endpoint.identity)
+            return Load(state.tokens, state.requests) if state is not None else Load()
+
+    def loads(self) -> dict[str, Load]:
+        """What is in flight on each known endpoint, by `Endpoint.label`."""
+        with self._lock:
+            loads: dict[str, Load] = {}
+            for state in self._endpoints.values():
+                other = loads.get(state.label, Load())
+                loads[state.label] = Load(
+                    state.tokens + other.tokens, state.requests + other.requests
+                )
+            return loads
+
+    def endpoints(self) -> list[EndpointState]:
+        """The known endpoints; their numbers go on changing."""
+        with self._lock:
+            return list(self._endpoints.values())
+
+    def collected(self, identity: Hashable) -> Collected | None:
+        """What the collector last knew of the endpoint with an `Endpoint.identity`."""
+        state = self._endpoints.get(identity)
+        return None if state is None else state.collected
+
+    def ignore(self, reason: str) -> None:
+        """Counts a call or a value that was not used."""
+        with self._lock:
+            self.ignored[reason] += 1
+
+    def find(self, request_id: str) -> Lifecycle | None:
+        """The request in flight under an id."""
+        return self._inflight.get(request_id)
+
+    def owned_by(self, owner: object) -> list[Lifecycle]:
+        """The requests in flight that `owner` started."""
+        with self._lock:
+            return [entry for entry in self._inflight.values() if entry.owner is owner]
+
+    def start(self, lifecycle: Lifecycle) -> Lifecycle | None:
+        """Charges a new request to its endpoints.
+
+        Returns:
+            The request in flight under the same id, which this one supersedes. Its load is given
+            back; the caller has its owner finish it.
+        """
+        with self._lock:
+            superseded = self._inflight.get(lifecycle.request_id)
+            if superseded is not None:
+                # First, so that its load does not show in the new request's snapshot.
+                self._give_back(superseded)
+            try:
+                self._charge(lifecycle)
+            except BaseException:  # from a signal handler
+                self._give_back(lifecycle)
+                raise
+            self._inflight[lifecycle.request_id] = lifecycle
+            return superseded
+
+    def reroute(self, lifecycle: Lifecycle, start: RequestStart, record: LifecycleRecord) -> bool:
+        """Charges a request in flight to the endpoints of another route instead.
+
+        Args:
+            lifecycle: The request.
+            start: What the router says now.
+            record: The record begun anew.
+
+        Returns:
+            False when the request has ended.
+        """
+        with self._lock:
+            if lifecycle.finished:
+                return False
+            self._give_back(lifecycle)
+            lifecycle.deleted_roles.clear()
+            lifecycle.start = start
+            # What the chunks so far have told of the response stays true.
+            record.streaming = lifecycle.record.streaming or record.streaming
+            lifecycle.record = record
+            self._charge(lifecycle)
+            if lifecycle.finished:  # by a signal handler, in the middle of this
+                self._give_back(lifecycle)
+            return not lifecycle.finished
+
+    def first_chunk(self, lifecycle: Lifecycle, elapsed_ns: int, release: str) -> None:
+        """Marks the first chunk of a stream, once, and gives back the leases it ends.
+
+        A response that is not a stream has none. Where that was not known, a chunk before the end
+        tells.
+
+        Args:
+            lifecycle: The request.
+            elapsed_ns: Nanoseconds since its start.
+            release: `prefill`, `all` or `none`.
+        """
+        with self._lock:
+            if (
+                lifecycle.finished
+                or lifecycle.first_chunk_ns is not None
+                or lifecycle.record.streaming is False
+            ):
+                return
+            lifecycle.record.streaming = True
+            lifecycle.first_chunk_ns = elapsed_ns
+            if release == "all":
+                self._give_back(lifecycle)
+            # A prefill lease that also stands for the decode (one endpoint) is kept.
+            elif release == "prefill" and len(lifecycle.leases) > 1:
+                self._give_back(lifecycle, "prefill")
+
+    def finish(self, lifecycle: Lifecycle, by: object) -> bool:
+        """Ends a request, and forgets it.
+
+        Args:
+            lifecycle: The request.
+            by: The call that ends it.
+
+        Returns:
+            True to exactly one caller, who then completes record and span.
+        """
+        with self._lock:
+            if lifecycle.finished:
+                return False
+            lifecycle.handover = iter((lifecycle.record,))
+            lifecycle.finished_by = by
+            lifecycle.finished = True
+            self.forget(lifecycle)
+            return True
+
+    def forget(self, lifecycle: Lifecycle) -> None:
+        """Gives back what is left of an ended request's load; may be repeated."""
+        with self._lock:
+            lifecycle.handle = None
+            self._give_back(lifecycle)
+            if self._inflight.get(lifecycle.request_id) is lifecycle:
+                del self._inflight[lifecycle.request_id]
+
+    def add_endpoint(self, endpoint: Endpoint) -> None:
+        """Makes an endpoint known; a known one keeps its load."""
+        with self._lock:
+            self._state(endpoint)
+
+    def delete_endpoint(self, endpoint: Endpoint) -> None:
+        """Forgets an endpoint and its counter; requests in flight on it go on."""
+        with self._lock:
+            state = self._endpoints.pop(endpoint.identity, None)
+            if state is not None:
+                state.live = False
+
+    def _charge(self, lifecycle: Lifecycle) -> None:
+        route, snapshots = lifecycle.start.route, lifecycle.record.selected_route
+        if route is None:
+            return
+        tokens = lifecycle.record.input_token_length or 0
+        counted = route.counted
+        lifecycle.dispatch_load = self.load(route.leader.endpoint)
+        lifecycle.role_loads = {}
+        for role, entry in counted:
+            state = self._state(entry.endpoint)
+            lifecycle.role_loads[role] = Load(state.tokens, state.requests)
+            # After the first chunk of a request that is sent again, nothing is left to prefill.
+            if lifecycle.first_chunk_ns is None or role != "prefill" or len(counted) == 1:
+                lease = Lease(role, state, tokens)
+                lifecycle.leases.append(lease)  # first, for whoever gives it back
+                lease.charge()
+            snapshot: EndpointSnapshot = getattr(snapshots, role)
+            # Only the router's own: what was collected is there already.
+            if entry.metrics is not None:
+                state.metrics = snapshot.metrics or state.metrics
+            if entry.npu is not None:
+                state.npu = snapshot.npu or state.npu
+
+    def _give_back(self, lifecycle: Lifecycle, role: str | None = None) -> None:
+        """Gives back the lease of one role, or all; a signal handler may do so in the middle."""
+        for lease in lifecycle.leases:
+            if role in (None, lease.role) and lease.give_back() and not lease.state.live:
+                lifecycle.deleted_roles.append(lease.role)
+        if role is None:
+            lifecycle.leases = []
+
+    def _state(self, endpoint: Endpoint) -> EndpointState:
+        identity = endpoint.identity
+        state = self._endpoints.get(identity)
+        if state is None:
+            if len(self._endpoints) >= _MAX_ENDPOINTS:
+                self._forget_idle()
+            state = self._endpoints[identity] = EndpointState(endpoint)
+        elif state.endpoint.address != endpoint.address or state.endpoint.port != endpoint.port:
+            state.endpoint = endpoint
+        return state
+
+    def _forget_idle(self) -> None:
+        """Keeps memory bounded where no event ever says that an endpoint is gone."""
+        for identity, state in list(self._endpoints.items()):
+            if state.requests == 0:
+                del self._endpoints[identity]
+
+    def _after_fork_in_child(self) -> None:
+        self._lock = threading.RLock()
+        for lifecycle in self._inflight.values():
+            lifecycle.finished = True
+        self._inflight.clear()
+        for state in self._endpoints.values():
+            state.tokens = state.requests = 0
+
+
+def _after_fork_in_child() -> None:
+    LifecycleStore._shared_lock = threading.RLock()  # pyright: ignore[reportPrivateUsage]
+    for store in list(LifecycleStore._all):  # pyright: ignore[reportPrivateUsage]
+        store._after_fork_in_child()  # pyright: ignore[reportPrivateUsage]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

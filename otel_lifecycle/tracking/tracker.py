@@ -1,0 +1,285 @@
+"""`RequestLifecycleTracker`: the hooks a router calls."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+from opentelemetry import metrics, trace
+
+from otel_lifecycle.config import TrackerConfig
+from otel_lifecycle.model import (
+    Endpoint,
+    EndpointEvent,
+    EndpointEventType,
+    Load,
+    Outcome,
+    RequestCompletion,
+    RequestStart,
+    sanitize,
+)
+from otel_lifecycle.tracking import protocols, scheduling
+from otel_lifecycle.tracking.handle import TrackedRequest
+from otel_lifecycle.tracking.lifecycle import Lifecycle
+from otel_lifecycle.tracking.recorder import LifecycleRecorder
+from otel_lifecycle.tracking.store import LifecycleStore
+
+_logger = logging.getLogger(__name__)
+
+
+class RequestLifecycleTracker:
+    """Turns a router's calls into one span, one record and the metrics of each request.
+
+    Two ways to call it. `track` gives a handle that follows the request. The hooks of the seed
+    (hermes-router's `request-lifecycle-tracker`), `pre_request`, `response_body` and
+    `extract_endpoint`, find the request by its id.
+
+    No hook raises, waits or does I/O: a telemetry problem is counted and logged, and the router
+    goes on. Thread-safe, also across fork: a child starts with no requests in flight.
+
+    Args:
+        config: Settings. Default: `TrackerConfig()`.
+        tracer_provider: Default: the global one.
+        meter_provider: Default: the global one.
+
+    Raises:
+        ConfigError: The record file cannot be written, or others use the same store with other
+            persistence settings.
+    """
+
+    def __init__(
+        self,
+        config: TrackerConfig | None = None,
+        tracer_provider: trace.TracerProvider | None = None,
+        meter_provider: metrics.MeterProvider | None = None,
+    ) -> None:
+        self._config = config or TrackerConfig()
+        self._recorder = LifecycleRecorder(
+            self._config,
+            tracer_provider or trace.get_tracer_provider(),
+            meter_provider or metrics.get_meter_provider(),
+        )
+        self._store = self._recorder.store
+
+    @classmethod
+    def from_json(
+        cls,
+        text: str | bytes,
+        tracer_provider: trace.TracerProvider | None = None,
+        meter_provider: metrics.MeterProvider | None = None,
+    ) -> RequestLifecycleTracker:
+        """The seed's factory: a tracker from its JSON parameters.
+
+        Raises:
+            ConfigError: A parameter is refused; the text names field, value and what is allowed.
+        """
+        return cls(TrackerConfig.from_json(text), tracer_provider, meter_provider)
+
+    @property
+    def store(self) -> LifecycleStore:
+        """The live state, shared by all trackers of its name."""
+        return self._store
+
+    @property
+    def config(self) -> TrackerConfig:
+        """The settings."""
+        return self._config
+
+    def load(self, endpoint: Endpoint) -> Load:
+        """What is in flight on an endpoint."""
+        return self._store.load(endpoint)
+
+    def track(
+        self, start: RequestStart, headers: Mapping[str, str] | None = None
+    ) -> TrackedRequest:
+        """Tracks a request that is about to be dispatched.
+
+        Its span is the child of the current span, else of the trace context in `headers`, else a
+        root.
+
+        Args:
+            start: The request, with its route.
+            headers: The inbound headers, in lower case; only the trace context is read.
+        """
+        return TrackedRequest(self._recorder, start, headers)
+
+    def pre_request(
+        self,
+        request: protocols.SchedulingRequest | None,
+        scheduling_result: protocols.SchedulingResult | None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """The seed's `PreRequest`: called after scheduling, before dispatch.
+
+        Args:
+            request: The request.
+            scheduling_result: Where it goes.
+            headers: As for `track`.
+        """
+        start = self._read_start(request, scheduling_result)
+        if start is not None:
+            self._recorder.begin(start, headers)
+
+    def reroute_request(
+        self,
+        request: protocols.SchedulingRequest,
+        scheduling_result: protocols.SchedulingResult,
+        reason: str = "",
+    ) -> None:
+        """Like `pre_request`, for a request in flight that is sent somewhere else.
+
+        Calling `pre_request` again instead ends the first dispatch as `superseded`.
+        """
+        start = self._read_start(request, scheduling_result)
+        if start is None:
+            return
+        lifecycle = self._find(start.request_id)
+        if lifecycle is not None:
+            changes = {field: getattr(start, field) for field in start.__struct_fields__}
+            attempt = sanitize.count(start.attempt) or 0
+            changes["attempt"] = max(attempt, lifecycle.record.attempt + 1)
+            self._recorder.reroute(lifecycle, reason, **changes)
+
+    def reject(
+        self,
+        request: protocols.SchedulingRequest | RequestStart,
+        reason: str,
+        headers: Mapping[str, str] | None = None,
+        outcome: Outcome = Outcome.REJECTED,
+    ) -> None:
+        """A request that ends before the router has chosen an endpoint.
+
+        For instrumentations, which see the answer; the seed's hooks never see such a request.
+
+        Args:
+            request: The request.
+            reason: A short reason, such as `no_candidates`.
+            headers: As for `track`.
+            outcome: `rejected`, or `client_disconnect`, which needs no reason.
+        """
+        try:
+            if _request_id(request) is None:
+                self._store.ignore("no_request_id")
+                return
+            if not isinstance(request, RequestStart):
+                request = scheduling.request_facts(request)
+            completion = RequestCompletion(outcome=outcome, error_type=reason)
+            self._recorder.reject(request, headers, completion)
+        except Exception:
+            self._recorder.failed("reject")
+
+    def inject(
+        self, request: protocols.SchedulingRequest, headers: MutableMapping[str, str]
+    ) -> None:
+        """Adds the trace context to headers towards the engine, whose span becomes our child.
+
+        Args:
+            request: A request in flight.
+            headers: The headers; changed in place.
+        """
+        try:
+            request_id = _request_id(request)
+            lifecycle = None if request_id is None else self._find(request_id)
+            if lifecycle is not None:
+                self._recorder.inject(lifecycle, headers)
+        except Exception:
+            self._recorder.failed("inject")
+
+    def response_body(
+        self,
+        request: protocols.SchedulingRequest | None,
+        response: protocols.Response | None,
+        target_endpoint: protocols.EndpointMetadata | None = None,
+    ) -> None:
+        """The seed's `ResponseBody`: called for every chunk of the response.
+
+        The first marks the first chunk, the one with `end_of_stream` ends the request. When that
+        is the only one it is also the first chunk of a stream; any other response has none.
+
+        Args:
+            request: The request.
+            response: The chunk.
+            target_endpoint: Who serves it.
+        """
+        try:
+            request_id = _request_id(request)
+            if request_id is None or response is None:
+                _logger.debug("not tracked: no request, no request id or no response")
+                return
+            lifecycle = self._find(request_id)
+            if lifecycle is None:
+                return
+            if not response.end_of_stream:
+                self._recorder.mark_first_chunk(lifecycle)
+                return
+            completion = scheduling.request_completion(response, target_endpoint)
+            if completion.outcome is Outcome.COMPLETED and lifecycle.record.streaming:
+                self._recorder.mark_first_chunk(lifecycle)
+            self._recorder.end(lifecycle, completion)
+        except Exception:
+            self._recorder.failed("response_body")
+
+    def extract_endpoint(self, event: EndpointEvent) -> None:
+        """The seed's `ExtractEndpoint`: an endpoint joined or left.
+
+        A delete drops the endpoint's load and its gauges; requests in flight on it go on. An add
+        never resets. Any object with `type` and `endpoint` of the seed's shape will do.
+        """
+        try:
+            endpoint = scheduling.endpoint_from(event.endpoint)
+            kind = scheduling.event_type(event.type)
+            if endpoint is None or kind is None:
+                self._store.ignore("invalid_value")
+            elif kind is EndpointEventType.DELETE:
+                self._store.delete_endpoint(endpoint)
+            else:
+                self._store.add_endpoint(endpoint)
+        except Exception:
+            self._recorder.failed("extract_endpoint")
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Does what is queued: abandoned requests, metrics and records.
+
+        Args:
+            timeout: Seconds the record file may take at most; None waits.
+
+        Returns:
+            Whether all records are in the file.
+        """
+        return self._recorder.flush(timeout)
+
+    def close(self) -> None:
+        """Ends what this tracker still has in flight as `shutdown`, and flushes.
+
+        Idempotent, and done within the configured `close_timeout`. Also done when the interpreter
+        exits.
+        """
+        self._recorder.close()
+
+    def _read_start(self, request: Any, result: Any) -> RequestStart | None:
+        try:
+            if _request_id(request) is None:
+                _logger.debug("not tracked: no request or no request id")
+                self._store.ignore("no_request_id")
+                return None
+            start = scheduling.request_start(request, result)
+            if start is None:
+                _logger.debug("not tracked: no selected endpoint")
+                self._store.ignore("no_endpoint")
+            return start
+        except Exception:
+            self._recorder.failed("pre_request")
+            return None
+
+    def _find(self, request_id: str) -> Lifecycle | None:
+        lifecycle = self._store.find(request_id)
+        if lifecycle is None:
+            self._store.ignore("unknown_request")
+        return lifecycle
+
+
+def _request_id(request: object) -> str | None:
+    """The id of a request that has one."""
+    request_id = getattr(request, "request_id", None)
+    return request_id if isinstance(request_id, str) and request_id else None

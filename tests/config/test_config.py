@@ -1,0 +1,703 @@
+"""Settings: what is accepted, what is refused and with which words, and which place wins."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from otel_lifecycle import (
+    ConfigError,
+    PersistenceConfig,
+    RequestLifecycleTracker,
+    TrackerConfig,
+)
+from otel_lifecycle.config import environment_variables
+from otel_lifecycle.config.collection import CollectionConfig, TargetConfig
+from otel_lifecycle.config.prediction import PredictionConfig
+from otel_lifecycle.instrumentation import environment_variables as declared
+
+_PERSISTED = PersistenceConfig(
+    enabled=True,
+    flush_threshold=100,
+    flush_interval=timedelta(seconds=5),
+    output_path="/var/log/router/records.jsonl",
+)
+
+
+@pytest.mark.parametrize("text", ["", " \n", "null", "{}", b"", b"{}"])
+def test_no_parameters(text: str | bytes) -> None:
+    """Without parameters every setting has its default."""
+    expected = TrackerConfig(
+        store_name="hermes-inflight",
+        persistence=PersistenceConfig(
+            enabled=False,
+            flush_threshold=0,
+            flush_interval=timedelta(0),
+            output_path="",
+            max_queue=100_000,
+        ),
+        release_on_first_chunk="prefill",
+        max_inflight=None,
+        stale_after=timedelta(seconds=5),
+        npu_device_attributes=False,
+        phase_spans=False,
+        max_metric_values=1_000,
+        close_timeout=timedelta(seconds=5),
+    )
+    assert expected == TrackerConfig.from_json(text)
+
+
+_SEED_JSON = """{
+  "storeName": "prefill-decode",
+  "persistence": {
+    "enabled": true,
+    "flushThreshold": 100,
+    "flushInterval": "5s",
+    "outputPath": "/var/log/router/records.jsonl"
+  }
+}"""
+
+
+@pytest.mark.parametrize("text", [_SEED_JSON, _SEED_JSON.encode(), _SEED_JSON.encode("utf-16")])
+def test_seed_parameters(text: str | bytes) -> None:
+    """The seed's JSON is accepted as it is."""
+    expected = TrackerConfig(store_name="prefill-decode", persistence=_PERSISTED)
+    assert expected == TrackerConfig.from_json(text)
+
+
+def test_every_parameter() -> None:
+    """Each setting of ours has a camelCase name in JSON."""
+    text = """{
+      "storeName": "s",
+      "persistence": {
+        "enabled": true, "outputPath": "p", "maxQueue": 7, "rotateBytes": 8,
+        "rotateInterval": "1h", "retainSegments": 9, "retainBytes": 10,
+        "compression": "gzip", "fsync": "flush"
+      },
+      "releaseOnFirstChunk": "all",
+      "maxInflight": 10,
+      "staleAfter": "1.5s",
+      "npuDeviceAttributes": true,
+      "phaseSpans": true,
+      "maxMetricValues": 20,
+      "closeTimeout": "250ms"
+    }"""
+    expected = TrackerConfig(
+        store_name="s",
+        persistence=PersistenceConfig(
+            enabled=True,
+            output_path="p",
+            max_queue=7,
+            rotate_bytes=8,
+            rotate_interval=timedelta(hours=1),
+            retain_segments=9,
+            retain_bytes=10,
+            compression="gzip",
+            fsync="flush",
+        ),
+        release_on_first_chunk="all",
+        max_inflight=10,
+        stale_after=timedelta(seconds=1.5),
+        npu_device_attributes=True,
+        phase_spans=True,
+        max_metric_values=20,
+        close_timeout=timedelta(milliseconds=250),
+    )
+    assert expected == TrackerConfig.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"storeName": ""}', TrackerConfig()),
+        ('{"storeName": null}', TrackerConfig()),
+        ('{"persistence": null}', TrackerConfig()),
+        ('{"persistence": {}}', TrackerConfig()),
+        ('{"persistence": {"flushInterval": ""}}', TrackerConfig()),
+        (
+            '{"persistence": {"enabled": null, "flushThreshold": null, "flushInterval": null,'
+            ' "outputPath": null}}',
+            TrackerConfig(),
+        ),
+        ('{"STORENAME": "a"}', TrackerConfig(store_name="a")),
+        ('{"storename": "a", "storeName": "b"}', TrackerConfig(store_name="b")),
+        (
+            '{"Persistence": {"Enabled": true, "FLUSHTHRESHOLD": 100, "flushinterval": "5s",'
+            ' "OutputPath": "/var/log/router/records.jsonl"}}',
+            TrackerConfig(persistence=_PERSISTED),
+        ),
+        (
+            '{"persistence": {"flushInterval": "0", "flushThreshold": 0}}',
+            TrackerConfig(),
+        ),
+        (
+            '{"persistence": {"outputPath": "unused.jsonl"}}',
+            TrackerConfig(persistence=PersistenceConfig(output_path="unused.jsonl")),
+        ),
+    ],
+)
+def test_like_go(text: str, expected: TrackerConfig) -> None:
+    """Keys match in any case, and empty and null values are defaults, as in the seed."""
+    assert expected == TrackerConfig.from_json(text)
+
+
+_NO_DURATION = "is not a Go duration such as 300ms, 1.5h or 1h2m3s (units ns, us, ms, s, m, h)"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        # The refusals of the seed.
+        (
+            '{"persistence": {"flushThreshold": -1}}',
+            "persistence.flushThreshold must be >= 0, got -1",
+        ),
+        (
+            '{"persistence": {"flushInterval": "5"}}',
+            f"persistence.flushInterval must be a valid duration: '5' {_NO_DURATION}",
+        ),
+        (
+            '{"persistence": {"flushInterval": "1d"}}',
+            f"persistence.flushInterval must be a valid duration: '1d' {_NO_DURATION}",
+        ),
+        (
+            '{"persistence": {"flushInterval": "-1s"}}',
+            "persistence.flushInterval must be >= 0, got '-1s'",
+        ),
+        (
+            '{"persistence": {"enabled": true}}',
+            "persistence.outputPath is required when persistence is enabled",
+        ),
+        (
+            '{"persistence": {"enabled": true, "outputPath": ""}}',
+            "persistence.outputPath is required when persistence is enabled",
+        ),
+        ('{"storename_": "a"}', "unknown field 'storename_'"),
+        ('{"store_name": "a"}', "unknown field 'store_name'"),
+        ('{"unknown": null}', "unknown field 'unknown'"),
+        ('{"two\\nlines": 1}', r"unknown field 'two\nlines'"),
+        ('{"persistence": {"path": "a"}}', "unknown field 'persistence.path'"),
+        ('{"persistence": {"output_path": "a"}}', "unknown field 'persistence.output_path'"),
+        # Types are strict, as with Go's decoder.
+        ('{"storeName": 1}', "storeName must be text, got 1"),
+        ('{"storeName": ["a"]}', "storeName must be text, got ['a']"),
+        ('{"persistence": []}', "persistence must be a JSON object, got []"),
+        ('{"persistence": "on"}', "persistence must be a JSON object, got 'on'"),
+        ('{"persistence": {"enabled": 1}}', "persistence.enabled must be true or false, got 1"),
+        (
+            '{"persistence": {"enabled": "true"}}',
+            "persistence.enabled must be true or false, got 'true'",
+        ),
+        (
+            '{"persistence": {"flushThreshold": "1"}}',
+            "persistence.flushThreshold must be a whole number, got '1'",
+        ),
+        (
+            '{"persistence": {"flushThreshold": 1.0}}',
+            "persistence.flushThreshold must be a whole number, got 1.0",
+        ),
+        (
+            '{"persistence": {"flushThreshold": true}}',
+            "persistence.flushThreshold must be a whole number, got True",
+        ),
+        (
+            '{"persistence": {"flushInterval": 5}}',
+            "persistence.flushInterval must be a Go duration such as 5s, or a timedelta, got 5",
+        ),
+        ('{"persistence": {"outputPath": 1}}', "persistence.outputPath must be text, got 1"),
+        # Our own settings.
+        ('{"persistence": {"maxQueue": 0}}', "persistence.maxQueue must be >= 1, got 0"),
+        ('{"persistence": {"rotateBytes": -1}}', "persistence.rotateBytes must be >= 0, got -1"),
+        (
+            '{"persistence": {"compression": "zstd"}}',
+            "persistence.compression must be one of 'none' or 'gzip', got 'zstd'",
+        ),
+        (
+            '{"persistence": {"fsync": true}}',
+            "persistence.fsync must be one of 'never', 'rotate' or 'flush', got True",
+        ),
+        (
+            '{"persistence": {"enabled": true, "outputPath": "a", "retainBytes": 1}}',
+            "persistence.retainBytes needs rotation, by bytes or by interval",
+        ),
+        (
+            '{"persistence": {"enabled": true, "outputPath": "a", "compression": "gzip"}}',
+            "persistence.compression needs rotation, by bytes or by interval",
+        ),
+        (
+            '{"persistence": {"outputPath": "a-{host}.jsonl"}}',
+            "persistence.outputPath must have no placeholders but {pid} and {instance}, "
+            "got 'a-{host}.jsonl'",
+        ),
+        (
+            '{"persistence": {"outputPath": "{pid}/a.jsonl"}}',
+            "persistence.outputPath must have {pid} once at most, in the name of the file, "
+            "got '{pid}/a.jsonl'",
+        ),
+        ('{"maxInflight": 0}', "maxInflight must be >= 1, got 0"),
+        (
+            '{"collection": {"targets": [{"url": "ftp://engine"}]}}',
+            "collection.targets.0.url must be a URL such as http://10.0.0.7:8000/metrics, "
+            "got 'ftp://engine'",
+        ),
+        (
+            '{"collection": {"targets": [{"url": "http://me:secret@engine/metrics"}]}}',
+            "collection.targets.0.url must be a URL without credentials, which go into "
+            "authorizationFile, got 'http://***@engine/metrics'",
+        ),
+        (
+            '{"collection": {"targets": [{"url": "http://engine:70000"}]}}',
+            "collection.targets.0.url must be a URL such as http://10.0.0.7:8000/metrics: "
+            "Port out of range 0-65535, got 'http://engine:70000'",
+        ),
+        (
+            '{"collection": {"targets": [{"source": "dcgm"}]}}',
+            "collection.targets.0 url is required, and only npu_smi has none, "
+            "got {'source': 'dcgm'}",
+        ),
+        ('{"collection": {"interval": "1ms"}}', "collection.interval must be >= 10ms, got '1ms'"),
+        ('{"collection": {"exporterPort": 0}}', "collection.exporterPort must be >= 1, got 0"),
+        (
+            '{"collection": {"exporterPort": 65536}}',
+            "collection.exporterPort must be <= 65535, got 65536",
+        ),
+        (
+            '{"collection": {"metricsPath": "metrics"}}',
+            "collection.metricsPath must be a path that begins with /, got 'metrics'",
+        ),
+        ('{"collection": {"target": []}}', "unknown field 'collection.target'"),
+        (
+            '{"staleAfter": "1s", "collection": {"enabled": true}}',
+            "collection.interval must be shorter than staleAfter",
+        ),
+        (
+            '{"prediction": {"url": "localhost:8001"}}',
+            "prediction.url must be a URL such as http://10.0.0.7:8000/metrics, "
+            "got 'localhost:8001'",
+        ),
+        ('{"maxMetricValues": 0}', "maxMetricValues must be >= 1, got 0"),
+        ('{"staleAfter": "-1ns"}', "staleAfter must be >= 0, got '-1ns'"),
+        ('{"closeTimeout": "x"}', f"closeTimeout must be a valid duration: 'x' {_NO_DURATION}"),
+        (
+            '{"releaseOnFirstChunk": "some"}',
+            "releaseOnFirstChunk must be one of 'prefill', 'all' or 'none', got 'some'",
+        ),
+        (
+            '{"maxInflight": 0, "storeName": 1}',
+            "storeName must be text, got 1; maxInflight must be >= 1, got 0",
+        ),
+        # Not parameters at all.
+        ("[]", "they must be a JSON object, got []"),
+        ('"a"', "they must be a JSON object, got 'a'"),
+        (
+            "{",
+            "not valid JSON: Expecting property name enclosed in double quotes: "
+            "line 1 column 2 (char 1)",
+        ),
+        (
+            b'{"storeName": "\xff"}',
+            "not valid JSON: 'utf-8' codec can't decode byte 0xff in position 15: "
+            "invalid start byte",
+        ),
+    ],
+)
+def test_refused(text: str | bytes, reason: str) -> None:
+    """A setting that cannot be used is refused with its field, its value and what is allowed."""
+    with pytest.raises(ConfigError) as refusal:
+        TrackerConfig.from_json(text)
+    assert f"invalid parameters: {reason}" == str(refusal.value)
+
+
+def test_tracker_from_json(tmp_path: Path) -> None:
+    """The factory makes a tracker of the parameters, and refuses what `TrackerConfig` refuses."""
+    path = tmp_path / "records.jsonl"
+    parameters = {
+        "storeName": "from-json",
+        "persistence": {"enabled": True, "outputPath": str(path), "flushInterval": "1h"},
+    }
+    tracker = RequestLifecycleTracker.from_json(json.dumps(parameters))
+    tracker.close()
+    assert tracker.store.name == "from-json"
+    assert path.exists()
+    with pytest.raises(ConfigError, match=r"unknown field 'x'"):
+        RequestLifecycleTracker.from_json('{"x": 1}')
+
+
+_JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["0", "5s", "1h2m", "-1ns", "", "a.jsonl"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=5,
+)
+_PERSISTENCE_FIELDS = ["enabled", "flushThreshold", "flushInterval", "outputPath", "maxQueue"]
+_TRACKER_FIELDS = ["storeName", "maxInflight", "staleAfter", "closeTimeout", "maxMetricValues"]
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "persistence": st.dictionaries(
+                st.sampled_from([*_PERSISTENCE_FIELDS, "ENABLED", "x"]), _JSON_VALUES
+            ),
+            **dict.fromkeys(_TRACKER_FIELDS, _JSON_VALUES),
+        },
+    )
+)
+def test_any_json(parameters: dict[str, Any]) -> None:
+    """Any JSON is settings, or a ConfigError of one line."""
+    _assert_settings_or_one_line(json.dumps(parameters))
+
+
+@settings(deadline=None)
+@given(st.text() | st.binary())
+def test_any_text(text: str | bytes) -> None:
+    """Any text is settings, or a ConfigError of one line."""
+    _assert_settings_or_one_line(text)
+
+
+def _assert_settings_or_one_line(text: str | bytes) -> None:
+    problem: list[str] = []
+    try:
+        persistence = TrackerConfig.from_json(text).persistence
+    except ConfigError as error:
+        problem = str(error).splitlines()
+    else:
+        assert persistence.output_path or not persistence.enabled
+    assert len(problem) <= 1
+
+
+def test_deeply_nested_json() -> None:
+    """JSON nested beyond what Python can follow is refused like any other."""
+    with pytest.raises(ConfigError, match=r"^invalid parameters: not valid JSON: "):
+        TrackerConfig.from_json("[" * 100_000)
+
+
+_FROM_VARIABLES = {
+    "OTEL_LIFECYCLE_STORE_NAME": ("from-env", {"store_name": "from-env"}),
+    "OTEL_LIFECYCLE_RELEASE_ON_FIRST_CHUNK": ("none", {"release_on_first_chunk": "none"}),
+    "OTEL_LIFECYCLE_MAX_INFLIGHT": ("12", {"max_inflight": 12}),
+    "OTEL_LIFECYCLE_STALE_AFTER": ("1m", {"stale_after": timedelta(minutes=1)}),
+    "OTEL_LIFECYCLE_NPU_DEVICE_ATTRIBUTES": ("true", {"npu_device_attributes": True}),
+    "OTEL_LIFECYCLE_PHASE_SPANS": ("true", {"phase_spans": True}),
+    "OTEL_LIFECYCLE_MAX_METRIC_VALUES": ("13", {"max_metric_values": 13}),
+    "OTEL_LIFECYCLE_CLOSE_TIMEOUT": ("0", {"close_timeout": timedelta(0)}),
+    "OTEL_LIFECYCLE_PERSISTENCE_FLUSH_THRESHOLD": (
+        "14",
+        {"persistence": PersistenceConfig(flush_threshold=14)},
+    ),
+    "OTEL_LIFECYCLE_PERSISTENCE_FLUSH_INTERVAL": (
+        "1.5h",
+        {"persistence": PersistenceConfig(flush_interval=timedelta(hours=1.5))},
+    ),
+    "OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH": (
+        "a.jsonl",
+        {"persistence": PersistenceConfig(enabled=True, output_path="a.jsonl")},
+    ),
+    "OTEL_LIFECYCLE_PERSISTENCE_MAX_QUEUE": (
+        "15",
+        {"persistence": PersistenceConfig(max_queue=15)},
+    ),
+    "OTEL_LIFECYCLE_PERSISTENCE_ROTATE_BYTES": (
+        "16",
+        {"persistence": PersistenceConfig(rotate_bytes=16)},
+    ),
+    "OTEL_LIFECYCLE_PERSISTENCE_ROTATE_INTERVAL": (
+        "1h",
+        {"persistence": PersistenceConfig(rotate_interval=timedelta(hours=1))},
+    ),
+    "OTEL_LIFECYCLE_PERSISTENCE_RETAIN_SEGMENTS": (
+        "17",
+        {"persistence": PersistenceConfig(retain_segments=17)},
+    ),
+    "OTEL_LIFECYCLE_PERSISTENCE_RETAIN_BYTES": (
+        "18",
+        {"persistence": PersistenceConfig(retain_bytes=18)},
+    ),
+    "OTEL_LIFECYCLE_PERSISTENCE_COMPRESSION": (
+        "gzip",
+        {"persistence": PersistenceConfig(compression="gzip")},
+    ),
+    "OTEL_LIFECYCLE_PERSISTENCE_FSYNC": (
+        "rotate",
+        {"persistence": PersistenceConfig(fsync="rotate")},
+    ),
+}
+_FROM_VARIABLES |= {
+    f"OTEL_LIFECYCLE_COLLECTION_{name.upper()}": (
+        text,
+        {"collection": CollectionConfig(**{name: value})},
+    )
+    for name, text, value in [
+        ("enabled", "true", True),
+        ("endpoints", "false", False),
+        ("metrics_path", "/prometheus", "/prometheus"),
+        (
+            "targets",
+            "npu_exporter=http://10.0.1.3:8082/metrics, https://engine/metrics, npu_smi",
+            [
+                TargetConfig(source="npu_exporter", url="http://10.0.1.3:8082/metrics"),
+                TargetConfig(source="engine", url="https://engine/metrics"),
+                TargetConfig(source="npu_smi"),
+            ],
+        ),
+        ("targets_file", "targets.json", "targets.json"),
+        ("engine_pods", "app=vllm", "app=vllm"),
+        ("exporter_pods", "app=npu-exporter", "app=npu-exporter"),
+        ("engine_namespace", "llm", "llm"),
+        ("exporter_namespace", "npu-exporter", "npu-exporter"),
+        ("exporter_source", "dcgm", "dcgm"),
+        ("exporter_port", "9400", 9400),
+        ("interval", "500ms", timedelta(seconds=0.5)),
+        ("timeout", "2s", timedelta(seconds=2)),
+        ("max_backoff", "1m", timedelta(minutes=1)),
+        ("forget_after", "0", timedelta(0)),
+        ("concurrency", "8", 8),
+        ("max_response_bytes", "65536", 65536),
+        ("ca_file", "ca.pem", "ca.pem"),
+        ("cert_file", "cert.pem", "cert.pem"),
+        ("key_file", "key.pem", "key.pem"),
+        ("tls_verify", "false", False),
+    ]
+}
+_FROM_VARIABLES |= {
+    f"OTEL_LIFECYCLE_PREDICTION_{name.upper()}": (
+        text,
+        {"prediction": PredictionConfig(**{name: value})},
+    )
+    for name, text, value in [
+        ("url", "http://localhost:8001", "http://localhost:8001"),
+        ("training_url", "http://localhost:8000", "http://localhost:8000"),
+        ("timeout", "20ms", timedelta(seconds=0.02)),
+        ("max_queue", "16", 16),
+    ]
+}
+_VARIABLES = [
+    "OTEL_LIFECYCLE_CONFIG_FILE",
+    "OTEL_LIFECYCLE_PERSISTENCE_ENABLED",
+    *_FROM_VARIABLES,
+]
+
+
+@pytest.mark.parametrize("variable", _FROM_VARIABLES)
+def test_variable(variable: str) -> None:
+    """Each setting has a variable, which sets it and nothing else."""
+    value, settings = _FROM_VARIABLES[variable]
+    assert TrackerConfig(**settings) == TrackerConfig.from_environment({variable: value})
+
+
+def test_variables_are_declared() -> None:
+    """`opentelemetry-instrument` is told of exactly the variables that are read."""
+    names = {
+        name: value for name, value in inspect.getmembers(declared) if name.startswith("OTEL_")
+    }
+    assert {name: name for name in _VARIABLES} == names
+    assert sorted(_VARIABLES) == sorted(environment_variables())
+
+
+@pytest.mark.parametrize("variable", _VARIABLES)
+def test_empty_variable(variable: str) -> None:
+    """An empty variable counts as not set, as everywhere in OpenTelemetry."""
+    assert TrackerConfig() == TrackerConfig.from_environment({variable: ""})
+
+
+def test_process_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an environment given it is that of the process."""
+    monkeypatch.setenv("OTEL_LIFECYCLE_STORE_NAME", "of-the-process")
+    assert TrackerConfig(store_name="of-the-process") == TrackerConfig.from_environment()
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments", "enabled"),
+    [
+        ({}, {}, False),
+        ({"OUTPUT_PATH": "a"}, {}, True),
+        ({}, {"persistence_output_path": "a"}, True),
+        ({"OUTPUT_PATH": "a", "ENABLED": "false"}, {}, False),
+        ({"OUTPUT_PATH": "a", "ENABLED": "true"}, {}, True),
+        ({"OUTPUT_PATH": "a", "ENABLED": "true"}, {"persistence_enabled": False}, False),
+        ({"OUTPUT_PATH": "a", "ENABLED": "false"}, {"persistence_enabled": True}, True),
+        ({"OUTPUT_PATH": "a"}, {"persistence": PersistenceConfig(output_path="b")}, False),
+    ],
+)
+def test_output_path_enables(
+    environment: dict[str, str], arguments: dict[str, Any], enabled: bool
+) -> None:
+    """An output path alone enables persistence; whoever says otherwise is heard."""
+    variables = {f"OTEL_LIFECYCLE_PERSISTENCE_{name}": text for name, text in environment.items()}
+    config = TrackerConfig.from_environment(variables, **arguments)
+    assert enabled == config.persistence.enabled
+
+
+def test_precedence(tmp_path: Path) -> None:
+    """An argument beats a variable, a variable the file, and the file the default."""
+    file = tmp_path / "lifecycle.json"
+    file.write_text(
+        '{"storeName": "file", "maxInflight": 1, "maxMetricValues": 1, "closeTimeout": "1s",'
+        ' "persistence": {"enabled": true, "outputPath": "file", "flushThreshold": 1,'
+        ' "flushInterval": "1s"}}'
+    )
+    environment = {
+        "OTEL_LIFECYCLE_CONFIG_FILE": str(file),
+        "OTEL_LIFECYCLE_STORE_NAME": "environment",
+        "OTEL_LIFECYCLE_MAX_INFLIGHT": "2",
+        "OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH": "environment",
+        "OTEL_LIFECYCLE_PERSISTENCE_FLUSH_THRESHOLD": "2",
+    }
+    expected = TrackerConfig(
+        store_name="argument",
+        max_inflight=2,
+        max_metric_values=1,
+        close_timeout=timedelta(seconds=1),
+        persistence=PersistenceConfig(
+            enabled=True,
+            output_path="argument",
+            flush_threshold=2,
+            flush_interval=timedelta(seconds=1),
+        ),
+    )
+    assert expected == TrackerConfig.from_environment(
+        environment,
+        store_name="argument",
+        persistence_output_path="argument",
+        max_metric_values=None,
+    )
+
+
+def test_file_and_path_elsewhere(tmp_path: Path) -> None:
+    """A file may enable persistence and leave the path to each process."""
+    file = tmp_path / "lifecycle.json"
+    file.write_text('{"persistence": {"enabled": true, "flushThreshold": 3}}')
+    environment = {
+        "OTEL_LIFECYCLE_CONFIG_FILE": str(file),
+        "OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH": "worker-1.jsonl",
+    }
+    expected = PersistenceConfig(enabled=True, flush_threshold=3, output_path="worker-1.jsonl")
+    assert expected == TrackerConfig.from_environment(environment).persistence
+    del environment["OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH"]
+    with pytest.raises(ConfigError) as refusal:
+        TrackerConfig.from_environment(environment)
+    reason = "persistence.outputPath is required when persistence is enabled"
+    assert f"invalid parameters: {reason}" == str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments", "reason"),
+    [
+        (
+            {"OTEL_LIFECYCLE_MAX_INFLIGHT": "many"},
+            {},
+            "OTEL_LIFECYCLE_MAX_INFLIGHT='many': must be a whole number",
+        ),
+        (
+            {"OTEL_LIFECYCLE_PERSISTENCE_ENABLED": "perhaps"},
+            {},
+            "OTEL_LIFECYCLE_PERSISTENCE_ENABLED='perhaps': must be true or false",
+        ),
+        (
+            {"OTEL_LIFECYCLE_PERSISTENCE_FLUSH_THRESHOLD": "-1"},
+            {},
+            "invalid parameters: persistence.flushThreshold must be >= 0, got -1",
+        ),
+        (
+            {"OTEL_LIFECYCLE_PERSISTENCE_FLUSH_INTERVAL": "5"},
+            {},
+            "invalid parameters: persistence.flushInterval must be a valid duration: "
+            f"'5' {_NO_DURATION}",
+        ),
+        (
+            {"OTEL_LIFECYCLE_PERSISTENCE_ENABLED": "true"},
+            {},
+            "invalid parameters: persistence.outputPath is required when persistence is enabled",
+        ),
+        (
+            {},
+            {"max_inflight": "12"},
+            "invalid parameters: maxInflight must be a whole number, got '12'",
+        ),
+        ({}, {"no_such_option": 1}, "invalid parameters: unknown field 'no_such_option'"),
+        ({}, {"persistence_mode": 1}, "invalid parameters: unknown field 'persistence.mode'"),
+    ],
+)
+def test_refused_from_environment(
+    environment: dict[str, str], arguments: dict[str, Any], reason: str
+) -> None:
+    """A variable or an argument that cannot be used is refused by name."""
+    with pytest.raises(ConfigError) as refusal:
+        TrackerConfig.from_environment(environment, **arguments)
+    assert reason == str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (
+            None,
+            "OTEL_LIFECYCLE_CONFIG_FILE={path}: cannot be read: "
+            "[Errno 2] No such file or directory: '{path}'",
+        ),
+        (
+            b"\xff",
+            "OTEL_LIFECYCLE_CONFIG_FILE={path}: cannot be read: 'utf-8' codec can't decode byte "
+            "0xff in position 0: invalid start byte",
+        ),
+        (
+            b"{",
+            "{path}: invalid parameters: not valid JSON: Expecting property name enclosed in "
+            "double quotes: line 1 column 2 (char 1)",
+        ),
+        (
+            b'{"persistence": {"flushThreshold": -1, "enabled": true}}',
+            "{path}: invalid parameters: persistence.flushThreshold must be >= 0, got -1",
+        ),
+        (
+            b'{"persistence": []}',
+            "{path}: invalid parameters: persistence must be a JSON object, got []",
+        ),
+    ],
+)
+def test_refused_file(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    """A file that cannot be used is refused with its name and the reason."""
+    path = tmp_path / "lifecycle.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError) as refusal:
+        TrackerConfig.from_environment({"OTEL_LIFECYCLE_CONFIG_FILE": str(path)})
+    assert reason.format(path=path) == str(refusal.value)
+
+
+def test_settings_are_values() -> None:
+    """Settings cannot change behind the tracker's back."""
+    with pytest.raises(ValueError, match="frozen"):
+        TrackerConfig().store_name = "other"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_inflight": 0}, "max_inflight must be >= 1, got 0"),
+        ({"unknown": 1}, "unknown field 'unknown'"),
+        (
+            {"persistence": {"enabled": True}},
+            "persistence.output_path is required when persistence is enabled",
+        ),
+    ],
+)
+def test_constructor(settings: dict[str, Any], message: str) -> None:
+    """In Python too a setting that is refused is a ConfigError, by its Python name."""
+    with pytest.raises(ConfigError) as refused:
+        TrackerConfig(**settings)
+
+    assert str(refused.value) == f"invalid parameters: {message}"

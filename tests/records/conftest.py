@@ -1,0 +1,63 @@
+"""Fixtures: trackers and processors that are closed when the test ends, and a disk to spoil."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otel_lifecycle import LifecycleSpanProcessor, RequestLifecycleTracker
+from tests.records import helpers
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the record file is, once there is one."""
+    return tmp_path / "records" / "records.jsonl"
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[helpers.Disk]:
+    """A disk that does as told."""
+    disk = helpers.Disk(tmp_path)
+    monkeypatch.setattr(os, "write", disk.write)
+    yield disk
+    disk.full = False
+    disk.released.set()
+
+
+@pytest.fixture
+def make_tracker(disk: helpers.Disk) -> Iterator[Callable[..., RequestLifecycleTracker]]:
+    """Makes trackers as `helpers.make_tracker` does."""
+    trackers: list[RequestLifecycleTracker] = []
+
+    def make(*arguments: Any, **settings: Any) -> RequestLifecycleTracker:
+        tracker = helpers.make_tracker(*arguments, **settings)
+        trackers.append(tracker)
+        return tracker
+
+    yield make
+    disk.full = False
+    disk.released.set()
+    for tracker in trackers:
+        tracker.close()
+
+
+@pytest.fixture
+def make_processor(disk: helpers.Disk) -> Iterator[Callable[..., LifecycleSpanProcessor]]:
+    """Makes processors with enabled persistence."""
+    processors: list[LifecycleSpanProcessor] = []
+
+    def make(path: Path | str, **settings: Any) -> LifecycleSpanProcessor:
+        processor = LifecycleSpanProcessor(helpers.enabled(path, **settings))
+        processors.append(processor)
+        return processor
+
+    yield make
+    disk.full = False
+    disk.released.set()
+    for processor in processors:
+        processor.shutdown()

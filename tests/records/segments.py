@@ -1,0 +1,52 @@
+"""Record files and segments written by hand."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import msgspec
+
+from otel_lifecycle import LatencyPrediction, LifecycleRecord
+from otel_lifecycle.model.record import ActualLatency, PredictionError
+from otel_lifecycle.records.names import COMPRESSED, SegmentKey, segment_path
+
+CLOSED_AT = "20261125T025428.123Z"
+
+
+def lines(*request_ids: str) -> bytes:
+    """The lines of some records."""
+    records = [
+        LifecycleRecord(
+            request_id=request_id,
+            started_at="2026-11-25T02:54:28.123456789Z",
+            prediction=LatencyPrediction(),
+            selected_route=None,
+            actual=ActualLatency(),
+            prediction_error=PredictionError(),
+        )
+        for request_id in request_ids
+    ]
+    return b"".join(msgspec.json.encode(record) + b"\n" for record in records)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Writes behind what is there."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("ab") as file:
+        file.write(data)
+
+
+def closed(live: Path, number: int) -> Path:
+    """The closed segment of that number."""
+    return segment_path(live, SegmentKey(CLOSED_AT, number))
+
+
+def compress(path: Path) -> Path:
+    """Compresses a closed segment as the package does."""
+    compressed = path.with_name(path.name + COMPRESSED)
+    unfinished = path.with_name("unfinished")
+    unfinished.write_bytes(gzip.compress(path.read_bytes()))
+    unfinished.rename(compressed)
+    path.unlink()
+    return compressed

@@ -1,0 +1,262 @@
+"""Records of files become spans at a collector: each at least once, and none for ever."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+
+from otel_lifecycle.records.shipping import Counts, shipper
+from otel_lifecycle.records.shipping.shipper import BATCH
+from tests.records.helpers import make_tracker, numbered
+from tests.records.segments import append, closed, lines
+from tests.records.shipping.collectors import (
+    ACCEPT,
+    BAD_REQUEST,
+    GRPC,
+    REDIRECT,
+    UNAUTHORIZED,
+    UNAVAILABLE,
+    Collector,
+    Reply,
+)
+from tests.records.shipping.conftest import Shipping
+from tests.records.shipping.records import traced
+from tests.routes import disaggregated, start
+
+
+def test_spans_of_the_exporter(collector: Collector, folder: Path, shipping: Shipping) -> None:
+    """A shipped span is the one that the router's own exporter sends, to the last attribute."""
+    resource = {"service.name": "router", "service.instance.id": "router-0", "zone": "a"}
+    provider = TracerProvider(resource=Resource(resource), shutdown_on_exit=False)
+    exporter = (GrpcExporter if collector.protocol == GRPC else HttpExporter)()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracker = make_tracker(folder / "records.jsonl", provider)
+    with tracker.track(start("whole", disaggregated())) as tracked:
+        tracked.chunk()
+        tracked.complete(output_tokens=8, cached_tokens=128)
+    with tracker.track(start("failed")) as tracked:
+        tracked.fail("http_502")
+    with provider.get_tracer("server").start_as_current_span("serve"):
+        tracker.track(start("child")).disconnect()
+    tracker.close()
+    provider.shutdown()
+    exported = [span for span in collector.spans if span["scope"][0] == "otel_lifecycle"]
+    collector.exports.clear()
+
+    counts = shipping.once(resource={"zone": "a"})
+
+    assert collector.spans == exported
+    assert (counts, len(exported)) == (Counts(sent=3), 3)
+    assert [span["resource"] for span in exported] == [resource] * 3
+
+
+def test_device_arrays(collector: Collector, folder: Path, shipping: Shipping) -> None:
+    """The per-device arrays are sent when they are wanted."""
+    tracker = make_tracker(folder / "records.jsonl", TracerProvider(shutdown_on_exit=False))
+    tracker.track(start("request")).complete()
+    tracker.close()
+    shipping.once(devices=True)
+    ids = collector.spans[0]["attributes"]["llm_router.route.leader.npu.device.ids"]
+    assert ids == ["0", "1"]
+
+
+def test_left_out(collector: Collector, folder: Path, shipping: Shipping) -> None:
+    """Unsampled requests are sent only if wanted; what has no ids never is; both are counted."""
+    tracker = make_tracker(
+        folder / "records.jsonl", TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
+    )
+    tracker.track(start("unsampled")).complete()
+    tracker.close()
+    append(folder / "records.jsonl", traced("sampled") + lines("untraced"))
+
+    counts = shipping.once()
+
+    assert counts == Counts(sent=1, unsampled=1, untraced=1)
+    assert collector.request_ids == ["sampled"]
+    shipping.checkpoint.unlink()
+    collector.exports.clear()
+    assert shipping.once(unsampled=True) == Counts(sent=2, untraced=1)
+    assert collector.request_ids == ["unsampled", "sampled"]
+
+
+def test_checkpoint(collector: Collector, folder: Path, shipping: Shipping) -> None:
+    """A restart goes on behind what was accepted, also through rotation and compression."""
+    live = folder / "records.jsonl"
+    append(live, traced("a", "b"))
+    shipping.once()
+    append(live, traced("c"))
+    segment = closed(live, 1)
+    live.rename(segment)
+    append(live, traced("d"))
+    shipping.once()
+    segment.with_name(f"{segment.name}.gz").write_bytes(gzip.compress(segment.read_bytes()))
+    segment.unlink()
+    shipping.once()
+
+    assert collector.request_ids == ["a", "b", "c", "d"]
+    assert shipping.told == []
+    assert os.stat(shipping.checkpoint).st_mode & 0o777 == 0o600
+
+
+def test_batches(collector: Collector, folder: Path, shipping: Shipping) -> None:
+    """However much there is, it goes out in batches of bounded size."""
+    ids = numbered("request", 2 * BATCH + 1)
+    append(folder / "records.jsonl", traced(*ids))
+
+    assert shipping.once() == Counts(sent=len(ids))
+    assert collector.asked == [ids[:BATCH], ids[BATCH:-1], ids[-1:]]
+
+
+@pytest.mark.parametrize("obstacle", [UNAVAILABLE, UNAUTHORIZED, BAD_REQUEST, REDIRECT])
+def test_nothing_is_taken(
+    collector: Collector,
+    folder: Path,
+    shipping: Shipping,
+    obstacle: Reply,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While a collector takes nothing at all, everything waits; one line says why."""
+    monkeypatch.setattr(shipper, "_FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.75")  # the exporter's own second try
+    append(folder / "records.jsonl", traced("a", "b"))
+    collector.answer = lambda ids: obstacle if len(collector.asked) < 3 else ACCEPT
+
+    assert shipping.once() == Counts(sent=2)
+    assert collector.request_ids == ["a", "b"]
+    reason, end = shipping.told
+    assert reason.startswith("the collector takes no spans: ")
+    assert reason.endswith(f"{obstacle.message}; trying again until it does")
+    assert end == "it goes on again"
+
+
+def test_stopped_while_waiting(collector: Collector, folder: Path, shipping: Shipping) -> None:
+    """What was not accepted before the end is sent by the next run, and nothing else."""
+    append(folder / "records.jsonl", traced(*numbered("first", BATCH)))
+    append(folder / "records.jsonl", traced("second"))
+    collector.answer = lambda ids: ACCEPT if "second" not in ids else UNAVAILABLE
+
+    counts = shipping.until(lambda: ["second"] in collector.asked)
+    collector.answer = lambda ids: ACCEPT
+    again = shipping.once()
+
+    assert (counts, again) == (Counts(sent=BATCH), Counts(sent=1))
+    assert collector.request_ids == [*numbered("first", BATCH), "second"]
+
+
+def test_refused_spans(collector: Collector, folder: Path, shipping: Shipping) -> None:
+    """Spans that the collector never takes are found, named and left out; the others arrive."""
+    ids = numbered("request", 20)
+    bad = {"request-3", "request-17"}
+    append(folder / "records.jsonl", traced(*ids))
+    collector.answer = lambda asked: BAD_REQUEST if bad & set(asked) else ACCEPT
+
+    counts = shipping.once()
+
+    assert counts == Counts(sent=18, refused=2)
+    assert Counter(collector.request_ids) == Counter(set(ids) - bad)
+    status = "INVALID_ARGUMENT" if collector.protocol == GRPC else "400 Bad Request"
+    assert shipping.told == [
+        f"{folder / 'records.jsonl'}:{line}: left out, the collector refuses it: "
+        f"{status}: it is not to my taste"
+        for line in (4, 18)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reply", "counts", "told"),
+    [
+        (
+            Reply(message="too old", rejected=2),
+            Counts(sent=1, refused=2),
+            "rejected 2 of 3 spans from here on: too old",
+        ),
+        (
+            Reply(rejected=2),
+            Counts(sent=1, refused=2),
+            "rejected 2 of 3 spans from here on: it does not say why",
+        ),
+        (
+            Reply(message="all", rejected=9),
+            Counts(sent=0, refused=3),
+            "rejected 3 of 3 spans from here on: all",
+        ),
+        (
+            Reply(message="slow down", rejected=-5),
+            Counts(sent=3),
+            "took the 3 spans from here on with a warning: slow down",
+        ),
+        (
+            Reply(message="slow down"),
+            Counts(sent=3),
+            "took the 3 spans from here on with a warning: slow down",
+        ),
+    ],
+    ids=["some", "without a reason", "more than all", "fewer than none", "warning"],
+)
+def test_partial_success(
+    collector: Collector,
+    folder: Path,
+    shipping: Shipping,
+    reply: Reply,
+    counts: Counts,
+    told: str,
+) -> None:
+    """Spans that the collector has taken and thrown away are told and counted, never repeated."""
+    append(folder / "records.jsonl", traced("a", "b", "c"))
+    collector.answer = lambda ids: reply
+
+    assert shipping.once() == counts
+    assert len(collector.asked) == 1
+    assert shipping.told == [f"{folder / 'records.jsonl'}:1: the collector {told}"]
+
+
+def test_too_large(
+    use: Callable[[Collector], None],
+    folder: Path,
+    shipping: Shipping,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is more than a gRPC server takes at once is sent in halves."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.75")
+    append(folder / "records.jsonl", traced(*"abcd", model="m" * (3 << 18)))
+    with Collector(GRPC) as collector:
+        use(collector)
+        assert shipping.once() == Counts(sent=4)
+        assert collector.request_ids == ["a", "b", "c", "d"]
+
+
+def test_bad_files(collector: Collector, folder: Path, shipping: Shipping) -> None:
+    """What is no record is named with file, line and reason, and the rest goes on."""
+    (folder / "a.jsonl.gz").write_bytes(gzip.compress(traced("cut"))[:-6])
+    append(folder / "b.jsonl", b'{"schemaVersion":1}\nnot json\n' + traced("corrupt"))
+    append(folder / "c.jsonl", traced("newer", schema_version=99) + traced("c"))
+    append(folder / "d.jsonl", traced("ids", trace_id="0" * 32) + traced("d", span_id="x"))
+    append(folder / "e.jsonl", traced("parent", parent_span_id="f" * 17) + traced("e"))
+    append(folder / "f.jsonl", traced("f") + b'{"requestId"')
+
+    counts = shipping.once()
+
+    told = sorted(line.replace(f"{folder}/", "") for line in shipping.told)
+    assert told == [
+        "a.jsonl.gz:2: the compression is broken: Compressed file ended before the end-of-stream "
+        "marker was reached",
+        "b.jsonl:1: Object missing required field `requestId`",
+        "b.jsonl:2: JSON is malformed: invalid character (byte 4)",
+        "c.jsonl:1: schemaVersion 99 is newer than 1, the newest this version can read",
+        "d.jsonl:1: traceId or spanId is not valid",
+        "d.jsonl:2: invalid literal for int() with base 16: 'x'",
+        "e.jsonl:1: left out, the collector refuses it: not encodable: int too big to convert",
+    ]
+    assert Counter(collector.request_ids) == Counter(["cut", "corrupt", "c", "e", "f"])
+    assert counts == Counts(sent=5, refused=1, problems=6)

@@ -1,0 +1,187 @@
+"""`read_records`: what it reads, leaves out and refuses."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from otel_lifecycle import RecordError, RequestLifecycleTracker, read_records
+from tests.records.helpers import recorded, serve
+
+
+@pytest.fixture
+def lines(make_tracker: Callable[..., RequestLifecycleTracker], tmp_path: Path) -> list[bytes]:
+    """Three records as they are written."""
+    tracker = make_tracker(tmp_path / "written.jsonl")
+    serve(tracker, "a", "b", "c")
+    assert tracker.flush()
+    return (tmp_path / "written.jsonl").read_bytes().splitlines(keepends=True)
+
+
+def changed(line: bytes, **fields: object) -> bytes:
+    """The line with other values."""
+    return msgspec.json.encode({**msgspec.json.decode(line), **fields}) + b"\n"
+
+
+@pytest.mark.parametrize("as_type", [Path, str])
+def test_oldest_first(
+    path: Path, lines: list[bytes], as_type: Callable[[Path], Path | str]
+) -> None:
+    """All records come, oldest first, from a path of either type."""
+    path = path.with_name("file")
+    path.parent.mkdir()
+    path.write_bytes(b"".join(lines))
+    expected = ["a", "b", "c"]
+    assert expected == recorded(as_type(path))
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    """A file in which nothing is yet has no records."""
+    (path := tmp_path / "empty.jsonl").touch()
+    assert not recorded(path)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    """A file that is not there is an error of the operating system, as for `open`."""
+    with pytest.raises(FileNotFoundError):
+        recorded(tmp_path / "missing.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (b"\n", "Input data was truncated"),
+        (b"{\n", "Input data was truncated"),
+        (b"<html>\n", "JSON is malformed: invalid character (byte 0)"),
+        (b"[]\n", "Expected `object`, got `array`"),
+        (b"{}\n", "Object missing required field `schemaVersion`"),
+        (b'{"schemaVersion": 1}\n', "Object missing required field `requestId`"),
+        (
+            b'{"schemaVersion": 1, "requestId": 1}\n',
+            "Expected `str`, got `int` - at `$.requestId`",
+        ),
+        (
+            b'{"schemaVersion": 1, "requestId": "\xff"}\n',
+            "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte",
+        ),
+        (
+            b'{"unknown":' + b"[" * 10_000 + b"\n",
+            "maximum recursion depth exceeded while deserializing an object",
+        ),
+    ],
+    ids=[
+        "blank",
+        "half",
+        "text",
+        "array",
+        "empty",
+        "nothing",
+        "type",
+        "not UTF-8",
+        "nested deeply",
+    ],
+)
+def test_bad_line(
+    tmp_path: Path, lines: list[bytes], bad: bytes, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bad line is refused with file, line and reason, after the good ones before it."""
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(lines[0] + bad + lines[1] + lines[2])
+    records = read_records(path)
+    assert next(records).request_id == "a"
+    with pytest.raises(RecordError) as refusal:
+        next(records)
+    error = refusal.value
+    assert f"{path}:2: {reason}" == str(error)
+    assert (path, 2, reason) == (error.path, error.line, error.reason)
+    assert not caplog.messages
+    expected = ["a", "b", "c"]
+    assert expected == [record.request_id for record in read_records(path, skip_bad=True)]
+    assert [f"{path}:2: {reason}"] == caplog.messages
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_torn_last_line(
+    tmp_path: Path, lines: list[bytes], skip_bad: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A last line without its newline is left out: somebody is still writing it."""
+    path = tmp_path / "torn.jsonl"
+    expected = ["a", "b"]
+    for length in (1, len(lines[2]) // 2, len(lines[2]) - 1):
+        caplog.clear()
+        path.write_bytes(lines[0] + lines[1] + lines[2][:length])
+        records = list(read_records(path, skip_bad=skip_bad))
+        assert expected == [record.request_id for record in records]
+        assert [f"{path}:3: left out, the line has no end yet"] == caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"schemaVersion": 2}, "2 is newer than 1, the newest this version can read"),
+        (
+            {"schemaVersion": 2, "outcome": "paused", "requestId": None, "startedAt": 0},
+            "2 is newer than 1, the newest this version can read",
+        ),
+        ({"schemaVersion": 0}, "0 is none, they begin with 1"),
+        ({"schemaVersion": -7}, "-7 is none, they begin with 1"),
+    ],
+)
+def test_other_schema(
+    tmp_path: Path, lines: list[bytes], fields: dict[str, object], reason: str
+) -> None:
+    """A record of another schema is refused as such: its fields may be, or mean, anything else."""
+    path = tmp_path / "other.jsonl"
+    path.write_bytes(lines[0] + changed(lines[1], **fields))
+    with pytest.raises(RecordError) as refusal:
+        list(read_records(path))
+    assert f"{path}:2: schemaVersion {reason}" == str(refusal.value)
+
+
+@pytest.mark.parametrize("field", ["startedAt", "firstChunkAt", "completedAt"])
+@pytest.mark.parametrize(
+    ("date", "reason"),
+    [
+        ("2026-02-30", ": day is out of range for month"),
+        ("1969-12-31", " is before 1970 or after 2262"),
+        ("9999-01-01", " is before 1970 or after 2262"),
+    ],
+)
+def test_impossible_moment(
+    tmp_path: Path, lines: list[bytes], field: str, date: str, reason: str
+) -> None:
+    """A moment that no calendar has, or no span can have, makes a bad line for every reader."""
+    path = tmp_path / "moments.jsonl"
+    moment = f"{date}T00:00:00.000000000Z"
+    path.write_bytes(lines[0] + changed(lines[1], **{field: moment}))
+    with pytest.raises(RecordError) as refusal:
+        list(read_records(path))
+    assert f"{path}:2: timestamp {moment!r}{reason}" == str(refusal.value)
+
+
+def test_unknown_fields(tmp_path: Path, lines: list[bytes]) -> None:
+    """Fields that this version does not know are accepted, at any depth, and left out."""
+    path = tmp_path / "extended.jsonl"
+    actual = {**msgspec.json.decode(lines[0])["actual"], "added": 1}
+    path.write_bytes(changed(lines[0], added={"a": [1, None]}, actual=actual) + lines[0])
+    extended, known = read_records(path)
+    assert known == extended
+
+
+def test_constant_memory(tmp_path: Path, lines: list[bytes]) -> None:
+    """A large file is read record by record, without being held in memory."""
+    path = tmp_path / "large.jsonl"
+    count = 5_000
+    path.write_bytes(lines[0] * count)
+    size = path.stat().st_size
+    tracemalloc.start()
+    try:
+        assert count == sum(1 for _ in read_records(path))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < size / 20

@@ -1,0 +1,48 @@
+"""The event loop on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+
+from otel_lifecycle.runtime.loop_thread import LoopThread
+from tests.examples.cluster import eventually
+
+
+def test_makes_no_spans() -> None:
+    """What it requests is not instrumented; the thread that started it still is."""
+    seen: list[bool] = []
+
+    async def main(stopped: asyncio.Event) -> None:
+        seen.append(is_instrumentation_enabled())
+        await stopped.wait()
+
+    thread = LoopThread("test", main)
+    thread.ensure_running()
+    eventually(lambda: bool(seen))
+    thread.close(5)
+
+    assert (seen, is_instrumentation_enabled()) == ([False], True)
+
+
+def test_stops_once_and_stays_stopped() -> None:
+    """Closing ends it, twice does no harm, and it does not start again."""
+    began: list[str] = []
+
+    async def main(stopped: asyncio.Event) -> None:
+        began.append(threading.current_thread().name)
+        await stopped.wait()
+
+    thread = LoopThread("test-stops", main)
+    thread.ensure_running()
+    thread.ensure_running()
+    eventually(lambda: began == ["test-stops"])
+    for _ in range(2):
+        thread.close(5)
+    thread.ensure_running()
+    thread.wake(lambda: began.append("woken"))
+
+    assert began == ["test-stops"]
+    assert "test-stops" not in [other.name for other in threading.enumerate()]

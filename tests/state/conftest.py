@@ -1,0 +1,66 @@
+"""Fixtures: sites to scrape, and a bench that collects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from otel_lifecycle import Endpoint, LifecycleRecord, RequestStart, Route, RouteEndpoint
+from otel_lifecycle.config.collection import CollectionConfig
+from tests.conftest import Bench
+from tests.state.servers import Site
+
+
+@pytest.fixture
+def make_site() -> Iterator[Callable[..., Site]]:
+    """Makes sites that stop when the test ends."""
+    sites: list[Site] = []
+
+    def make(**options: Any) -> Site:
+        sites.append(Site(**options))
+        return sites[-1]
+
+    yield make
+    for site in sites:
+        site.stop()
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site]) -> Site:
+    """A site."""
+    return make_site()
+
+
+@pytest.fixture
+def collecting(make_bench: Callable[..., Bench]) -> Callable[..., Bench]:
+    """Makes benches that collect twenty times a second."""
+
+    def make(stale_after: str = "10s", **settings: Any) -> Bench:
+        settings = {"interval": "50ms", "max_backoff": "50ms", **settings}
+        return make_bench(
+            stale_after=stale_after, collection=CollectionConfig(enabled=True, **settings)
+        )
+
+    return make
+
+
+def endpoint_of(site: Site, pod: str = "qwen-0") -> Endpoint:
+    """The endpoint of an engine."""
+    return Endpoint("llm", pod, "127.0.0.1", str(site.port))
+
+
+def request(bench: Bench, endpoint: RouteEndpoint | Endpoint) -> LifecycleRecord:
+    """Sends a request to an endpoint; returns its record."""
+    if isinstance(endpoint, Endpoint):
+        endpoint = RouteEndpoint(endpoint)
+    start = RequestStart("request", Route(endpoint), input_tokens=8, prefix_cache_score=0.0)
+    with bench.tracker.track(start) as tracked:
+        tracked.complete(output_tokens=2)
+    return bench.records[-1]
+
+
+def reasons(record: LifecycleRecord) -> dict[str, str]:
+    """Why each missing feature is missing."""
+    return {one.feature: one.reason.value for one in record.missing_feature_reasons}

@@ -1,0 +1,271 @@
+"""What each engine serves, read into its metrics, field by field."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from otel_lifecycle import EndpointMetrics
+from otel_lifecycle.state import engines
+
+FIXTURES = Path(__file__).parent / "fixtures"
+SCRAPED_AT = 1755859201.0
+UPDATED = datetime(2025, 8, 22, 10, 40, 1, tzinfo=timezone.utc)
+
+KNOWN = {
+    "vllm_0_9": {
+        "0": EndpointMetrics(
+            running_requests=3,
+            waiting_requests=1,
+            kv_cache_usage=0.3125,
+            kv_cache_max_token_capacity=65536,
+            cache_block_size=16,
+            cache_num_blocks=4096,
+            prefix_cache_hit_rate=0.62,
+            active_models={"sql-lora": 0, "chat-lora": 0},
+            waiting_models={"code-lora": 0},
+            max_active_models=4,
+            update_time=UPDATED,
+        )
+    },
+    # Before the first request there is no hit rate; blocks of several kinds; a rank starting up.
+    "vllm_data_parallel": {
+        str(rank): EndpointMetrics(
+            running_requests=5 * rank,
+            waiting_requests=rank,
+            kv_cache_usage=0.25 * rank,
+            kv_cache_max_token_capacity=463459,
+            cache_block_size=16,
+            cache_num_blocks=320 if rank < 3 else None,
+            prefix_cache_hit_rate=0.25 * rank if rank else None,
+            update_time=UPDATED,
+        )
+        for rank in range(4)
+    },
+    "vllm_v0": {
+        "": EndpointMetrics(
+            running_requests=2,
+            waiting_requests=7,
+            kv_cache_usage=0.9375,
+            kv_cache_max_token_capacity=446656,
+            cache_block_size=16,
+            cache_num_blocks=27916,
+            update_time=UPDATED,
+        )
+    },
+    "sglang_0_5_9": {
+        "": EndpointMetrics(
+            running_requests=24,
+            waiting_requests=3,
+            kv_cache_usage=0.73,
+            kv_cache_max_token_capacity=200000,
+            cache_block_size=1,
+            cache_num_blocks=200000,
+            prefix_cache_hit_rate=0.35,
+            update_time=UPDATED,
+        )
+    },
+    # The counters name no rank, and single priorities are no totals.
+    "sglang_data_parallel": {
+        str(rank): EndpointMetrics(
+            running_requests=rank + 1,
+            waiting_requests=rank,
+            kv_cache_usage=(0.05, 0.15)[rank],
+            kv_cache_max_token_capacity=1041408,
+            cache_block_size=16,
+            cache_num_blocks=65088,
+            max_active_models=8,
+            update_time=UPDATED,
+        )
+        for rank in range(2)
+    },
+    "trtllm_serve": {
+        "": EndpointMetrics(
+            running_requests=12,
+            waiting_requests=4,
+            kv_cache_usage=0.42,
+            kv_cache_max_token_capacity=638720,
+            cache_block_size=32,
+            cache_num_blocks=19960,
+            prefix_cache_hit_rate=0.57,
+            update_time=UPDATED,
+        )
+    },
+    "triton_trtllm": {
+        "": EndpointMetrics(
+            running_requests=6,
+            waiting_requests=3,
+            kv_cache_usage=0.25,
+            kv_cache_max_token_capacity=399296,
+            cache_block_size=64,
+            cache_num_blocks=6239,
+            update_time=UPDATED,
+        )
+    },
+    # Neither waiting requests nor the fraction are told: that one is used of max.
+    "triton_trtllm_old": {
+        "": EndpointMetrics(
+            running_requests=6,
+            kv_cache_usage=0.25,
+            kv_cache_max_token_capacity=399360,
+            cache_block_size=64,
+            cache_num_blocks=6240,
+            update_time=UPDATED,
+        )
+    },
+    "mindie": {
+        "": EndpointMetrics(
+            running_requests=14,
+            waiting_requests=2,
+            kv_cache_usage=0.625,
+            prefix_cache_hit_rate=0.625,
+            update_time=UPDATED,
+        )
+    },
+    # Running is `Nan`, and a usage of 30 is no fraction.
+    "mindie_1_0": {
+        "": EndpointMetrics(waiting_requests=0, prefix_cache_hit_rate=0.5, update_time=UPDATED)
+    },
+}
+
+
+def body(name: str) -> bytes:
+    """What an engine served."""
+    return (FIXTURES / f"{name}.prom").read_bytes()
+
+
+def read(text: str) -> dict[str, EndpointMetrics]:
+    """The metrics in an exposition."""
+    return dict(engines.read(text.encode(), SCRAPED_AT))
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_engine(name: str) -> None:
+    """The engine is recognised, and each of its ranks read."""
+    assert engines.read(body(name), SCRAPED_AT) == KNOWN[name]
+
+
+def test_every_fixture_is_read() -> None:
+    """No exposition is kept that no test reads."""
+    assert {path.stem for path in FIXTURES.glob("*.prom")} == set(KNOWN)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"\xff\xfe\x00",
+        b"<html>vllm:num_requests_running</html>",
+        b"# HELP vllm:num_requests_running 5\n",
+        b"other:num_requests_running 5\n",
+        b"num_requests_running 5\nnum_requests_waiting 5\n",  # an engine that is not known
+        b"vllm:prompt_tokens_total 5\n",
+        b'vllm:num_requests_running{engine="0"} NaN\n',
+        b'vllm:cache_config_info{block_size="None",num_gpu_blocks="0"} 1\n',
+    ],
+)
+def test_nothing_known(text: bytes) -> None:
+    """Where nothing is known there are no metrics, and no time of an update."""
+    assert engines.read(text, SCRAPED_AT) == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "running"),
+    [("5", 5), ("5.0", 5), ("5e0", 5), ("0", 0), ("5.5", None), ("-1", None), ("NaN", None),
+     ("+Inf", None), ("1e300", None)],
+)  # fmt: skip
+def test_counts(value: str, running: int | None) -> None:
+    """A number of requests is whole and not negative, or unknown."""
+    text = f"vllm:num_requests_running {value}\nvllm:num_requests_waiting 1\n"
+
+    assert read(text) == {
+        "": EndpointMetrics(running_requests=running, waiting_requests=1, update_time=UPDATED)
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "usage"),
+    [("0", 0.0), ("1.0", 1.0), ("0.5", 0.5), ("1.0001", None), ("50", None), ("-1", None),
+     ("NaN", None)],
+)  # fmt: skip
+def test_fractions(value: str, usage: float | None) -> None:
+    """A usage is a fraction, or unknown: percent are not guessed."""
+    text = f"sglang:token_usage {value}\nsglang:num_queue_reqs 1\n"
+
+    assert read(text) == {
+        "": EndpointMetrics(kv_cache_usage=usage, waiting_requests=1, update_time=UPDATED)
+    }
+
+
+@pytest.mark.parametrize(
+    ("hits", "queries", "rate"),
+    [("3", "4", 0.75), ("0", "4", 0.0), ("0", "0", None), ("5", "4", None), ("-3", "-4", None),
+     ("NaN", "4", None), ("3", "+Inf", None)],
+)  # fmt: skip
+def test_hit_rate(hits: str, queries: str, rate: float | None) -> None:
+    """A rate of counters is a fraction of something, or unknown."""
+    text = (
+        f"vllm:prefix_cache_hits_total {hits}\nvllm:prefix_cache_queries_total {queries}\n"
+        "vllm:num_requests_waiting 1\n"
+    )
+
+    assert read(text) == {
+        "": EndpointMetrics(prefix_cache_hit_rate=rate, waiting_requests=1, update_time=UPDATED)
+    }
+
+
+def test_new_name_comes_first() -> None:
+    """Where both names of the KV-cache usage are there, the new one counts, if it is a value."""
+    old = 'vllm:gpu_cache_usage_perc{engine="0"} 0.25\n'
+
+    assert read(old + 'vllm:kv_cache_usage_perc{engine="0"} 0.5\n')["0"].kv_cache_usage == 0.5
+    assert read(old + 'vllm:kv_cache_usage_perc{engine="0"} NaN\n')["0"].kv_cache_usage == 0.25
+
+
+def test_series_without_rank() -> None:
+    """LoRA state names no rank: it is the only rank's, and nobody's when there are several."""
+    lora = 'vllm:lora_requests_info{max_lora="2",running_lora_adapters="a"} 1.7e9\n'
+    rank = 'vllm:num_requests_running{{engine="{}"}} 1\n'
+
+    assert read(lora + rank.format(0))["0"].active_models == {"a": 0}
+    assert read(lora + rank.format(0) + rank.format(1)) == {
+        "0": EndpointMetrics(running_requests=1, update_time=UPDATED),
+        "1": EndpointMetrics(running_requests=1, update_time=UPDATED),
+    }
+
+
+def test_counters_of_priorities() -> None:
+    """SGLang counts tokens for each priority: the rate is that of all together."""
+    text = (
+        'sglang:cached_tokens_total{priority=""} 1\nsglang:cached_tokens_total{priority="5"} 2\n'
+        'sglang:prompt_tokens_total{priority=""} 2\nsglang:prompt_tokens_total{priority="5"} 10\n'
+    )
+
+    assert read(text) == {"": EndpointMetrics(prefix_cache_hit_rate=0.25, update_time=UPDATED)}
+
+
+def test_duplicate_series() -> None:
+    """Of two samples of one series the first counts, as for Prometheus."""
+    assert read("vllm:num_requests_running 1\nvllm:num_requests_running 2\n") == {
+        "": EndpointMetrics(running_requests=1, update_time=UPDATED)
+    }
+
+
+def test_openmetrics() -> None:
+    """The same in OpenMetrics, with counters that carry exemplars."""
+    text = (
+        "# TYPE vllm:num_requests_running gauge\n"
+        'vllm:num_requests_running{engine="0"} 3.0\n'
+        "# TYPE vllm:prefix_cache_queries counter\n"
+        'vllm:prefix_cache_queries_total{engine="0"} 4.0 1755859200.1\n'
+        'vllm:prefix_cache_queries_created{engine="0"} 1755859100.1\n'
+        "# TYPE vllm:prefix_cache_hits counter\n"
+        'vllm:prefix_cache_hits_total{engine="0"} 1.0 # {trace_id="7f"} 1.0 1755859200.0\n'
+        "# EOF\n"
+    )
+
+    assert read(text) == {
+        "0": EndpointMetrics(running_requests=3, prefix_cache_hit_rate=0.25, update_time=UPDATED)
+    }

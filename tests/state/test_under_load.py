@@ -1,0 +1,125 @@
+"""A router that knows nothing of its engines' state, under load and without a line of code."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import httpx
+import pytest
+
+from otel_lifecycle import LifecycleRecord
+from otel_lifecycle.model.timestamps import parse_timestamp
+from tests.instrumentation.instrumented_process import free_port, instrumented
+from tests.state.servers import Answer, Site, engine_exposition, npu_exposition, send
+
+pytestmark = pytest.mark.slow
+
+ROUTER = """
+import sys
+import uvicorn
+from tests.instrumentation.generic_routers import HttpxUpstream, make_router
+
+uvicorn.run(make_router(HttpxUpstream([sys.argv[2]])), port=int(sys.argv[1]), log_level="warning")
+"""
+REQUESTS = 200
+# Between answering a scrape and its state being there to be read, on a machine that is busy.
+HANDING_OVER_NS = 10_000_000_000
+
+
+@dataclass
+class Served:
+    """The values that were served, each with the time: every scrape gets another one."""
+
+    at_ns: list[int] = field(default_factory=list[int])
+
+    def next(self) -> int:
+        """A value that was never served before."""
+        self.at_ns.append(time.time_ns())
+        return len(self.at_ns)
+
+    def was_current(self, value: int | None, at_ns: int) -> bool:
+        """Whether a value was the last one served at a time, or was so a moment before."""
+        if value is None or not 1 <= value <= len(self.at_ns):
+            return False
+        replaced = self.at_ns[value] if value < len(self.at_ns) else at_ns
+        return self.at_ns[value - 1] <= at_ns and at_ns - replaced < HANDING_OVER_NS
+
+
+def completion(handler: BaseHTTPRequestHandler) -> None:
+    """Answers like an engine."""
+    handler.rfile.read(int(handler.headers["Content-Length"]))
+    time.sleep(0.02)
+    usage = {"prompt_tokens": 8, "completion_tokens": 2}
+    body = json.dumps({"choices": [{"text": "a b"}], "usage": usage}).encode()
+    send(handler, body, content_type="application/json")
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """An engine and its exporter."""
+    site = Site()
+    yield site
+    site.stop()
+
+
+def test_records_agree_with_what_was_served(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each record has what engine and exporter said when its request was dispatched."""
+    running, core = Served(), Served()
+
+    def counting(served: Served, exposition: Callable[[int], bytes]) -> Answer:
+        return lambda handler: send(handler, exposition(served.next()))
+
+    site.answers = {
+        "/v1/completions": completion,
+        "/metrics": counting(running, engine_exposition),
+        "/npu": counting(core, lambda value: npu_exposition(value % 100, pod="")),
+    }
+    root = Path(__file__).parents[2]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(root), str(root / "examples")]))
+    monkeypatch.setenv("OTEL_LIFECYCLE_COLLECTION_ENABLED", "true")
+    monkeypatch.setenv("OTEL_LIFECYCLE_COLLECTION_INTERVAL", "100ms")
+    monkeypatch.setenv("OTEL_LIFECYCLE_STALE_AFTER", "30s")
+    monkeypatch.setenv("OTEL_LIFECYCLE_COLLECTION_TARGETS", f"npu_exporter={site.url}/npu")
+    script = tmp_path / "router.py"
+    script.write_text(ROUTER)
+    port = free_port()
+    path = tmp_path / "records.jsonl"
+
+    with instrumented([str(script), str(port), site.url], port, path) as router:
+        router.post()
+        time.sleep(2)  # the endpoint is known from its first request on
+        body = {"model": "m", "prompt": "hello", "max_tokens": 2}
+        url = f"http://127.0.0.1:{port}/v1/completions"
+        with ThreadPoolExecutor(16) as threads, httpx.Client(timeout=60) as client:
+            responses = threads.map(lambda _: client.post(url, json=body), range(REQUESTS))
+            answers = [response.status_code for response in responses]
+        first, *records = router.records(REQUESTS + 1)
+
+    assert answers == [200] * REQUESTS
+    assert first.prediction_inputs[0].num_request_running is None
+    assert [seen(record, running, core) for record in records] == [(True, True)] * REQUESTS
+
+
+def seen(record: LifecycleRecord, running: Served, core: Served) -> tuple[bool, bool]:
+    """Whether engine and NPU values of a record were current."""
+    at_ns = parse_timestamp(record.started_at)
+    [features] = record.prediction_inputs
+    utilization = features.ai_core_utilization
+    candidates = [
+        value
+        for value in range(1, len(core.at_ns) + 1)
+        if utilization is not None and value % 100 == utilization
+    ]
+    return (
+        running.was_current(features.num_request_running, at_ns),
+        any(core.was_current(value, at_ns) for value in candidates),
+    )

@@ -1,0 +1,190 @@
+"""Where a request's span hangs, and what hangs below it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
+
+from otel_lifecycle import RequestLifecycleTracker, TrackerConfig, read_records
+from tests.conftest import Bench
+from tests.records.helpers import run_script
+from tests.routes import start
+
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def test_root(bench: Bench) -> None:
+    """Without any context the span opens a trace of its own, as a server."""
+    bench.tracker.track(start(), headers={}).complete()
+
+    (span,) = bench.telemetry.spans
+    assert (span.parent, span.kind) == (None, SpanKind.SERVER)
+
+
+def test_inbound_headers(bench: Bench) -> None:
+    """Without a current span the trace context of the inbound headers is the parent."""
+    headers = {"traceparent": TRACEPARENT, "tracestate": "vendor=value"}
+    bench.tracker.track(start(), headers=headers).complete()
+
+    (span,) = bench.telemetry.spans
+    assert span.context is not None
+    assert span.parent is not None
+    assert (span.kind, format(span.parent.span_id, "016x")) == (
+        SpanKind.SERVER,
+        "b7ad6b7169203331",
+    )
+    (record,) = bench.records
+    assert (record.trace_id, record.parent_span_id, record.span_kind, record.trace_state) == (
+        "0af7651916cd43dd8448eb211c80319c",
+        "b7ad6b7169203331",
+        "server",
+        "vendor=value",
+    )
+
+
+def test_malformed_headers(bench: Bench) -> None:
+    """A trace context that is none makes a root."""
+    bench.tracker.track(start(), headers={"traceparent": "\ud800 nonsense"}).complete()
+
+    assert bench.records[0].parent_span_id is None
+
+
+def test_current_span(bench: Bench) -> None:
+    """Under a server span of somebody else ours is internal, whatever the headers say."""
+    tracer = bench.telemetry.tracer_provider.get_tracer("server")
+    with tracer.start_as_current_span("POST /v1/chat/completions", kind=SpanKind.SERVER) as server:
+        bench.tracker.track(start(), headers={"traceparent": TRACEPARENT}).complete()
+
+    (span,) = bench.telemetry.spans
+    assert span.parent is not None
+    assert (span.kind, span.parent.span_id) == (
+        SpanKind.INTERNAL,
+        server.get_span_context().span_id,
+    )
+
+
+def test_inject(bench: Bench) -> None:
+    """The engine gets our span as its parent."""
+    with bench.tracker.track(start()) as tracked:
+        headers: dict[str, str] = {}
+        tracked.inject(headers)
+        tracked.complete()
+
+    (record,) = bench.records
+    assert headers == {"traceparent": f"00-{record.trace_id}-{record.span_id}-03"}
+
+
+def test_inject_unsampled(make_bench: Callable[..., Bench]) -> None:
+    """The engine learns that the trace is not sampled."""
+    bench = make_bench(ALWAYS_OFF)
+    headers: dict[str, str] = {}
+    tracked = bench.tracker.track(start())
+    tracked.inject(headers)
+    tracked.complete()
+
+    (record,) = bench.records
+    assert headers == {"traceparent": f"00-{record.trace_id}-{record.span_id}-02"}
+
+
+def test_active(bench: Bench) -> None:
+    """The span is current only within `active`; spans made there are its children."""
+    tracer = bench.telemetry.tracer_provider.get_tracer("client")
+    with bench.tracker.track(start()) as tracked:
+        assert not trace.get_current_span().get_span_context().is_valid
+        with tracked.active(), tracer.start_as_current_span("POST") as child:
+            pass
+        assert not trace.get_current_span().get_span_context().is_valid
+        tracked.complete()
+
+    assert format(child.parent.span_id, "016x") == bench.records[0].span_id  # type: ignore[attr-defined]
+
+
+def test_exception_within_active(bench: Bench) -> None:
+    """An exception that passes `active` neither ends the span nor leaves its text on it."""
+    with bench.tracker.track(start()) as tracked:
+        try:
+            with tracked.active():
+                raise ValueError("secret")
+        except ValueError:
+            pass
+        assert tracked.is_tracked
+        tracked.complete()
+
+    (span,) = bench.spans
+    assert (span["status"], [name for name, _ in span["events"]]) == (
+        "UNSET",
+        ["llm_router.completion"],
+    )
+
+
+def test_no_sdk() -> None:
+    """Without an SDK nothing is exported, and nothing is different for the router."""
+    tracker = RequestLifecycleTracker(
+        TrackerConfig(store_name="no-sdk"), trace.NoOpTracerProvider()
+    )
+    parent = SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(1))
+    with trace.use_span(NonRecordingSpan(parent)), tracker.track(start()) as tracked:
+        headers: dict[str, str] = {}
+        tracked.inject(headers)
+        tracked.chunk()
+        tracked.complete()
+
+    assert headers == {"traceparent": f"00-{1:032x}-{2:016x}-01"}
+    assert tracker.store.active_requests == 0
+    tracker.close()
+
+
+class Unstartable(SpanProcessor):
+    """Another processor, of somebody else, that is broken."""
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        raise RuntimeError("broken")
+
+
+def test_active_without_a_span(bench: Bench) -> None:
+    """A span that could not start does not hide the one that is current."""
+    router = TracerProvider(shutdown_on_exit=False).get_tracer("router")
+    bench.telemetry.tracer_provider.add_span_processor(Unstartable())
+    with router.start_as_current_span("server") as server:
+        tracked = bench.tracker.track(start())
+        with tracked.active():
+            assert trace.get_current_span() is server
+        tracked.complete()
+
+    assert len(bench.records) == 1
+
+
+def test_providers_set_later(tmp_path: Path) -> None:
+    """A tracker made before the global providers uses them, and so does one made after."""
+    script = """
+import sys
+from opentelemetry import metrics, trace
+from otel_lifecycle import PersistenceConfig, RequestLifecycleTracker, Route, TrackerConfig
+from otel_lifecycle.testing import InMemoryTelemetry
+from tests.routes import bare, start
+
+persistence = PersistenceConfig(enabled=True, output_path=sys.argv[1])
+early = RequestLifecycleTracker(TrackerConfig(store_name="early", persistence=persistence))
+telemetry = InMemoryTelemetry(resource={"service.name": "router"})
+trace.set_tracer_provider(telemetry.tracer_provider)
+metrics.set_meter_provider(telemetry.meter_provider)
+late = RequestLifecycleTracker(TrackerConfig(store_name="late"))
+handles = [early.track(start("1", Route(bare("a")))), late.track(start("2", Route(bare("b"))))]
+inflight = telemetry.metrics()["llm_router.inflight.requests"]
+assert {value for key in inflight for _, value in key} == {"pod://llm/a", "pod://llm/b"}, inflight
+for tracked in handles:
+    tracked.complete()
+assert len(telemetry.spans) == 2
+assert sum(telemetry.metrics()["llm_router.requests"].values()) == 2
+"""
+    process = run_script(script, tmp_path / "records.jsonl")
+
+    assert process.returncode == 0, process.stderr
+    (record,) = read_records(tmp_path / "records.jsonl")
+    assert record.resource == {"service.name": "router"}

@@ -1,0 +1,166 @@
+"""A signal handler that raises, as Control-C does, whatever the tracker is doing at that moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import msgspec
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+
+from otel_lifecycle import LifecycleRecord, Load, Outcome
+from tests.conftest import Bench
+from tests.hooks.shapes import Request, endpoint, last, result
+from tests.routes import disaggregated, start
+from tests.tracking.interruption import interrupt
+
+# Serves a request with that id, and calls back for each record that it must have from now on.
+Serve: TypeAlias = "Callable[[Bench, str, Callable[[], None]], None]"
+
+ROUTE = disaggregated()
+SCHEDULED = result(endpoint("qwen-0"))
+
+
+def with_a_handle(bench: Bench, request_id: str, dispatched: Callable[[], None]) -> None:
+    """A stream, in a block."""
+    with bench.tracker.track(start(request_id, ROUTE)) as tracked:
+        dispatched()
+        tracked.chunk()
+        tracked.complete(output_tokens=3)
+
+
+def with_an_id_that_comes_again(
+    bench: Bench, request_id: str, dispatched: Callable[[], None]
+) -> None:
+    """The second supersedes the first."""
+    with bench.tracker.track(start(request_id, ROUTE)):
+        dispatched()
+        with_a_handle(bench, request_id, dispatched)
+
+
+def with_hooks(bench: Bench, request_id: str, dispatched: Callable[[], None]) -> None:
+    """A router that calls the hooks of the seed."""
+    request = Request(request_id)
+    bench.tracker.pre_request(request, SCHEDULED)
+    dispatched()
+    bench.tracker.response_body(request, last())
+
+
+def rejected(bench: Bench, request_id: str, dispatched: Callable[[], None]) -> None:
+    """A router without an endpoint for it."""
+    bench.tracker.reject(start(request_id, ROUTE), "no_candidates")
+    dispatched()
+
+
+def interrupt_everywhere(
+    bench: Bench, serve: Serve, where: str, error: type[BaseException]
+) -> list[str]:
+    """Interrupts one request at each moment; returns the ids of the records there must be."""
+    must: list[str] = []
+    moment = 0
+
+    def handler() -> None:
+        raise error
+
+    serve(bench, "the first, after which all take the same steps", lambda: None)
+    interrupted = True
+    while interrupted:
+        moment += 1
+        request_id = f"request-{moment}"
+        try:
+            interrupted = interrupt(
+                lambda: serve(bench, request_id, lambda: must.append(request_id)),  # noqa: B023
+                moment,
+                handler,
+                where,
+            )
+        except error:
+            pass
+        else:
+            assert not interrupted or issubclass(error, Exception), f"swallowed at {moment}"
+        if serve is with_hooks:  # which alone can tell, once more, that the request has ended
+            bench.tracker.response_body(Request(request_id), last())
+        bench.tracker.flush()
+        assert bench.tracker.store.active_requests == 0, moment
+        assert set(bench.tracker.store.loads().values()) <= {Load()}, moment
+    assert moment > 90
+    return must
+
+
+def facts(record: LifecycleRecord) -> LifecycleRecord:
+    """What requests of a kind have in common, however often they were interrupted."""
+    return msgspec.structs.replace(
+        record,
+        request_id="",
+        started_at="",
+        first_chunk_at="",
+        completed_at="",
+        trace_id="",
+        span_id="",
+        actual=None,
+        prediction_error=None,
+    )
+
+
+def summary(span: ReadableSpan) -> tuple[Any, ...]:
+    """Id, outcome, number of attributes and events of a span."""
+    attributes = span.attributes or {}
+    return (
+        attributes["llm_router.request.id"],
+        attributes.get("llm_router.outcome"),
+        len(attributes),
+        [event.name for event in span.events],
+    )
+
+
+@pytest.mark.parametrize(
+    "serve", [with_a_handle, with_an_id_that_comes_again, with_hooks, rejected]
+)
+def test_interrupted(bench: Bench, serve: Serve) -> None:
+    """It passes, and what it broke off is there once and whole: request, span, record, no load."""
+    must = interrupt_everywhere(bench, serve, "/otel_lifecycle/", KeyboardInterrupt)
+
+    records = bench.records
+    ids = [record.request_id for record in records]
+    twice = serve is with_an_id_that_comes_again
+    assert all(must.count(each) <= ids.count(each) <= (2 if twice else 1) for each in ids)
+    assert set(must) <= set(ids)
+    for outcome in (Outcome.COMPLETED, Outcome.REJECTED):
+        kinds = [facts(record) for record in records if record.outcome is outcome]
+        assert kinds[1:] == kinds[:-1]
+    spans = [summary(span) for span in bench.telemetry.spans]
+    named = {record.span_id: record for record in records}
+    for span, (request_id, outcome, attributes, events) in zip(
+        bench.telemetry.spans, spans, strict=True
+    ):
+        assert span.context is not None
+        record = named.pop(format(span.context.span_id, "016x"))
+        assert (request_id, outcome) == (record.request_id, record.outcome.value)
+        if record.outcome is Outcome.COMPLETED:
+            last_of_kind = next(s for s in reversed(spans) if s[1] == outcome)
+            assert (attributes, events) == last_of_kind[2:]
+    assert not named.keys() & {record.span_id for record in records if record.request_id in must}
+
+
+def test_interrupted_in_the_sdk(bench: Bench) -> None:
+    """In the middle of the SDK's `Span.end` it costs the span, which takes no second end."""
+    must = interrupt_everywhere(bench, with_a_handle, "/", KeyboardInterrupt)
+
+    ids = [record.request_id for record in bench.records]
+    spans = [summary(span)[0] for span in bench.telemetry.spans]
+    assert len(set(ids)) == len(ids)
+    assert len(set(spans)) == len(spans)
+    assert set(must) <= set(ids)
+    assert len(set(must) - set(spans)) < 30
+    counted = sum(bench.telemetry.metrics()["llm_router.requests"].values())
+    assert len(ids) - 10 < counted <= len(ids)
+
+
+def test_interrupted_by_an_ordinary_exception(bench: Bench) -> None:
+    """What may as well be a bug of ours is kept from the router, but no load is left."""
+    interrupt_everywhere(bench, with_a_handle, "/otel_lifecycle/", TimeoutError)
+
+    ids = [record.request_id for record in bench.records]
+    assert len(set(ids)) == len(ids)
+    assert bench.tracker.store.ignored["hook_error"] > 0

@@ -1,0 +1,619 @@
+"""Every way a request can go: its whole span, its whole record, and the load it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import msgspec
+import pytest
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
+
+from otel_lifecycle import (
+    EndpointEvent,
+    EndpointEventType,
+    LatencyPrediction,
+    Load,
+    RequestStart,
+    Route,
+)
+from otel_lifecycle.model import MissingReason
+from otel_lifecycle.model.record import MissingFeature
+from tests.conftest import Bench
+from tests.matchers import ANY_FLOAT, MEASURED, TIMESTAMP
+from tests.routes import aggregated, bare, disaggregated, endpoint, known, start
+from tests.tracking.expected import (
+    FIRST_CHUNK,
+    PREDICTION_ERROR_ATTRIBUTES,
+    REQUEST_ATTRIBUTES,
+    STREAMED_ATTRIBUTES,
+    STREAMED_RECORD,
+    completion,
+    identity_attributes,
+    known_attributes,
+    latency,
+    load_attributes,
+    prediction_input,
+    record,
+    result_attributes,
+    selected_attributes,
+    snapshot,
+    span,
+)
+
+TPOT_ATTRIBUTES = {"llm_router.response.time_per_output_token": MEASURED}
+USAGE_ATTRIBUTES = {
+    "gen_ai.usage.output_tokens": 128,
+    "gen_ai.usage.cache_read.input_tokens": 200,
+}
+AGGREGATED_ATTRIBUTES = {
+    **REQUEST_ATTRIBUTES,
+    "llm_router.route.type": "aggregated",
+    **selected_attributes("qwen-0"),
+    **known_attributes("leader", "qwen-0"),
+}
+
+
+def lines(bench: Bench) -> list[dict[str, Any]]:
+    """The lines of the record file."""
+    assert bench.tracker.flush(timeout=30)
+    return [json.loads(line) for line in bench.path.read_text("utf-8").splitlines()]
+
+
+def assert_idle(bench: Bench) -> None:
+    """Nothing is in flight, and the gauges say so."""
+    assert bench.tracker.store.active_requests == 0
+    assert set(bench.tracker.store.loads().values()) <= {Load()}
+    metrics = bench.telemetry.metrics()
+    for name in ("llm_router.inflight.requests", "llm_router.inflight.tokens"):
+        assert set(metrics.get(name, {}).values()) <= {0}
+
+
+def test_aggregated(bench: Bench) -> None:
+    """A streamed request to one endpoint is charged to it until the end."""
+    tracker = bench.tracker
+
+    with tracker.track(start()) as tracked:
+        assert tracker.load(endpoint("qwen-0")) == Load(tokens=512, requests=1)
+        tracked.chunk()
+        tracked.chunk()
+        assert tracker.load(endpoint("qwen-0")) == Load(tokens=512, requests=1)
+        tracked.complete(output_tokens=128, cached_tokens=200)
+
+    assert bench.spans == [
+        span(
+            {
+                **AGGREGATED_ATTRIBUTES,
+                **USAGE_ATTRIBUTES,
+                **STREAMED_ATTRIBUTES,
+                **TPOT_ATTRIBUTES,
+                **PREDICTION_ERROR_ATTRIBUTES,
+                **result_attributes("completed"),
+            },
+            [FIRST_CHUNK, completion("completed", **{"gen_ai.usage.output_tokens": 128})],
+        )
+    ]
+    assert lines(bench) == [record(**STREAMED_RECORD)]
+    assert_idle(bench)
+
+
+def test_prefill_decode(bench: Bench) -> None:
+    """A PD request charges prefill until its first chunk and decode until its end.
+
+    The leader is only identified.
+    """
+    tracker = bench.tracker
+
+    with tracker.track(start(route=disaggregated())) as tracked:
+        assert tracker.store.loads() == {
+            "pod://llm/prefill-0": Load(512, 1),
+            "pod://llm/decode-0": Load(512, 1),
+        }
+        tracked.chunk()
+        assert tracker.store.loads() == {
+            "pod://llm/prefill-0": Load(),
+            "pod://llm/decode-0": Load(512, 1),
+        }
+        tracked.complete(output_tokens=128, cached_tokens=200, served_endpoint=endpoint("leader-0"))
+
+    assert bench.spans == [
+        span(
+            {
+                **REQUEST_ATTRIBUTES,
+                "llm_router.route.type": "prefill_decode",
+                **selected_attributes("leader-0"),
+                **identity_attributes("leader", "leader-0"),
+                **known_attributes("prefill", "prefill-0"),
+                **known_attributes("decode", "decode-0"),
+                **USAGE_ATTRIBUTES,
+                **STREAMED_ATTRIBUTES,
+                **TPOT_ATTRIBUTES,
+                **PREDICTION_ERROR_ATTRIBUTES,
+                **result_attributes("completed"),
+            },
+            [
+                FIRST_CHUNK,
+                completion(
+                    "completed",
+                    **{
+                        "gen_ai.usage.output_tokens": 128,
+                        "llm_router.route.served.id": "pod://llm/leader-0",
+                    },
+                ),
+            ],
+        )
+    ]
+    assert lines(bench) == [
+        record(
+            **STREAMED_RECORD,
+            selectedEndpoint="pod://llm/leader-0",
+            servedEndpoint="pod://llm/leader-0",
+            trackedEndpoints=["pod://llm/prefill-0", "pod://llm/decode-0"],
+            predictionInputs=[
+                prediction_input("prefill", "prefill-0"),
+                prediction_input("decode", "decode-0"),
+            ],
+            selectedRoute={
+                "leader": {
+                    "id": "pod://llm/leader-0",
+                    "address": "leader-0.local",
+                    "port": "8000",
+                },
+                "prefill": snapshot("prefill-0"),
+                "decode": snapshot("decode-0"),
+            },
+        )
+    ]
+    assert_idle(bench)
+
+
+def test_prefill_is_decode(bench: Bench) -> None:
+    """One endpoint for prefill and decode is charged once, until the end."""
+    route = Route(bare("leader-0"), bare("both-0"), bare("both-0"))
+
+    with bench.tracker.track(start(route=route)) as tracked:
+        tracked.chunk()
+        assert bench.tracker.store.loads() == {"pod://llm/both-0": Load(512, 1)}
+        tracked.complete()
+
+    assert bench.records[0].tracked_endpoints == ["pod://llm/both-0"]
+    assert bench.spans[0]["attributes"]["llm_router.route.shared"] is True
+    assert_idle(bench)
+
+
+@pytest.mark.parametrize(
+    ("release", "after_first_chunk"),
+    [
+        ("prefill", {"pod://llm/prefill-0": Load(), "pod://llm/decode-0": Load(512, 1)}),
+        ("all", {"pod://llm/prefill-0": Load(), "pod://llm/decode-0": Load()}),
+        ("none", {"pod://llm/prefill-0": Load(512, 1), "pod://llm/decode-0": Load(512, 1)}),
+    ],
+)
+def test_release_on_first_chunk(
+    make_bench: Callable[..., Bench], release: str, after_first_chunk: dict[str, Load]
+) -> None:
+    """What the first chunk gives back is a setting; the end gives back the rest."""
+    bench = make_bench(release_on_first_chunk=release)
+
+    with bench.tracker.track(start(route=disaggregated())) as tracked:
+        tracked.chunk()
+        assert bench.tracker.store.loads() == after_first_chunk
+        tracked.complete()
+
+    assert_idle(bench)
+
+
+def test_not_streaming(bench: Bench) -> None:
+    """A response that is not a stream has no first chunk and no TTFT, whatever is called."""
+    request = RequestStart("request-1", aggregated(), "Qwen/Qwen3-8B", streaming=False)
+
+    with bench.tracker.track(request) as tracked:
+        tracked.chunk()
+        tracked.complete(output_tokens=128)
+
+    assert bench.spans[0]["events"] == [
+        completion("completed", **{"gen_ai.usage.output_tokens": 128})
+    ]
+    finished = lines(bench)[0]
+    assert (finished["streaming"], finished["firstChunkAt"], finished["actual"]) == (
+        False,
+        None,
+        latency(),
+    )
+
+
+def test_error_before_the_first_chunk(bench: Bench) -> None:
+    """An exception leaves the block as it is, and its type, not its text, is recorded."""
+    error = TimeoutError("secret")
+
+    with pytest.raises(TimeoutError) as raised, bench.tracker.track(start()):
+        raise error
+
+    assert raised.value is error
+    assert bench.spans == [
+        span(
+            {
+                **AGGREGATED_ATTRIBUTES,
+                **result_attributes("error"),
+                "error.type": "TimeoutError",
+            },
+            [completion("error")],
+            status="ERROR",
+        )
+    ]
+    assert lines(bench) == [record(outcome="error", error={"type": "TimeoutError"})]
+    assert_idle(bench)
+
+
+def test_error_after_the_first_chunk(bench: Bench) -> None:
+    """A stream that breaks has a TTFT, but no TPOT and no error of it."""
+    with bench.tracker.track(start()) as tracked:
+        tracked.chunk()
+        tracked.fail("stream_truncated")
+
+    assert bench.spans == [
+        span(
+            {
+                **AGGREGATED_ATTRIBUTES,
+                **STREAMED_ATTRIBUTES,
+                "llm_router.prediction.time_to_first_token.error": ANY_FLOAT,
+                **result_attributes("error"),
+                "error.type": "stream_truncated",
+            },
+            [FIRST_CHUNK, completion("error")],
+            status="ERROR",
+        )
+    ]
+    assert lines(bench) == [
+        record(
+            outcome="error",
+            error={"type": "stream_truncated"},
+            firstChunkAt=TIMESTAMP,
+            actual=latency(ttftMillis=MEASURED),
+            predictionError={
+                "ttftMillis": ANY_FLOAT,
+                "tpotMillis": None,
+                "ttftRatio": ANY_FLOAT,
+                "tpotRatio": None,
+            },
+        )
+    ]
+    assert_idle(bench)
+
+
+@pytest.mark.parametrize("chunks", [0, 1])
+def test_client_disconnect(bench: Bench, chunks: int) -> None:
+    """A cancelled task is a disconnect and no error; before any chunk there is no TTFT."""
+
+    async def serve() -> None:
+        async with bench.tracker.track(start()) as tracked:
+            for _ in range(chunks):
+                tracked.chunk()
+            await asyncio.sleep(60)
+
+    async def main() -> None:
+        task = asyncio.create_task(serve())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+
+    streamed = (
+        {
+            **STREAMED_ATTRIBUTES,
+            "llm_router.prediction.time_to_first_token.error": ANY_FLOAT,
+        }
+        if chunks
+        else {}
+    )
+    assert bench.spans == [
+        span(
+            {**AGGREGATED_ATTRIBUTES, **streamed, **result_attributes("client_disconnect")},
+            [*[FIRST_CHUNK][:chunks], completion("client_disconnect")],
+        )
+    ]
+    finished = lines(bench)[0]
+    assert (finished["outcome"], finished["error"]) == ("client_disconnect", None)
+    assert finished["firstChunkAt"] == (TIMESTAMP if chunks else None)
+    assert_idle(bench)
+
+
+def test_reroute(bench: Bench) -> None:
+    """A retry moves load, route and attempt to the new endpoint, on the same span."""
+    tracker = bench.tracker
+
+    with tracker.track(start(route=disaggregated())) as tracked:
+        tracked.reroute(
+            aggregated(),
+            reason="connect_error",
+            prefix_cache_score=0.42,
+            prediction=LatencyPrediction(210.0, 18.5),
+        )
+        assert tracker.store.loads() == {
+            "pod://llm/prefill-0": Load(),
+            "pod://llm/decode-0": Load(),
+            "pod://llm/qwen-0": Load(512, 1),
+        }
+        tracked.chunk()
+        tracked.complete(output_tokens=128, cached_tokens=200)
+
+    rerouted = {
+        "llm_router.route.from.id": "pod://llm/prefill-0+pod://llm/decode-0",
+        "llm_router.route.to.id": "pod://llm/qwen-0",
+        "llm_router.route.reason": "connect_error",
+    }
+    assert bench.spans == [
+        span(
+            {
+                **AGGREGATED_ATTRIBUTES,
+                "llm_router.route.leader.metrics.age": ANY_FLOAT,
+                "llm_router.route.leader.npu.age": ANY_FLOAT,
+                "llm_router.route.attempt": 2,
+                **USAGE_ATTRIBUTES,
+                **STREAMED_ATTRIBUTES,
+                **TPOT_ATTRIBUTES,
+                **PREDICTION_ERROR_ATTRIBUTES,
+                **result_attributes("completed"),
+            },
+            [
+                ("llm_router.rerouted", rerouted),
+                FIRST_CHUNK,
+                completion("completed", **{"gen_ai.usage.output_tokens": 128}),
+            ],
+        )
+    ]
+    assert lines(bench) == [
+        record(
+            **STREAMED_RECORD,
+            attempt=2,
+            rerouted=[
+                {
+                    "at": TIMESTAMP,
+                    "from": "pod://llm/prefill-0+pod://llm/decode-0",
+                    "to": "pod://llm/qwen-0",
+                    "reason": "connect_error",
+                }
+            ],
+        )
+    ]
+    assert_idle(bench)
+
+
+def test_duplicate_id(bench: Bench) -> None:
+    """A second start of an id in flight supersedes the first; the first handle is stale."""
+    tracker = bench.tracker
+    first = tracker.track(start())
+    second = tracker.track(start())
+
+    first.chunk()
+    first.complete(output_tokens=1)
+    assert tracker.load(endpoint("qwen-0")) == Load(512, 1)
+    second.complete(output_tokens=128, cached_tokens=200)
+
+    assert lines(bench) == [
+        record(outcome="superseded"),
+        record(outputLength=128, cachedTokens=200),
+    ]
+    assert [found["attributes"]["llm_router.outcome"] for found in bench.spans] == [
+        "superseded",
+        "completed",
+    ]
+    assert tracker.store.ignored == {"duplicate_start": 1, "already_finished": 1}
+    assert_idle(bench)
+
+
+def test_endpoint_deleted_in_flight_and_added_again(bench: Bench) -> None:
+    """A delete drops the counter, a re-added endpoint starts at 0, and nothing goes negative."""
+    tracker = bench.tracker
+    decode = endpoint("decode-0")
+
+    with tracker.track(start(route=disaggregated())) as tracked:
+        tracker.extract_endpoint(EndpointEvent(EndpointEventType.DELETE, decode))
+        assert "pod://llm/decode-0" not in tracker.store.loads()
+        tracker.extract_endpoint(EndpointEvent(EndpointEventType.ADD_OR_UPDATE, decode))
+        assert tracker.load(decode) == Load()
+        tracked.chunk()
+        tracked.complete()
+
+    assert tracker.load(decode) == Load()
+    finished = lines(bench)[0]
+    assert (finished["outcome"], finished["endpointDeleted"]) == ("completed", ["decode"])
+    assert bench.spans[0]["attributes"]["llm_router.route.deleted_roles"] == ["decode"]
+    assert_idle(bench)
+
+
+def test_nothing_known(bench: Bench) -> None:
+    """What is not known is null, with a reason, and nowhere a zero."""
+    request = RequestStart("request-1", Route(bare("qwen-0")))
+
+    with bench.tracker.track(request) as tracked:
+        tracked.chunk()
+        tracked.complete()
+
+    missing = {
+        "inputTokenLength": "input_tokens_missing",
+        "prefixCacheScore": "prefix_cache_missing",
+        "numRequestWaiting": "metrics_missing",
+        "numRequestRunning": "metrics_missing",
+        "kvCacheUsage": "metrics_missing",
+        "hbmUtilization": "npu_missing",
+        "aiCoreUtilization": "npu_missing",
+        "bandwidthUtilization": "npu_missing",
+    }
+    assert bench.spans == [
+        span(
+            {
+                "llm_router.request.id": "request-1",
+                "gen_ai.request.stream": True,
+                "llm_router.route.type": "aggregated",
+                "llm_router.route.attempt": 1,
+                "llm_router.dispatch.inflight.requests": 0,
+                "llm_router.dispatch.inflight.tokens": 0,
+                **selected_attributes("qwen-0"),
+                **identity_attributes("leader", "qwen-0"),
+                **load_attributes("leader"),
+                "llm_router.prediction.missing_features": list(missing),
+                "llm_router.prediction.missing_reasons": list(missing.values()),
+                **STREAMED_ATTRIBUTES,
+                **result_attributes("completed"),
+            },
+            [FIRST_CHUNK, completion("completed")],
+            name="route",
+        )
+    ]
+    unknown = dict.fromkeys(missing)
+    assert lines(bench) == [
+        record(
+            model="",
+            operation="",
+            provider="",
+            firstChunkAt=TIMESTAMP,
+            inputTokenLength=None,
+            inputTokenSource="unknown",
+            candidates=None,
+            policy="",
+            prefixCacheScore=None,
+            prediction={"ttftMillis": None, "tpotMillis": None},
+            predictionMode="",
+            predictionInputs=[prediction_input("", "qwen-0", **unknown)],
+            missingFeatureReasons=[
+                {"podType": "", "feature": feature, "reason": reason}
+                for feature, reason in missing.items()
+            ],
+            selectedRoute={
+                "leader": {
+                    "id": "pod://llm/qwen-0",
+                    "address": "qwen-0.local",
+                    "port": "8000",
+                    "inflight": {"tokens": 0, "requests": 0},
+                }
+            },
+            actual=latency(ttftMillis=MEASURED),
+        )
+    ]
+
+
+def test_sampled_out(make_bench: Callable[..., Bench]) -> None:
+    """A request that is not sampled is not exported, but its record is whole."""
+    bench = make_bench(ParentBased(ALWAYS_OFF))
+
+    with bench.tracker.track(start()) as tracked:
+        tracked.chunk()
+        tracked.complete(output_tokens=128, cached_tokens=200)
+
+    assert bench.spans == []
+    assert lines(bench) == [record(**STREAMED_RECORD, traceFlags=2)]
+    metrics = bench.telemetry.metrics()
+    assert sum(metrics["llm_router.requests"].values()) == 1
+
+
+def test_served_elsewhere(bench: Bench) -> None:
+    """The endpoint that served is kept beside the selected one when they differ."""
+    with bench.tracker.track(start()) as tracked:
+        tracked.complete(served_endpoint=endpoint("qwen-1"))
+
+    finished = lines(bench)[0]
+    assert (finished["selectedEndpoint"], finished["servedEndpoint"]) == (
+        "pod://llm/qwen-0",
+        "pod://llm/qwen-1",
+    )
+    assert bench.spans[0]["attributes"]["llm_router.route.served.id"] == "pod://llm/qwen-1"
+    assert_idle(bench)
+
+
+def test_dispatch_load_excludes_the_request(bench: Bench) -> None:
+    """A request's own charge is not in its snapshot; those before it are."""
+    first = bench.tracker.track(start("request-1"))
+    second = bench.tracker.track(start("request-2"))
+    first.complete()
+    second.complete()
+
+    assert [
+        (finished["dispatchInflight"], finished["predictionInputs"][0]["inflightTokens"])
+        for finished in lines(bench)
+    ] == [({"tokens": 0, "requests": 0}, 0), ({"tokens": 512, "requests": 1}, 512)]
+
+
+def test_ranks_of_one_pod(bench: Bench) -> None:
+    """Data-parallel ranks share the pod's id and never a counter."""
+    ranks = [endpoint("qwen-0", name=f"qwen-0-rank-{rank}") for rank in range(2)]
+    route = Route(known("qwen-0").__class__(ranks[0]))
+
+    with bench.tracker.track(start(route=route)) as tracked:
+        assert [bench.tracker.load(rank).requests for rank in ranks] == [1, 0]
+        assert bench.tracker.store.loads() == {
+            "pod://llm/qwen-0#qwen-0-rank-0": Load(512, 1),
+        }
+        tracked.complete()
+
+    assert lines(bench)[0]["selectedEndpoint"] == "pod://llm/qwen-0"
+    assert_idle(bench)
+
+
+def test_prefix_cache_hit_rate(bench: Bench) -> None:
+    """The hit rate of the engine's prefix cache is in the record and on the span."""
+    route = aggregated()
+    metrics = msgspec.structs.replace(route.leader.metrics, prefix_cache_hit_rate=0.62)
+    route = Route(msgspec.structs.replace(route.leader, metrics=metrics))
+    bench.tracker.track(start(route=route)).complete()
+
+    (line,), (span,) = lines(bench), bench.spans
+    assert line["selectedRoute"]["leader"]["metrics"]["prefixCacheHitRate"] == 0.62
+    assert span["attributes"]["llm_router.route.leader.prefix_cache.hit_rate"] == 0.62
+
+
+def test_old_npu_state(bench: Bench) -> None:
+    """An NPU state as old as metrics may not be is no feature, whatever its status says."""
+    route = aggregated()
+    old = datetime.now(timezone.utc) - timedelta(minutes=1)
+    npu = msgspec.structs.replace(route.leader.npu, observation_time=old)
+    route = Route(msgspec.structs.replace(route.leader, npu=npu))
+    bench.tracker.track(start(route=route)).complete()
+
+    (record,) = bench.records
+    assert record.missing_feature_reasons == [
+        MissingFeature("", feature, MissingReason.NPU_STALE)
+        for feature in ("hbmUtilization", "aiCoreUtilization", "bandwidthUtilization")
+    ]
+    (features,) = record.prediction_inputs
+    assert (features.hbm_utilization, features.kv_cache_usage) == (None, 0.31)
+
+
+@pytest.mark.parametrize(
+    ("source", "length"), [("tokenized", 512), ("estimated", 700), (None, 700)]
+)
+def test_reported_length(bench: Bench, source: str | None, length: int) -> None:
+    """The engine's count of the prompt replaces an estimate, and nothing that was counted."""
+    request = RequestStart(
+        "request-1",
+        aggregated(),
+        input_tokens=512 if source else None,
+        input_token_source=source,
+        prefix_cache_score=0.5,
+    )
+    bench.tracker.track(request).complete(input_tokens=700)
+
+    (finished,) = lines(bench)
+    assert finished["inputTokenLength"] == length
+    assert finished["predictionInputs"][0]["inputTokenLength"] == length
+    assert finished["missingFeatureReasons"] == []
+    assert finished["inputTokenSource"] == ("tokenized" if length == 512 else "reported")
+
+
+def test_reroute_after_the_first_chunk(bench: Bench) -> None:
+    """A request that is sent again in mid-stream has nothing left to prefill."""
+    again = Route(bare("leader-0"), bare("prefill-1"), bare("decode-1"))
+    with bench.tracker.track(start(route=disaggregated())) as tracked:
+        tracked.chunk()
+        tracked.reroute(again, reason="connection_lost")
+        assert bench.tracker.load(endpoint("prefill-1")) == Load()
+        assert bench.tracker.load(endpoint("decode-1")) == Load(512, 1)
+        tracked.complete()
+
+    assert_idle(bench)

@@ -1,0 +1,151 @@
+"""A record rebuilds its span, and a span its record, to the last field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import jsonschema
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from opentelemetry.sdk.trace import ReadableSpan
+
+from otel_lifecycle import LifecycleRecord, Outcome, RequestCompletion, RequestStart, Route
+from otel_lifecycle.model.record import ErrorInfo, record_schema
+from otel_lifecycle.telemetry.span_reader import record_from_span
+from otel_lifecycle.telemetry.spans import span_from_record
+from tests.conftest import Bench
+from tests.strategies import counts, endpoints, numbers, routes, starts
+
+_validator = jsonschema.Draft202012Validator(record_schema())
+
+completions = st.builds(
+    RequestCompletion,
+    outcome=st.sampled_from([Outcome.COMPLETED, Outcome.ERROR, Outcome.CLIENT_DISCONNECT]),
+    output_tokens=counts,
+    cached_tokens=counts,
+    served_endpoint=st.none() | endpoints,
+    error_type=st.none() | st.text(max_size=20),
+    prefill_ms=numbers,
+)
+
+
+@pytest.fixture
+def devices_bench(make_bench: Callable[..., Bench]) -> Iterator[Bench]:
+    """A bench whose spans carry all NPU devices, which is what makes them complete."""
+    return make_bench(npu_device_attributes=True)  # type: ignore[return-value]
+
+
+def comparable(span: ReadableSpan) -> dict[str, object]:
+    """All of a span that telemetry tells of it."""
+    assert span.context is not None
+    assert span.instrumentation_scope is not None
+    return {
+        "name": span.name,
+        "kind": span.kind,
+        "trace_id": span.context.trace_id,
+        "span_id": span.context.span_id,
+        "flags": span.context.trace_flags,
+        "state": span.context.trace_state,
+        "parent": span.parent.span_id if span.parent else None,
+        "start": span.start_time,
+        "end": span.end_time,
+        "status": span.status.status_code,
+        "attributes": json.loads(json.dumps(dict(span.attributes or {}))),
+        "events": [
+            (event.name, event.timestamp, dict(event.attributes or {})) for event in span.events
+        ],
+        "resource": dict(span.resource.attributes),
+        "scope": (
+            span.instrumentation_scope.name,
+            span.instrumentation_scope.version,
+            span.instrumentation_scope.schema_url,
+        ),
+    }
+
+
+@given(
+    request=starts,
+    completion=completions,
+    chunks=st.integers(0, 2),
+    reroute=st.none() | routes,
+    traced=st.booleans(),
+)
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_record_and_span_rebuild_each_other(
+    devices_bench: Bench,
+    request: RequestStart,
+    completion: RequestCompletion,
+    chunks: int,
+    reroute: Route | None,
+    traced: bool,
+) -> None:
+    """Whatever the router says, the record is valid, survives JSON, and equals its span."""
+    bench = devices_bench
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    headers = {"traceparent": parent, "tracestate": "vendor=value"} if traced else {}
+    before = len(bench.telemetry.spans)
+
+    tracked = bench.tracker.track(request, headers=headers)
+    for _ in range(chunks):
+        tracked.chunk()
+    if reroute is not None:
+        tracked.reroute(reroute, reason="connect_error")
+    tracked.end(completion)
+
+    span = bench.telemetry.spans[before]
+    record = record_from_span(span)
+    line = msgspec.json.encode(record)
+    assert msgspec.json.decode(line, type=LifecycleRecord) == record
+    assert bench.tracker.flush()
+    assert line == bench.path.read_bytes().splitlines()[-1]
+    _validator.validate(json.loads(line))
+    assert comparable(span_from_record(record)) == comparable(span)
+    assert record_from_span(span_from_record(record)) == record
+    assert bench.tracker.store.active_requests == 0
+
+
+def test_rejected_request(bench: Bench) -> None:
+    """A record without a route makes the trip as well."""
+
+    class Request:
+        request_id = "request-1"
+        target_model = "Qwen/Qwen3-8B"
+
+    bench.tracker.reject(Request(), "no_candidates")
+
+    (record,) = bench.records
+    (span,) = bench.telemetry.spans
+    assert (record.outcome, record.selected_route) == (Outcome.REJECTED, None)
+    assert record.error == ErrorInfo("no_candidates")
+    assert record_from_span(span) == record
+    assert comparable(span_from_record(record)) == comparable(span)
+
+
+def test_untraced_record(bench: Bench) -> None:
+    """A record whose request was not traced cannot become a span, and says so."""
+    bench.tracker.track(RequestStart("request-1", None)).complete()
+    record = msgspec.json.decode(
+        b'{"requestId":"r","startedAt":"2026-11-24T23:42:56.564324304Z","prediction":{},'
+        b'"selectedRoute":null,"actual":{},"predictionError":{}}',
+        type=LifecycleRecord,
+    )
+
+    with pytest.raises(ValueError, match="no traceId or spanId"):
+        span_from_record(record)
+
+
+def test_foreign_span(bench: Bench) -> None:
+    """A span of somebody else is not a record, and says so."""
+    tracer = bench.telemetry.tracer_provider.get_tracer("somebody")
+    span = tracer.start_span("POST")
+    span.end()
+
+    with pytest.raises(ValueError, match="'POST' is not a lifecycle span"):
+        record_from_span(span)  # type: ignore[arg-type]

@@ -1,0 +1,105 @@
+"""The SDK's limits hold for lifecycle spans, and values come out as the SDK would have them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from opentelemetry.sdk.trace import Event, ReadableSpan, Span, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import get_current_span
+
+from otel_lifecycle import RequestLifecycleTracker, TrackerConfig
+from otel_lifecycle.telemetry import semconv
+from tests.routes import disaggregated, start
+
+
+def served(limits: SpanLimits | None) -> ReadableSpan:
+    """The span of one request under some limits."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(span_limits=limits)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracker = RequestLifecycleTracker(TrackerConfig(store_name="limits"), provider)
+    tracker.track(start(route=disaggregated())).complete(output_tokens=128)
+    tracker.close()
+    (span,) = exporter.get_finished_spans()
+    return span
+
+
+def test_without_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attributes are those, in value and type, that the SDK makes of them itself."""
+    ours = dict(served(None).attributes or {})
+    offered: list[dict[str, object]] = []
+    monkeypatch.setattr(
+        "otel_lifecycle.telemetry.spans.set_clean_attributes",
+        lambda span, attributes: (offered.append(attributes), span.set_attributes(attributes)),
+    )
+    cleaned = dict(served(None).attributes or {})
+
+    assert ours.keys() == cleaned.keys()
+    assert {key: type(value) for key, value in ours.items()} == {
+        key: type(value) for key, value in cleaned.items()
+    }
+    assert all(cleaned[key] == value for key, value in offered[0].items())
+
+
+def test_count_limit() -> None:
+    """A limit on the number of attributes is kept, and what it costs is counted."""
+    everything = len(served(None).attributes or {})
+    span = served(SpanLimits(max_span_attributes=10))
+
+    assert len(span.attributes or {}) == 10
+    assert span.dropped_attributes == everything - 10
+
+
+def test_length_limit() -> None:
+    """A limit on the length of values is kept."""
+    span = served(SpanLimits(max_span_attribute_length=4))
+
+    texts = [value for value in (span.attributes or {}).values() if isinstance(value, str)]
+    assert max(map(len, texts)) == 4
+
+
+def test_ended_span() -> None:
+    """A span that somebody else ended takes no more attributes."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracker = RequestLifecycleTracker(TrackerConfig(store_name="limits"), provider)
+    with tracker.track(start()) as tracked, tracked.active():
+        current = get_current_span()
+        assert isinstance(current, Span)
+        current.end()
+        tracked.complete()
+    tracker.close()
+
+    (span,) = exporter.get_finished_spans()
+    assert "llm_router.outcome" not in (span.attributes or {})
+
+
+def test_events_without_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The events are those, in name, attributes and their types, that the SDK makes itself."""
+    ours = served(None).events
+    monkeypatch.setattr(
+        "otel_lifecycle.telemetry.spans.add_clean_event",
+        lambda span, name, attributes, at_ns: span.add_event(name, attributes, at_ns),
+    )
+    cleaned = served(None).events
+
+    def shape(events: Sequence[Event]) -> list[tuple[str, dict[str, object]]]:
+        return [(event.name, dict(event.attributes or {})) for event in events]
+
+    assert shape(ours) == shape(cleaned) != []
+    assert [list(map(type, (event.attributes or {}).values())) for event in ours] == [
+        list(map(type, (event.attributes or {}).values())) for event in cleaned
+    ]
+
+
+def test_event_limits() -> None:
+    """Limits on the attributes of an event, their number and their length, are kept."""
+    (few,) = served(SpanLimits(max_event_attributes=1)).events
+    (short,) = served(SpanLimits(max_attribute_length=4)).events
+
+    assert (len(few.attributes or {}), few.dropped_attributes) == (1, 1)
+    assert (short.attributes or {})[semconv.OUTCOME] == "comp"
