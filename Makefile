@@ -32,7 +32,7 @@ test-faults: $(VENV)/.ready
 
 # About five minutes, into benchmarks/RESULTS.md; the peers have an environment of their own.
 bench: $(VENV)/.ready $(PEERS)/.ready
-	$(PEERS)/bin/python -m benchmarks
+	PYTHONPATH=examples $(PEERS)/bin/python -m benchmarks
 	$(BIN)/python -m benchmarks.exposition
 
 check: $(VENV)/.ready-dev

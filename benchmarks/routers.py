@@ -1,7 +1,7 @@
 """What instrumentation costs a whole router: its CPU, requests a second, and latency.
 
-Run with `python -m benchmarks.routers`. One generic router runs three times, each in a process of
-its own: as it is, instrumented, and instrumented with spans exported over OTLP. They take turns in
+Run with `PYTHONPATH=examples python -m benchmarks.routers`. One generic router runs three times,
+each in a process of its own: as it is, instrumented, and instrumented with spans exported over OTLP. They take turns in
 short rounds before one engine, in one run; the table shows medians, and the spread of the ratios.
 CPU is the router's own, of all its threads, and is what a noisy machine disturbs least.
 """
@@ -21,7 +21,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from otel_lifecycle.cli.otlp_receiver import OTLPReceiver
+from demo.otlp_receiver import OTLPReceiver
+
 from tests.routers.scripted_engine import ScriptedEngine
 
 ROOT = Path(__file__).parents[1]

@@ -26,6 +26,7 @@ LAYERS = [
     {"state", "prediction", "records"},
     {"tracking"},
     {"testing", "instrumentation"},
+    {"analysis"},
     {"cli"},
 ]
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -178,10 +178,9 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 def _demo(arguments: argparse.Namespace) -> int:
     _require("demo", "httpx", "opentelemetry.distro", "rich", "starlette", "uvicorn")
-    from otel_lifecycle.cli.demo import DemoOptions, run
+    from otel_lifecycle.cli.demo import run
 
-    options = {name: value for name, value in vars(arguments).items() if name != "run"}
-    return run(DemoOptions(**options))
+    return run(arguments)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -1,142 +1,29 @@
-"""`otel-lifecycle demo`: engines, a router under `opentelemetry-instrument`, requests, a report."""
+"""`otel-lifecycle demo`: finds the examples, in a wheel or a checkout, and runs their demo."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
-import tempfile
-from collections.abc import Coroutine, Generator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+import argparse
+import sys
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
 
-from otel_lifecycle.cli.errors import FAILED, CommandError
-from otel_lifecycle.cli.evidence import Evidence, gather_evidence
-from otel_lifecycle.cli.fleet import Fleet, engine_roles
-from otel_lifecycle.cli.formatting import plural
-from otel_lifecycle.cli.otlp_receiver import OTLPReceiver
-from otel_lifecycle.cli.processes import Processes
-from otel_lifecycle.cli.report import print_report
-from otel_lifecycle.cli.telemetry import chosen_endpoint, router_environment
-from otel_lifecycle.cli.terminal import open_console
-from otel_lifecycle.cli.traffic import Traffic
-from otel_lifecycle.cli.workload import Workload, bundled_workload, trace_workload
-from otel_lifecycle.records import read_records
-
-RECORDS = "records.jsonl"
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-_T = TypeVar("_T")
+import otel_lifecycle
+from otel_lifecycle.cli.errors import CommandError
 
 
-@dataclass(frozen=True)
-class DemoOptions:
-    """The options; `arguments` documents them."""
-
-    mode: str
-    engines: int
-    requests: int
-    trace: Path | None
-    speed: float | None
-    output: Path | None
-    seed: int
-
-
-def run(options: DemoOptions) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Runs the demo; returns the exit code."""
-    if options.trace is None:
-        workload = bundled_workload(options.requests, options.seed, options.speed)
-    else:
-        workload = trace_workload(options.trace, options.requests, options.speed)
-    roles = engine_roles(options.mode, options.engines)
-    return asyncio.run(_run(workload, roles, _output_folder(options.output)))
+    sys.path.insert(0, str(_examples()))
+    from demo.run import DemoOptions, run
+
+    options = {name: value for name, value in vars(arguments).items() if name != "run"}
+    return run(DemoOptions(**options))
 
 
-async def _run(workload: Workload, roles: Sequence[str], output: Path) -> int:
-    console = open_console()
-    console.print(
-        f"starting {plural(len(roles), 'engine')} and a router, records and logs go to {output}"
-    )
-    with _cancelled_by_signals() as caught:
-        try:
-            evidence = await _play(workload, roles, output)
-        except asyncio.CancelledError:
-            if not caught:
-                raise
-            name, code = caught[0].name, 128 + caught[0]
-            raise CommandError(f"stopped by {name}; records and logs: {output}", code) from None
-    print_report(read_records(output / RECORDS), console)
-    evidence.print(console)
-    if not evidence.agrees:
-        raise CommandError("requests, records, spans and gauges do not agree, see above", FAILED)
-    return 0
-
-
-async def _play(workload: Workload, roles: Sequence[str], output: Path) -> Evidence:
-    """Starts everything, sends the requests, stops everything."""
-    processes = Processes(output / "logs")
-    fleet = Fleet(processes, roles, workload.block_size, workload.speed)
-    traffic = Traffic(fleet, workload)
-    own_receiver = nullcontext() if chosen_endpoint(os.environ) else OTLPReceiver()
-    with own_receiver as receiver:
-        environment = router_environment(
-            os.environ, output / RECORDS, None if receiver is None else receiver.endpoint
-        )
-
-        async def work() -> Evidence:
-            await fleet.start(output, output / RECORDS, environment)
-            answers = await traffic.run()
-            return await gather_evidence(answers, output / RECORDS, receiver)
-
-        try:
-            return await _unless(processes.watch(), work())
-        finally:
-            processes.stop()
-
-
-async def _unless(watch: Coroutine[Any, Any, NoReturn], work: Coroutine[Any, Any, _T]) -> _T:
-    """The result of `work`, unless `watch` raises first."""
-    tasks = [asyncio.ensure_future(watch), asyncio.ensure_future(work)]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        return next(task for task in tasks if task.done()).result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@contextmanager
-def _cancelled_by_signals() -> Generator[list[signal.Signals], None, None]:
-    """Cancels the current task at the first signal; later ones do not disturb the cleaning up."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    caught: list[signal.Signals] = []
-
-    def catch(number: signal.Signals) -> None:
-        caught.append(number)
-        if len(caught) == 1 and task is not None:
-            task.cancel()
-
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, catch, number)
-    try:
-        yield caught
-    finally:
-        for number in _SIGNALS:
-            loop.remove_signal_handler(number)
-
-
-def _output_folder(chosen: Path | None) -> Path:
-    try:
-        if chosen is None:
-            chosen = Path(tempfile.mkdtemp(prefix="otel-lifecycle-demo-"))
-        output = chosen.expanduser().resolve()
-        (output / "logs").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CommandError(f"--output {chosen}: {error.strerror}") from error
-    if (output / RECORDS).exists():
-        raise CommandError(f"--output {chosen}: holds the {RECORDS} of a former run")
-    return output
+def _examples() -> Path:
+    package = Path(otel_lifecycle.__file__).parent
+    # In a wheel, and in a checkout.
+    folders = [package / "_examples", package.parent / "examples"]
+    examples = next((folder for folder in folders if (folder / "demo").is_dir()), None)
+    if examples is None:
+        raise CommandError(f"the demo is missing: not in {folders[0]} or {folders[1]}")
+    return examples

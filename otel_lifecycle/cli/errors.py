@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from otel_lifecycle.cli.formatting import printable
+from otel_lifecycle.analysis.formatting import printable
 
 FAILED = 1
 USAGE = 2

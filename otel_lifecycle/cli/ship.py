@@ -14,8 +14,8 @@ from types import FrameType
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.util.types import AttributeValue
 
+from otel_lifecycle.analysis.formatting import plural
 from otel_lifecycle.cli.errors import FAILED, USAGE, CommandError, complain
-from otel_lifecycle.cli.formatting import plural
 from otel_lifecycle.cli.record_paths import complain_of_missing
 from otel_lifecycle.records import Follower
 from otel_lifecycle.records.shipping import Checkpoint, Counts, Sender, Shipper

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from otel_lifecycle.analysis.formatting import plural, printable
 from otel_lifecycle.cli.errors import FAILED, LONGEST, USAGE, complain
-from otel_lifecycle.cli.formatting import plural, printable
 from otel_lifecycle.cli.record_paths import complain_of_missing
 from otel_lifecycle.records import Follower, RecordError
 from otel_lifecycle.records.names import absolute, record_files

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from demo.processes import Processes
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
-from otel_lifecycle.cli.processes import Processes
 from tests.backends.spans import traces_data
 from tests.instrumentation.instrumented_process import free_port
 

@@ -9,17 +9,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from otel_lifecycle import LifecycleRecord, read_records
-from otel_lifecycle.cli.fleet import MODEL, ROUTER, Engine, Fleet
-from otel_lifecycle.cli.processes import Processes
-from otel_lifecycle.cli.replay import Answer, replay
-from otel_lifecycle.cli.telemetry import router_environment
-from otel_lifecycle.cli.workload import (
+from demo.environment import router_environment
+from demo.fleet import MODEL, ROUTER, Engine, Fleet
+from demo.processes import Processes
+from demo.replay import Answer, replay
+from demo.workload import (
     CONVERSATION_BLOCK_SIZE,
     PlannedRequest,
     at_speed,
     generate,
 )
+
+from otel_lifecycle import LifecycleRecord, read_records
 from tests.backends.programs import eventually
 
 AGGREGATED = ("aggregated", "aggregated")

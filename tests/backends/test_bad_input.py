@@ -10,12 +10,12 @@ from pathlib import Path
 from threading import Event, Thread
 
 import pytest
+from demo.replay import Answer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTracePartialSuccess,
     ExportTraceServiceResponse,
 )
 
-from otel_lifecycle.cli.replay import Answer
 from tests.backends.certificates import HOST, make_certificates
 from tests.backends.programs import GRPC, HTTP_PROTOBUF, Backends, eventually
 from tests.backends.routers import Router, Routers, requests

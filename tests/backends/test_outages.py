@@ -8,10 +8,10 @@ from dataclasses import replace
 from statistics import median
 
 import pytest
+from demo.environment import SERVICE_NAME
+from demo.workload import PlannedRequest
 
 from otel_lifecycle import LifecycleRecord, Outcome
-from otel_lifecycle.cli.telemetry import SERVICE_NAME
-from otel_lifecycle.cli.workload import PlannedRequest
 from otel_lifecycle.model.timestamps import parse_timestamp
 from tests.backends.programs import GRPC, Backends, Jaeger, eventually
 from tests.backends.routers import Routers, requests

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from demo.environment import SERVICE_NAME
 
-from otel_lifecycle.cli.telemetry import SERVICE_NAME
 from otel_lifecycle.telemetry.phases import phases
 from tests.backends.programs import GRPC, Backends, eventually
 from tests.backends.routers import DISAGGREGATED, Routers, requests

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from demo.environment import SERVICE_NAME
 
-from otel_lifecycle.cli.telemetry import SERVICE_NAME
 from tests.backends.certificates import HOST, make_certificates
 from tests.backends.programs import GRPC, HTTP_PROTOBUF, Backends, Jaeger, eventually
 from tests.backends.routers import DISAGGREGATED, Routers, requests

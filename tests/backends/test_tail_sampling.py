@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from demo.environment import SERVICE_NAME
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
 from otel_lifecycle import LatencyPrediction, LifecycleRecord, Outcome
-from otel_lifecycle.cli.telemetry import SERVICE_NAME
 from otel_lifecycle.model.record import ActualLatency, ErrorInfo, PredictionError, Reroute
 from otel_lifecycle.model.timestamps import format_timestamp
 from otel_lifecycle.telemetry.spans import span_from_record

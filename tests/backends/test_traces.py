@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from demo.environment import SERVICE_NAME
 from opentelemetry import propagate, trace
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -12,7 +13,6 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from otel_lifecycle import LifecycleRecord
-from otel_lifecycle.cli.telemetry import SERVICE_NAME
 from tests.backends.certificates import HOST, make_certificates
 from tests.backends.programs import GRPC, HTTP, HTTP_PROTOBUF, Backends, Jaeger, eventually
 from tests.backends.routers import DISAGGREGATED, Routers, requests

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+from demo.otlp_receiver import OTLPReceiver
 
 import otel_lifecycle
 from otel_lifecycle import Outcome, read_records
-from otel_lifecycle.cli.otlp_receiver import OTLPReceiver
 from tests.cli.command import Command
 
 ROOT = Path(otel_lifecycle.__file__).parents[1]

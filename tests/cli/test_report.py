@@ -10,8 +10,8 @@ import pytest
 from msgspec import structs
 
 from otel_lifecycle import Outcome
+from otel_lifecycle.analysis.formatting import shortened
 from otel_lifecycle.cli import main
-from otel_lifecycle.cli.formatting import shortened
 from otel_lifecycle.model.record import ActualLatency, ErrorInfo, LifecycleRecord, Reroute
 from tests.cli.records import aggregated, disaggregated, record, timestamp, write
 
@@ -177,7 +177,7 @@ def test_bad_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = capsys.readouterr()
     assert (code, output.err) == (
         1,
-        "otel-lifecycle: 2 problems passed over, the first: "
+        "otel-lifecycle: 2 problems skipped, the first: "
         f"{path}:1: Expected `object`, got `array`\n",
     )
     assert output.out.startswith("1 request ")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from demo.otlp_receiver import OTLPReceiver
 
 from otel_lifecycle import Outcome, read_records
-from otel_lifecycle.cli.otlp_receiver import OTLPReceiver
 from otel_lifecycle.records import Follower, PositionedRecord
 from tests.examples.cluster import Cluster, eventually
 

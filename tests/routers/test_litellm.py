@@ -21,9 +21,9 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from demo.otlp_receiver import OTLPReceiver
 
 from otel_lifecycle import LifecycleRecord, read_records
-from otel_lifecycle.cli.otlp_receiver import OTLPReceiver
 from tests.examples.cluster import Server, eventually
 from tests.instrumentation.exchanges import (
     ANY_ID,

@@ -16,13 +16,13 @@ from typing import Any
 
 import httpx
 import pytest
+from demo.otlp_receiver import METRICS_PATH, OTLPReceiver
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from otel_lifecycle import LifecycleRecord, read_records
-from otel_lifecycle.cli.otlp_receiver import METRICS_PATH, OTLPReceiver
 from tests.examples.cluster import eventually
 from tests.instrumentation.exchanges import (
     disconnected,

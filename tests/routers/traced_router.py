@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import httpx
+from demo.otlp_receiver import OTLPReceiver
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from otel_lifecycle import LifecycleRecord, read_records
-from otel_lifecycle.cli.otlp_receiver import OTLPReceiver
 from tests.examples.cluster import eventually
 
 ROOT = Path(__file__).parents[2]

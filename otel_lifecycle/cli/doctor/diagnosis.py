@@ -7,7 +7,7 @@ import textwrap
 from rich.console import Console
 from rich.text import Text
 
-from otel_lifecycle.cli.formatting import plural, printable
+from otel_lifecycle.analysis.formatting import plural, printable
 
 _LABEL_WIDTH = 30
 _LONGEST = 2_000

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import msgspec
 
+from otel_lifecycle.analysis.formatting import printable
 from otel_lifecycle.cli.doctor import hook_probe, probe
-from otel_lifecycle.cli.formatting import printable
 
 _Answer = TypeVar("_Answer")
 

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+from demo.otlp_receiver import OTLPReceiver
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -16,8 +17,6 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-
-from otel_lifecycle.cli.otlp_receiver import OTLPReceiver
 
 
 @pytest.mark.parametrize("compression", list(Compression))

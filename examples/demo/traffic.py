@@ -8,11 +8,11 @@ from collections import Counter
 import httpx
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from demo.fleet import MODEL, Engine, Fleet
+from demo.replay import Answer, replay
+from demo.workload import Workload
 from otel_lifecycle.cli.errors import FAILED, CommandError
-from otel_lifecycle.cli.fleet import MODEL, Engine, Fleet
-from otel_lifecycle.cli.replay import Answer, replay
 from otel_lifecycle.cli.terminal import open_console
-from otel_lifecycle.cli.workload import Workload
 
 # As parts of the workload's duration.
 _CRASH_AT, _BACK_AT = 0.35, 0.65

@@ -6,8 +6,8 @@ from collections import Counter
 from itertools import combinations, pairwise
 from pathlib import Path
 
-from otel_lifecycle.cli.prompts import ChatPrompt, TokenPrompt
-from otel_lifecycle.cli.workload import (
+from demo.prompts import ChatPrompt, TokenPrompt
+from demo.workload import (
     PlannedRequest,
     at_speed,
     bundled_workload,

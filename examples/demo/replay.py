@@ -10,7 +10,7 @@ from enum import Enum
 import httpx
 import msgspec
 
-from otel_lifecycle.cli.workload import PlannedRequest
+from demo.workload import PlannedRequest
 
 PATIENCE_SECONDS = 0.05  # of a client that leaves before the first chunk
 TIMEOUT_SECONDS = 60.0  # between two chunks; nothing a healthy demo ever waits for

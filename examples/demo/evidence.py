@@ -12,9 +12,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from otel_lifecycle.cli.formatting import plural
-from otel_lifecycle.cli.otlp_receiver import OTLPReceiver
-from otel_lifecycle.cli.replay import Answer
+from demo.otlp_receiver import OTLPReceiver
+from demo.replay import Answer
+from otel_lifecycle.analysis.formatting import plural
 from otel_lifecycle.records import read_records
 from otel_lifecycle.telemetry import semconv
 

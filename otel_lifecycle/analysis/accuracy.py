@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from otel_lifecycle.cli.formatting import UNKNOWN, count, milliseconds, shortened
-from otel_lifecycle.cli.routes import counted_endpoints, endpoint_name
+from otel_lifecycle.analysis.formatting import UNKNOWN, count, milliseconds, shortened
+from otel_lifecycle.analysis.routes import counted_endpoints, endpoint_name
 from otel_lifecycle.model.record import LifecycleRecord
 
 

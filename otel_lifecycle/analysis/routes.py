@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from otel_lifecycle.cli.formatting import printable
+from otel_lifecycle.analysis.formatting import printable
 from otel_lifecycle.model.record import EndpointSnapshot, LifecycleRecord
 
 

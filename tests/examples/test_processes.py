@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from demo.processes import Processes
 
 from otel_lifecycle.cli.errors import CommandError
-from otel_lifecycle.cli.processes import Processes
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_early_death(processes: Processes, tmp_path: Path, program: str, obituar
 
 def test_stop_ends_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopping ends every process and its children, also one that does not want to."""
-    monkeypatch.setattr("otel_lifecycle.cli.processes.STOP_SECONDS", 0.5)
+    monkeypatch.setattr("demo.processes.STOP_SECONDS", 0.5)
     processes = Processes(tmp_path)
     report = "import os, time; print(os.getpid(), flush=True)"
     stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "

@@ -16,9 +16,8 @@ from pathlib import Path
 
 import httpx
 
-import otel_lifecycle
+from demo.processes import Processes
 from otel_lifecycle.cli.errors import FAILED, CommandError
-from otel_lifecycle.cli.processes import Processes
 
 MODEL = "Qwen/Qwen3-8B"
 NAMESPACE = "demo"
@@ -189,12 +188,7 @@ async def _is_healthy(client: httpx.AsyncClient, url: str) -> bool:
 
 
 def _with_examples(environment: Mapping[str, str]) -> dict[str, str]:
-    package = Path(otel_lifecycle.__file__).parent
-    # In a wheel, and in a checkout.
-    folders = [package / "_examples", package.parent / "examples"]
-    examples = next((folder for folder in folders if (folder / "hermes_router").is_dir()), None)
-    if examples is None:
-        raise CommandError(f"the example router is missing: not in {folders[0]} or {folders[1]}")
+    examples = Path(__file__).parents[1]
     path = [str(examples), environment.get("PYTHONPATH", "")]
     return {**environment, "PYTHONPATH": os.pathsep.join(filter(None, path))}
 

@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from otel_lifecycle.cli.formatting import count, milliseconds, percent, printable
-from otel_lifecycle.cli.routes import counted_endpoints, endpoint_name
+from otel_lifecycle.analysis.formatting import count, milliseconds, percent, printable
+from otel_lifecycle.analysis.routes import counted_endpoints, endpoint_name
 from otel_lifecycle.model import Outcome
 from otel_lifecycle.model.record import LifecycleRecord
 

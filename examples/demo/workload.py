@@ -11,8 +11,8 @@ from typing import Annotated
 
 import msgspec
 
+from demo.prompts import ChatPrompt, Prompt, TokenPrompt
 from otel_lifecycle.cli.errors import CommandError
-from otel_lifecycle.cli.prompts import ChatPrompt, Prompt, TokenPrompt
 
 REQUESTS_PER_SECOND = 15.0
 CONVERSATION_BLOCK_SIZE = 64

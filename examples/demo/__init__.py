@@ -1,0 +1,1 @@
+"""The demo: simulated engines, the example router under zero code, traffic, and what came of it."""

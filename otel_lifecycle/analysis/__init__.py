@@ -1,0 +1,1 @@
+"""What finished records tell, put together and printed."""
