@@ -26,7 +26,7 @@ test-backends: $(VENV)/.ready-backends
 	$(BIN)/python -m pytest -m backends $(PYTEST_ARGS)
 
 # FAULT_TABLE=docs/durability.md writes what was found into the page, FAULT_RECORDS=10000000 has
-# that many records followed.
+# that many records followed, SOAK_REQUESTS=200000 sends that many through each router.
 test-faults: $(VENV)/.ready
 	$(BIN)/python -m pytest -m faults $(PYTEST_ARGS)
 

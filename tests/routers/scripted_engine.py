@@ -16,6 +16,7 @@ USAGE = {
 EVENT = b'data: {"choices":[{"index":0,"text":"word ","finish_reason":null}]}\n\n'
 DONE = b"data: [DONE]\n\n"
 GIGANTIC = 4 << 20
+LARGE = 900_000
 
 
 class ScriptedEngine:
@@ -58,6 +59,8 @@ def whole(does: str) -> bytes:
         del answer["usage"]
     elif does == "gigantic":
         answer["choices"][0]["text"] = "x" * GIGANTIC
+    elif does == "large":
+        answer["choices"][0]["text"] = "x" * LARGE
     body = json.dumps(answer).encode()
     return body[:-20] if does == "truncate" else body
 
