@@ -20,6 +20,7 @@ from otel_lifecycle.model import (
 )
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.records import LifecycleSpanProcessor, RecordError, read_records
+from otel_lifecycle.runtime.clock import Clock
 from otel_lifecycle.telemetry.sampling import RecordAllSampler
 from otel_lifecycle.tracking.handle import TrackedRequest
 from otel_lifecycle.tracking.store import LifecycleStore
@@ -27,6 +28,7 @@ from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 from otel_lifecycle.version import __version__
 
 __all__ = [
+    "Clock",
     "ConfigError",
     "Endpoint",
     "EndpointEvent",

@@ -1,4 +1,4 @@
-"""For tests of instrumented routers: telemetry in memory, as plain values to compare."""
+"""For tests of instrumented routers: telemetry in memory as plain values, and a clock to move."""
 
 from __future__ import annotations
 
@@ -13,6 +13,39 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 
 from otel_lifecycle.telemetry.span_reader import is_lifecycle_span
+
+
+class ManualClock:
+    """A clock that stands still until a test moves it: `RequestLifecycleTracker(clock=...)`.
+
+    Args:
+        wall_ns: Where the wall clock stands, Unix nanoseconds.
+        monotonic_ns: Where the monotonic clock stands.
+    """
+
+    def __init__(
+        self, wall_ns: int = 1_700_000_000_000_000_000, monotonic_ns: int = 1_000_000_000_000
+    ) -> None:
+        self._wall_ns = wall_ns
+        self._monotonic_ns = monotonic_ns
+
+    def wall_ns(self) -> int:
+        """Unix nanoseconds."""
+        return self._wall_ns
+
+    def monotonic_ns(self) -> int:
+        """Nanoseconds since some moment."""
+        return self._monotonic_ns
+
+    def advance(self, milliseconds: float) -> None:
+        """Lets time pass, on both clocks."""
+        passed_ns = round(milliseconds * 1e6)
+        self._wall_ns += passed_ns
+        self._monotonic_ns += passed_ns
+
+    def set_wall_ns(self, unix_ns: int) -> None:
+        """Corrects the wall clock, as a time server may at any moment."""
+        self._wall_ns = unix_ns
 
 
 class InMemoryTelemetry:
@@ -48,6 +81,13 @@ class InMemoryTelemetry:
 
     def metrics(self) -> dict[str, dict[frozenset[tuple[str, Any]], float]]:
         """Collects: by metric name and attributes, the value, or the count of a histogram."""
+        return self._collect("count")
+
+    def histogram_sums(self) -> dict[str, dict[frozenset[tuple[str, Any]], float]]:
+        """Collects: the same, with the sum of what a histogram was given instead of the count."""
+        return self._collect("sum")
+
+    def _collect(self, of_histograms: str) -> dict[str, dict[frozenset[tuple[str, Any]], float]]:
         data = self._reader.get_metrics_data()
         points: dict[str, dict[frozenset[tuple[str, Any]], float]] = {}
         for resource in data.resource_metrics if data is not None else ():
@@ -57,7 +97,7 @@ class InMemoryTelemetry:
                     for point in metric.data.data_points:
                         key = frozenset((point.attributes or {}).items())
                         by_attributes[key] = (
-                            point.count
+                            getattr(point, of_histograms)
                             if isinstance(point, HistogramDataPoint)
                             else getattr(point, "value", 0)
                         )

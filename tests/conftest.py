@@ -7,26 +7,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 
 from otel_lifecycle import (
+    Clock,
     LifecycleRecord,
     PersistenceConfig,
     RequestLifecycleTracker,
     TrackerConfig,
     read_records,
 )
-from otel_lifecycle.testing import InMemoryTelemetry
+from otel_lifecycle.testing import InMemoryTelemetry, ManualClock, span_as_dict
 from tests.rights import guarded
+from tests.routes import NOW_NS
 
 __all__ = ["guarded"]
 
 
 class Bench:
-    """A tracker, where its telemetry goes, and its record file."""
+    """A tracker, where its telemetry goes, its record file, and a clock that stands still."""
 
-    def __init__(self, path: Path, sampler: Sampler, **settings: Any) -> None:
+    def __init__(
+        self, path: Path, sampler: Sampler, clock: Clock | None = None, **settings: Any
+    ) -> None:
         self.path = path
+        self.clock = ManualClock(NOW_NS)
         self.telemetry = InMemoryTelemetry(
             sampler, {"service.name": "router", "service.instance.id": "router-0"}
         )
@@ -35,7 +41,10 @@ class Bench:
             persistence=PersistenceConfig(enabled=True, output_path=str(path)), **settings
         )
         self.tracker = RequestLifecycleTracker(
-            config, self.telemetry.tracer_provider, self.telemetry.meter_provider
+            config,
+            self.telemetry.tracer_provider,
+            self.telemetry.meter_provider,
+            clock or self.clock,
         )
 
     @property
@@ -46,13 +55,19 @@ class Bench:
 
     @property
     def spans(self) -> list[dict[str, Any]]:
-        """The exported spans by now, without ids and times."""
+        """The exported spans by now, without ids; when they start, note events and end, in ms."""
         self.tracker.flush(timeout=30)
-        return self.telemetry.spans_as_dicts()
+        return [{**span_as_dict(span), "at": moments(span)} for span in self.telemetry.spans]
 
     def close(self) -> None:
         self.tracker.close()
         self.telemetry.shutdown()
+
+
+def moments(span: ReadableSpan) -> list[float]:
+    """Start, events and end of a span, in milliseconds since a bench's clock began."""
+    times = (span.start_time, *(event.timestamp for event in span.events), span.end_time)
+    return [(time - NOW_NS) / 1e6 for time in times if time is not None]
 
 
 @pytest.fixture

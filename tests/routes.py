@@ -15,6 +15,11 @@ from otel_lifecycle import (
     RouteEndpoint,
 )
 
+# Where the clock of a `Bench` begins: 2023-11-14T22:13:20Z.
+NOW_NS = 1_700_000_000_000_000_000
+NOW = datetime(2023, 11, 14, 22, 13, 20, tzinfo=timezone.utc)
+SCRAPED = NOW - timedelta(seconds=0.5)
+
 
 def endpoint(pod: str, *, name: str = "") -> Endpoint:
     """An endpoint in namespace `llm`."""
@@ -22,8 +27,7 @@ def endpoint(pod: str, *, name: str = "") -> Endpoint:
 
 
 def known(pod: str) -> RouteEndpoint:
-    """An endpoint about which everything is known, scraped half a second ago."""
-    scraped = datetime.now(timezone.utc) - timedelta(seconds=0.5)
+    """An endpoint about which everything is known, scraped half a second before `NOW_NS`."""
     return RouteEndpoint(
         endpoint(pod),
         EndpointMetrics(
@@ -36,10 +40,10 @@ def known(pod: str) -> RouteEndpoint:
             active_models={"lora-a": 2},
             waiting_models={"lora-b": 1},
             max_active_models=4,
-            update_time=scraped,
+            update_time=SCRAPED,
         ),
         NPUState(
-            observation_time=scraped,
+            observation_time=SCRAPED,
             data_status="fresh",
             device_count=2,
             ai_core_utilization_avg=60.0,

@@ -78,6 +78,21 @@ def test_modules_are_small(path: Path) -> None:
     assert len(path.read_text("utf-8").splitlines()) <= 420
 
 
+@pytest.mark.parametrize("room", ["tracking", "telemetry"])
+def test_the_time_is_read_from_the_tracker_s_clock(room: str) -> None:
+    """Nothing that times a request or tells an age asks the machine for the time."""
+    asking = {
+        f"{dotted(path)}:{node.lineno}"
+        for path in (PACKAGE / room).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if (isinstance(node, ast.Import) and any(alias.name == "time" for alias in node.names))
+        or (isinstance(node, ast.ImportFrom) and node.module == "time")
+        or (isinstance(node, ast.Attribute) and node.attr in ("now", "utcnow", "today"))
+    }
+
+    assert asking == set()
+
+
 def test_public_names() -> None:
     """The package exports exactly what it says it does."""
     assert sorted(otel_lifecycle.__all__) == sorted(set(otel_lifecycle.__all__))

@@ -6,14 +6,24 @@ from collections.abc import Mapping
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind, Tracer
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.trace import Span, SpanKind, Tracer, TracerProvider
 
 from otel_lifecycle.config import TrackerConfig
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.telemetry.phases import emit_phases
+from otel_lifecycle.telemetry.span_reader import resource_attributes
 from otel_lifecycle.telemetry.spans import Moments, finish_span, span_name, start_attributes
 from otel_lifecycle.tracking.dispatch import set_span
 from otel_lifecycle.tracking.lifecycle import Lifecycle
+
+
+def resource_of(provider: TracerProvider) -> dict[str, str]:
+    """What a record keeps of the resource of the spans that a provider makes."""
+    resource = getattr(provider, "resource", None)
+    if not isinstance(resource, Resource):
+        resource = Resource.create()
+    return resource_attributes(resource.attributes)
 
 
 def start_span(

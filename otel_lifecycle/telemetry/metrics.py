@@ -28,6 +28,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_s
 
 from otel_lifecycle.config import TrackerConfig
 from otel_lifecycle.model.record import LifecycleRecord
+from otel_lifecycle.runtime.clock import Clock
 from otel_lifecycle.telemetry import semconv
 from otel_lifecycle.telemetry.observations import (
     OTHER,
@@ -82,6 +83,7 @@ class LifecycleMetrics:
         config: Bounds.
         meter_provider: Where they go.
         before_collect: Called before gauges are read, to record what is still waiting.
+        clock: What tells the age of what gauges show.
     """
 
     def __init__(
@@ -90,10 +92,12 @@ class LifecycleMetrics:
         config: TrackerConfig,
         meter_provider: MeterProvider,
         before_collect: Callable[[], None],
+        clock: Clock,
     ) -> None:
         self.store = store
         self.config = config
         self.before_collect = before_collect
+        self.clock = clock
         self._instruments = _Instruments.of(meter_provider)
         self._values = {name: _BoundedValues(config.max_metric_values) for name in _BOUNDED}
         self._instruments.add(self)
@@ -345,7 +349,7 @@ class _Instruments:
                 if source.store in seen:
                     continue
                 seen.add(source.store)
-                for observation in observe(source.store, source.config):
+                for observation in observe(source.store, source.config, source.clock.wall_ns()):
                     key = frozenset((observation.attributes or {}).items())
                     other = totals.get(key)
                     if other is not None:

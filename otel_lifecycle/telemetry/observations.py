@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from typing import TypeAlias
@@ -16,8 +15,9 @@ from otel_lifecycle.telemetry import semconv
 from otel_lifecycle.tracking.endpoint_state import EndpointState
 from otel_lifecycle.tracking.store import LifecycleStore
 
-Observe: TypeAlias = "Callable[[LifecycleStore, TrackerConfig], Iterator[Observation]]"
-_PointsOf: TypeAlias = "Callable[[EndpointState, str, TrackerConfig], Iterator[Observation]]"
+# The last argument: Unix nanoseconds, now and then those before which a value is stale.
+Observe: TypeAlias = "Callable[[LifecycleStore, TrackerConfig, int], Iterator[Observation]]"
+_PointsOf: TypeAlias = "Callable[[EndpointState, str, int], Iterator[Observation]]"
 
 OTHER = "_OTHER"
 
@@ -25,7 +25,7 @@ OTHER = "_OTHER"
 def observe_load(field: str) -> Observe:
     """What is in flight on each endpoint; those beyond the bound as one."""
 
-    def observe(store: LifecycleStore, config: TrackerConfig) -> Iterator[Observation]:
+    def observe(store: LifecycleStore, config: TrackerConfig, _: int) -> Iterator[Observation]:
         others = 0
         states = store.endpoints()
         for state in states[: config.max_metric_values]:
@@ -41,9 +41,10 @@ def observe_load(field: str) -> Observe:
 def observe_engine(field: str) -> Observe:
     """What engines said of themselves, unless it is stale."""
 
-    def observe(store: LifecycleStore, config: TrackerConfig) -> Iterator[Observation]:
+    def observe(store: LifecycleStore, config: TrackerConfig, now_ns: int) -> Iterator[Observation]:
+        oldest_ns = _oldest(config, now_ns)
         for state in store.endpoints()[: config.max_metric_values]:
-            metrics = _engine_metrics(state, config)
+            metrics = _engine_metrics(state, oldest_ns)
             value = None if metrics is None else getattr(metrics, field)
             if value is not None:
                 yield Observation(value, {semconv.ENDPOINT_ID: state.label})
@@ -62,10 +63,10 @@ def observe_gpu(field: str) -> Observe:
 
 
 def _observe_devices(field: str, points_of: _PointsOf) -> Observe:
-    def observe(store: LifecycleStore, config: TrackerConfig) -> Iterator[Observation]:
-        points = 0
+    def observe(store: LifecycleStore, config: TrackerConfig, now_ns: int) -> Iterator[Observation]:
+        points, oldest_ns = 0, _oldest(config, now_ns)
         for state in store.endpoints():
-            for observation in points_of(state, field, config):
+            for observation in points_of(state, field, oldest_ns):
                 if points == config.max_metric_values:
                     return
                 points += 1
@@ -74,10 +75,10 @@ def _observe_devices(field: str, points_of: _PointsOf) -> Observe:
     return observe
 
 
-def _npu_points(state: EndpointState, field: str, config: TrackerConfig) -> Iterator[Observation]:
+def _npu_points(state: EndpointState, field: str, oldest_ns: int) -> Iterator[Observation]:
     npu = state.npu
-    if npu is None or not _is_current(npu, npu.observation_time, config):
-        npu = _collected_devices(state, config, gpu=False)
+    if npu is None or not _is_current(npu, npu.observation_time, oldest_ns):
+        npu = _collected_devices(state, oldest_ns, gpu=False)
     if npu is None:
         return
     for device in npu.devices:
@@ -95,8 +96,8 @@ def _npu_points(state: EndpointState, field: str, config: TrackerConfig) -> Iter
             yield Observation(value / 100, {semconv.ENDPOINT_ID: state.label})
 
 
-def _gpu_points(state: EndpointState, field: str, config: TrackerConfig) -> Iterator[Observation]:
-    gpus = _collected_devices(state, config, gpu=True)
+def _gpu_points(state: EndpointState, field: str, oldest_ns: int) -> Iterator[Observation]:
+    gpus = _collected_devices(state, oldest_ns, gpu=True)
     for device in gpus.devices if gpus is not None else ():
         value = getattr(device, field)
         if value is not None:
@@ -109,7 +110,7 @@ def _gpu_points(state: EndpointState, field: str, config: TrackerConfig) -> Iter
             yield Observation(value / 100, attributes)
 
 
-def observe_targets(store: LifecycleStore, _: TrackerConfig) -> Iterator[Observation]:
+def observe_targets(store: LifecycleStore, _: TrackerConfig, __: int) -> Iterator[Observation]:
     """How the collection does, by source and state of its targets."""
     if store.collector is not None:
         for (source, condition), count in store.collector.targets().items():
@@ -120,42 +121,45 @@ def observe_targets(store: LifecycleStore, _: TrackerConfig) -> Iterator[Observa
 def observe_sink(field: str) -> Observe:
     """What has become of the records."""
 
-    def observe(store: LifecycleStore, _: TrackerConfig) -> Iterator[Observation]:
+    def observe(store: LifecycleStore, _: TrackerConfig, __: int) -> Iterator[Observation]:
         if store.sink is not None:
             yield Observation(getattr(store.sink, field))
 
     return observe
 
 
-def observe_ignored(store: LifecycleStore, _: TrackerConfig) -> Iterator[Observation]:
+def observe_ignored(store: LifecycleStore, _: TrackerConfig, __: int) -> Iterator[Observation]:
     """Calls and values that were not used, by reason."""
     for reason, count in store.ignored.copy().items():
         yield Observation(count, {semconv.IGNORED_REASON: reason})
 
 
-def _engine_metrics(state: EndpointState, config: TrackerConfig) -> EndpointMetrics | None:
+def _engine_metrics(state: EndpointState, oldest_ns: int) -> EndpointMetrics | None:
     """The router's own metrics of an endpoint, else what was collected; None when it is stale."""
     metrics = state.metrics
-    if metrics is None or _is_old(metrics.update_time, config):
+    if metrics is None or _is_old(metrics.update_time, oldest_ns):
         metrics = None if state.collected is None else sanitize.metrics(state.collected.metrics)
-    return None if metrics is None or _is_old(metrics.update_time, config) else metrics
+    return None if metrics is None or _is_old(metrics.update_time, oldest_ns) else metrics
 
 
-def _collected_devices(
-    state: EndpointState, config: TrackerConfig, *, gpu: bool
-) -> NPUState | None:
+def _collected_devices(state: EndpointState, oldest_ns: int, *, gpu: bool) -> NPUState | None:
     collected = state.collected
     if collected is None or collected.gpu is not gpu:
         return None
     npu = sanitize.npu(collected.npu)
     judged_at = datetime.fromtimestamp(collected.judged_ns / 1e9, timezone.utc)
-    return npu if npu is not None and _is_current(npu, judged_at, config) else None
+    return npu if npu is not None and _is_current(npu, judged_at, oldest_ns) else None
 
 
-def _is_current(npu: NPUState, moment: datetime | None, config: TrackerConfig) -> bool:
-    return npu.data_status not in ("stale", "missing") and not _is_old(moment, config)
+def _is_current(npu: NPUState, moment: datetime | None, oldest_ns: int) -> bool:
+    return npu.data_status not in ("stale", "missing") and not _is_old(moment, oldest_ns)
 
 
-def _is_old(moment: datetime | None, config: TrackerConfig) -> bool:
-    limit = config.stale_after.total_seconds()
-    return moment is not None and 0 < limit < (time.time_ns() - datetime_to_ns(moment)) / 1e9
+def _oldest(config: TrackerConfig, now_ns: int) -> int:
+    """The moment before which a value is stale; 0 where none ever is."""
+    limit = round(config.stale_after.total_seconds() * 1e9)
+    return now_ns - limit if limit > 0 else 0
+
+
+def _is_old(moment: datetime | None, oldest_ns: int) -> bool:
+    return moment is not None and datetime_to_ns(moment) < oldest_ns

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import time
 import weakref
 from collections.abc import Mapping, MutableMapping
 from functools import partial
@@ -12,7 +11,6 @@ from typing import Any
 
 import msgspec
 from opentelemetry import metrics, propagate, trace
-from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider as SDKTracerProvider
 
 from otel_lifecycle.config import TrackerConfig
@@ -22,11 +20,11 @@ from otel_lifecycle.model.timestamps import format_timestamp
 from otel_lifecycle.records import LifecycleSpanProcessor
 from otel_lifecycle.records.handover import offer, withdraw
 from otel_lifecycle.runtime.background import Background
+from otel_lifecycle.runtime.clock import Clock, Deadline
 from otel_lifecycle.runtime.process_exit import run_at_exit
 from otel_lifecycle.telemetry import semconv
-from otel_lifecycle.telemetry.live_span import end_span, start_span
+from otel_lifecycle.telemetry.live_span import end_span, resource_of, start_span
 from otel_lifecycle.telemetry.metrics import LifecycleMetrics
-from otel_lifecycle.telemetry.span_reader import resource_attributes
 from otel_lifecycle.telemetry.spans import span_name, start_attributes
 from otel_lifecycle.tracking.dispatch import (
     begin_record,
@@ -62,6 +60,7 @@ class LifecycleRecorder:
         config: Settings.
         tracer_provider: Where spans go.
         meter_provider: Where metrics go.
+        clock: What times requests.
 
     Raises:
         ConfigError: The record file cannot be written, or others use the same store with other
@@ -73,8 +72,10 @@ class LifecycleRecorder:
         config: TrackerConfig,
         tracer_provider: trace.TracerProvider,
         meter_provider: metrics.MeterProvider,
+        clock: Clock,
     ) -> None:
         self._config = config
+        self._clock = clock
         self._stale_after_ns = round(config.stale_after.total_seconds() * 1e9)
         self._closed = False
         self._failed_hooks: set[str] = set()
@@ -89,7 +90,7 @@ class LifecycleRecorder:
             self._use_provider(tracer_provider)
             self._background = Background()
             self._metrics = LifecycleMetrics(
-                self.store, config, meter_provider, self._background.drain
+                self.store, config, meter_provider, self._background.drain, clock
             )
         except BaseException:
             self.store.release(0.0)
@@ -164,7 +165,7 @@ class LifecycleRecorder:
         """The first chunk of a request arrived; later calls do nothing."""
         try:
             if lifecycle.first_chunk_ns is None:
-                elapsed = time.monotonic_ns() - lifecycle.started_monotonic_ns
+                elapsed = self._clock.monotonic_ns() - lifecycle.started_monotonic_ns
                 self.store.first_chunk(lifecycle, elapsed, self._config.release_on_first_chunk)
         except Exception:
             self.failed("chunk")
@@ -182,7 +183,8 @@ class LifecycleRecorder:
             if not is_trackable(start):
                 self.store.ignore("no_endpoint")
                 return
-            now_ns = lifecycle.started_ns + time.monotonic_ns() - lifecycle.started_monotonic_ns
+            elapsed = self._clock.monotonic_ns() - lifecycle.started_monotonic_ns
+            now_ns = lifecycle.started_ns + elapsed
             old = lifecycle.record
             record = self._begin_record(start, lifecycle.started_ns, now_ns)
             for field in _SPAN_FIELDS:
@@ -208,8 +210,10 @@ class LifecycleRecorder:
 
     def end(self, lifecycle: Lifecycle, completion: RequestCompletion) -> None:
         """Ends a request; only the first call for it does anything."""
-        now, call = time.monotonic_ns(), object()
+        now: int | None = None
+        call = object()
         try:
+            now = self._clock.monotonic_ns()
             if not isinstance(completion, RequestCompletion):  # pyright: ignore[reportUnnecessaryIsInstance]
                 completion = RequestCompletion(outcome=Outcome.ERROR)
                 self._count_invalid(1)
@@ -225,12 +229,14 @@ class LifecycleRecorder:
             raise
 
     def _end_again(
-        self, lifecycle: Lifecycle, completion: RequestCompletion, now: int, call: object
+        self, lifecycle: Lifecycle, completion: RequestCompletion, now: int | None, call: object
     ) -> None:
         """Does what was broken off: by a signal handler, which may raise anywhere, or by a bug."""
         try:
             if self.store.finish(lifecycle, call) or lifecycle.finished_by is call:
                 self.store.forget(lifecycle)
+                if now is None:
+                    now = self._clock.monotonic_ns()
                 self._conclude(lifecycle, completion, now, again=True)
         except Exception:
             self.failed("end")
@@ -272,14 +278,14 @@ class LifecycleRecorder:
         if self._closed:
             return
         self._closed = True
-        deadline = time.monotonic() + self._config.close_timeout.total_seconds()
+        deadline = Deadline(self._config.close_timeout.total_seconds())
         for lifecycle in self.store.owned_by(self):
             self.end(lifecycle, RequestCompletion(outcome=Outcome.SHUTDOWN))
         if self._shadow is not None:
-            self._shadow.close(max(0.0, deadline - time.monotonic()) / 2)
-        self._background.close(max(0.0, deadline - time.monotonic()))
+            self._shadow.close(deadline.seconds_left / 2)
+        self._background.close(deadline.seconds_left)
         self._metrics.close()
-        self.store.release(max(0.0, deadline - time.monotonic()))
+        self.store.release(deadline.seconds_left)
 
     def failed(self, hook: str) -> None:
         """Counts and logs what a hook of ours raised; the exception stays here."""
@@ -294,7 +300,7 @@ class LifecycleRecorder:
             self.store.collector.ensure_running()
         if self._is_early:
             self._look_for_provider()
-        started_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
+        started_ns, monotonic_ns = self._clock.wall_ns(), self._clock.monotonic_ns()
         record = self._begin_record(start, started_ns, started_ns)
         try:
             span = start_span(self._tracer, record, headers, started_ns)
@@ -382,7 +388,7 @@ class LifecycleRecorder:
         # our processor nor the resource that will be theirs.
         self._is_early = isinstance(provider, trace.ProxyTracerProvider)
         self._tracer = provider.get_tracer(semconv.SCOPE, __version__, semconv.SCHEMA_URL)
-        self._resource = _resource(provider)
+        self._resource = resource_of(provider)
         sink = self.store.sink
         if isinstance(sink, LifecycleSpanProcessor) and isinstance(provider, SDKTracerProvider):
             sink.attach(provider)
@@ -400,13 +406,6 @@ def _abandon(lifecycle: Lifecycle, _: object) -> None:
     """The handle of a request was collected, perhaps before it has ended."""
     if not lifecycle.finished:
         lifecycle.owner.abandon(lifecycle)
-
-
-def _resource(provider: trace.TracerProvider) -> dict[str, str]:
-    resource = getattr(provider, "resource", None)
-    if not isinstance(resource, Resource):
-        resource = Resource.create()
-    return resource_attributes(resource.attributes)
 
 
 def _close_all() -> None:

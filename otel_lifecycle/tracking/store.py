@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Hashable
@@ -18,6 +17,7 @@ from typing import ClassVar
 from otel_lifecycle.config import CollectionConfig, ConfigError, PersistenceConfig, TrackerConfig
 from otel_lifecycle.model import Endpoint, Load, RequestStart
 from otel_lifecycle.model.record import EndpointSnapshot, LifecycleRecord
+from otel_lifecycle.runtime.clock import Deadline
 from otel_lifecycle.tracking.attachments import RecordSink, StateCollector
 from otel_lifecycle.tracking.endpoint_state import Collected, EndpointState, Lease
 from otel_lifecycle.tracking.lifecycle import Lifecycle
@@ -116,11 +116,11 @@ class LifecycleStore:
                 return
             if self._shared.get(self.name) is self:
                 del self._shared[self.name]
-        deadline = time.monotonic() + timeout
+        deadline = Deadline(timeout)
         if self.collector is not None:
             self.collector.close(timeout / 2)
         if self.sink is not None:
-            self.sink.close(max(0.0, deadline - time.monotonic()))
+            self.sink.close(deadline.seconds_left)
 
     @property
     def active_requests(self) -> int:

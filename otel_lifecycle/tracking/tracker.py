@@ -19,6 +19,7 @@ from otel_lifecycle.model import (
     RequestStart,
     sanitize,
 )
+from otel_lifecycle.runtime.clock import Clock, SystemClock
 from otel_lifecycle.tracking import protocols, scheduling
 from otel_lifecycle.tracking.handle import TrackedRequest
 from otel_lifecycle.tracking.lifecycle import Lifecycle
@@ -42,6 +43,7 @@ class RequestLifecycleTracker:
         config: Settings. Default: `TrackerConfig()`.
         tracer_provider: Default: the global one.
         meter_provider: Default: the global one.
+        clock: What times requests. Default: the machine's.
 
     Raises:
         ConfigError: The record file cannot be written, or others use the same store with other
@@ -53,12 +55,14 @@ class RequestLifecycleTracker:
         config: TrackerConfig | None = None,
         tracer_provider: trace.TracerProvider | None = None,
         meter_provider: metrics.MeterProvider | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._config = config or TrackerConfig()
         self._recorder = LifecycleRecorder(
             self._config,
             tracer_provider or trace.get_tracer_provider(),
             meter_provider or metrics.get_meter_provider(),
+            clock or SystemClock(),
         )
         self._store = self._recorder.store
 
@@ -68,13 +72,14 @@ class RequestLifecycleTracker:
         text: str | bytes,
         tracer_provider: trace.TracerProvider | None = None,
         meter_provider: metrics.MeterProvider | None = None,
+        clock: Clock | None = None,
     ) -> RequestLifecycleTracker:
         """The seed's factory: a tracker from its JSON parameters.
 
         Raises:
             ConfigError: A parameter is refused; the text names field, value and what is allowed.
         """
-        return cls(TrackerConfig.from_json(text), tracer_provider, meter_provider)
+        return cls(TrackerConfig.from_json(text), tracer_provider, meter_provider, clock)
 
     @property
     def store(self) -> LifecycleStore:

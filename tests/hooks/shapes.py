@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import Any
 
 from otel_lifecycle import Endpoint, RequestLifecycleTracker
+from otel_lifecycle.testing import ManualClock
+from tests.routes import SCRAPED
 
 LATENCY_PREDICTION = "LatencyPredictionInfoKey"
 PREFIX_CACHE = "PrefixCacheMatchInfoKey"
@@ -41,9 +42,7 @@ class Metrics:
     kv_cache_max_token_capacity: Any = 524288
     cache_block_size: Any = 128
     cache_num_blocks: Any = 4096
-    update_time: Any = field(
-        default_factory=lambda: datetime.now(timezone.utc) - timedelta(seconds=0.5)
-    )
+    update_time: Any = SCRAPED
 
 
 @dataclass
@@ -58,9 +57,7 @@ class NPUDevice:
 @dataclass
 class NPUState:
     devices: Any
-    observation_time: Any = field(
-        default_factory=lambda: datetime.now(timezone.utc) - timedelta(seconds=0.5)
-    )
+    observation_time: Any = SCRAPED
     data_status: Any = "fresh"
     device_count: Any = 2
     ai_core_utilization_avg: Any = 60.0
@@ -220,8 +217,11 @@ def last(**changes: Any) -> Response:
     return Response(end_of_stream=True, **changes)
 
 
-def stream(tracker: RequestLifecycleTracker, request: Any, **end: Any) -> None:
-    """Two chunks and the last one."""
-    tracker.response_body(request, Response())
-    tracker.response_body(request, Response())
-    tracker.response_body(request, last(**end))
+def stream(
+    tracker: RequestLifecycleTracker, request: Any, clock: ManualClock | None = None, **end: Any
+) -> None:
+    """Two chunks and the last one, 250, 1,000 and 2,790 ms after the start."""
+    for milliseconds, chunk in ((250, Response()), (750, Response()), (1_790, last(**end))):
+        if clock is not None:
+            clock.advance(milliseconds)
+        tracker.response_body(request, chunk)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,6 +35,7 @@ from tests.hooks.shapes import (
     stream,
     usage,
 )
+from tests.routes import NOW
 from tests.tracking.expected import (
     STREAMED_RECORD,
     prediction_input,
@@ -47,7 +48,7 @@ def track(bench: Bench, scheduling_result: Any, request: Request | None = None) 
     """The record of a request that streams and completes."""
     request = request or Request()
     bench.tracker.pre_request(request, scheduling_result)
-    stream(bench.tracker, request, usage=usage())
+    stream(bench.tracker, request, bench.clock, usage=usage())
     return bench.records[-1]
 
 
@@ -120,7 +121,7 @@ def test_aggregated(bench: Bench) -> None:
     request = Request()
     bench.tracker.pre_request(request, result(predicted("qwen-0"), predicted("qwen-1")))
     assert bench.tracker.store.loads() == {"pod://llm/qwen-0": Load(512, 1)}
-    stream(bench.tracker, request, usage=usage())
+    stream(bench.tracker, request, bench.clock, usage=usage())
 
     assert lines(bench) == [record(**{"provider": "", **STREAMED_RECORD})]
     assert bench.tracker.store.loads() == {"pod://llm/qwen-0": Load()}
@@ -135,7 +136,7 @@ def test_prefill_decode(bench: Bench) -> None:
         "pod://llm/prefill-0": Load(512, 1),
         "pod://llm/decode-0": Load(512, 1),
     }
-    stream(bench.tracker, request, usage=usage())
+    stream(bench.tracker, request, bench.clock, usage=usage())
 
     assert lines(bench) == [
         record(
@@ -515,7 +516,7 @@ def test_snapshots_are_copies(bench: Bench) -> None:
     npu.data_status = "missing"
     selected.metadata.pod_name = "other"
     request.tokenized_prompt.token_ids.clear()
-    stream(bench.tracker, request, usage=usage())
+    stream(bench.tracker, request, bench.clock, usage=usage())
 
     assert lines(bench) == [record(**{"provider": "", **STREAMED_RECORD})]
 
@@ -580,7 +581,7 @@ def test_stale_metrics(
 ) -> None:
     """Old metrics are no features of the predictor; the snapshot keeps them, with their time."""
     selected = predicted("qwen-0")
-    moment = None if age is None else datetime.now(timezone.utc) - timedelta(seconds=age)
+    moment = None if age is None else NOW - timedelta(seconds=age)
     selected.metrics.update_time = moment
 
     written = track(make_bench(stale_after=stale_after), result(selected))

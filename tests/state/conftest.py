@@ -9,6 +9,7 @@ import pytest
 
 from otel_lifecycle import Endpoint, LifecycleRecord, RequestStart, Route, RouteEndpoint
 from otel_lifecycle.config.collection import CollectionConfig
+from otel_lifecycle.runtime.clock import SystemClock
 from tests.conftest import Bench
 from tests.state.servers import Site
 
@@ -40,7 +41,9 @@ def collecting(make_bench: Callable[..., Bench]) -> Callable[..., Bench]:
     def make(stale_after: str = "10s", **settings: Any) -> Bench:
         settings = {"interval": "50ms", "max_backoff": "50ms", **settings}
         return make_bench(
-            stale_after=stale_after, collection=CollectionConfig(enabled=True, **settings)
+            clock=SystemClock(),  # what is collected has the age that it has
+            stale_after=stale_after,
+            collection=CollectionConfig(enabled=True, **settings),
         )
 
     return make

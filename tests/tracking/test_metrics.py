@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from typing import Any
 
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
@@ -22,12 +22,18 @@ from otel_lifecycle import (
     TrackerConfig,
 )
 from tests.conftest import Bench
-from tests.routes import aggregated, disaggregated, endpoint, known, start
+from tests.routes import NOW, aggregated, disaggregated, endpoint, known, start
+from tests.tracking.expected import answer
 
 
 def points(bench: Bench, name: str) -> dict[frozenset[tuple[str, Any]], float]:
     """The points of one metric."""
     return bench.telemetry.metrics().get(name, {})
+
+
+def sums(bench: Bench, name: str) -> dict[frozenset[tuple[str, Any]], float]:
+    """What one histogram was given, in sum."""
+    return bench.telemetry.histogram_sums().get(name, {})
 
 
 def by_endpoint(bench: Bench, name: str) -> dict[str, float]:
@@ -40,14 +46,13 @@ def by_endpoint(bench: Bench, name: str) -> dict[str, float]:
 
 def npu_endpoint(pod: str, **changes: Any) -> RouteEndpoint:
     """An endpoint with one chip, observed now unless `changes` say otherwise."""
-    now = datetime.now(timezone.utc)
     state: dict[str, Any] = {
-        "observation_time": now,
+        "observation_time": NOW,
         "data_status": "fresh",
         "device_count": 1,
         "devices": (NPUDevice("10.0.1.3:8082", "0", 57.0, 70.0, None),),
     }
-    metrics = EndpointMetrics(running_requests=2, update_time=changes.pop("update_time", now))
+    metrics = EndpointMetrics(running_requests=2, update_time=changes.pop("update_time", NOW))
     return RouteEndpoint(endpoint(pod), metrics, NPUState(**{**state, **changes}))
 
 
@@ -128,7 +133,7 @@ def test_npu_without_devices(bench: Bench) -> None:
 
 def test_stale_is_absent(bench: Bench) -> None:
     """What is stale, missing, or too old is absent, never 0."""
-    old = datetime.now(timezone.utc) - timedelta(minutes=1)
+    old = NOW - timedelta(minutes=1)
     for number, changes in enumerate(
         ({"data_status": "stale"}, {"data_status": "missing"}, {"observation_time": old})
     ):
@@ -141,9 +146,7 @@ def test_stale_is_absent(bench: Bench) -> None:
 
 def test_latencies(bench: Bench) -> None:
     """One stream that completes is in all three histograms, with the conventions' attributes."""
-    tracked = bench.tracker.track(start())
-    tracked.chunk()
-    tracked.complete(output_tokens=128)
+    answer(bench, bench.tracker.track(start()))
 
     request = {
         "gen_ai.operation.name": "chat",
@@ -163,13 +166,16 @@ def test_latencies(bench: Bench) -> None:
         {frozenset(request.items()): 1},
         {frozenset(ended.items()): 1},
     ]
+    assert [sums(bench, name) for name in names] == [
+        {frozenset(request.items()): 0.25},
+        {frozenset(request.items()): 0.02},
+        {frozenset(ended.items()): 2.79},
+    ]
 
 
 def test_predicted_latencies(bench: Bench) -> None:
     """What was predicted stands beside what was measured: same attributes, same requests."""
-    tracked = bench.tracker.track(start("both measured"))
-    tracked.chunk()
-    tracked.complete(output_tokens=128)
+    answer(bench, bench.tracker.track(start("both measured")))
     tracked = bench.tracker.track(start("no second token"))
     tracked.chunk()
     tracked.complete(output_tokens=1)
@@ -197,27 +203,30 @@ def test_predicted_latencies(bench: Bench) -> None:
         measured["gen_ai.server.time_to_first_token"],
         measured["gen_ai.server.time_per_output_token"],
     ]
+    assert [
+        list(sums(bench, f"llm_router.predicted.time_{target}").values())
+        for target in ("to_first_token", "per_output_token")
+    ] == [[2 * 0.21], [0.0185]]
 
 
 def test_prediction_error(bench: Bench) -> None:
     """TTFT is held against the prefill endpoint and TPOT against the decode one, by direction."""
-    tracked = bench.tracker.track(start(route=disaggregated()))
-    tracked.chunk()
-    tracked.complete(output_tokens=128)
-    route = aggregated()
-    late = RequestStart("request-2", route, prediction=LatencyPrediction(ttft_ms=0.0))
-    tracked = bench.tracker.track(late)
-    tracked.chunk()
-    tracked.complete()
+    early = RequestStart("1", disaggregated(), prediction=LatencyPrediction(1000.0, 21.0))
+    answer(bench, bench.tracker.track(early))
+    late = RequestStart("2", aggregated(), prediction=LatencyPrediction(ttft_ms=100.0))
+    answer(bench, bench.tracker.track(late))
+    exact = RequestStart("3", aggregated("qwen-1"), prediction=LatencyPrediction(ttft_ms=250.0))
+    answer(bench, bench.tracker.track(exact))
 
     found = {
-        tuple(value for _, value in sorted(attributes))
-        for attributes in points(bench, "llm_router.prediction.error")
+        tuple(value for _, value in sorted(attributes)): error
+        for attributes, error in sums(bench, "llm_router.prediction.error").items()
     }
     assert found == {
-        ("pod://llm/prefill-0", "too_high", "ttft"),
-        ("pod://llm/decode-0", "too_high", "tpot"),
-        ("pod://llm/qwen-0", "too_low", "ttft"),
+        ("pod://llm/prefill-0", "too_high", "ttft"): 0.75,
+        ("pod://llm/decode-0", "too_high", "tpot"): 0.001,
+        ("pod://llm/qwen-0", "too_low", "ttft"): 0.15,
+        ("pod://llm/qwen-1", "too_high", "ttft"): 0.0,
     }
 
 
@@ -314,14 +323,13 @@ def test_never_a_request_id(bench: Bench) -> None:
 def test_engine_known_twice(bench: Bench) -> None:
     """Load adds up; what an engine said of itself does not, whoever else knows the engine."""
     route = Route(npu_endpoint("qwen-0", devices=(), ai_core_utilization_avg=60.0))
-    full = EndpointMetrics(
-        running_requests=3, kv_cache_usage=0.9, update_time=datetime.now(timezone.utc)
-    )
+    full = EndpointMetrics(running_requests=3, kv_cache_usage=0.9, update_time=NOW)
     route = Route(RouteEndpoint(route.leader.endpoint, full, route.leader.npu))
     other = RequestLifecycleTracker(
         TrackerConfig(store_name=f"other than {bench.path}"),
         bench.telemetry.tracer_provider,
         bench.telemetry.meter_provider,
+        bench.clock,
     )
     handles = [tracker.track(start(route=route)) for tracker in (bench.tracker, other)]
     shown = {
