@@ -245,27 +245,29 @@ def _set_route(
     if record.dispatch_inflight is not None:
         attributes[semconv.DISPATCH_INFLIGHT_REQUESTS] = record.dispatch_inflight.requests
         attributes[semconv.DISPATCH_INFLIGHT_TOKENS] = record.dispatch_inflight.tokens
+    # A reroute has taken a new snapshot.
+    dispatched_ns = parse_timestamp(record.rerouted[-1].at) if record.rerouted else started_ns
     for role in ("leader", "prefill", "decode"):
         snapshot: EndpointSnapshot | None = getattr(route, role)
         if snapshot is not None:
             prefix = semconv.ROLE_PREFIX[role]
             endpoint_attributes = _kept_endpoint_attributes if keep else _endpoint_attributes
             attributes.update(endpoint_attributes(prefix, snapshot, devices))
-            _set_state(attributes, prefix, snapshot, started_ns)
+            _set_state(attributes, prefix, snapshot, dispatched_ns)
 
 
 def _set_state(
-    attributes: Attributes, prefix: str, snapshot: EndpointSnapshot, started_ns: int
+    attributes: Attributes, prefix: str, snapshot: EndpointSnapshot, dispatched_ns: int
 ) -> None:
     if snapshot.inflight is not None:
         attributes[prefix + semconv.ROLE_INFLIGHT_REQUESTS] = snapshot.inflight.requests
         attributes[prefix + semconv.ROLE_INFLIGHT_TOKENS] = snapshot.inflight.tokens
     metrics, npu = snapshot.metrics, snapshot.npu
     if metrics is not None and metrics.update_time is not None:
-        age_ns = started_ns - datetime_to_ns(metrics.update_time)
+        age_ns = dispatched_ns - datetime_to_ns(metrics.update_time)
         attributes[prefix + semconv.ROLE_METRICS_AGE] = age_ns / 1_000_000_000
     if npu is not None and npu.observation_time is not None:
-        age_ns = started_ns - datetime_to_ns(npu.observation_time)
+        age_ns = dispatched_ns - datetime_to_ns(npu.observation_time)
         attributes[prefix + semconv.ROLE_NPU_AGE] = age_ns / 1_000_000_000
 
 
