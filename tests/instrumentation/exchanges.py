@@ -96,7 +96,7 @@ def streamed(selected: str | dict[str, Any], **changes: Any) -> dict[str, Any]:
         "routeMismatch": False,
         "endpointDeleted": [],
         "error": None,
-        "actual": latency(ttftMillis=MEASURED, tpotMillis=MEASURED),
+        "actual": latency(MEASURED, ttftMillis=MEASURED, tpotMillis=MEASURED),
         "predictionError": {
             "ttftMillis": None,
             "tpotMillis": None,
@@ -156,7 +156,7 @@ def _cut(first_chunk: bool) -> dict[str, Any]:
         "outputLength": None,
         "cachedTokens": None,
         "servedEndpoint": None,
-        "actual": latency(ttftMillis=ttft),
+        "actual": latency(MEASURED, ttftMillis=ttft),
     }
 
 
@@ -165,5 +165,5 @@ def whole_answer() -> dict[str, Any]:
     return {
         "streaming": False,
         "firstChunkAt": None,
-        "actual": latency(),
+        "actual": latency(MEASURED),
     }

@@ -14,7 +14,7 @@ import pytest
 from otel_lifecycle import LatencyPrediction, RequestStart, Route
 from otel_lifecycle.config.prediction import PredictionConfig
 from otel_lifecycle.model.features import prediction_input
-from otel_lifecycle.model.record import PredictionInput
+from otel_lifecycle.model.record import PredictionError, PredictionInput
 from otel_lifecycle.prediction import (
     LLMDPredictor,
     predict_within,
@@ -23,7 +23,6 @@ from otel_lifecycle.prediction import (
 )
 from tests.conftest import Bench
 from tests.examples.cluster import eventually
-from tests.matchers import ANY_FLOAT, MEASURED, TIMESTAMP
 from tests.routes import aggregated, disaggregated
 from tests.state.servers import Answer, Site, send
 
@@ -158,8 +157,9 @@ def track(bench: Bench, service: Service | None, start: RequestStart, tokens: in
         if service is not None:
             lifecycle: Any = bench.tracker.store.find(start.request_id)
             eventually(lambda: lifecycle.shadow is not None)
+        bench.clock.advance(250)
         tracked.chunk()
-        time.sleep(0.001)
+        bench.clock.advance(40)
         tracked.complete(output_tokens=tokens)
 
 
@@ -177,14 +177,14 @@ def test_shadow(make_bench: Callable[..., Bench], service: Service) -> None:
 
     record = bench.records[0]
     assert (record.prediction, record.prediction_mode) == (LatencyPrediction(200.0, 21.0), "shadow")
-    assert record.prediction_error.ttft_ms == ANY_FLOAT
+    assert record.prediction_error == PredictionError(50.0, -1.0, 0.2, -0.05)
     attributes = bench.spans[0]["attributes"]
     assert {name: attributes[name] for name in attributes if "prediction" in name} == {
         "llm_router.prediction.mode": "shadow",
         "llm_router.prediction.time_to_first_token": 0.2,
         "llm_router.prediction.time_per_output_token": 0.021,
-        "llm_router.prediction.time_to_first_token.error": ANY_FLOAT,
-        "llm_router.prediction.time_per_output_token.error": ANY_FLOAT,
+        "llm_router.prediction.time_to_first_token.error": 0.05,
+        "llm_router.prediction.time_per_output_token.error": -0.001,
     }
 
 
@@ -232,14 +232,14 @@ def test_teaches(make_bench: Callable[..., Bench], service: Service) -> None:
         "num_request_running": 3,
         "prefix_cache_score": 0.42,
         "prefill_tokens_in_flight": 0,
-        "timestamp": TIMESTAMP,
+        "timestamp": "2023-11-14T22:13:20.290000000Z",
     }
     assert service.entries == [
         {
             **common,
             "pod_type": "prefill",
             "num_tokens_generated": 0,
-            "actual_ttft_ms": MEASURED,
+            "actual_ttft_ms": 250.0,
             "actual_tpot_ms": 0.0,
         },
         {
@@ -247,7 +247,7 @@ def test_teaches(make_bench: Callable[..., Bench], service: Service) -> None:
             "pod_type": "decode",
             "num_tokens_generated": 3,
             "actual_ttft_ms": 0.0,
-            "actual_tpot_ms": MEASURED,
+            "actual_tpot_ms": 20.0,
         },
     ]
 

@@ -4,7 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.matchers import ANY_FLOAT, DATETIME, MEASURED, SPAN_ID, TIMESTAMP, TRACE_ID
+from otel_lifecycle import TrackedRequest
+from otel_lifecycle.model.timestamps import format_timestamp
+from tests.conftest import Bench
+from tests.matchers import SPAN_ID, TRACE_ID
+from tests.routes import NOW_NS
+
+# A stream of 128 tokens, as `answer` times it.
+TTFT_MS = 250.0
+E2E_MS = 2790.0
+
+
+def answer(bench: Bench, tracked: TrackedRequest, **usage: Any) -> None:
+    """The engine streams its whole answer: 250 ms to the first chunk, then 20 ms a token."""
+    bench.clock.advance(TTFT_MS)
+    tracked.chunk()
+    bench.clock.advance(E2E_MS - TTFT_MS)
+    tracked.complete(**{"output_tokens": 128, "cached_tokens": 200, **usage})
+
+
+def timestamp(milliseconds: float) -> str:
+    """What a record says of a moment so long after a bench's clock began."""
+    return format_timestamp(NOW_NS + round(milliseconds * 1e6))
+
 
 REQUEST_ATTRIBUTES = {
     "llm_router.request.id": "request-1",
@@ -69,10 +91,10 @@ def known_attributes(role: str, pod: str) -> dict[str, Any]:
         f"{prefix}.lora.active.counts": [2],
         f"{prefix}.lora.waiting.models": ["lora-b"],
         f"{prefix}.lora.waiting.counts": [1],
-        f"{prefix}.metrics.age": MEASURED,
+        f"{prefix}.metrics.age": 0.5,
         f"{prefix}.npu.status": "fresh",
         f"{prefix}.npu.count": 2,
-        f"{prefix}.npu.age": MEASURED,
+        f"{prefix}.npu.age": 0.5,
         f"{prefix}.npu.core.utilization.avg": 0.6,
         f"{prefix}.npu.core.utilization.max": 0.63,
         f"{prefix}.npu.memory.utilization.avg": 0.705,
@@ -82,15 +104,20 @@ def known_attributes(role: str, pod: str) -> dict[str, Any]:
     }
 
 
-def result_attributes(outcome: str) -> dict[str, Any]:
-    """The end of a request that had no first chunk."""
-    return {"llm_router.outcome": outcome, "llm_router.request.duration": MEASURED}
+def result_attributes(outcome: str, duration: float) -> dict[str, Any]:
+    """The end of a request that had no first chunk; seconds."""
+    return {"llm_router.outcome": outcome, "llm_router.request.duration": duration}
 
 
-STREAMED_ATTRIBUTES = {"gen_ai.response.time_to_first_chunk": MEASURED}
-PREDICTION_ERROR_ATTRIBUTES = {
-    "llm_router.prediction.time_to_first_token.error": ANY_FLOAT,
-    "llm_router.prediction.time_per_output_token.error": ANY_FLOAT,
+# What `answer` adds to them.
+STREAMED_ATTRIBUTES = {
+    "gen_ai.usage.output_tokens": 128,
+    "gen_ai.usage.cache_read.input_tokens": 200,
+    "gen_ai.response.time_to_first_chunk": 0.25,
+    "llm_router.response.time_per_output_token": 0.02,
+    "llm_router.prediction.time_to_first_token.error": 0.04,
+    "llm_router.prediction.time_per_output_token.error": 0.0015,
+    **result_attributes("completed", 2.79),
 }
 FIRST_CHUNK = ("llm_router.first_chunk", {})
 
@@ -103,18 +130,20 @@ def completion(outcome: str, **attributes: Any) -> tuple[str, dict[str, Any]]:
 def span(
     attributes: dict[str, Any],
     events: list[tuple[str, dict[str, Any]]],
+    at: list[float],
     *,
     name: str = "route Qwen/Qwen3-8B",
     status: str = "UNSET",
     kind: str = "SERVER",
 ) -> dict[str, Any]:
-    """A whole span."""
+    """A whole span, and the milliseconds at which it starts, notes its events and ends."""
     return {
         "name": name,
         "kind": kind,
         "status": status,
         "attributes": attributes,
         "events": events,
+        "at": at,
     }
 
 
@@ -135,11 +164,11 @@ def snapshot(pod: str) -> dict[str, Any]:
             "waitingModels": {"lora-b": 1},
             "maxActiveModels": 4,
             "prefixCacheHitRate": None,
-            "updateTime": DATETIME,
+            "updateTime": "2023-11-14T22:13:19.500000Z",
         },
         "inflight": {"tokens": 0, "requests": 0},
         "npu": {
-            "observationTime": DATETIME,
+            "observationTime": "2023-11-14T22:13:19.500000Z",
             "dataStatus": "fresh",
             "deviceCount": 2,
             "aiCoreUtilizationAvg": 60.0,
@@ -186,14 +215,19 @@ def prediction_input(pod_type: str, pod: str, **changes: Any) -> dict[str, Any]:
     }
 
 
-def latency(**known: Any) -> dict[str, Any]:
+def latency(e2e_ms: Any, **known: Any) -> dict[str, Any]:
     """What was measured of a request; all but its duration is unknown unless given."""
     unknown = {"prefillMillis": None, "ttftMillis": None, "tpotMillis": None}
-    return {**unknown, "e2eMillis": MEASURED, **known}
+    return {**unknown, "e2eMillis": e2e_ms, **known}
 
 
-def record(**changes: Any) -> dict[str, Any]:
-    """The whole record of `tests.routes.start()`, ended without a chunk, but for `changes`."""
+def record(e2e_ms: float = 0.0, **changes: Any) -> dict[str, Any]:
+    """The whole record of `tests.routes.start()`, ended without a chunk, but for `changes`.
+
+    Args:
+        e2e_ms: Milliseconds from its start, when the clock began, to its end.
+        **changes: Fields that are different.
+    """
     whole = {
         "schemaVersion": 1,
         "requestId": "request-1",
@@ -202,9 +236,9 @@ def record(**changes: Any) -> dict[str, Any]:
         "provider": "vllm",
         "outcome": "completed",
         "streaming": True,
-        "startedAt": TIMESTAMP,
+        "startedAt": timestamp(0),
         "firstChunkAt": None,
-        "completedAt": TIMESTAMP,
+        "completedAt": timestamp(e2e_ms),
         "inputTokenLength": 512,
         "inputTokenSource": "tokenized",
         "outputLength": None,
@@ -227,7 +261,7 @@ def record(**changes: Any) -> dict[str, Any]:
         "routeMismatch": False,
         "endpointDeleted": [],
         "error": None,
-        "actual": latency(),
+        "actual": latency(e2e_ms),
         "predictionError": {
             "ttftMillis": None,
             "tpotMillis": None,
@@ -246,15 +280,16 @@ def record(**changes: Any) -> dict[str, Any]:
     return {**whole, **changes}
 
 
-STREAMED_RECORD = {
-    "firstChunkAt": TIMESTAMP,
+STREAMED_RECORD: dict[str, Any] = {
+    "e2e_ms": E2E_MS,
+    "firstChunkAt": timestamp(TTFT_MS),
     "outputLength": 128,
     "cachedTokens": 200,
-    "actual": latency(ttftMillis=MEASURED, tpotMillis=MEASURED),
+    "actual": latency(E2E_MS, ttftMillis=TTFT_MS, tpotMillis=20.0),
     "predictionError": {
-        "ttftMillis": ANY_FLOAT,
-        "tpotMillis": ANY_FLOAT,
-        "ttftRatio": ANY_FLOAT,
-        "tpotRatio": ANY_FLOAT,
+        "ttftMillis": 40.0,
+        "tpotMillis": 1.5,
+        "ttftRatio": 0.16,
+        "tpotRatio": 0.075,
     },
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -140,7 +139,7 @@ def test_rerouted_after_the_first_chunk(
     bench, exported = phase_bench()
     tracked = bench.tracker.track(start(route=aggregated("qwen-0")))
     tracked.chunk()
-    time.sleep(0.001)
+    bench.clock.advance(1)
     tracked.reroute(Route(aggregated("qwen-1").leader), reason="connect_error")
     tracked.complete()
 
