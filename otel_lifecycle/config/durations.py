@@ -46,7 +46,7 @@ def parse_go_duration(text: str) -> int:
 def _whole(digits: str) -> int:
     digits = digits.lstrip("0")
     # Python refuses to convert thousands of digits; that many are too large as they are.
-    return _LIMIT if len(digits) > len(str(_LIMIT)) else int(digits or 0)
+    return _LIMIT + 1 if len(digits) > len(str(_LIMIT)) else int(digits or 0)
 
 
 def _fraction(digits: str, unit: int) -> int:

@@ -219,6 +219,9 @@ def complete_record(
             )
         )
     record.prediction_inputs = inputs
+    route = record.selected_route
+    if route is not None and route.decode is not None and "decode" not in lifecycle.role_loads:
+        route.decode.inflight = lifecycle.role_loads.get("prefill")  # one endpoint does both
     return record
 
 

@@ -6,6 +6,7 @@ when it is read, is unknown: it never costs the request its record.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from enum import Enum
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -59,6 +60,7 @@ _EVENT_TYPES = {
     "add_or_update": EndpointEventType.ADD_OR_UPDATE,
     "delete": EndpointEventType.DELETE,
 }
+_NPU_FIELDS = NPUState.__struct_fields__
 _NOBODY = Endpoint().identity
 
 # Stands for a value that is there and of no use, so that it is counted and not just unknown.
@@ -201,13 +203,16 @@ def _is_same(one: _Known, other: _Known) -> bool:
 
 
 def _pd_group(selected: SchedulingEndpoint) -> _Pair | None:
-    """Prefill and decode endpoint of a leader, if both are known."""
+    """Prefill and decode endpoint of a leader, if both are known by name or address."""
     info = _attribute(selected, PD_GROUP_KEY)
     if info is None:
         return None
     prefill = _read(_read(info, "selected_prefill_pod"), "endpoint")
     decode = _read(_read(info, "selected_decode_pod"), "endpoint")
-    return None if prefill is None or decode is None else (_known(prefill), _known(decode))
+    if prefill is None or decode is None:
+        return None
+    pair = _known(prefill), _known(decode)
+    return None if any(known.endpoint.identity == _NOBODY for known in pair) else pair
 
 
 def _dispatched_pair(result: SchedulingResult, leader: _Known, group: _Pair | None) -> _Pair | None:
@@ -222,11 +227,16 @@ def _dispatched_pair(result: SchedulingResult, leader: _Known, group: _Pair | No
     decode = endpoint_from(_read(route, "decode"))
     if prefill is None or decode is None or _read(route, "leader") is None:
         return None
-    sources = {known.endpoint.identity: known.source for known in (leader, *(group or ()))}
+    pair = group or (leader, leader)
     return (
-        _Known(prefill, sources.get(prefill.identity)),
-        _Known(decode, sources.get(decode.identity)),
+        _Known(prefill, _source(prefill, (pair[0], pair[1], leader))),
+        _Known(decode, _source(decode, (pair[1], pair[0], leader))),
     )
+
+
+def _source(endpoint: Endpoint, known: Iterable[_Known]) -> SchedulingEndpoint | None:
+    """Where the scheduler keeps what it knows of an endpoint: the first object that is about it."""
+    return next((one.source for one in known if one.endpoint.identity == endpoint.identity), None)
 
 
 def _route_endpoint(known: _Known) -> RouteEndpoint:
@@ -300,8 +310,10 @@ def _metrics(metrics: object) -> EndpointMetrics | None:
 
 
 def _npu(state: object) -> NPUState | None:
-    if state is None or isinstance(state, NPUState):
+    if isinstance(state, NPUState):
         return state
+    if not any(_read(state, field, _UNUSABLE) is not None for field in _NPU_FIELDS):
+        return None  # of another type
     status = _read(state, "data_status")
     return NPUState(
         observation_time=_moment(state, "observation_time"),

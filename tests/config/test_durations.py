@@ -120,6 +120,7 @@ _TOO_LONG = "is longer than Go's longest duration, about 292 years"
                 "9223372036854ms775us808ns",
                 "3000000h",
                 f"{'9' * 5000}s",
+                "-99999999999999999999ns",
             )
         ],
     ],

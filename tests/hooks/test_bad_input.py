@@ -233,6 +233,21 @@ def test_npu_values(bench: Bench, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "state", ["fresh", 1, ["fresh"], {"data_status": "fresh"}, SimpleNamespace(utilization=60.0)]
+)
+def test_npu_state_of_another_type(bench: Bench, state: Any) -> None:
+    """What has none of a state's fields is no state."""
+    selected = predicted("qwen-0")
+    selected.attributes[NPU_STATE] = state
+
+    record = track(bench, result(selected))
+
+    assert record.selected_route is not None
+    assert record.selected_route.leader.npu is None
+    assert set(missing(record).values()) == {"npu_missing"}
+
+
+@pytest.mark.parametrize(
     ("status", "value", "reasons"),
     [
         ("fresh", 70.5, {}),
@@ -587,7 +602,7 @@ def test_groups(bench: Bench, group: Any) -> None:
 
 
 def test_group_of_nobody(bench: Bench) -> None:
-    """A PD group whose endpoints are of another type still gives every load back."""
+    """A PD group whose endpoints are of another type is none: the selected endpoint counts."""
     selected = pd_leader()
     group = selected.attributes[PD_GROUP]
     group.selected_prefill_pod.endpoint = 7
@@ -595,7 +610,7 @@ def test_group_of_nobody(bench: Bench) -> None:
 
     record = track(bench, result(selected))
 
-    assert record.tracked_endpoints == [""]
+    assert record.tracked_endpoints == ["pod://llm/leader-0"]
 
 
 @pytest.mark.parametrize("usage_", [7, "usage", [], Raising(), {"completion_tokens": 3}], ids=type)

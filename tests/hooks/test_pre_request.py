@@ -199,8 +199,18 @@ def test_incomplete_route(bench: Bench, dispatched: Any) -> None:
         SimpleNamespace(selected_prefill_pod=None, selected_decode_pod=None),
         pd_group(None, endpoint("decode-0")),
         pd_group(endpoint("prefill-0"), None),
+        pd_group(ScheduledEndpoint(None), endpoint("decode-0")),
+        pd_group(endpoint("prefill-0"), ScheduledEndpoint(Metadata(None, "", "", ""))),
     ],
-    ids=["null", "no pods", "null pods", "no prefill endpoint", "no decode endpoint"],
+    ids=[
+        "null",
+        "no pods",
+        "null pods",
+        "no prefill endpoint",
+        "no decode endpoint",
+        "no prefill metadata",
+        "nameless decode",
+    ],
 )
 def test_incomplete_group(bench: Bench, group: Any) -> None:
     """A PD group without both endpoints is no PD route."""
@@ -292,6 +302,27 @@ def test_leader_is_the_selected_endpoint(bench: Bench) -> None:
 
     assert written.selected_endpoint == "pod://llm/leader-0"
     assert written.route_mismatch is False
+
+
+@pytest.mark.parametrize("dispatched", [True, False])
+def test_snapshots_where_prefill_is_decode(bench: Bench, dispatched: bool) -> None:
+    """Each half keeps what the scheduler gave for it, and the load of the endpoint they share."""
+    halves = endpoint("qwen-0"), endpoint("qwen-0")
+    halves[0].metrics.running_requests_size, halves[1].metrics.running_requests_size = 1, 2
+    leader = endpoint("leader-0", pd_group=pd_group(*halves))
+    who = route(metadata("leader-0"), metadata("qwen-0"), metadata("qwen-0"))
+    bench.tracker.pre_request(Request("other"), result(leader))
+
+    written = track(bench, result(leader, primary_route=who if dispatched else None))
+
+    assert written.selected_route is not None
+    prefill, decode = written.selected_route.prefill, written.selected_route.decode
+    assert prefill is not None
+    assert prefill.metrics is not None
+    assert decode is not None
+    assert decode.metrics is not None
+    assert (prefill.metrics.running_requests, decode.metrics.running_requests) == (1, 2)
+    assert prefill.inflight == decode.inflight == Load(512, 1)
 
 
 def test_prefill_is_decode(bench: Bench) -> None:
