@@ -19,14 +19,17 @@ from typing import NamedTuple
 # Linear in the length of a line, whatever the line: no two neighbours match the same character.
 _NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 _STRING = r'"[^"\\\n]*(?:\\[\\"n][^"\\\n]*)*"'
-_PAIR = rf"[A-Za-z_]\w*[ \t]*=[ \t]*{_STRING}[ \t]*(?:,[ \t]*|(?=\}}))"
+_PAIR = rf"(?:[A-Za-z_]\w*|{_STRING})[ \t]*=[ \t]*{_STRING}[ \t]*(?:,[ \t]*|(?=\}}))"
+_LABELS = rf"(?P<labels>(?:{_PAIR})*)\}}[ \t]*"
 _SAMPLE = (
-    rf"(?:[ \t]*\{{[ \t]*(?P<labels>(?:{_PAIR}){{0,64}})\}}[ \t]*|[ \t]+)"
     rf"(?P<value>{_NUMBER}|[+-]?(?i:nan|inf|infinity))"
     rf"(?:[ \t]+(?P<timestamp>{_NUMBER}))?"
     r"[ \t]*(?:[ \t]#[^\n]*)?(?=\n)"  # an OpenMetrics exemplar
 )
-_LABEL = re.compile(r'(\w+)[ \t]*=[ \t]*"([^"\\]*(?:\\.[^"\\]*)*)"', re.ASCII)
+_LABEL = re.compile(
+    r'(?:(\w+)|"([^"\\]*(?:\\.[^"\\]*)*)")[ \t]*=[ \t]*"([^"\\]*(?:\\.[^"\\]*)*)"', re.ASCII
+)
+_QUOTED_NAME = re.compile(r'\n[ \t]*\{[ \t]*"')
 _ESCAPE = re.compile(r"\\(.)")
 _OPENMETRICS_END = (b"# EOF\n", b"# EOF")
 
@@ -53,7 +56,16 @@ class SampleReader:
     def __init__(self, names: Iterable[str]) -> None:
         alternatives = "|".join(map(re.escape, names))
         # Searching for a line feed is several times faster than for `^`.
-        self._pattern = re.compile(rf"\n(?P<name>{alternatives})" + _SAMPLE, re.ASCII)
+        self._pattern = re.compile(
+            rf"\n[ \t]*(?P<name>{alternatives})(?:[ \t]*\{{[ \t]*{_LABELS}|[ \t]+)" + _SAMPLE,
+            re.ASCII,
+        )
+        # Since Prometheus 3 a name may stand in quotes, as the first of the labels.
+        self._quoted = re.compile(
+            rf'\n[ \t]*\{{[ \t]*"(?P<name>{alternatives})"[ \t]*(?:,[ \t]*|(?=\}})){_LABELS}'
+            + _SAMPLE,
+            re.ASCII,
+        )
 
     def read(self, exposition: bytes) -> Iterator[Sample]:
         """The wanted samples of an exposition, in its order.
@@ -63,7 +75,12 @@ class SampleReader:
         """
         # Text counts timestamps in milliseconds, OpenMetrics in seconds.
         unit = 1.0 if exposition.endswith(_OPENMETRICS_END) else 1000.0
-        for match in self._pattern.finditer("\n" + exposition.decode("utf-8", "replace")):
+        text = "\n" + exposition.decode("utf-8", "replace").removeprefix("\ufeff")
+        matches = self._pattern.finditer(text)
+        if _QUOTED_NAME.search(text):
+            found = [*matches, *self._quoted.finditer(text)]
+            matches = iter(sorted(found, key=lambda match: match.start()))
+        for match in matches:
             name, labels, value, timestamp = match.groups()
             observed_at = None
             if timestamp is not None:
@@ -74,9 +91,12 @@ class SampleReader:
 
 
 def _labels(text: str) -> dict[str, str]:
-    labels = dict(_LABEL.findall(text))
+    labels = {plain or quoted: value for plain, quoted, value in _LABEL.findall(text)}
     if "\\" in text:
-        return {name: _ESCAPE.sub(_unescape, value) for name, value in labels.items()}
+        return {
+            _ESCAPE.sub(_unescape, name): _ESCAPE.sub(_unescape, value)
+            for name, value in labels.items()
+        }
     return labels
 
 

@@ -2,11 +2,13 @@
 
 Fields: its `docs/configuration/metricslist.md`. Names may carry the prefix `amd_`
 (`MetricsFieldPrefix`). Activities are percent and told for the first partition of a GPU only;
-samples have no timestamps.
+samples have no timestamps. Partitions have a `gpu_id` of their own in some releases, and
+share that of their GPU in others.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from otel_lifecycle.state.accelerators.reading import DeviceReading
@@ -18,6 +20,7 @@ _CORE = "gpu_gfx_activity"
 _MEMORY_USED = "gpu_used_vram"
 _MEMORY_TOTAL = "gpu_total_vram"
 _BANDWIDTH = "gpu_umc_activity"
+_PARTITION = "gpu_partition_id"
 READER = SampleReader(
     prefix + name
     for prefix in ("", _PREFIX)
@@ -32,10 +35,27 @@ def read(exposition: bytes, scraped_at: float) -> Sequence[DeviceReading]:
         exposition: The body.
         scraped_at: When it was fetched, in seconds since the epoch.
     """
-    samples = (
+    samples = [
         sample._replace(name=sample.name.removeprefix(_PREFIX))
         for sample in READER.read(exposition)
-    )
+    ]
+    partitions: defaultdict[str, set[str]] = defaultdict(set)
+    for sample in samples:
+        partitions[sample.labels.get("gpu_id", "")].add(sample.labels.get(_PARTITION, ""))
+
+    def identify(labels: Mapping[str, str]) -> Device | None:
+        device_id = labels.get("gpu_id")
+        if not device_id:
+            return None
+        if len(partitions[device_id]) > 1:
+            device_id = f"{device_id}.{labels.get(_PARTITION, '')}"
+        return Device(
+            device_id,
+            labels.get("namespace", ""),
+            labels.get("pod", ""),
+            labels.get("hostname", ""),
+        )
+
     return [
         reading(
             "gpu",
@@ -44,17 +64,5 @@ def read(exposition: bytes, scraped_at: float) -> Sequence[DeviceReading]:
             memory=share(series.get(_MEMORY_USED), series.get(_MEMORY_TOTAL)),
             memory_bandwidth=percent(series.get(_BANDWIDTH)),
         )
-        for device, series in by_device(samples, scraped_at, _device).items()
+        for device, series in by_device(samples, scraped_at, identify).items()
     ]
-
-
-def _device(labels: Mapping[str, str]) -> Device | None:
-    device_id = labels.get("gpu_id")
-    if not device_id:
-        return None
-    return Device(
-        device_id,
-        labels.get("namespace", ""),
-        labels.get("pod", ""),
-        labels.get("hostname", ""),
-    )

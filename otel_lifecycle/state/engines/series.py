@@ -15,6 +15,7 @@ from otel_lifecycle.state.exposition import Sample
 Series: TypeAlias = Mapping[str, list[Sample]]
 
 _NOTHING = EndpointMetrics()
+_MODEL_LABELS = ("model", "model_name", "version")  # of Triton, vLLM and SGLang
 
 
 def by_rank(samples: Iterable[Sample], label: str) -> Mapping[str, Series]:
@@ -52,37 +53,48 @@ def known(
 
 
 def count(series: Series, name: str) -> int | None:
-    """A number of things."""
-    return sanitize.count(_first(series, name))
+    """A number of things, summed over the models that one port serves."""
+    found = _distinct(series, name)
+    if len(found) > 1 and not _differ_by_model(found):
+        return None
+    counts = [sanitize.count(sample.value) for sample in found]
+    return None if not counts or None in counts else sum(filter(None, counts))
 
 
 def size(series: Series, name: str) -> int | None:
-    """A number of things of which there is at least one."""
-    return count(series, name) or None
+    """A number of which there is at least one, the same for all models of one port."""
+    return sanitize.count(_only(series, name)) or None
 
 
 def fraction(series: Series, *names: str) -> float | None:
-    """A part of a whole, 0 to 1; by the first of the names under which there is one."""
-    fractions = (sanitize.fraction(_first(series, name)) for name in names)
+    """A fraction, 0 to 1, from the first name with a valid value; unknown of several models."""
+    fractions = (sanitize.fraction(_only(series, name)) for name in names)
     return next((one for one in fractions if one is not None), None)
 
 
-def ratio(series: Series, part: str, whole: str) -> float | None:
-    """What part of one counter another one is, 0 to 1; None while both are 0.
+def ratio(series: Series, part: str, whole: str, *, unborn: float | None = None) -> float | None:
+    """The fraction one counter is of another, 0 to 1; None while both are 0.
 
     Each is summed over its remaining labels.
+
+    Args:
+        series: The samples by name.
+        part: The counter above the line.
+        whole: The counter below the line.
+        unborn: The fraction while `part` has no series, and `whole` counts something.
     """
+    if part not in series and whole in series and _total(series[whole]) > 0:
+        return unborn
     parts, wholes = (
-        math.fsum(sample.value for sample in series[name]) if _are_counters(series, name) else None
-        for name in (part, whole)
+        _total(series[name]) if _are_counters(series, name) else None for name in (part, whole)
     )
     return sanitize.fraction(parts / wholes) if parts is not None and wholes else None
 
 
 def label_size(series: Series, name: str, label: str) -> int | None:
-    """A size that is told in a label of an info metric."""
-    found = series.get(name)
-    text = found[0].labels.get(label, "") if found else ""
+    """A size that stands in a label of an info metric."""
+    texts = {sample.labels.get(label, "") for sample in series.get(name, [])}
+    text = texts.pop() if len(texts) == 1 else ""
     if not (text.isascii() and text.isdecimal() and len(text) <= 16):
         return None
     return sanitize.count(int(text)) or None
@@ -93,9 +105,30 @@ def product(left: int | None, right: int | None) -> int | None:
     return None if left is None or right is None else left * right
 
 
-def _first(series: Series, name: str) -> float | None:
-    found = series.get(name)
-    return found[0].value if found else None
+def _total(samples: Iterable[Sample]) -> float:
+    return math.fsum(sample.value for sample in samples)
+
+
+def _distinct(series: Series, name: str) -> list[Sample]:
+    """The samples of a metric; of two with the same labels the first, as for Prometheus."""
+    found = {tuple(sorted(sample.labels.items())): sample for sample in series.get(name, [])[::-1]}
+    return list(found.values())
+
+
+def _only(series: Series, name: str) -> float | None:
+    """The value all samples of a metric agree on."""
+    values = {sample.value for sample in _distinct(series, name)}
+    return values.pop() if len(values) == 1 else None
+
+
+def _differ_by_model(samples: list[Sample]) -> bool:
+    """Whether samples are those of different models, and of nothing else, such as servers."""
+    others = {
+        tuple((name, value) for name, value in sample.labels.items() if name not in _MODEL_LABELS)
+        for sample in samples
+    }
+    models = {tuple(sample.labels.get(name) for name in _MODEL_LABELS) for sample in samples}
+    return len(others) == 1 and len(models) == len(samples)
 
 
 def _are_counters(series: Series, name: str) -> bool:

@@ -71,6 +71,7 @@ def _metrics(series: Series) -> EndpointMetrics:
         kv_cache_max_token_capacity=size(series, _CAPACITY) or product(page_size, num_pages),
         cache_block_size=page_size,
         cache_num_blocks=num_pages,
-        prefix_cache_hit_rate=ratio(series, _CACHED, _PROMPT),
+        # The counter has labels: it has no series before the first hit.
+        prefix_cache_hit_rate=ratio(series, _CACHED, _PROMPT, unborn=0.0),
         max_active_models=count(series, _LORA_SLOTS),
     )

@@ -165,6 +165,23 @@ def test_amd_partitions() -> None:
     ]
 
 
+def test_amd_partitions_that_share_an_id() -> None:
+    """Where partitions share the id of their GPU, each is a device of its own."""
+    text = (
+        'gpu_gfx_activity{gpu_id="0",gpu_partition_id="0"} 40\n'
+        'gpu_gfx_activity{gpu_id="0",gpu_partition_id="1"} 60\n'
+        'gpu_gfx_activity{gpu_id="1",gpu_partition_id="0"} 80\n'
+    )
+
+    readings = amd.read(text.encode(), SCRAPED_AT)
+
+    assert [(one.device_id, one.core_utilization) for one in readings] == [
+        ("0.0", 40.0),
+        ("0.1", 60.0),
+        ("1", 80.0),
+    ]
+
+
 @pytest.mark.parametrize("read", [npu_exporter.read, dcgm.read, amd.read])
 @pytest.mark.parametrize("text", [b"", b"\n", b"\xff\xfe", b"<html>", b"# HELP x y\n" * 9])
 def test_nothing_to_read(

@@ -253,6 +253,48 @@ def test_duplicate_series() -> None:
     }
 
 
+def test_several_models_on_one_port() -> None:
+    """Requests of all models count; what is not the same for all of them is unknown."""
+    text = (
+        'nv_trt_llm_request_metrics{model="a",request_type="scheduled",version="1"} 2\n'
+        'nv_trt_llm_request_metrics{model="b",request_type="scheduled",version="1"} 3\n'
+        'nv_trt_llm_request_metrics{model="a",request_type="waiting",version="1"} 1\n'
+        'nv_trt_llm_request_metrics{model="b",request_type="waiting",version="1"} x\n'
+        'nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="fraction",model="a"} 0.5\n'
+        'nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="fraction",model="b"} 0.25\n'
+        'nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="tokens_per",model="a"} 64\n'
+        'nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="tokens_per",model="b"} 64\n'
+    )
+
+    assert read(text) == {
+        "": EndpointMetrics(
+            running_requests=5, waiting_requests=1, cache_block_size=64, update_time=UPDATED
+        )
+    }
+
+
+def test_several_servers_on_one_port() -> None:
+    """A router's own page tells of all its engines: none of them is the one that was asked."""
+    text = (
+        'vllm:num_requests_running{server="http://10.0.0.1:8000"} 2\n'
+        'vllm:num_requests_running{server="http://10.0.0.2:8000"} 3\n'
+        'vllm:gpu_prefix_cache_hit_rate{server="http://10.0.0.1:8000"} 0.5\n'
+        'vllm:gpu_prefix_cache_hit_rate{server="http://10.0.0.2:8000"} 0.25\n'
+        "vllm:num_requests_waiting 1\n"
+    )
+
+    assert read(text) == {"": EndpointMetrics(waiting_requests=1, update_time=UPDATED)}
+
+
+def test_before_the_first_hit() -> None:
+    """SGLang has no counter of cached tokens before the first: its rate is 0, not unknown."""
+    assert read("sglang:prompt_tokens_total 5\n") == {
+        "": EndpointMetrics(prefix_cache_hit_rate=0.0, update_time=UPDATED)
+    }
+    assert read("sglang:prompt_tokens_total 0\n") == {}
+    assert read("vllm:prefix_cache_queries_total 5\n") == {}
+
+
 def test_openmetrics() -> None:
     """The same in OpenMetrics, with counters that carry exemplars."""
     text = (
