@@ -26,6 +26,10 @@ def resource_of(provider: TracerProvider) -> dict[str, str]:
     return resource_attributes(resource.attributes)
 
 
+class SpanProcessorError(Exception):
+    """A span processor of the provider raised when a span ended."""
+
+
 def start_span(
     tracer: Tracer, record: LifecycleRecord, headers: Mapping[str, str] | None, started_ns: int
 ) -> Span:
@@ -72,6 +76,9 @@ def end_span(
         config: Which details there are.
         tracer: Makes the spans of its phases.
         again: Whether that was begun before, and broken off anywhere.
+
+    Raises:
+        SpanProcessorError: A processor raised; the span has ended.
     """
     span, record = lifecycle.span, lifecycle.record
     at = _moments(lifecycle, ended_monotonic_ns)
@@ -81,9 +88,16 @@ def end_span(
             if config.phase_spans and not again:
                 emit_phases(tracer, span, record)
     except Exception:
-        span.end(at.completed_ns)
+        _end(span, at.completed_ns)
         raise
-    span.end(at.completed_ns)
+    _end(span, at.completed_ns)
+
+
+def _end(span: Span, at_ns: int) -> None:
+    try:
+        span.end(at_ns)
+    except Exception as error:
+        raise SpanProcessorError from error
 
 
 def _moments(lifecycle: Lifecycle, ended_monotonic_ns: int) -> Moments:

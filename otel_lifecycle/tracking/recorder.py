@@ -22,10 +22,10 @@ from otel_lifecycle.records.handover import offer, withdraw
 from otel_lifecycle.runtime.background import Background
 from otel_lifecycle.runtime.clock import Clock, Deadline
 from otel_lifecycle.runtime.process_exit import run_at_exit
-from otel_lifecycle.telemetry import semconv
-from otel_lifecycle.telemetry.live_span import end_span, resource_of, start_span
+from otel_lifecycle.telemetry import live_span, semconv
 from otel_lifecycle.telemetry.metrics import LifecycleMetrics
 from otel_lifecycle.telemetry.spans import span_name, start_attributes
+from otel_lifecycle.tracking.breaker import STEPPED_ASIDE, Breaker
 from otel_lifecycle.tracking.dispatch import (
     begin_record,
     complete_record,
@@ -78,11 +78,11 @@ class LifecycleRecorder:
         self._clock = clock
         self._stale_after_ns = round(config.stale_after.total_seconds() * 1e9)
         self._closed = False
-        self._failed_hooks: set[str] = set()
         self._shadow: ShadowPredictor | None = None
         self.store = LifecycleStore.shared(
             config.store_name, config.persistence, LifecycleSpanProcessor
         )
+        self.breaker = Breaker(self.store.ignore)
         self._views = EndpointViews(self.store.collected)
         try:
             self.store.collect(config, open_collector)
@@ -126,7 +126,7 @@ class LifecycleRecorder:
                 self.end(lifecycle, RequestCompletion(outcome=Outcome.SHUTDOWN))
             return lifecycle
         except Exception:
-            self.failed("start")
+            self.breaker.failed("start")
             if lifecycle is not None:
                 self.store.forget(lifecycle)
             return None
@@ -143,13 +143,15 @@ class LifecycleRecorder:
     ) -> None:
         """Records a request that ended before the router had chosen an endpoint."""
         try:
+            if self.breaker.steps_aside():
+                return
             if self._closed or not isinstance(start.request_id, str) or not start.request_id:  # pyright: ignore[reportUnnecessaryIsInstance]
                 self.store.ignore("closed" if self._closed else "no_request_id")
                 return
             lifecycle = self._lifecycle(msgspec.structs.replace(start, route=None), headers)
             self.end(lifecycle, completion)
         except Exception:
-            self.failed("reject")
+            self.breaker.failed("reject")
 
     def inject(self, lifecycle: Lifecycle, headers: MutableMapping[str, str]) -> None:
         """Adds the trace context of a request to headers towards its engine."""
@@ -159,7 +161,7 @@ class LifecycleRecorder:
                 context = trace.set_span_in_context(lifecycle.span)
             propagate.inject(headers, context=context)
         except Exception:
-            self.failed("inject")
+            self.breaker.failed("inject")
 
     def mark_first_chunk(self, lifecycle: Lifecycle) -> None:
         """The first chunk of a request arrived; later calls do nothing."""
@@ -168,7 +170,7 @@ class LifecycleRecorder:
                 elapsed = self._clock.monotonic_ns() - lifecycle.started_monotonic_ns
                 self.store.first_chunk(lifecycle, elapsed, self._config.release_on_first_chunk)
         except Exception:
-            self.failed("chunk")
+            self.breaker.failed("chunk")
 
     def reroute(self, lifecycle: Lifecycle, reason: str | None, **changes: Any) -> None:
         """Sends a request in flight somewhere else.
@@ -206,7 +208,7 @@ class LifecycleRecorder:
                 lifecycle.span.update_name(span_name(record.model))
                 lifecycle.span.set_attributes(start_attributes(record))
         except Exception:
-            self.failed("reroute")
+            self.breaker.failed("reroute")
 
     def end(self, lifecycle: Lifecycle, completion: RequestCompletion) -> None:
         """Ends a request; only the first call for it does anything."""
@@ -221,8 +223,9 @@ class LifecycleRecorder:
                 self._conclude(lifecycle, completion, now)
             else:
                 self.store.ignore("already_finished")
-        except Exception:
-            self.failed("end")
+        except Exception as error:
+            # With another's processor that raises, record and metrics are complete all the same.
+            self.breaker.failed("end", ours=not isinstance(error, live_span.SpanProcessorError))
             self._end_again(lifecycle, completion, now, call)
         except BaseException:
             self._end_again(lifecycle, completion, now, call)
@@ -239,7 +242,7 @@ class LifecycleRecorder:
                     now = self._clock.monotonic_ns()
                 self._conclude(lifecycle, completion, now, again=True)
         except Exception:
-            self.failed("end")
+            self.breaker.failed("end")
 
     def abandon(self, lifecycle: Lifecycle) -> None:
         """Ends a request whose handle was collected, soon.
@@ -287,13 +290,6 @@ class LifecycleRecorder:
         self._metrics.close()
         self.store.release(deadline.seconds_left)
 
-    def failed(self, hook: str) -> None:
-        """Counts and logs what a hook of ours raised; the exception stays here."""
-        self.store.ignore("hook_error")
-        if hook not in self._failed_hooks:  # once: a router may call it a thousand times a second
-            self._failed_hooks.add(hook)
-            _logger.exception("%s failed; requests go on without telemetry", hook)
-
     def _lifecycle(self, start: RequestStart, headers: Mapping[str, str] | None) -> Lifecycle:
         self._background.ensure_running()
         if self.store.collector is not None:
@@ -303,9 +299,9 @@ class LifecycleRecorder:
         started_ns, monotonic_ns = self._clock.wall_ns(), self._clock.monotonic_ns()
         record = self._begin_record(start, started_ns, started_ns)
         try:
-            span = start_span(self._tracer, record, headers, started_ns)
+            span = live_span.start_span(self._tracer, record, headers, started_ns)
         except Exception:  # another processor's: the record is written without a span
-            self.failed("start_span")
+            self.breaker.failed("start_span", ours=False)
             span = trace.INVALID_SPAN
         return Lifecycle(start, self, record, span, started_ns, monotonic_ns)
 
@@ -317,6 +313,8 @@ class LifecycleRecorder:
     def _refusal(self, start: RequestStart) -> str | None:
         if self._closed:
             return "closed"
+        if self.breaker.is_aside:
+            return STEPPED_ASIDE
         request_id = getattr(start, "request_id", None)
         if not isinstance(request_id, str) or not request_id:
             return "no_request_id"
@@ -361,7 +359,7 @@ class LifecycleRecorder:
         try:
             if is_recording:
                 offer(span.get_span_context(), record, self.store.name)
-                end_span(lifecycle, now, self._config, self._tracer, again=again)
+                live_span.end_span(lifecycle, now, self._config, self._tracer, again=again)
         finally:
             if is_recording or again:
                 withdraw(span.get_span_context())
@@ -388,7 +386,7 @@ class LifecycleRecorder:
         # our processor nor the resource that will be theirs.
         self._is_early = isinstance(provider, trace.ProxyTracerProvider)
         self._tracer = provider.get_tracer(semconv.SCOPE, __version__, semconv.SCHEMA_URL)
-        self._resource = resource_of(provider)
+        self._resource = live_span.resource_of(provider)
         sink = self.store.sink
         if isinstance(sink, LifecycleSpanProcessor) and isinstance(provider, SDKTracerProvider):
             sink.attach(provider)

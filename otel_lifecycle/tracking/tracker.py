@@ -91,6 +91,14 @@ class RequestLifecycleTracker:
         """The settings."""
         return self._config
 
+    @property
+    def is_aside(self) -> bool:
+        """Whether new requests are left alone, because tracking failed again and again.
+
+        `track`, `pre_request` and `reject` look themselves, and count what they leave out.
+        """
+        return self._recorder.breaker.is_aside
+
     def load(self, endpoint: Endpoint) -> Load:
         """What is in flight on an endpoint."""
         return self._store.load(endpoint)
@@ -122,6 +130,8 @@ class RequestLifecycleTracker:
             scheduling_result: Where it goes.
             headers: As for `track`.
         """
+        if self._recorder.breaker.steps_aside():
+            return
         start = self._read_start(request, scheduling_result)
         if start is not None:
             self._recorder.begin(start, headers)
@@ -172,7 +182,7 @@ class RequestLifecycleTracker:
             completion = RequestCompletion(outcome=outcome, error_type=reason)
             self._recorder.reject(request, headers, completion)
         except Exception:
-            self._recorder.failed("reject")
+            self._recorder.breaker.failed("reject")
 
     def inject(
         self, request: protocols.SchedulingRequest, headers: MutableMapping[str, str]
@@ -189,7 +199,7 @@ class RequestLifecycleTracker:
             if lifecycle is not None:
                 self._recorder.inject(lifecycle, headers)
         except Exception:
-            self._recorder.failed("inject")
+            self._recorder.breaker.failed("inject")
 
     def response_body(
         self,
@@ -207,6 +217,7 @@ class RequestLifecycleTracker:
             response: The chunk.
             target_endpoint: Who serves it.
         """
+        ending: Lifecycle | None = None
         try:
             request_id = _request_id(request)
             if request_id is None or response is None:
@@ -218,12 +229,15 @@ class RequestLifecycleTracker:
             if not response.end_of_stream:
                 self._recorder.mark_first_chunk(lifecycle)
                 return
+            ending = lifecycle
             completion = scheduling.request_completion(response, target_endpoint)
             if completion.outcome is Outcome.COMPLETED and lifecycle.record.streaming:
                 self._recorder.mark_first_chunk(lifecycle)
             self._recorder.end(lifecycle, completion)
         except Exception:
-            self._recorder.failed("response_body")
+            self._recorder.breaker.failed("response_body")
+            if ending is not None:  # nothing else will come that could give its load back
+                self._recorder.end(ending, RequestCompletion(outcome=Outcome.ABANDONED))
 
     def extract_endpoint(self, event: EndpointEvent) -> None:
         """The seed's `ExtractEndpoint`: an endpoint joined or left.
@@ -241,7 +255,7 @@ class RequestLifecycleTracker:
             else:
                 self._store.add_endpoint(endpoint)
         except Exception:
-            self._recorder.failed("extract_endpoint")
+            self._recorder.breaker.failed("extract_endpoint")
 
     def flush(self, timeout: float | None = None) -> bool:
         """Does what is queued: abandoned requests, metrics and records.
@@ -253,6 +267,16 @@ class RequestLifecycleTracker:
             Whether all records are in the file.
         """
         return self._recorder.flush(timeout)
+
+    def failed(self, hook: str) -> None:
+        """Counts and logs the exception that is being handled, raised by code on our side.
+
+        For instrumentations. When too much fails, `is_aside` becomes true for a while.
+
+        Args:
+            hook: A short constant name of what failed; the log tells once of each.
+        """
+        self._recorder.breaker.failed(hook)
 
     def close(self) -> None:
         """Ends what this tracker still has in flight as `shutdown`, and flushes.
@@ -274,7 +298,7 @@ class RequestLifecycleTracker:
                 self._store.ignore("no_endpoint")
             return start
         except Exception:
-            self._recorder.failed("pre_request")
+            self._recorder.breaker.failed("pre_request")
             return None
 
     def _find(self, request_id: str) -> Lifecycle | None:

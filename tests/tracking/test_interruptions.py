@@ -157,8 +157,11 @@ def test_interrupted_in_the_sdk(bench: Bench) -> None:
     assert len(ids) - 10 < counted <= len(ids)
 
 
-def test_interrupted_by_an_ordinary_exception(bench: Bench) -> None:
+def test_interrupted_by_an_ordinary_exception(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What may as well be a bug of ours is kept from the router, but no load is left."""
+    monkeypatch.setattr("otel_lifecycle.tracking.breaker.PAUSE_NS", 0)
     interrupt_everywhere(bench, with_a_handle, "/otel_lifecycle/", TimeoutError)
 
     ids = [record.request_id for record in bench.records]
