@@ -129,8 +129,8 @@ class TrackerConfig(Settings):
         phase_spans: Give the span of a stream two children, `prefill` and `decode`, so that a
             waterfall shows both endpoints.
         max_metric_values: How many endpoints, models, error types and so on metrics tell apart,
-            each; further ones are counted under `_OTHER`. The SDK's own limit is 2,000 series an
-            instrument.
+            each; further ones are counted under `_OTHER` until one is unused or gone. In its
+            lifetime a tracker lets in ten times as many.
         close_timeout: How long `close` may take at most.
     """
 

@@ -27,11 +27,12 @@ from opentelemetry.metrics._internal import (
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
 from otel_lifecycle.config import TrackerConfig
+from otel_lifecycle.model import Outcome
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.runtime.clock import Clock
 from otel_lifecycle.telemetry import semconv
+from otel_lifecycle.telemetry.cardinality import OTHER, BoundedValues
 from otel_lifecycle.telemetry.observations import (
-    OTHER,
     Observe,
     observe_engine,
     observe_gpu,
@@ -99,7 +100,7 @@ class LifecycleMetrics:
         self.before_collect = before_collect
         self.clock = clock
         self._instruments = _Instruments.of(meter_provider)
-        self._values = {name: _BoundedValues(config.max_metric_values) for name in _BOUNDED}
+        self._values = {name: BoundedValues(config.max_metric_values) for name in _BOUNDED}
         self._instruments.add(self)
 
     def close(self) -> None:
@@ -133,6 +134,16 @@ class LifecycleMetrics:
             if record.error is not None:
                 attributes[semconv.ERROR_TYPE] = self._bound(semconv.ERROR_TYPE, record.error.type)
             instruments.duration.record(actual.e2e_ms / 1000, attributes, context)
+        for role in record.endpoint_deleted:
+            self.forget(getattr(record.selected_route, role).label)
+
+    def forget(self, endpoint_label: str) -> None:
+        """Forgets an endpoint that was deleted; after the records of what has ended on it.
+
+        Args:
+            endpoint_label: Its `Endpoint.label`.
+        """
+        self._values[semconv.ENDPOINT_ID].forget(endpoint_label)
 
     def _request_attributes(self, record: LifecycleRecord) -> _Attributes:
         route = record.selected_route
@@ -143,7 +154,11 @@ class LifecycleMetrics:
             (semconv.PROVIDER_NAME, record.provider),
         ):
             if value:
-                attributes[name] = self._bound(name, value)
+                # Clients may ask for any model: only what an engine has served is told apart.
+                is_known = name != semconv.REQUEST_MODEL or (
+                    route is not None and record.outcome is Outcome.COMPLETED
+                )
+                attributes[name] = self._bound(name, value, let_in=is_known)
         if route is not None and route.leader.address:
             leader = route.leader
             if self._bound(semconv.ENDPOINT_ID, leader.label) is OTHER:
@@ -173,8 +188,8 @@ class LifecycleMetrics:
                 error = abs(error_ms) / 1000
                 self._instruments.prediction_error.record(error, attributes, context)
 
-    def _bound(self, name: str, value: str) -> str:
-        return self._values[name].bound(value)
+    def _bound(self, name: str, value: str, *, let_in: bool = True) -> str:
+        return self._values[name].bound(value, self.clock.monotonic_ns(), let_in=let_in)
 
 
 class _Leaving:
@@ -359,22 +374,6 @@ class _Instruments:
             yield from totals.values()
 
         return callback
-
-
-class _BoundedValues:
-    """Lets a bounded number of values become metric attributes; the rest are `_OTHER`."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._values: set[str] = set()
-
-    def bound(self, value: str) -> str:
-        if value in self._values:
-            return value
-        if len(self._values) >= self._limit:
-            return OTHER
-        self._values.add(value)
-        return value
 
 
 def _exemplar_context(record: LifecycleRecord) -> Context | None:

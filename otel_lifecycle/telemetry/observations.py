@@ -12,14 +12,13 @@ from otel_lifecycle.config import TrackerConfig
 from otel_lifecycle.model import EndpointMetrics, NPUState, sanitize
 from otel_lifecycle.model.timestamps import datetime_to_ns
 from otel_lifecycle.telemetry import semconv
+from otel_lifecycle.telemetry.cardinality import OTHER
 from otel_lifecycle.tracking.endpoint_state import EndpointState
 from otel_lifecycle.tracking.store import LifecycleStore
 
 # The last argument: Unix nanoseconds, now and then those before which a value is stale.
 Observe: TypeAlias = "Callable[[LifecycleStore, TrackerConfig, int], Iterator[Observation]]"
 _PointsOf: TypeAlias = "Callable[[EndpointState, str, int], Iterator[Observation]]"
-
-OTHER = "_OTHER"
 
 
 def observe_load(field: str) -> Observe:

@@ -35,7 +35,6 @@ from otel_lifecycle.tracking.dispatch import (
 )
 from otel_lifecycle.tracking.extras import ShadowPredictor, open_collector, open_shadow
 from otel_lifecycle.tracking.lifecycle import Lifecycle
-from otel_lifecycle.tracking.snapshots import EndpointViews
 from otel_lifecycle.tracking.store import LifecycleStore
 from otel_lifecycle.version import __version__
 
@@ -83,7 +82,6 @@ class LifecycleRecorder:
             config.store_name, config.persistence, LifecycleSpanProcessor
         )
         self.breaker = Breaker(self.store.ignore)
-        self._views = EndpointViews(self.store.collected)
         try:
             self.store.collect(config, open_collector)
             self._shadow = open_shadow(config)
@@ -95,6 +93,8 @@ class LifecycleRecorder:
         except BaseException:
             self.store.release(0.0)
             raise
+        self._forget_endpoint = partial(self._background.submit, self._metrics.forget)
+        self.store.on_deleted.append(self._forget_endpoint)
         _recorders.add(self)
 
     def begin(
@@ -286,6 +286,7 @@ class LifecycleRecorder:
             self.end(lifecycle, RequestCompletion(outcome=Outcome.SHUTDOWN))
         if self._shadow is not None:
             self._shadow.close(deadline.seconds_left / 2)
+        self.store.on_deleted.remove(self._forget_endpoint)
         self._background.close(deadline.seconds_left)
         self._metrics.close()
         self.store.release(deadline.seconds_left)
@@ -329,7 +330,7 @@ class LifecycleRecorder:
     def _begin_record(self, start: RequestStart, started_ns: int, now_ns: int) -> LifecycleRecord:
         record = begin_record(
             start,
-            self._views,
+            self.store.views,
             started_ns=started_ns,
             now_ns=now_ns,
             stale_after_ns=self._stale_after_ns,

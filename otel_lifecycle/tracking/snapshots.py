@@ -133,6 +133,10 @@ class EndpointViews:
             view = self._views[identity] = EndpointView(raw, judged_ns)
         return view
 
+    def forget(self, identity: Hashable) -> None:
+        """Forgets an endpoint, by its `Endpoint.identity`."""
+        self._views.pop(identity, None)
+
 
 def _to_ns(moment: datetime | None) -> int | None:
     return None if moment is None else datetime_to_ns(moment)

@@ -15,12 +15,13 @@ from collections.abc import Callable, Hashable
 from typing import ClassVar
 
 from otel_lifecycle.config import CollectionConfig, ConfigError, PersistenceConfig, TrackerConfig
-from otel_lifecycle.model import Endpoint, Load, RequestStart
+from otel_lifecycle.model import Endpoint, Load, RequestStart, sanitize
 from otel_lifecycle.model.record import EndpointSnapshot, LifecycleRecord
 from otel_lifecycle.runtime.clock import Deadline
 from otel_lifecycle.tracking.attachments import RecordSink, StateCollector
 from otel_lifecycle.tracking.endpoint_state import Collected, EndpointState, Lease
 from otel_lifecycle.tracking.lifecycle import Lifecycle
+from otel_lifecycle.tracking.snapshots import EndpointViews
 
 _MAX_ENDPOINTS = 10_000
 
@@ -30,6 +31,16 @@ class LifecycleStore:
 
     Trackers with the same store name share one (`LifecycleStore.shared`). A forked child starts
     with no requests in flight: those belong to the parent.
+
+    Attributes:
+        name: Its name.
+        persistence: Where its records go.
+        sink: What takes them.
+        collection: What is collected of its endpoints.
+        collector: What collects it.
+        ignored: Calls and values that were not used, by reason.
+        views: Its endpoints, made safe to record.
+        on_deleted: Called, without waiting, with the label of an endpoint that is forgotten.
     """
 
     _shared: ClassVar[dict[str, LifecycleStore]] = {}
@@ -43,6 +54,8 @@ class LifecycleStore:
         self.collection = CollectionConfig()
         self.collector: StateCollector | None = None
         self.ignored: Counter[str] = Counter()
+        self.views = EndpointViews(self.collected)
+        self.on_deleted: list[Callable[[str], None]] = []
         # Reentrant: a signal handler may close the tracker while the same thread is in here.
         self._lock = threading.RLock()
         self._users = 0
@@ -274,9 +287,7 @@ class LifecycleStore:
     def delete_endpoint(self, endpoint: Endpoint) -> None:
         """Forgets an endpoint and its counter; requests in flight on it go on."""
         with self._lock:
-            state = self._endpoints.pop(endpoint.identity, None)
-            if state is not None:
-                state.live = False
+            self._forget_endpoint(endpoint)
 
     def _charge(self, lifecycle: Lifecycle) -> None:
         route, snapshots = lifecycle.start.route, lifecycle.record.selected_route
@@ -322,9 +333,17 @@ class LifecycleStore:
 
     def _forget_idle(self) -> None:
         """Keeps memory bounded where no event ever says that an endpoint is gone."""
-        for identity, state in list(self._endpoints.items()):
+        for state in list(self._endpoints.values()):
             if state.requests == 0:
-                del self._endpoints[identity]
+                self._forget_endpoint(state.endpoint)
+
+    def _forget_endpoint(self, endpoint: Endpoint) -> None:
+        state = self._endpoints.pop(endpoint.identity, None)
+        if state is not None:
+            state.live = False
+        self.views.forget(endpoint.identity)
+        for listener in tuple(self.on_deleted):
+            listener(sanitize.text(endpoint.label))
 
     def _after_fork_in_child(self) -> None:
         self._lock = threading.RLock()

@@ -1,0 +1,131 @@
+"""Metrics tell a bounded number of values apart, and go on doing so however long a router runs."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+from otel_lifecycle import EndpointEvent, EndpointEventType, LatencyPrediction, RequestStart, Route
+from otel_lifecycle.telemetry.cardinality import UNUSED_NS, BoundedValues
+from otel_lifecycle.tracking.endpoint_state import EndpointState
+from otel_lifecycle.tracking.snapshots import EndpointView
+from tests.conftest import Bench
+from tests.routes import aggregated, disaggregated, endpoint, known
+
+MODEL = "gen_ai.request.model"
+
+
+def seen(bench: Bench, metric: str, attribute: str) -> dict[str, float]:
+    """The counts of a metric by one attribute."""
+    counts: dict[str, float] = {}
+    for attributes, value in bench.telemetry.metrics().get(metric, {}).items():
+        name = dict(attributes)[attribute]
+        counts[name] = counts.get(name, 0) + value
+    return counts
+
+
+def delete(bench: Bench, pod: str) -> None:
+    """Tells that an endpoint is gone."""
+    bench.tracker.extract_endpoint(EndpointEvent(EndpointEventType.DELETE, endpoint(pod)))
+
+
+def alive(*types: type) -> int:
+    """How many objects of some types there are."""
+    gc.collect()
+    return sum(isinstance(thing, types) for thing in gc.get_objects())
+
+
+def test_invented_models(make_bench: Callable[..., Bench]) -> None:
+    """However many models clients make up, those that an engine serves are told apart."""
+    bench = make_bench(max_metric_values=3)
+    for number in range(50):
+        invented = RequestStart(f"request-{number}", aggregated(), f"invented-{number}")
+        bench.tracker.track(invented).fail("http_404")
+        bench.tracker.reject(invented, "unknown_model")
+    for number in range(3):
+        served = RequestStart(f"served-{number}", aggregated(), f"real-{number}")
+        bench.tracker.track(served).complete()
+        bench.tracker.track(served).fail("http_500")
+
+    assert seen(bench, "llm_router.requests", MODEL) == {
+        "_OTHER": 100,
+        "real-0": 2,
+        "real-1": 2,
+        "real-2": 2,
+    }
+    assert {record.model for record in bench.records} >= {"invented-0", "invented-49", "real-0"}
+
+
+def test_unused_values_make_room() -> None:
+    """The least recently used first, and only when it was not used for a while."""
+    values = BoundedValues(2)
+
+    assert [values.bound(value, 0) for value in "abc"] == ["a", "b", "_OTHER"]
+    assert [values.bound(value, UNUSED_NS - 1) for value in "ac"] == ["a", "_OTHER"]
+    assert [values.bound(value, UNUSED_NS) for value in "cba"] == ["c", "_OTHER", "a"]
+
+
+def test_asked_for_is_not_used() -> None:
+    """What may not be let in keeps nothing in either."""
+    values = BoundedValues(1)
+    values.bound("a", 0)
+
+    assert values.bound("a", UNUSED_NS, let_in=False) == "a"
+    assert values.bound("b", UNUSED_NS, let_in=False) == "_OTHER"
+    assert values.bound("b", UNUSED_NS) == "b"
+    assert values.bound("a", UNUSED_NS, let_in=False) == "_OTHER"
+
+
+def test_the_total_is_bounded() -> None:
+    """The SDK keeps each series it was ever given: there is an end to new ones."""
+    values = BoundedValues(3)
+
+    shown = {values.bound(f"model-{number}", number * UNUSED_NS) for number in range(1_000)}
+    assert shown == {"_OTHER", *(f"model-{number}" for number in range(30))}
+
+
+def test_deleted_endpoints_make_room(make_bench: Callable[..., Bench]) -> None:
+    """Whether requests on it end before or after, a deleted endpoint is forgotten."""
+    bench = make_bench(max_metric_values=50)
+    predicted = LatencyPrediction(ttft_ms=1.0)
+    for number in range(300):
+        route = Route(known(f"qwen-{number}"))
+        tracked = bench.tracker.track(RequestStart("request", route, prediction=predicted))
+        tracked.chunk()
+        if number % 2:
+            tracked.complete()
+        delete(bench, f"qwen-{number}")
+        tracked.complete()
+
+    by_endpoint = seen(bench, "llm_router.prediction.error", "llm_router.endpoint.id")
+    assert by_endpoint == {f"pod://llm/qwen-{number}": 1 for number in range(300)}
+
+
+def test_deleted_endpoints_leave_nothing(bench: Bench) -> None:
+    """Neither their counters nor what was read of them, of leaders as well."""
+    before = alive(EndpointView, EndpointState)
+    for number in range(300):
+        pods = [f"{role}-{number}" for role in ("qwen", "leader", "prefill", "decode")]
+        bench.tracker.track(RequestStart("one", Route(known(pods[0])))).complete()
+        pair = Route(*map(known, pods[1:]))
+        bench.tracker.track(RequestStart("two", pair)).complete()
+        for pod in pods:
+            delete(bench, pod)
+    bench.tracker.flush(timeout=30)
+
+    assert alive(EndpointView, EndpointState) == before
+
+
+def test_deleted_while_in_use(bench: Bench) -> None:
+    """A request in flight is recorded whole, and what is kept of its endpoint goes with it."""
+    before = alive(EndpointView, EndpointState)
+    tracked = bench.tracker.track(RequestStart("request", disaggregated()))
+    for pod in ("leader-0", "prefill-0", "decode-0"):
+        delete(bench, pod)
+    tracked.complete()
+    del tracked
+
+    (record,) = bench.records
+    assert record.tracked_endpoints == ["pod://llm/prefill-0", "pod://llm/decode-0"]
+    assert record.endpoint_deleted == ["prefill", "decode"]
+    assert alive(EndpointView, EndpointState) == before
