@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Iterator
 
@@ -43,15 +44,16 @@ class LifecycleSpanProcessor(SpanProcessor):
                 f"persistence.outputPath {config.output_path!r} cannot be written: {error}"
             ) from error
         self._store_name = store_name
-        self._providers: weakref.WeakSet[TracerProvider] = weakref.WeakSet()
         # Not shut down and collected: what is queued is still written.
         weakref.finalize(self, self._writer.close_soon).atexit = False
 
     def attach(self, provider: TracerProvider) -> None:
         """Flushes with a provider, whose shutdown does not close it: `close` does."""
-        if provider not in self._providers:
-            self._providers.add(provider)
-            provider.add_span_processor(_Attached(self))
+        attached = _attached.get(provider)
+        if attached is None:
+            attached = _attached[provider] = _Attached()
+            provider.add_span_processor(attached)
+        attached.processors.add(self)
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Does nothing."""
@@ -113,23 +115,26 @@ class LifecycleSpanProcessor(SpanProcessor):
 
 
 class _Attached(SpanProcessor):
-    """A tracker's processor as its provider sees it.
+    """The processors of trackers as their provider sees them: one, since it never lets go of one.
 
-    The tracker hands its records over itself; from the provider comes only when to flush. It never
-    lets go of a processor, and is often shut down before the tracker, whose requests in flight are
-    recorded even then.
+    Trackers hand their records over themselves; from the provider comes only when to flush. It is
+    often shut down before a tracker, whose requests in flight are recorded even then.
     """
 
-    def __init__(self, processor: LifecycleSpanProcessor) -> None:
-        self._processor = weakref.ref(processor)
+    def __init__(self) -> None:
+        self.processors: weakref.WeakSet[LifecycleSpanProcessor] = weakref.WeakSet()
 
     def shutdown(self) -> None:
         self.force_flush(_SHUTDOWN_MILLIS)
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        processor = self._open_processor()
-        return processor is None or processor.force_flush(timeout_millis)
+        deadline = time.monotonic() + timeout_millis / 1000
+        flushed = True
+        for processor in list(self.processors):
+            if not processor.closed:
+                left = round(max(0.0, deadline - time.monotonic()) * 1000)
+                flushed = processor.force_flush(left) and flushed
+        return flushed
 
-    def _open_processor(self) -> LifecycleSpanProcessor | None:
-        processor = self._processor()
-        return None if processor is None or processor.closed else processor
+
+_attached: weakref.WeakKeyDictionary[TracerProvider, _Attached] = weakref.WeakKeyDictionary()

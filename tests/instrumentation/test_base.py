@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
+import logging
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,11 +12,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from otel_lifecycle import RequestLifecycleTracker
 from otel_lifecycle.config import environment_variables
 from otel_lifecycle.instrumentation.base import InstrumentorOptions, RouterInstrumentor, Wrapper
 from otel_lifecycle.testing import InMemoryTelemetry
+from tests.routes import start
 
 TOY_ROUTER = """
 class Router:
@@ -119,6 +123,36 @@ def test_instrument_again(toy_router: str, instrumentor: ToyInstrumentor) -> Non
 
     module.Router().dispatch("request-1")
     assert [request for request, _ in instrumentor.seen] == ["request-1"]
+
+
+def test_many_cycles(
+    toy_router: str,
+    instrumentor: ToyInstrumentor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """However often a router is instrumented, nothing is left of it: no object, no processor."""
+    monkeypatch.setenv("OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH", str(tmp_path / "records.jsonl"))
+    caplog.set_level(logging.ERROR, "otel_lifecycle")  # what is captured is kept
+    telemetry = InMemoryTelemetry(ALWAYS_OFF)
+    load(toy_router)
+
+    def objects_after(cycles: int) -> int:
+        for _ in range(cycles):
+            instrumentor.instrument(
+                tracer_provider=telemetry.tracer_provider, meter_provider=telemetry.meter_provider
+            )
+            assert instrumentor.tracker is not None
+            instrumentor.tracker.track(start()).complete()
+            instrumentor.uninstrument()
+            telemetry.metrics()
+        gc.collect()
+        return len(gc.get_objects())
+
+    before = objects_after(20)
+    assert objects_after(100) - before < 100
+    telemetry.shutdown()
 
 
 def test_missing_hook(
