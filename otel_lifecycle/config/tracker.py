@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 from pydantic import (
@@ -25,6 +24,7 @@ from pydantic.alias_generators import to_camel
 from otel_lifecycle.config.collection import CollectionConfig
 from otel_lifecycle.config.prediction import PredictionConfig
 from otel_lifecycle.config.settings import ConfigError, Duration, FieldError, Settings, problems
+from otel_lifecycle.runtime.files import read_file
 
 DEFAULT_STORE_NAME = "hermes-inflight"
 ENVIRONMENT_PREFIX = "OTEL_LIFECYCLE_"
@@ -259,7 +259,7 @@ def _read_file(path: str) -> dict[str, Any]:
     if not path:
         return {}
     try:
-        text = Path(path).expanduser().read_text("utf-8")
+        text = read_file(path).decode()
     except (OSError, ValueError) as error:
         raise ConfigError(f"{CONFIG_FILE_VARIABLE}={path}: cannot be read: {error}") from error
     try:

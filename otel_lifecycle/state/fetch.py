@@ -6,13 +6,13 @@ import asyncio
 import ssl
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 
 import aiohttp
 
 from otel_lifecycle.config.collection import CollectionConfig
 from otel_lifecycle.config.settings import ConfigError
+from otel_lifecycle.runtime.files import check_file, read_file
 
 EXPOSITION = ("text/plain", "application/openmetrics-text")
 JSON = ("application/json",)
@@ -131,8 +131,8 @@ def _authorization(path: str) -> dict[str, str]:
     if not path:
         return {}
     try:
-        value = Path(path).expanduser().read_text("latin-1").strip()
-    except (OSError, RuntimeError) as error:
+        value = read_file(path).decode("latin-1").strip()
+    except OSError as error:
         raise ScrapeError("no_authorization", error) from None
     return {"Authorization": value if " " in value else f"Bearer {value}"}
 
@@ -143,13 +143,16 @@ def tls_context(config: CollectionConfig) -> ssl.SSLContext:
     Raises:
         ConfigError: A certificate cannot be read.
     """
+    files = list(filter(None, (config.ca_file, config.cert_file, config.key_file)))
     try:
+        for path in files:
+            check_file(path)
         context = ssl.create_default_context(cafile=config.ca_file or None)
         if config.cert_file:
             context.load_cert_chain(config.cert_file, config.key_file or None)
     except OSError as error:  # SSLError is one
-        files = ", ".join(filter(None, (config.ca_file, config.cert_file, config.key_file)))
-        raise ConfigError(f"collection: {files}: cannot be read as certificate: {error}") from error
+        named = ", ".join(files)
+        raise ConfigError(f"collection: {named}: cannot be read as certificate: {error}") from error
     if not config.tls_verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
@@ -15,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from otel_lifecycle.config.collection import CollectionConfig, Source, TargetConfig
 from otel_lifecycle.config.settings import problems
 from otel_lifecycle.model import Endpoint
+from otel_lifecycle.runtime.files import read_file
 
 _logger = logging.getLogger(__name__)
 
@@ -122,16 +122,15 @@ class TargetsFile:
             return ()
         problem = ""
         try:
-            path = Path(self._path).expanduser()
-            status = os.stat(path)
+            status = os.stat(os.path.expanduser(self._path))
             version = (status.st_ino, status.st_mtime_ns, status.st_size)
             if version == self._version:
                 return self._targets
-            self._targets = configured(_TARGETS.validate_json(path.read_bytes()))
+            self._targets = configured(_TARGETS.validate_json(read_file(self._path)))
             self._version = version
         except ValidationError as error:
             problem = problems(error, camel_case=True)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError) as error:
             problem = f"cannot be read: {error}"
         if problem != self._problem:
             self._problem = problem

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
+import threading
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -676,6 +679,63 @@ def test_refused_file(tmp_path: Path, content: bytes | None, reason: str) -> Non
     with pytest.raises(ConfigError) as refusal:
         TrackerConfig.from_environment({"OTEL_LIFECYCLE_CONFIG_FILE": str(path)})
     assert reason.format(path=path) == str(refusal.value)
+
+
+def refusal_of(call: Callable[[], object]) -> str:
+    """Why a call refuses; it must not wait for ever."""
+    refusals: list[str] = []
+
+    def run() -> None:
+        try:
+            call()
+        except ConfigError as error:
+            refusals.append(str(error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(30)
+    (refusal,) = refusals
+    return refusal
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+def test_what_is_not_a_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """A pipe nobody writes to, a folder or a device is refused, and not waited for."""
+    path = tmp_path / "lifecycle.json"
+    make(path)
+    environment = {"OTEL_LIFECYCLE_CONFIG_FILE": str(path)}
+
+    assert refusal_of(lambda: TrackerConfig.from_environment(environment)) == (
+        f"OTEL_LIFECYCLE_CONFIG_FILE={path}: cannot be read: {path} is not a regular file"
+    )
+
+
+@pytest.mark.parametrize(
+    "variable", ["CONFIG_FILE", "PERSISTENCE_OUTPUT_PATH", "COLLECTION_CA_FILE"]
+)
+def test_home_of_nobody(variable: str) -> None:
+    """A path in the home of a user who does not exist is a bad setting like any other."""
+    environment = {
+        "OTEL_LIFECYCLE_COLLECTION_ENABLED": "true",
+        f"OTEL_LIFECYCLE_{variable}": "~nouser/a",
+    }
+    with pytest.raises(ConfigError, match="~nouser/a"):
+        RequestLifecycleTracker(TrackerConfig.from_environment(environment))
+
+
+@pytest.mark.parametrize("setting", ["ca_file", "cert_file"])
+def test_certificate_that_is_a_pipe(tmp_path: Path, setting: str) -> None:
+    """A certificate is looked at before a library waits for it."""
+    os.mkfifo(tmp_path / "pipe")
+    environment = {"OTEL_LIFECYCLE_COLLECTION_ENABLED": "true"}
+    config = TrackerConfig.from_environment(
+        environment, **{f"collection_{setting}": str(tmp_path / "pipe")}
+    )
+
+    pipe = f"{tmp_path}/pipe"
+    assert refusal_of(lambda: RequestLifecycleTracker(config)) == (
+        f"collection: {pipe}: cannot be read as certificate: {pipe} is not a regular file"
+    )
 
 
 def test_settings_are_values() -> None:

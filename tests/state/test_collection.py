@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -325,6 +326,20 @@ def test_targets_file(
         f"targets file {path}: invalid parameters: 0.url must be a URL such as "
         "http://10.0.0.7:8000/metrics, got 'http://'; nothing changes"
     )
+
+
+def test_targets_file_that_is_a_pipe(
+    collecting: Callable[..., Bench], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not waited for."""
+    path = tmp_path / "targets.json"
+    os.mkfifo(path)
+    collecting(targets_file=str(path), endpoints=False)
+    eventually(lambda: bool(caplog.messages))
+
+    assert caplog.messages == [
+        f"targets file {path}: cannot be read: {path} is not a regular file; nothing changes"
+    ]
 
 
 def test_fork(collecting: Callable[..., Bench], site: Site) -> None:

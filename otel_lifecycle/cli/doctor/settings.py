@@ -19,6 +19,7 @@ from otel_lifecycle.config import (
     unknown_variables,
 )
 from otel_lifecycle.records.names import live_path
+from otel_lifecycle.runtime.files import read_file
 
 _RARE = ("collection.", "prediction.")  # shown where they are set
 _ALWAYS_SHOWN = ("collection.enabled", "prediction.url")
@@ -76,7 +77,7 @@ def examine_record_file(diagnosis: Diagnosis, persistence: PersistenceConfig) ->
 
 def _fields_of(path: str) -> set[str]:
     """The fields that a valid file sets, in lower case."""
-    text = Path(path).expanduser().read_text("utf-8").strip()
+    text = read_file(path).decode().strip()
     return set(_fields(json.loads(text) if text else None, ""))
 
 

@@ -1,0 +1,35 @@
+"""Reads files that a user names, without waiting for what is not a file."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """Reads a regular file as a whole; `~` is expanded.
+
+    Raises:
+        OSError: It cannot be read, or is a pipe, a device or a socket, which could make the reader
+            wait for ever.
+    """
+    path = os.path.expanduser(path)
+    # A pipe that nobody writes to would hold up a plain `open`.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(f"{path} is not a regular file")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
+
+
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Refuses what `read_file` refuses, for a library that opens the file itself.
+
+    Raises:
+        OSError: It is not there, or not a regular file.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(f"{os.fspath(path)} is not a regular file")
