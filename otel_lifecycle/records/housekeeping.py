@@ -22,12 +22,19 @@ from otel_lifecycle.records.names import (
     segment_of,
     segment_path,
 )
-from otel_lifecycle.records.segment import FILE_MODE, Segment, lock
+from otel_lifecycle.records.ownership import (
+    GZIP_WBITS,
+    ForeignFile,
+    holds_records,
+    open_carefully,
+    open_new,
+)
+from otel_lifecycle.records.segment import Segment, lock
 
 # Whoever it belongs to has ended, or begins a new file at its next record: both are right.
 _LEFT_BEHIND = 3600.0  # seconds
 _CHUNK_BYTES = 1 << 18
-_GZIP_WBITS = 31  # zlib's largest window, with the header and trailer of gzip
+_GZIP_MAGIC = b"\x1f\x8b"
 _PAUSE_SECONDS = 0.5  # so that many small segments are not listed again for each of them
 
 
@@ -35,7 +42,7 @@ class Housekeeping:
     """Looks after the closed segments of an output path, those of other processes too.
 
     Any number of processes may do so at once. What one of them leaves undone, because it ends, the
-    next one does.
+    next one does. A file is ours by its name and by what is in it; any other is left alone.
 
     Args:
         config: Enabled settings; without rotation there is nothing to do.
@@ -114,6 +121,8 @@ class Housekeeping:
                 try:
                     with contextlib.closing(Segment(live)) as segment:
                         segment.finish(lambda path=path: path, sync=self._syncs)
+                except BlockingIOError:  # it is being written after all
+                    continue
                 except OSError as error:  # what is to be deleted is deleted all the same
                     self._complain(f"{live} cannot be closed: {error}")
 
@@ -122,42 +131,54 @@ class Housekeeping:
             whole = path.with_name(path.name.removesuffix(UNFINISHED))
             segment = segment_of(whole)
             if segment is not None and self._is_ours(segment[0]) and not whole.exists():
-                path.unlink(missing_ok=True)
+                try:
+                    _delete_half_compressed(path)
+                except OSError as error:
+                    self._complain(f"{path} cannot be deleted: {error}")
 
     def _compress(self, path: Path) -> Path:
         """Compresses a segment; returns under which name it is there now."""
         compressed = path.with_name(path.name + COMPRESSED)
-        unfinished = path.with_name(path.name + UNFINISHED)
         try:
-            with path.open("rb") as plain:
-                lock(plain.fileno(), wait=False)
+            with open(open_carefully(path, os.O_RDONLY), "rb") as plain:
+                lock(plain.fileno(), path)
                 if not path.exists():  # another process has just done it
                     return compressed
-                self._write_compressed(plain, unfinished)
-                unfinished.replace(compressed)
-                path.unlink()
+                for file in (path, compressed):
+                    if file.exists() and not holds_records(file):
+                        raise ForeignFile(file, "does not begin with a record")
+                self._replace(plain, path, compressed)
         except BlockingIOError:  # another process is at it
             return path
         except FileNotFoundError:
             return compressed
         except OSError as error:  # what is to be deleted is deleted all the same
             self._complain(f"{path} cannot be compressed: {error}")
-            unfinished.unlink(missing_ok=True)
             return path
         return compressed
 
-    def _write_compressed(self, plain: BinaryIO, path: Path) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    def _replace(self, plain: BinaryIO, path: Path, compressed: Path) -> None:
+        unfinished = path.with_name(path.name + UNFINISHED)
+        _delete_half_compressed(unfinished)
+        with open(open_new(unfinished, os.O_WRONLY), "wb") as file:
+            try:
+                self._write_compressed(plain, file)
+                unfinished.replace(compressed)
+            except OSError:
+                unfinished.unlink(missing_ok=True)
+                raise
+        path.unlink()
+
+    def _write_compressed(self, plain: BinaryIO, file: BinaryIO) -> None:
         # Not GzipFile, which is left to the garbage collector, and so to whatever thread of the
         # router: if a signal handler raises there, in its finalizer, Python swallows it.
-        compressor = zlib.compressobj(wbits=_GZIP_WBITS)
-        with open(os.open(path, flags, FILE_MODE), "wb") as file:
-            while chunk := plain.read(_CHUNK_BYTES):
-                file.write(compressor.compress(chunk))
-            file.write(compressor.flush())
-            if self._syncs:
-                file.flush()
-                os.fsync(file.fileno())
+        compressor = zlib.compressobj(wbits=GZIP_WBITS)
+        while chunk := plain.read(_CHUNK_BYTES):
+            file.write(compressor.compress(chunk))
+        file.write(compressor.flush())
+        file.flush()
+        if self._syncs:
+            os.fsync(file.fileno())
 
     def _delete_oldest(self, segments: list[Path]) -> None:
         """Keeps the newest whatever is asked for: it tells the number of the next."""
@@ -169,6 +190,8 @@ class Housekeeping:
             try:
                 kept += path.stat().st_size
                 if count and ((most and count >= most) or (most_bytes and kept > most_bytes)):
+                    if not holds_records(path):
+                        raise ForeignFile(path, "does not begin with a record")
                     path.unlink()
             except FileNotFoundError:  # another process was faster
                 continue
@@ -187,6 +210,21 @@ class Housekeeping:
 
     def _is_ours(self, live: Path) -> bool:
         return is_sibling(live, self._config.output_path)
+
+
+def _delete_half_compressed(path: Path) -> None:
+    """Deletes what a process that died left of a compressed segment, if it did."""
+    try:
+        fd = open_carefully(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        begin = os.pread(fd, len(_GZIP_MAGIC), 0)
+    finally:
+        os.close(fd)
+    if not _GZIP_MAGIC.startswith(begin.rstrip(b"\0")):  # zeros are left when power fails
+        raise ForeignFile(path, "is not half a compressed segment")
+    path.unlink(missing_ok=True)
 
 
 def _unchanged_for(path: Path) -> float:

@@ -8,6 +8,7 @@ any more. A compressed one has `.gz` behind its name, and appears whole.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import socket
@@ -25,6 +26,7 @@ _CLOSED = re.compile(
     r"(?P<stem>.+)\.(?P<closed>\d{8}T\d{6}\.\d{3}Z)\.(?P<number>\d{6,})(?P<suffix>\.(?!gz$)[^.]+)?(\.gz)?"
 )
 _KEY = re.compile(r"(?P<closed>\d{8}T\d{6}\.\d{3}Z)\.(?P<number>\d{6,})")
+_LONGEST_INSTANCE = 128  # bytes; a file name has 255, and those of segments are longer
 _FOLDER_SUFFIXES = (".jsonl", f".jsonl{COMPRESSED}")
 
 
@@ -94,14 +96,20 @@ def is_sibling(path: Path, output_path: str) -> bool:
 def _instance() -> str:
     """`service.instance.id` as OpenTelemetry's variable has it, or the host, in Kubernetes the pod.
 
-    What cannot stand in a file name is replaced.
+    It becomes one part of a path: what cannot stand in the name of a file is replaced, and so are
+    the dots of a hidden file or of another folder. One that is too long ends with its digest.
     """
     name = socket.gethostname()
     for pair in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
         key, _, value = pair.partition("=")
         if key.strip() == "service.instance.id" and value.strip():
             name = unquote(value.strip())
-    return re.sub(r"[^\w.-]", "_", name)
+    part = re.sub(r"^\.+|[^\w.-]", "_", name) or "_"
+    encoded = part.encode()
+    if len(encoded) <= _LONGEST_INSTANCE:
+        return part
+    digest = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:16]
+    return f"{encoded[: _LONGEST_INSTANCE - 17].decode(errors='ignore')}-{digest}"
 
 
 def segment_path(live: Path, key: SegmentKey) -> Path:

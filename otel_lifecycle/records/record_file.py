@@ -47,6 +47,7 @@ class RecordFile:
         """Appends lines, as many as belong into one segment; returns how many.
 
         Raises:
+            BlockingIOError: Another process has the lock; none of them is in the file.
             OSError: They could not be written, and none of them is in the file.
         """
         self.rotate_if_old()
@@ -66,29 +67,37 @@ class RecordFile:
         return max(0.0, self._interval - age, failed)
 
     def rotate_if_old(self) -> None:
-        """Closes the segment when it was written for long enough."""
+        """Closes the segment when it was written for long enough.
+
+        Raises:
+            BlockingIOError: Another process has the lock.
+        """
         if self.rotates_in() == 0:
             self._rotate()
 
-    def close(self) -> None:
-        """Closes the file; where there is rotation, as a segment that is complete."""
-        try:
-            if self._config.rotates:
-                self._rotate()
-            elif self._syncs:
-                self._segment.sync()
-        except OSError as error:
-            self._complain(f"cannot be synced at the end: {error}")
-        finally:
-            self._segment.close()
+    def finish(self) -> None:
+        """Makes what is written complete: where there is rotation, as a closed segment.
 
-    def abandon(self) -> None:
-        """Closes a file that is the parent's, in a forked child."""
+        Raises:
+            BlockingIOError: Another process has the lock.
+        """
+        if self._config.rotates:
+            self._rotate()
+        elif self._syncs:
+            try:
+                self._segment.sync()
+            except OSError as error:
+                self._complain(f"cannot be synced at the end: {error}")
+
+    def close(self) -> None:
+        """Closes the file as it is; in a forked child, the parent's."""
         self._segment.close()
 
     def _rotate(self) -> bool:
         try:
             self._segment.finish(self._next_path, sync=self._syncs)
+        except BlockingIOError:
+            raise
         except OSError as error:
             self._failed_at = time.monotonic()
             self._complain(f"cannot be rotated, and grows on: {error}")

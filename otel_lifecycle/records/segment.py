@@ -2,30 +2,32 @@
 
 Several processes may append to one file. Each append holds an advisory lock, so that a line cut
 short by a full disk, or by the death of its process, can be taken back before anybody writes
-behind it.
+behind it. Nothing here waits for that lock: the writer's thread tries again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import stat
 import time
 from collections.abc import Callable, Generator, Sequence
 from itertools import accumulate
 from pathlib import Path
 
-import msgspec
+from otel_lifecycle.records.ownership import (
+    ForeignFile,
+    find_ending,
+    keep_private,
+    open_carefully,
+    open_new,
+)
 
 try:
     import fcntl
 except ImportError:  # Windows: one process a file
     fcntl = None
 
-FILE_MODE = 0o600
 _FOLDER_MODE = 0o700
-_TAIL_BYTES = 1 << 20
 
 
 class Segment:
@@ -39,6 +41,7 @@ class Segment:
         sync: Have the disk keep what is appended before `append` returns.
 
     Raises:
+        ForeignFile: It is a link, no regular file, or holds something else than records.
         OSError: The file cannot be opened for appending.
         ValueError: The path cannot be one of a file.
     """
@@ -49,9 +52,12 @@ class Segment:
         self._sync = sync
         self._fd = -1
         self._end = -1  # of our last append; when the file ends elsewhere others have written
+        self._is_known = False  # to be a record file
         try:
             with self._locked():
                 self._repair_tail()
+        except BlockingIOError:  # repaired before the first append
+            find_ending(self._fd, path)
         except BaseException:
             self.close()
             raise
@@ -73,6 +79,7 @@ class Segment:
             How many lines were written: those that fit.
 
         Raises:
+            BlockingIOError: Another process has the lock.
             OSError: They could not be written.
         """
         with self._locked():
@@ -107,11 +114,10 @@ class Segment:
             sync: Have the disk keep the file and its new name.
 
         Raises:
-            OSError: It could not be renamed, or is no regular file; it goes on being written.
+            BlockingIOError: Another process has the lock.
+            OSError: It could not be renamed; it goes on being written.
         """
         with self._locked():
-            if not stat.S_ISREG(os.fstat(self._fd).st_mode):
-                raise OSError(errno.EINVAL, "no regular file", str(self.path))
             if self._repair_tail() == 0:
                 self.path.unlink()
             else:
@@ -139,15 +145,21 @@ class Segment:
 
     def _open(self) -> None:
         _make_folders(self.path.parent)
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._fd = os.open(self.path, flags, FILE_MODE)
+        flags = os.O_RDWR | os.O_APPEND
+        while self._fd < 0:
+            try:
+                self._fd = open_new(self.path, flags)
+            except FileExistsError:
+                with contextlib.suppress(FileNotFoundError):  # another process has just rotated it
+                    self._fd = open_carefully(self.path, flags)
         self._end = -1
+        self._is_known = False
         self._opened_at = time.monotonic()
 
     def _is_current(self) -> bool:
         """Whether the path still leads to the open file, which others rotate, move and delete."""
         try:
-            now, ours = os.stat(self.path), os.fstat(self._fd)
+            now, ours = os.lstat(self.path), os.fstat(self._fd)
         except OSError:
             return False
         return (now.st_ino, now.st_dev) == (ours.st_ino, ours.st_dev)
@@ -157,17 +169,19 @@ class Segment:
 
         Returns:
             The size of the file.
+
+        Raises:
+            ForeignFile: The file is somebody else's, and stays as it is.
         """
         size = os.fstat(self._fd).st_size
-        if size == 0 or os.pread(self._fd, 1, size - 1) == b"\n":
+        if self._is_known and (size == 0 or os.pread(self._fd, 1, size - 1) == b"\n"):
             return size
-        start = max(0, size - _TAIL_BYTES)
-        tail = os.pread(self._fd, size - start, start)
-        newline = tail.rfind(b"\n")
-        # Longer than any record: whatever it is, the next record starts on a line of its own.
-        if (newline >= 0 or start == 0) and not _is_json(tail[newline + 1 :]):
-            os.ftruncate(self._fd, start + newline + 1)
-        else:
+        ending = find_ending(self._fd, self.path)
+        keep_private(self._fd, self.path)
+        self._is_known = True
+        if ending.size < size:
+            os.ftruncate(self._fd, ending.size)
+        elif ending.lacks_newline:
             os.write(self._fd, b"\n")
         return os.fstat(self._fd).st_size
 
@@ -177,32 +191,37 @@ class Segment:
         while True:
             if self._fd < 0:
                 self._open()
-            locked = lock(self._fd)
+            locked = lock(self._fd, self.path)
             if self._is_current():
                 break
             self.close()  # and its lock with it
         try:
             yield
+        except ForeignFile:
+            self.close()
+            raise
         finally:
-            if locked:
+            if locked and self._fd >= 0:
                 unlock(self._fd)
 
 
-def lock(fd: int, *, wait: bool = True) -> bool:
-    """Takes the advisory lock of a file.
+def lock(fd: int, path: Path) -> bool:
+    """Takes the advisory lock of a file, without waiting for it.
 
     Returns:
         Whether there is one: some network file systems have none.
 
     Raises:
-        BlockingIOError: Another process has it, and `wait` is False.
+        BlockingIOError: Another process has it.
     """
     if fcntl is None:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise BlockingIOError(
+            error.errno, "another process holds the lock of the file", str(path)
+        ) from None
     except OSError:
         return False
     return True
@@ -235,11 +254,3 @@ def _make_folders(folder: Path) -> None:
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     for path in reversed(missing):
         path.mkdir(_FOLDER_MODE, exist_ok=True)
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return True

@@ -9,8 +9,9 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
+from typing import TypeVar
 
 import msgspec
 
@@ -27,6 +28,12 @@ _PAUSE_SECONDS = 0.0001
 _SHORTEST_INTERVAL_SECONDS = 0.001
 _RETRY_SECONDS = 1.0
 _LOG_INTERVAL_SECONDS = 60.0
+_LOCK_PATIENCE_SECONDS = 1.0  # others hold the lock of a file while they append
+_SHORTEST_LOCK_PAUSE, _LONGEST_LOCK_PAUSE = 0.0005, 0.02
+_GRACE_SECONDS = 0.1
+
+_Result = TypeVar("_Result")
+
 _writers: weakref.WeakSet[RecordWriter] = weakref.WeakSet()
 
 
@@ -64,7 +71,9 @@ class RecordWriter:
         self._wake: SimpleQueue[bool] = SimpleQueue()
         self._closed = False
         self._finished = False
+        self._given_up = False  # there is no time left to wait for a lock
         self._failing = False
+        self._locked_out = False  # why it fails: another process has the lock
         self._failure = ""  # why the last write failed
         self._logged_at: dict[str, float] = {}
         self._file: RecordFile | None = RecordFile(config, self._complain)
@@ -148,7 +157,11 @@ class RecordWriter:
         thread = self._thread
         if thread is not None:
             self._wake.put(True)
-            thread.join(_waitable(timeout))
+            seconds = _waitable(timeout)
+            grace = min(_GRACE_SECONDS, seconds / 10)
+            thread.join(seconds - grace)
+            self._given_up = True
+            thread.join(grace)  # what waits for a lock goes back into the queue
             if thread.is_alive():
                 self._thread = None
                 self._finished = True
@@ -170,11 +183,11 @@ class RecordWriter:
         self._thread = None
         self._thread_lock = threading.Lock()
         self._finished = self._closed
-        self._failing = False
+        self._failing = self._locked_out = False
         self.written = self.dropped = 0
         file, self._file = self._file, None
         if file is not None:
-            file.abandon()
+            file.close()
 
     def _run(self) -> None:
         while not self._closed:
@@ -182,6 +195,9 @@ class RecordWriter:
                 self._wake.get(timeout=self._rest())
             while not self._wake.empty():
                 self._wake.get()
+            self._work(None)
+        self._work(None)
+        while self._locked_out and not self._given_up:  # its holder may let go in time
             self._work(None)
         self._finish(None)
 
@@ -216,6 +232,7 @@ class RecordWriter:
     def _write_queued(self, timeout: float | None) -> bool:
         if not self._write_lock.acquire(timeout=_waitable(timeout)):
             return False
+        patience = _LOCK_PATIENCE_SECONDS if timeout is None else timeout
         try:
             while self._queue:
                 batch: list[LifecycleRecord] = []
@@ -223,37 +240,58 @@ class RecordWriter:
                     for _ in range(_BATCH_RECORDS):
                         batch.append(self._queue.popleft())
                 try:
-                    self._write(batch)
+                    self._write(batch, patience)
                 finally:
                     if batch:
                         self._queue.extendleft(reversed(batch))
                         self._shorten_queue(self._max_queue, "the queue is full")
                 if self._failing:
                     return False
+            self._locked_out = False
             if self._file is not None:
-                self._file.rotate_if_old()
+                with contextlib.suppress(BlockingIOError):  # the next look comes soon
+                    self._patiently(self._file.rotate_if_old, patience)
             return True
         finally:
             if self._finished:
-                self._close_file()
+                self._close_file(patience)
             self._write_lock.release()
 
-    def _write(self, batch: list[LifecycleRecord]) -> None:
+    def _write(self, batch: list[LifecycleRecord], patience: float) -> None:
         """Takes out of a batch what it has written."""
         lines = self._encode(batch)
         try:
-            if self._file is None:
-                self._file = RecordFile(self._config, self._complain)
+            file = self._file
+            if file is None:
+                file = self._file = RecordFile(self._config, self._complain)
             while lines:
-                count = self._file.append(lines)
+                count = self._patiently(lambda: file.append(lines), patience)
                 del batch[:count], lines[:count]
                 self.written += count
         except Exception as error:
             self._failing = True
+            self._locked_out = isinstance(error, BlockingIOError)
             self._failure = str(error)
             self._log("failure", f"cannot write {len(batch)} records, keeping them queued: {error}")
         else:
-            self._failing = False
+            self._failing = self._locked_out = False
+
+    def _patiently(self, call: Callable[[], _Result], patience: float) -> _Result:
+        """Calls something again and again, as long as another process has the lock.
+
+        Raises:
+            BlockingIOError: It has it for longer than others need, or there is no more time.
+        """
+        deadline = time.monotonic() + min(patience, _LOCK_PATIENCE_SECONDS)
+        pause = _SHORTEST_LOCK_PAUSE
+        while True:
+            try:
+                return call()
+            except BlockingIOError:
+                if self._given_up or time.monotonic() >= deadline:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_LOCK_PAUSE)
 
     def _encode(self, batch: list[LifecycleRecord]) -> list[bytes]:
         """The lines of a batch; what cannot be encoded is taken out of it."""
@@ -272,9 +310,15 @@ class RecordWriter:
         batch[:] = encoded
         return lines
 
-    def _close_file(self) -> None:
+    def _close_file(self, patience: float) -> None:
         file, self._file = self._file, None
-        if file is not None:
+        if file is None:
+            return
+        try:
+            self._patiently(file.finish, patience)
+        except BlockingIOError as error:
+            self._complain(f"is not closed at the end: {error}")
+        finally:
             file.close()
 
     def _drop_rest(self) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
+from otel_lifecycle.runtime.daemon_executor import DaemonExecutor
+
 _logger = logging.getLogger(__name__)
 
 _threads: weakref.WeakSet[LoopThread] = weakref.WeakSet()
@@ -84,17 +86,39 @@ class LoopThread:
         self._lock = threading.Lock()
 
     def _run(self) -> None:
+        # Not `asyncio.run`: it waits for its executor, whose threads may hang in a name resolution,
+        # and so would the end of the interpreter.
+        loop = asyncio.new_event_loop()
+        loop.set_default_executor(DaemonExecutor())
         try:
             with suppress_instrumentation():
-                asyncio.run(self._serve())
+                loop.run_until_complete(self._serve())
         except Exception:
             _logger.exception("%s has stopped", self._name)
+        finally:
+            _close(loop)
 
     async def _serve(self) -> None:
         stopped = asyncio.Event()
         self._stopped = asyncio.get_running_loop(), stopped
         if not self._closed:
             await self._main(stopped)
+
+
+def _close(loop: asyncio.AbstractEventLoop) -> None:
+    """Ends what still runs on a loop, as `asyncio.run` does."""
+    try:
+        loop.run_until_complete(_cancel_all())
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+
+
+async def _cancel_all() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _after_fork_in_child() -> None:

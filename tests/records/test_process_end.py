@@ -176,24 +176,24 @@ _LINE = b'{"schemaVersion":1,"requestId":"torn"}'
         (_LINE + b"\n", _LINE + b"\n"),
         (_LINE, _LINE + b"\n"),
         (_LINE[:-1], b""),
+        (_LINE[:25], b""),
+        (_LINE[:17], b""),
         (b"{", b""),
-        (b'{"requestId":"\xf0\x9f', b""),
-        (b'{"requestId":"\xf0\x9f"}', b""),
-        (b"\0\0\0\0", b""),
-        (b"[" * 10_000, b""),
-        (b"x" * (3 << 19), b"x" * (3 << 19) + b"\n"),
+        (_LINE[:32] + b"\xf0\x9f", b""),
+        (_LINE[:-1] + b"\0" * 4096, b""),
+        (_LINE[:-1] + b"," + b" " * (3 << 19), b""),
     ],
     ids=[
         "nothing",
         "whole line",
         "no newline",
         "half a line",
+        "half a name",
+        "no version",
         "one byte",
         "half a character",
-        "broken character",
-        "zeros",
-        "nested deeply",
-        "no record",
+        "zeros after it",
+        "longer than any read",
     ],
 )
 @pytest.mark.parametrize("head", [b"", _LINE + b"\n" + _LINE + b"\n"], ids=["alone", "behind"])
@@ -206,6 +206,14 @@ def test_next_start_repairs(path: Path, head: bytes, tail: bytes, repaired: byte
         assert head + repaired == path.read_bytes()
     finally:
         tracker.close()
+
+
+def test_zeros_behind_a_record(path: Path) -> None:
+    """Zeros, which a disk leaves where power failed, are taken back where a record comes first."""
+    path.parent.mkdir()
+    path.write_bytes(_LINE + b"\n" + bytes(4096))
+    make_tracker(path).close()
+    assert path.read_bytes() == _LINE + b"\n"
 
 
 def test_other_process_died(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -180,9 +181,9 @@ def test_compression_cut_short(make_tracker: MakeTracker, path: Path) -> None:
     """What a process that died left half compressed is compressed anew, or deleted."""
     append(closed(path, 1), lines("a"))
     half = closed(path, 1).with_name(f"{closed(path, 1).name}.gz.tmp")
-    append(half, b"half")
+    append(half, gzip.compress(b"half")[:15])
     orphan = closed(path, 0).with_name(f"{closed(path, 0).name}.gz.tmp")
-    append(orphan, b"half")
+    append(orphan, b"\x1f")
     make_tracker(path, rotate_bytes=1 << 20, compression="gzip")
     eventually(lambda: not half.exists() and not orphan.exists() and not closed(path, 1).exists())
     assert recorded(path) == ["a"]
@@ -191,13 +192,14 @@ def test_compression_cut_short(make_tracker: MakeTracker, path: Path) -> None:
 def test_left_behind(make_tracker: MakeTracker, tmp_path: Path) -> None:
     """The file of a process that died is repaired, closed, and retained as all others are."""
     dead, living = tmp_path / "records-1.jsonl", tmp_path / "records-2.jsonl"
+    torn = lines("b")[:40]
     for file in (dead, living):
-        append(file, lines("a") + b"torn")
+        append(file, lines("a") + torn)
     os.utime(dead, (0, 0))
     make_tracker(tmp_path / "records-{pid}.jsonl", rotate_bytes=1 << 20)
     eventually(lambda: not dead.exists())
     assert [recorded(segment) for segment in segments(tmp_path)] == [["a"]]
-    assert living.read_bytes() == lines("a") + b"torn"
+    assert living.read_bytes() == lines("a") + torn
 
 
 def test_writer_of_a_closed_file(make_tracker: MakeTracker, path: Path) -> None:
@@ -234,21 +236,6 @@ def test_folder_without_permission(
     assert segments(path.parent) == []
     (message,) = caplog.messages
     assert message.startswith(f"{path}: cannot be rotated, and grows on: [Errno 13]")
-
-
-def test_no_regular_file(
-    make_tracker: MakeTracker, path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """What is no regular file is neither renamed nor deleted."""
-    path.parent.mkdir()
-    os.mkfifo(path)
-    tracker = make_tracker(path, rotate_bytes=1, retain_segments=1)
-    serve(tracker, "a", "b")
-    assert tracker.flush()
-    tracker.close()
-    assert [path] == list(path.parent.iterdir())
-    message = f"{path}: cannot be rotated, and grows on: [Errno 22] no regular file: '{path}'"
-    assert [message] == caplog.messages
 
 
 def test_full_disk_while_compressing(
@@ -323,18 +310,35 @@ print(os.getpid(), pid)
     assert {parent, child} == set(files_in(tmp_path))
 
 
-def test_instance(
-    make_tracker: MakeTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`{instance}` is the service instance, made fit for a file name, or else the host."""
-    monkeypatch.setattr("socket.gethostname", lambda: "router-0")
-    for attributes, name in [
+@pytest.mark.parametrize(
+    ("attributes", "name"),
+    [
         ("service.name=router,service.instance.id=a%2Fb/../c", "a_b_.._c"),
         ("service.name=router", "router-0"),
-    ]:
-        monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", attributes)
-        make_tracker(tmp_path / "{instance}" / "records-{instance}.jsonl").close()
-        assert (tmp_path / name / f"records-{name}.jsonl").exists()
+        ("service.instance.id=..", "_"),
+        ("service.instance.id=.", "_"),
+        ("service.instance.id=../../etc", "__.._etc"),
+        ("service.instance.id=.ssh", "_ssh"),
+        ("service.instance.id=a%00b", "a_b"),
+        (f"service.instance.id={'a' * 500}", f"{'a' * 111}-69206a472a1f3842"),
+        (f"service.instance.id={'é' * 500}", f"{'é' * 55}-8b671e21c36a4d79"),
+    ],
+    ids=["slash", "host", "dots", "dot", "above", "hidden", "zero byte", "long", "long in bytes"],
+)
+def test_instance(
+    make_tracker: MakeTracker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    attributes: str,
+    name: str,
+) -> None:
+    """`{instance}` is the service instance or the host, and never more than one name."""
+    monkeypatch.setattr("socket.gethostname", lambda: "router-0")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", attributes)
+    make_tracker(tmp_path / "{instance}" / "records-{instance}.jsonl").close()
+    assert [f"{name}/records-{name}.jsonl"] == [
+        str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.jsonl")
+    ]
 
 
 def test_processes_at_once(path: Path) -> None:

@@ -1,0 +1,192 @@
+"""Which files are ours: regular files whose lines are records.
+
+An output path may lead to somebody else's file, by mistake or through a link that somebody planted.
+Such a file is neither cut, nor appended to, nor compressed or deleted.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from otel_lifecycle.records.line import LONGEST_LINE
+from otel_lifecycle.records.names import COMPRESSED
+
+FILE_MODE = 0o600
+GZIP_WBITS = 31  # zlib's largest window, with the header and trailer of gzip
+
+_ANYBODY_ELSE = 0o077
+# Never through a link; no waiting for whoever is at the other end of a pipe. Windows has neither.
+_CAREFULLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | os.O_CLOEXEC
+_VERSION = b'{"schemaVersion":'
+_VERSION_AND_NUMBER = re.compile(rb'\{"schemaVersion":\d+')
+_REQUEST_ID = b',"requestId":"'
+_FIRST_BYTES = 512
+_FIRST_READ = 1 << 16
+
+
+class ForeignFile(OSError):  # noqa: N818  # as FileExistsError
+    """A file that is not ours to write, to rename or to delete.
+
+    Args:
+        path: The file.
+        reason: Why not.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} {reason}")
+
+
+class Ending(NamedTuple):
+    """The end of a record file.
+
+    Attributes:
+        size: Up to here there are whole records.
+        lacks_newline: Whether the last of them has no line end.
+    """
+
+    size: int
+    lacks_newline: bool
+
+
+class _Record(msgspec.Struct, rename="camel"):
+    """What every version of a record has."""
+
+    schema_version: int
+    request_id: str
+
+
+_decoder = msgspec.json.Decoder(_Record)
+
+
+def open_carefully(path: Path, flags: int) -> int:
+    """Opens a regular file that is no link, without waiting.
+
+    Returns:
+        Its descriptor.
+
+    Raises:
+        ForeignFile: It is a link, or no regular file.
+        OSError: It cannot be opened.
+    """
+    try:
+        fd = os.open(path, flags | _CAREFULLY, FILE_MODE)
+    except OSError as error:
+        if path.is_symlink():
+            raise ForeignFile(path, "is a symbolic link") from None
+        if error.errno == errno.ENXIO:  # a socket, or a device that is not there
+            raise ForeignFile(path, "is no regular file") from None
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ForeignFile(path, "is no regular file")
+    return fd
+
+
+def open_new(path: Path, flags: int) -> int:
+    """Makes a file that was not there, readable by its owner only.
+
+    Raises:
+        FileExistsError: There is one, or a link.
+        OSError: It cannot be made.
+    """
+    return os.open(path, flags | os.O_CREAT | os.O_EXCL | _CAREFULLY, FILE_MODE)
+
+
+def keep_private(fd: int, path: Path) -> None:
+    """Takes the rights of everybody else to a record file away.
+
+    Raises:
+        ForeignFile: It is another user's, and not only they can read it.
+        OSError: Its rights cannot be changed.
+    """
+    if os.name != "posix":
+        return
+    status = os.fstat(fd)
+    if status.st_mode & _ANYBODY_ELSE:
+        if status.st_uid != os.geteuid():
+            raise ForeignFile(path, "belongs to another user and can be read by more than them")
+        os.fchmod(fd, FILE_MODE)
+
+
+def find_ending(fd: int, path: Path) -> Ending:
+    """Where the last whole record of a file ends.
+
+    What a crash left behind it is the beginning of a record, and perhaps zeros, which a disk
+    leaves when power fails.
+
+    Raises:
+        ForeignFile: The file ends with something else.
+    """
+    size = os.fstat(fd).st_size
+    if size == 0:
+        return Ending(0, lacks_newline=False)
+    start, line = _last_line(fd, path, size)
+    if _is_record(line):
+        return Ending(size, lacks_newline=not line.endswith(b"\n"))
+    torn = line.rstrip(b"\0")
+    if not line.endswith(b"\n") and is_beginning(torn):
+        if start and _is_record(_last_line(fd, path, start)[1]):
+            return Ending(start, lacks_newline=False)
+        if not start and torn:
+            return Ending(0, lacks_newline=False)
+    raise ForeignFile(path, "is no record file: its last line is not a record")
+
+
+def holds_records(path: Path) -> bool:
+    """Whether a closed segment, compressed or not, begins with a record.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    try:
+        fd = open_carefully(path, os.O_RDONLY)
+    except ForeignFile:
+        return False
+    try:
+        begin = os.pread(fd, _FIRST_BYTES, 0)
+        if path.name.endswith(COMPRESSED):
+            begin = zlib.decompressobj(GZIP_WBITS).decompress(begin, _FIRST_BYTES)
+    except zlib.error:
+        return False
+    finally:
+        os.close(fd)
+    return begin != b"" and is_beginning(begin)
+
+
+def is_beginning(line: bytes) -> bool:
+    """Whether a line may be the beginning of a record, however short it is."""
+    match = _VERSION_AND_NUMBER.match(line)
+    if match is None:
+        return _VERSION.startswith(line)
+    rest = line[match.end() :]
+    return rest.startswith(_REQUEST_ID) or _REQUEST_ID.startswith(rest)
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        _decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+def _last_line(fd: int, path: Path, end: int) -> tuple[int, bytes]:
+    """Where the last line before a position begins, and the line."""
+    length = _FIRST_READ
+    while True:
+        start = max(0, end - length)
+        data = os.pread(fd, end - start, start)
+        newline = data.rfind(b"\n", 0, max(len(data) - 1, 0))
+        if newline >= 0 or start == 0:
+            return start + newline + 1, data[newline + 1 :]
+        if length >= LONGEST_LINE:
+            raise ForeignFile(path, "is no record file: its last line has no end")
+        length *= 4

@@ -1,0 +1,156 @@
+"""A record file whose lock another process holds, for longer than an append takes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from otel_lifecycle import RequestLifecycleTracker
+from tests.records.helpers import (
+    PATIENCE_SECONDS,
+    eventually,
+    numbered,
+    recorded,
+    run_script,
+    serve,
+    start_script,
+)
+from tests.records.segments import append, closed, lines
+
+MakeTracker = Callable[..., RequestLifecycleTracker]
+
+_HOLD = """
+import fcntl, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+fcntl.flock(fd, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextmanager
+def held(path: Path) -> Iterator[Callable[[], None]]:
+    """Has another process hold the lock of a file, until what this gives is called."""
+    with start_script(_HOLD, path) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+
+        def release() -> None:
+            holder.communicate("\n", timeout=PATIENCE_SECONDS)
+
+        try:
+            yield release
+        finally:
+            holder.kill()
+
+
+@pytest.mark.parametrize("torn", [b"", lines("torn")[:40]], ids=["whole", "torn"])
+def test_start_and_end(path: Path, torn: bytes) -> None:
+    """It holds up neither the start nor a request, a flush or the end; what is lost is said."""
+    script = """
+import sys
+from tests.records.helpers import make_tracker, numbered, serve
+
+tracker = make_tracker(sys.argv[1], close_timeout="300ms")
+serve(tracker, *numbered("request", 3))
+print(tracker.flush(0.01))
+tracker.close()
+sink = tracker.store.sink
+print(sink.queued, sink.written, sink.dropped)
+"""
+    append(path, lines("before") + torn)
+    with held(path):
+        process = run_script(script, path)
+    reason = f"another process holds the lock of the file: '{path}'"
+
+    assert (process.returncode, process.stdout) == (0, "False\n0 0 3\n")
+    assert process.stderr.splitlines()[-1].startswith(f"{path}: 3 records are lost at the end:")
+    assert process.stderr.rstrip().endswith(reason)
+    assert lines("before") + torn == path.read_bytes()
+
+
+def test_let_go_under_load(
+    make_tracker: MakeTracker, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was queued is written when the lock is free; until then one line tells why not."""
+    append(path, lines("before") + lines("torn")[:40])
+    with held(path) as release:
+        tracker = make_tracker(path)
+        serve(tracker, *numbered("request", 20))
+        for _ in range(2):
+            assert not tracker.flush()
+        release()
+        eventually(tracker.flush)
+
+    assert ["before", *numbered("request", 20)] == recorded(path)
+    (message,) = caplog.messages
+    assert message.startswith(f"{path}: cannot write 20 records, keeping them queued:")
+    assert "another process holds the lock" in message
+
+
+def test_queue_is_bounded(make_tracker: MakeTracker, path: Path) -> None:
+    """Beyond the bound the oldest are dropped, and counted."""
+    append(path, b"")
+    with held(path) as release:
+        tracker = make_tracker(path, max_queue=3)
+        sink = tracker.store.sink
+        assert sink is not None
+        serve(tracker, *numbered("request", 8))
+        assert not tracker.flush()
+        release()
+        eventually(tracker.flush)
+
+    assert (sink.written, sink.dropped) == (3, 5)
+    assert numbered("request", 8)[5:] == recorded(path)
+
+
+@pytest.mark.parametrize("settings", [{}, {"rotate_bytes": 1 << 20}], ids=["file", "segments"])
+def test_let_go_while_closing(
+    make_tracker: MakeTracker, path: Path, settings: dict[str, int]
+) -> None:
+    """The end waits for the lock as long as it may."""
+    append(path, lines("before"))
+    with held(path) as release:
+        tracker = make_tracker(path, close_timeout="60s", flush_threshold=1_000, **settings)
+        sink = tracker.store.sink
+        assert sink is not None
+        serve(tracker, "a", "b")
+        closing = threading.Thread(target=tracker.close)
+        closing.start()
+        eventually(lambda: sink.closed)
+        assert closing.is_alive()
+        release()
+        closing.join(PATIENCE_SECONDS)
+
+    assert (sink.written, sink.dropped) == (2, 0)
+    assert recorded(path) == ["before", "a", "b"]
+
+
+def test_compression_does_not_wait(make_tracker: MakeTracker, path: Path) -> None:
+    """A segment whose lock is held is left to its holder, and the writing goes on."""
+    append(closed(path, 1), lines("a"))
+    with held(closed(path, 1)):
+        tracker = make_tracker(path, rotate_bytes=1, compression="gzip")
+        serve(tracker, "b", "c")
+        assert tracker.flush()
+        eventually(lambda: list(path.parent.glob("*.000002.jsonl.gz")))
+        assert closed(path, 1).exists()
+        assert recorded(path) == ["a", "b", "c"]
+
+
+def test_holder_dies(make_tracker: MakeTracker, path: Path) -> None:
+    """A holder that is killed gives the lock back."""
+    append(path, lines("before"))
+    with start_script(_HOLD, path) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        tracker = make_tracker(path)
+        serve(tracker, "a")
+        holder.kill()
+        holder.wait(PATIENCE_SECONDS)
+        eventually(tracker.flush)
+    assert recorded(path) == ["before", "a"]
