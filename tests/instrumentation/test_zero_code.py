@@ -92,8 +92,7 @@ def serve_until(
     number: signal.Signals, requests: int, folder: Path, receiver: OTLPReceiver, **settings: str
 ) -> None:
     """Has an instrumented router serve some requests, and then ends it by a signal."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     script = folder / "router.py"
     script.write_text(ROUTER)
     environment = {
@@ -110,7 +109,7 @@ def serve_until(
         try:
             body = {"model": "m", "prompt": "hello", "max_tokens": 4, "stream": True}
             url = f"http://127.0.0.1:{port}/v1/completions"
-            eventually(lambda: _answers(port), patience=30)
+            eventually(lambda: answers(port), patience=30)
             for _ in range(requests):
                 assert httpx.post(url, json=body, timeout=30).status_code == 200
             router.send_signal(number)
@@ -119,7 +118,14 @@ def serve_until(
             router.kill()
 
 
-def _answers(port: int) -> bool:
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+def answers(port: int) -> bool:
+    """Whether somebody listens on a port."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:

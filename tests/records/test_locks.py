@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from otel_lifecycle import RequestLifecycleTracker
+from otel_lifecycle import LifecycleSpanProcessor, RequestLifecycleTracker
 from tests.records.helpers import (
     PATIENCE_SECONDS,
     eventually,
@@ -33,7 +33,7 @@ sys.stdin.readline()
 
 
 @contextmanager
-def held(path: Path) -> Iterator[Callable[[], None]]:
+def held(path: Path) -> Generator[Callable[[], None]]:
     """Has another process hold the lock of a file, until what this gives is called."""
     with start_script(_HOLD, path) as holder:
         assert holder.stdout is not None
@@ -117,7 +117,7 @@ def test_let_go_while_closing(
     with held(path) as release:
         tracker = make_tracker(path, close_timeout="60s", flush_threshold=1_000, **settings)
         sink = tracker.store.sink
-        assert sink is not None
+        assert isinstance(sink, LifecycleSpanProcessor)
         serve(tracker, "a", "b")
         closing = threading.Thread(target=tracker.close)
         closing.start()

@@ -1,0 +1,61 @@
+"""The threads that nobody waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import Future
+
+import pytest
+
+from otel_lifecycle.runtime.daemon_executor import DaemonExecutor
+
+PATIENCE_SECONDS = 30.0
+
+
+def test_results_and_errors() -> None:
+    """An event loop gets what a call returns, and what it raises."""
+
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(DaemonExecutor())
+        with pytest.raises(ZeroDivisionError):
+            await loop.run_in_executor(None, divmod, 1, 0)
+        return await loop.run_in_executor(None, max, 1, 2)
+
+    assert asyncio.run(main()) == 2
+
+
+def test_few_threads() -> None:
+    """Calls that hang take a bounded number of threads; one that is cancelled is not made."""
+    executor = DaemonExecutor()
+    released = threading.Event()
+    made: list[int] = []
+
+    def hang(number: int) -> int:
+        made.append(number)
+        released.wait(PATIENCE_SECONDS)
+        return number
+
+    before = threading.active_count()
+    futures: list[Future[int]] = [executor.submit(hang, number) for number in range(50)]
+    threads = threading.active_count() - before
+    cancelled = [future.cancel() for future in futures]
+    released.set()
+    executor.shutdown()
+
+    running = [number for number, gone in enumerate(cancelled) if not gone]
+    assert [futures[number].result(PATIENCE_SECONDS) for number in running] == running
+    assert sorted(made) == running
+    assert len(running) <= threads <= 8
+
+
+def test_idle_thread_is_used_again() -> None:
+    """One call after the other takes one thread."""
+    executor = DaemonExecutor()
+    names = set()
+    for _ in range(20):
+        names.add(executor.submit(threading.get_ident).result(PATIENCE_SECONDS))
+    executor.shutdown()
+
+    assert len(names) <= 2  # the next call may come before the thread says that it is free

@@ -1,0 +1,116 @@
+"""Names whose resolution hangs: they hold up neither the router's end nor its records."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from otel_lifecycle import read_records
+from tests.examples.cluster import Cluster, eventually
+from tests.instrumentation.test_zero_code import ROUTER, answers, free_port
+
+ROOT = Path(__file__).parents[2]
+# Far longer than anybody here waits: a test on a name that is waited for fails by its time-out.
+_HANG = """
+import socket, time
+
+resolve = socket.getaddrinfo
+
+def hang(host, *arguments, **options):
+    if isinstance(host, str) and host.endswith(".hangs.example"):
+        open(f"{LOG}-{host}", "w").close()
+        time.sleep(600)
+    return resolve(host, *arguments, **options)
+
+socket.getaddrinfo = hang
+"""
+_TRACKER = """
+import os, sys, time
+from pathlib import Path
+from otel_lifecycle import RequestLifecycleTracker, TrackerConfig
+from tests.records.helpers import numbered, serve
+
+tracker = RequestLifecycleTracker(TrackerConfig.from_environment())
+serve(tracker, *numbered("request", 5))
+for name in ("train", "engine"):
+    while not Path(f"{LOG}-{name}.hangs.example").exists():
+        time.sleep(0.01)
+"""
+_PATIENCE_SECONDS = 60.0
+
+
+def environment(folder: Path, records: Path) -> dict[str, str]:
+    """Everything that may be given a name, with one that hangs."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
+        "PYTHONPATH": os.pathsep.join(map(str, (folder, ROOT, ROOT / "examples"))),
+        "OTEL_LIFECYCLE_CLOSE_TIMEOUT": "2s",
+        "OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH": str(records),
+        "OTEL_LIFECYCLE_PERSISTENCE_FLUSH_THRESHOLD": "1000",
+        "OTEL_LIFECYCLE_PREDICTION_URL": "http://predict.hangs.example",
+        "OTEL_LIFECYCLE_PREDICTION_TRAINING_URL": "http://train.hangs.example",
+        "OTEL_LIFECYCLE_COLLECTION_ENABLED": "true",
+        "OTEL_LIFECYCLE_COLLECTION_TARGETS": "engine=http://engine.hangs.example/metrics",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.hangs.example:4318",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "OTEL_LOGS_EXPORTER": "none",
+    }
+
+
+def hanging(folder: Path, script: str) -> str:
+    """A script in a process where names hang."""
+    return f"LOG = {str(folder / 'asked')!r}\n{_HANG}\n{script}"
+
+
+def test_end_of_the_interpreter(tmp_path: Path) -> None:
+    """A process with a tracker ends though each of its threads still asks for a name."""
+    records = tmp_path / "records.jsonl"
+    process = subprocess.run(
+        [sys.executable, "-c", hanging(tmp_path, _TRACKER)],
+        env=environment(tmp_path, records),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=_PATIENCE_SECONDS,
+        check=False,
+    )
+    assert process.returncode == 0
+    assert "Traceback" not in process.stderr
+    assert [f"request-{number}" for number in range(5)] == [
+        record.request_id for record in read_records(records)
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_end_of_a_router(tmp_path: Path, number: signal.Signals) -> None:
+    """A router without a line of ours ends too, with the exporters that were set up for it."""
+    records, port = tmp_path / "records.jsonl", free_port()
+    cluster = Cluster()
+    script = tmp_path / "router.py"
+    script.write_text(hanging(tmp_path, ROUTER))
+    variables = {
+        **environment(tmp_path, records),
+        "PORT": str(port),
+        "ENGINE": cluster.add_engine("engine").url,
+    }
+    instrument = str(Path(sys.executable).with_name("opentelemetry-instrument"))
+    with subprocess.Popen([instrument, sys.executable, str(script)], env=variables) as router:
+        try:
+            eventually(lambda: answers(port), patience=_PATIENCE_SECONDS)
+            body = {"model": "m", "prompt": "hello", "max_tokens": 4, "stream": True}
+            for _ in range(5):
+                url = f"http://127.0.0.1:{port}/v1/completions"
+                assert httpx.post(url, json=body, timeout=30).status_code == 200
+            router.send_signal(number)
+            router.wait(_PATIENCE_SECONDS)
+        finally:
+            router.kill()
+            cluster.stop()
+    assert len(list(read_records(records))) == 5
+    assert (tmp_path / "asked-collector.hangs.example").exists()
