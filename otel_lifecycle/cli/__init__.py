@@ -6,11 +6,13 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from otel_lifecycle.cli.arguments import build_parser
-from otel_lifecycle.cli.errors import CommandError
+from otel_lifecycle.cli.errors import USAGE, CommandError, complain
 
 INTERRUPTED = 130
+PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell says of any program that the signal has ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,11 +22,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments. Default: those of the process.
 
     Returns:
-        The exit code: 0, 1 for a finding or a failure, 2 for wrong usage and bad input.
+        The exit code: 0, 1 for a finding or a failure, 2 for wrong usage, bad input and output that
+        cannot be written, 130 after Control-C, 141 when the reader of the output has left.
     """
+    # None where the shell has closed it (`>&-`).
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a bar the terminal cannot show is no failure
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # as `head` does when it has seen enough
+        _discard_output()
+        return PIPE_CLOSED
+    except OSError as error:
+        _discard_output()
+        with suppress(OSError):
+            complain(f"cannot go on: {error}")
+        return USAGE
+
+
+def _run(argv: Sequence[str] | None) -> int:
     arguments = build_parser().parse_args(argv)
     try:
         return arguments.run(arguments)
@@ -33,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of a pipe has seen enough; the interpreter would complain when it flushes.
+
+
+def _discard_output() -> None:
+    """Keeps the interpreter from complaining when it flushes what cannot be written."""
+    with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1

@@ -12,4 +12,10 @@ PLAIN_WIDTH = 100
 def open_console() -> Console:
     """Standard output: as wide as the terminal, or a fixed width into a file or a pipe."""
     width = None if sys.stdout.isatty() else PLAIN_WIDTH
-    return Console(width=width, highlight=False, markup=False, emoji=False)
+    return _Console(width=width, highlight=False, markup=False, emoji=False)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would end the process with 1."""
+        raise BrokenPipeError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 
 from otel_lifecycle.cli import main
 from tests.cli.command import Command
+from tests.records.segments import lines
 
 TRY = "(try otel-lifecycle --help)"
 TRY_DEMO = "(try otel-lifecycle demo --help)"
@@ -122,17 +124,54 @@ def test_light_import() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
 
 
-def test_reader_of_a_pipe_leaves(tmp_path: Path) -> None:
-    """A closed pipe ends a report without a traceback."""
-    records = tmp_path / "records.jsonl"
-    records.touch()
-    program = f"{sys.executable} -c 'from otel_lifecycle.cli import main; main()'"
-    result = subprocess.run(
-        f"{program} report {records} | true",
-        shell=True,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+_WRITES = ["tail {records}", "validate {records}", "report {records}", "doctor"]
 
-    assert result.stderr == ""
+
+@pytest.mark.parametrize("command", _WRITES)
+def test_reader_of_a_pipe_leaves(tmp_path: Path, command: str) -> None:
+    """A closed pipe ends a command without a word, and as the signal would have."""
+    read, write = os.pipe()
+    os.close(read)
+    result = run_into(write, command, tmp_path)
+
+    assert (result.returncode, result.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("command", _WRITES)
+def test_output_that_cannot_be_written(tmp_path: Path, command: str) -> None:
+    """A full disk behind the output is one line, and the code of what cannot be used."""
+    result = run_into(os.open("/dev/full", os.O_WRONLY), command, tmp_path)
+
+    reason = "[Errno 28] No space left on device"
+    assert (result.returncode, result.stderr) == (2, f"otel-lifecycle: cannot go on: {reason}\n")
+
+
+def test_output_that_is_closed(tmp_path: Path) -> None:
+    """Without an output a command does what it does, and says nothing."""
+    records = tmp_path / "records.jsonl"
+    records.write_bytes(lines("a"))
+    program = (
+        f"{sys.executable} -c 'import sys; from otel_lifecycle.cli import main; sys.exit(main())'"
+    )
+    shell = f"{program} tail {records} >&-"
+    result = subprocess.run(shell, shell=True, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def run_into(output: int, command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a command on some records, with a descriptor as its output, which is closed."""
+    records = folder / "records.jsonl"
+    records.write_bytes(lines("a"))
+    program = "import sys; from otel_lifecycle.cli import main; sys.exit(main(sys.argv[1:]))"
+    try:
+        return subprocess.run(
+            [sys.executable, "-c", program, *command.format(records=records).split()],
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    finally:
+        os.close(output)
