@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults import workers
-from tests.faults.processes import PATIENCE_SECONDS, Worker, read
+from tests.faults.processes import PATIENCE_SECONDS, Found, Worker, read
 from tests.faults.table import Result
-from tests.records.helpers import eventually, make_tracker, numbered, serve
+from tests.records.helpers import eventually, held, make_tracker, numbered, serve
 
 pytestmark = pytest.mark.faults
 
@@ -221,35 +221,29 @@ def test_vanishing_folder(report: Report, folder: Path) -> None:
     )
 
 
-def test_slow_disk(report: Report, folder: Path) -> None:
+def test_slow_disk(report: Report, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind a disk that takes next to nothing requests go on, and what is lost is counted."""
     path = folder / "records.jsonl"
-    os.mkfifo(path)
-    read_from = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    os.set_blocking(read_from, True)
-    slowly, taken = threading.Event(), folder / "taken.jsonl"
-    count = 3_000
+    slow = threading.Event()
+    slow.set()
+    write, count = os.write, 3_000
+
+    def take(fd: int, data: bytes) -> int:
+        if slow.is_set() and os.readlink(f"/proc/self/fd/{fd}") == str(path):
+            time.sleep(0.02)
+            data = data[:4096]
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", take)
     tracker = make_tracker(path, flush_threshold=10, max_queue=500)
     sink = tracker.store.sink
     assert sink is not None
-
-    def take() -> None:
-        with taken.open("wb") as file:
-            while data := os.read(read_from, 4096):
-                file.write(data)
-                if not slowly.is_set():
-                    time.sleep(0.02)
-
-    reader = threading.Thread(target=take)
-    reader.start()
     serve(tracker, *numbered("request", count))
     assert not tracker.flush(0.1)
-    slowly.set()
+    slow.clear()
     assert tracker.flush(PATIENCE_SECONDS)
     tracker.close()
-    reader.join(PATIENCE_SECONDS)
-    os.close(read_from)
-    found = read(taken)
+    found = read(path)
     assert sink.dropped > 0
     numbers = found.of("request")
     assert len(numbers) == sink.written == count - sink.dropped
@@ -257,10 +251,76 @@ def test_slow_disk(report: Report, folder: Path) -> None:
     assert numbers[-500:] == list(range(count - 500, count))
     report(
         Result(
-            "A disk that takes 200 KB/s, and a queue of 500 (a FIFO stands in for it)",
+            "A disk that takes 200 KB/s, and a queue of 500 (`os.write` is slowed down)",
             "Requests go on; the oldest records are dropped, and counted.",
             1,
             count - sink.dropped,
+            len(found.ids),
+            len(found.problems),
+        )
+    )
+
+
+def test_held_lock(report: Report, folder: Path) -> None:
+    """A process that holds the lock of the file delays the records, and nothing else."""
+    path = folder / "records.jsonl"
+    runs, count = 5, 200
+    path.touch()
+    for run in range(runs):
+        with held(path) as release:
+            tracker = make_tracker(path, flush_threshold=1, store_name=f"run {run}")
+            serve(tracker, *numbered(f"run {run}", count))
+            assert not tracker.flush()
+            release()
+            eventually(tracker.flush)
+        tracker.close()
+    found = read(path)
+    for run in range(runs):
+        assert found.of(f"run {run}") == list(range(count))
+    report(
+        Result(
+            "Another process holds the lock of the file, from before the start (`flock`)",
+            "Start and requests do not wait for it; what was queued is written when it is free.",
+            runs,
+            runs * count,
+            len(found.ids),
+            len(found.problems),
+        )
+    )
+
+
+def test_file_of_somebody_else(report: Report, folder: Path) -> None:
+    """What takes the place of the file stays whole, and what waited is written when it is gone."""
+    path, moved = folder / "records.jsonl", folder / "moved.jsonl"
+    key = folder / "authorized_keys"
+    key.write_bytes(b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI operator@host")
+    before, count = key.read_bytes(), 50
+    intruders = (lambda: os.link(key, path), lambda: path.symlink_to(key), lambda: os.mkfifo(path))
+    tracker = make_tracker(path)
+    found = Found([], [])
+    for run, put in enumerate(intruders):
+        serve(tracker, f"before-{run}")
+        assert tracker.flush()
+        path.rename(moved)
+        put()
+        serve(tracker, *numbered(f"run {run}", count))
+        assert not tracker.flush()
+        path.unlink()
+        eventually(tracker.flush)
+        assert key.read_bytes() == before
+        for each in (read(moved), read(path)):
+            found.ids.extend(each.ids)
+            found.problems.extend(each.problems)
+        path.unlink()
+    tracker.close()
+    for run in range(len(intruders)):
+        assert found.of(f"run {run}") == list(range(count))
+    report(
+        Result(
+            "Another file (hard link, symbolic link, FIFO) takes the place of the record file",
+            "It stays as it is; what finds no record file waits and is written later.",
+            len(intruders),
+            len(intruders) * (count + 1),
             len(found.ids),
             len(found.problems),
         )

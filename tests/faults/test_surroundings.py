@@ -77,6 +77,29 @@ def test_neighbour(
     report(Result(fault, promise, 1, count, len(found.ids), len(found.problems)))
 
 
+def test_names(start_worker: StartWorker, report: Report, folder: Path) -> None:
+    """Names whose resolution hangs cost no record, and do not keep a process from its end."""
+    runs, count = 3, 200
+    path = folder / "records.jsonl"
+    for run in range(runs):
+        worker = start_worker(workers.serve_while_names_hang, path, f"run {run}", count)
+        assert worker.end() == count
+        assert worker.exit_code == 0
+    found = read(path)
+    for run in range(runs):
+        assert found.of(f"run {run}") == list(range(count))
+    report(
+        Result(
+            "Names do not resolve: an engine's, a predictor's, a collector's (`getaddrinfo` hangs)",
+            "Records are written, and the process ends all the same.",
+            runs,
+            runs * count,
+            len(found.ids),
+            len(found.problems),
+        )
+    )
+
+
 def test_followed(start_worker: StartWorker, report: Report, folder: Path) -> None:
     """A reader that follows millions of records through rotation gets each once, in its order."""
     settings = {"rotate_bytes": 8 << 20, "compression": "gzip"}

@@ -19,6 +19,7 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+from otel_lifecycle import RequestLifecycleTracker, TrackerConfig
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.records.writer import RecordWriter
 from tests.records.helpers import enabled, make_tracker, numbered, serve
@@ -205,6 +206,36 @@ def serve_before_a_hanging_collector(told: Connection, path: Path, count: int) -
         tracker.close()
         told.send(count)
         os._exit(0)  # the exporter's own retries are not ours to wait for
+
+
+def serve_while_names_hang(told: Connection, path: Path, name: str, count: int) -> None:
+    """Ends while a collection target, a prediction service and a collector are looked up."""
+    resolve = socket.getaddrinfo
+    asked: set[str] = set()
+
+    def hang(host: Any, *arguments: Any, **options: Any) -> Any:
+        if str(host).endswith(".hangs.example"):
+            asked.add(host)
+            time.sleep(3_600)
+        return resolve(host, *arguments, **options)
+
+    socket.getaddrinfo = hang
+    provider = TracerProvider(shutdown_on_exit=False)
+    exporter = OTLPSpanExporter("http://collector.hangs.example:4318/v1/traces")
+    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=10))
+    config = TrackerConfig.from_environment(
+        {},
+        persistence=enabled(path, flush_threshold=1_000),
+        collection_enabled=True,
+        collection_targets="engine=http://engine.hangs.example/metrics",
+        prediction_training_url="http://train.hangs.example",
+        close_timeout="2s",
+    )
+    tracker = RequestLifecycleTracker(config, provider)
+    serve(tracker, *numbered(name, count))
+    while len(asked) < 3:
+        time.sleep(0.01)
+    told.send(count)
 
 
 def write_many(told: Connection, path: Path, count: int, settings: dict[str, Any]) -> None:

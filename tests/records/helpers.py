@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,34 @@ def start_script(script: str, *arguments: Path | str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@contextmanager
+def held(path: Path) -> Generator[Callable[[], None]]:
+    """Has another process hold the lock of a file, until what this gives is called.
+
+    Otherwise it is killed.
+    """
+    with start_script(_HOLD, path) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+
+        def release() -> None:
+            holder.communicate("\n", timeout=PATIENCE_SECONDS)
+
+        try:
+            yield release
+        finally:
+            holder.kill()
+
+
+_HOLD = """
+import fcntl, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+fcntl.flock(fd, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.readline()
+"""
 
 
 def _command(script: str, *arguments: Path | str) -> list[str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,39 +12,15 @@ from otel_lifecycle import LifecycleSpanProcessor, RequestLifecycleTracker
 from tests.records.helpers import (
     PATIENCE_SECONDS,
     eventually,
+    held,
     numbered,
     recorded,
     run_script,
     serve,
-    start_script,
 )
 from tests.records.segments import append, closed, lines
 
 MakeTracker = Callable[..., RequestLifecycleTracker]
-
-_HOLD = """
-import fcntl, os, sys
-fd = os.open(sys.argv[1], os.O_RDWR)
-fcntl.flock(fd, fcntl.LOCK_EX)
-print("held", flush=True)
-sys.stdin.readline()
-"""
-
-
-@contextmanager
-def held(path: Path) -> Generator[Callable[[], None]]:
-    """Has another process hold the lock of a file, until what this gives is called."""
-    with start_script(_HOLD, path) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-
-        def release() -> None:
-            holder.communicate("\n", timeout=PATIENCE_SECONDS)
-
-        try:
-            yield release
-        finally:
-            holder.kill()
 
 
 @pytest.mark.parametrize("torn", [b"", lines("torn")[:40]], ids=["whole", "torn"])
@@ -145,12 +120,9 @@ def test_compression_does_not_wait(make_tracker: MakeTracker, path: Path) -> Non
 def test_holder_dies(make_tracker: MakeTracker, path: Path) -> None:
     """A holder that is killed gives the lock back."""
     append(path, lines("before"))
-    with start_script(_HOLD, path) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
+    with held(path):
         tracker = make_tracker(path)
         serve(tracker, "a")
-        holder.kill()
-        holder.wait(PATIENCE_SECONDS)
-        eventually(tracker.flush)
+        assert not tracker.flush()
+    eventually(tracker.flush)
     assert recorded(path) == ["before", "a"]
