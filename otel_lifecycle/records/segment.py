@@ -54,10 +54,11 @@ class Segment:
         self._end = -1  # of our last append; when the file ends elsewhere others have written
         self._is_known = False  # to be a record file
         try:
-            with self._locked():
-                self._repair_tail()
-        except BlockingIOError:  # repaired before the first append
-            find_ending(self._fd, path)
+            try:
+                with self._locked():
+                    self._repair_tail()
+            except BlockingIOError:  # repaired before the first append
+                find_ending(self._fd, path)
         except BaseException:
             self.close()
             raise

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from otel_lifecycle import LifecycleSpanProcessor, RequestLifecycleTracker
+from otel_lifecycle import ConfigError, LifecycleSpanProcessor, RequestLifecycleTracker
 from tests.records.helpers import (
     PATIENCE_SECONDS,
     eventually,
     held,
     numbered,
+    open_descriptors,
     recorded,
     run_script,
     serve,
@@ -46,6 +47,15 @@ print(sink.queued, sink.written, sink.dropped)
     assert process.stderr.splitlines()[-1].startswith(f"{path}: 3 records are lost at the end:")
     assert process.stderr.rstrip().endswith(reason)
     assert lines("before") + torn == path.read_bytes()
+
+
+def test_file_of_somebody_else(make_tracker: MakeTracker, path: Path) -> None:
+    """A file that holds no records is refused at once, whoever has its lock."""
+    append(path, b"text")
+    with held(path), pytest.raises(ConfigError, match="its last line is not a record"):
+        make_tracker(path)
+    assert path.read_bytes() == b"text"
+    assert open_descriptors(path) == 0
 
 
 def test_let_go_under_load(
