@@ -1,8 +1,8 @@
 """The record file: the span processor that fills it, and those who read it."""
 
-from otel_lifecycle.records.cursor import FilePosition, PositionedRecord
-from otel_lifecycle.records.follower import Batch, Follower, Position
-from otel_lifecycle.records.line import RecordError
+from otel_lifecycle.records.follower import Batch, Follower
+from otel_lifecycle.records.line import PositionedRecord, RecordError
+from otel_lifecycle.records.position import FilePosition, Position
 from otel_lifecycle.records.processor import LifecycleSpanProcessor
 from otel_lifecycle.records.reader import read_records
 

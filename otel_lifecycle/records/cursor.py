@@ -2,126 +2,127 @@
 
 from __future__ import annotations
 
-import errno
 import gzip
-import hashlib
 import os
-import stat
+import time
 import zlib
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, BinaryIO, NamedTuple, cast
+from typing import BinaryIO
 
-import msgspec
+from otel_lifecycle.records.line import (
+    LONGEST_LINE,
+    PositionedRecord,
+    RecordError,
+    parse_line,
+)
+from otel_lifecycle.records.names import SegmentKey, closed_segments
+from otel_lifecycle.records.opening import (
+    SKIPPED_BYTES,
+    Identity,
+    Signature,
+    buffered,
+    count_lines,
+    fingerprint,
+    identity,
+    is_being_written,
+    is_compressed,
+    is_line_end,
+    open_if_there,
+    read_fingerprint,
+    signature,
+)
+from otel_lifecycle.records.position import FilePosition, LeftFile
 
-from otel_lifecycle.model.record import LifecycleRecord
-from otel_lifecycle.records.line import LONGEST_LINE, RecordError, parse_line
-from otel_lifecycle.records.names import COMPRESSED, SegmentKey, closed_segments
-
-_FINGERPRINT_BYTES = 4096
-_SKIPPED_BYTES = 1 << 16
 _TRIES = 100
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
+# A deleted file that nobody has replaced: its disk space is free again once we let go of it.
+_DELETED_SECONDS = 60.0
 
 
-class PositionedRecord(msgspec.Struct, frozen=True):
-    """A record, and where it was found.
-
-    Attributes:
-        record: The record.
-        path: The file, under the name it had when it was opened.
-        line: The number of its line, from 1.
-        size: The bytes of its line, before compression.
-    """
-
-    record: LifecycleRecord
-    path: Path
-    line: int
-    size: int
-
-
-_Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]  # what a file can hold
-
-
-class FilePosition(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """How far one live file and its closed segments have been read.
-
-    Names and inodes change when a file is rotated and compressed, its first line does not: a
-    digest of it tells whether a file is the one that was being read.
-
-    Attributes:
-        closed: The last segment that was read to its end; empty: none.
-        file: The digest of the file that is being read; empty: it had no line yet.
-        offset: The bytes of it that were read, before compression.
-        line: The lines of it that were read.
-    """
-
-    closed: str = ""
-    file: str = ""
-    offset: _Count = 0
-    line: _Count = 0
+class ReadElsewhereError(Exception):
+    """A file is still being read under another name."""
 
 
 class Cursor:
     """Reads one live file and its closed segments, each line once. Not thread-safe.
 
+    The live file stays open when it was read to its end. If it is renamed or deleted, it is read
+    on until its writer has gone on to another file.
+
     Attributes:
         live: The live file.
-        reading: Whether it holds a file open.
+        file: The digest of the file that is being read; empty: it had no line yet.
         unfinished: The last line of the live file, if it had no end yet.
 
     Args:
         live: The live file.
         position: Where to go on.
+        find: Tells how far a file was read under another name, from its digest and identity.
+        leave: Is told of a file, by its digest, that this name leads to no longer.
         skip_unreadable: Pass over a closed segment that cannot be read, instead of waiting for it.
     """
 
     def __init__(
-        self, live: Path, position: FilePosition, *, skip_unreadable: bool = False
+        self,
+        live: Path,
+        position: FilePosition,
+        find: Callable[[Cursor, str, Identity], LeftFile | None],
+        leave: Callable[[str, LeftFile], None],
+        *,
+        skip_unreadable: bool = False,
     ) -> None:
         self.live = live
-        self._skip_unreadable = skip_unreadable
+        self.file = position.file
         self.unfinished: RecordError | None = None
+        self._find = find
+        self._leave = leave
+        self._skip_unreadable = skip_unreadable
         self._closed = SegmentKey.parse(position.closed) if position.closed else None
-        self._file = position.file
         self._offset = position.offset
         self._line = position.line
         self._handle: BinaryIO | None = None
         self._path = live
         self._key: SegmentKey | None = None  # of the closed segment that is open
-        self._opened: _Signature | None = None
-        self._seen: _Signature | None = None  # of the live file when it was last read to its end
+        self._opened: Signature | None = None
+        self._seen: Signature | None = None  # of the live file when it was last read to its end
+        self._complete = False  # whether nobody can write to `file` any more, and all is read
+        self._nameless_since: float | None = None
         self._failure = ""
+        self._problems: deque[RecordError] = deque()  # that are still to be told
 
     @property
     def position(self) -> FilePosition:
-        """Behind the last line that was read."""
+        """The position after the last line that was read."""
         closed = str(self._closed) if self._closed else ""
-        return FilePosition(closed, self._file, self._offset, self._line)
+        return FilePosition(closed, self.file, self._offset, self._line)
 
     @property
-    def reading(self) -> bool:
-        """Whether a file is open, because the last reader left off in the middle of it."""
+    def is_open(self) -> bool:
+        """Whether it holds a file open."""
         return self._handle is not None
 
     def read(self, segments: Mapping[SegmentKey, Path]) -> Iterator[PositionedRecord | RecordError]:
         """Yields what has not been read yet, up to what is there now.
 
-        It may be left off anywhere: the next call goes on behind what was yielded.
+        It may be left off anywhere: the next call goes on after what was yielded.
 
         Args:
             segments: The closed segments, as they were listed a moment ago.
         """
-        while self._handle is not None or self._has_more(segments):
+        yield from self._report()
+        while self._has_more(segments):
             try:
-                if self._handle is None:
-                    lost = self._open()
-                    if lost is not None:
-                        yield lost
-                if self._handle is None:
+                handle = self._continue()
+                yield from self._report()
+                if handle is None:
                     return
-                yield from self._read_lines(self._handle)
+                yield from self._read_lines(handle)
+                yield from self._report()
+            except ReadElsewhereError:
+                self.close()
+                return
             except _DAMAGED as error:
                 reason = f"the compression is broken: {error}"
                 broken = RecordError(self._path, self._line + 1, reason)
@@ -139,11 +140,42 @@ class Cursor:
                     yield unreadable
                 return
 
-    def vanished(self) -> RecordError | None:
-        """What is lost when neither the live file nor a closed segment is there any more."""
-        if self._file and self._seen is None:
-            return self._lost(self.live, "the file was deleted")
-        return None
+    def place(self) -> Identity | None:
+        """Returns the identity of the file that is being read, if its name still leads to it."""
+        try:
+            now = identity(os.stat(self.live))
+            if self._handle is not None:
+                known = now == identity(os.fstat(self._handle.fileno()))
+            elif self._seen is not None:
+                known = now == self._seen.identity
+            else:
+                handle = open_if_there(self.live)
+                if handle is None:
+                    return None
+                with handle:
+                    known = read_fingerprint(buffered(handle)) == self.file
+        except (*_DAMAGED, OSError):
+            return None
+        return now if known else None
+
+    def holds(self, file: Identity) -> bool:
+        """Whether it holds that file open."""
+        return self._handle is not None and identity(os.fstat(self._handle.fileno())) == file
+
+    def let_go(self, lost: str = "") -> LeftFile:
+        """Forgets the file that is being read, not the closed segments; returns how far it was."""
+        left = LeftFile(str(self.live), self._offset, self._line, lost)
+        self.close()
+        self.file, self._offset, self._line = "", 0, 0
+        self.unfinished = self._seen = None
+        self._complete = False
+        return left
+
+    def vanish(self) -> Iterator[RecordError]:
+        """Leaves the file when neither its name nor a closed segment is there any more."""
+        known = self._complete or self._seen is not None
+        self._leave_file("" if known else self._lost("the file was deleted"))
+        return self._report()
 
     def close(self) -> None:
         """Closes the file; the next `read` goes on where this one was."""
@@ -151,19 +183,66 @@ class Cursor:
             self._handle.close()
             self._handle = None
 
+    def _report(self) -> Iterator[RecordError]:
+        while self._problems:
+            yield self._problems.popleft()
+
     def _has_more(self, segments: Mapping[SegmentKey, Path]) -> bool:
         try:
-            return _signature(os.stat(self.live)) != self._seen
+            if self._handle is None:
+                return signature(os.stat(self.live)) != self._seen
+            if self._key is not None or is_compressed(self._path):
+                return True  # it was left off in the middle
+            if signature(os.fstat(self._handle.fileno())) != self._seen:
+                self._nameless_since = None
+                return True
+            return self._is_abandoned(self._handle, segments)
         except FileNotFoundError:
             return any(map(self._is_unread, segments))
         except OSError:
             return True  # opening it tells why
 
+    def _is_abandoned(self, handle: BinaryIO, segments: Mapping[SegmentKey, Path]) -> bool:
+        """Whether nobody will write to the open file any more, now that its name is another's."""
+        status = os.fstat(handle.fileno())
+        try:
+            successor = os.stat(self.live)
+        except (FileNotFoundError, NotADirectoryError):
+            successor = None
+        if successor is not None and identity(successor) == identity(status):
+            self._nameless_since = None
+            return False
+        unread = [path for key, path in segments.items() if self._is_unread(key)]
+        if any(_leads_to(path, identity(status)) for path in unread):
+            return True  # a writer renames under the lock, and is done with it
+        if is_being_written(handle):  # by one who has not seen yet that it was renamed
+            return False
+        if unread or (successor is not None and successor.st_size):
+            return True
+        now = time.monotonic()
+        if self._nameless_since is None:
+            self._nameless_since = now
+        return not status.st_nlink and now - self._nameless_since >= _DELETED_SECONDS
+
     def _is_unread(self, key: SegmentKey) -> bool:
         return self._closed is None or key > self._closed
 
-    def _open(self) -> RecordError | None:
+    def _continue(self) -> BinaryIO | None:
         """Opens the oldest file that is not read to its end, where it was left."""
+        handle = self._handle
+        if handle is not None:
+            if is_compressed(self._path):
+                return handle
+            # Once more: what was written before it was abandoned is to be read.
+            if signature(os.fstat(handle.fileno())) != self._seen:
+                return self._begin(handle)
+            self.close()
+            self._complete = True
+            self._seen = None
+        handle = self._open()
+        return None if handle is None else self._begin(handle)
+
+    def _open(self) -> BinaryIO | None:
         for _ in range(_TRIES):
             # Before the segments are listed: what was closed before it is among them.
             self._path, self._key = self.live, None
@@ -177,65 +256,93 @@ class Cursor:
             if key is None:
                 if refusal is not None:
                     raise refusal
-                return None if live is None else self._begin(live)
+                self._handle = live
+                return live
             _close(live)
             self._path, self._key = segments[key], key
-            handle = _open_if_there(self._path)
-            if handle is not None:
-                return self._begin(handle)
+            self._handle = open_if_there(self._path)
+            if self._handle is not None:
+                return self._handle
             # Compressed or deleted since it was listed.
         return None
 
-    def _begin(self, handle: BinaryIO) -> RecordError | None:
-        path, key = self._path, self._key
-        self._handle = handle
-        self._opened = _signature(os.fstat(handle.fileno()))
-        self.unfinished = None
-        lost = None
-        file = _fingerprint(handle.readline(_FINGERPRINT_BYTES))
-        size = self._opened.size
-        if file and file == self._file and self._offset > size and not _is_compressed(path):
+    def _begin(self, handle: BinaryIO) -> BinaryIO:
+        status = os.fstat(handle.fileno())
+        self._opened = signature(status)
+        handle = buffered(handle)
+        file = read_fingerprint(handle)
+        shorter = self._offset > status.st_size and not is_compressed(self._path)
+        if file and file == self.file and shorter:
             # A writer takes an append back that failed: what was read of it is gone again.
-            self._offset, self._line = size, _count_lines(handle)
-        if self._file and not (file == self._file and _is_line_end(handle, self._offset)):
-            lost = self._lost(path, self._what_happened(key))
-            self._offset = self._line = 0
-        elif not self._file and key and self._closed and key.number != self._closed.number + 1:
-            lost = RecordError(path, None, f"{self._what_happened(key)} before they were read")
-        self._file = file
+            self._offset, self._line = status.st_size, count_lines(handle)
+        if not (self.file and file == self.file and is_line_end(handle, self._offset)):
+            self._change_file(file, identity(status))
+        self.unfinished = None
         handle.seek(self._offset)
-        return lost
+        return handle
 
-    def _what_happened(self, key: SegmentKey | None) -> str:
-        if key is None:
-            return "the file was replaced"
-        missing = key.number - self._closed.number - 1 if self._closed else 0
-        if missing > 0:
-            return f"{missing} closed segments before this one were deleted"
-        return "closed segments before this one were deleted, nobody knows how many,"
+    def _change_file(self, file: str, found: Identity) -> None:
+        """Leaves the file that was being read for another."""
+        if self._key is not None:
+            gap = self._gap(self._key)
+            if gap:
+                self._problems.append(RecordError(self._path, None, gap))
+            self._leave_file("")
+        else:
+            self._leave_file("" if self._complete else self._lost("the file was replaced"))
+            known = self._find(self, file, found) if file else None
+            if known is not None:
+                self._offset, self._line = known.offset, known.line
+        self.file = file
 
-    def _lost(self, path: Path, what_happened: str) -> RecordError:
-        return RecordError(
-            path,
-            None,
-            f"{what_happened} before all was read that may have followed line {self._line}",
-        )
+    def _leave_file(self, lost: str) -> None:
+        file, torn = self.file, self.unfinished
+        if self._complete and torn is not None:
+            self._problems.append(RecordError(torn.path, torn.line, "the line has no end"))
+        handle, self._handle = self._handle, None  # that of the next file
+        left = self.let_go(lost)
+        self._handle = handle
+        if file:
+            self._leave(file, left)
+
+    def _gap(self, key: SegmentKey) -> str:
+        """What is missing between the last file that was read and a closed segment."""
+        closed = self._closed.number if self._closed else 0
+        missing = key.number - closed - 1
+        known = self.file and self._complete
+        if self.file and not known:
+            what = f"{missing} closed segments before this one were deleted"
+            if not self._closed or missing <= 0:
+                what = "an unknown number of closed segments before this one were deleted"
+            return self._lost(what)
+        if known:
+            missing -= 1  # the file that was read to its end
+        elif not self._closed:
+            return ""
+        if missing <= 0:
+            return ""
+        number = missing if self._closed else "an unknown number of"
+        return f"{number} closed segments before this one were deleted before they were read"
+
+    def _lost(self, what_happened: str) -> str:
+        return f"{what_happened} before all was read that may have followed line {self._line}"
 
     def _read_lines(self, handle: BinaryIO) -> Iterator[PositionedRecord | RecordError]:
         while line := handle.readline(LONGEST_LINE):
-            if not self._file:  # its first line has come to its end since it was opened
-                self._file = _fingerprint(line)
+            if not self.file:  # its first line has come to its end since it was opened
+                self.file = fingerprint(line)
             size = len(line)
             if size == LONGEST_LINE:
                 while line and not line.endswith(b"\n"):
-                    line = handle.readline(_SKIPPED_BYTES)
+                    line = handle.readline(SKIPPED_BYTES)
                     size += len(line)
             if not line.endswith(b"\n"):
                 if self._key is None:
                     reason = "left out, the line has no end yet"
                     self.unfinished = RecordError(self._path, self._line + 1, reason)
                 else:
-                    yield RecordError(self._path, self._line + 1, "the line has no end")
+                    reason = "the line has no end"
+                    self._problems.append(RecordError(self._path, self._line + 1, reason))
                 break
             self._line += 1
             self._offset += size
@@ -250,75 +357,30 @@ class Cursor:
         self._finish()
 
     def _finish(self) -> None:
-        self.close()
         self._failure = ""
         if self._key is None:
             self._seen = self._opened
+            if is_compressed(self._path):
+                self.close()
         else:
-            self._closed, self._file, self._offset, self._line = self._key, "", 0, 0
-            self._seen = None
+            self.let_go()
+            self._closed = self._key
 
 
-class _Signature(NamedTuple):
-    device: int
-    inode: int
-    size: int
-    modified_ns: int
-
-
-def _signature(status: os.stat_result) -> _Signature:
-    return _Signature(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-
-
-def open_record_file(path: Path) -> BinaryIO:
-    """Opens a record file to read what is in it, compressed or not; never waits for a writer.
-
-    Raises:
-        OSError: It is not there, cannot be read, or is no regular file.
-    """
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise OSError(errno.EINVAL, "Not a regular file", str(path))
-    return cast("BinaryIO", gzip.open(path)) if _is_compressed(path) else path.open("rb")
-
-
-def _open_if_there(path: Path) -> BinaryIO | None:
+def _leads_to(path: Path, file: Identity) -> bool:
     try:
-        return open_record_file(path)
-    except FileNotFoundError:
-        return None
+        return identity(os.stat(path)) == file
+    except OSError:
+        return False
 
 
 def _try_to_open(path: Path) -> tuple[BinaryIO | None, OSError | None]:
     try:
-        return _open_if_there(path), None
+        return open_if_there(path), None
     except OSError as error:
         return None, error
-
-
-def _is_compressed(path: Path) -> bool:
-    return path.name.endswith(COMPRESSED)
 
 
 def _close(handle: BinaryIO | None) -> None:
     if handle is not None:
         handle.close()
-
-
-def _fingerprint(first_line: bytes) -> str:
-    start = first_line[:_FINGERPRINT_BYTES]
-    if len(start) < _FINGERPRINT_BYTES and not start.endswith(b"\n"):
-        return ""  # it may still be written
-    return hashlib.blake2b(start, digest_size=16).hexdigest()
-
-
-def _count_lines(handle: BinaryIO) -> int:
-    handle.seek(0)
-    return sum(chunk.count(b"\n") for chunk in iter(partial(handle.read, _SKIPPED_BYTES), b""))
-
-
-def _is_line_end(handle: BinaryIO, offset: int) -> bool:
-    if offset == 0:
-        return True
-    handle.seek(offset - 1)
-    return handle.read(1) == b"\n"

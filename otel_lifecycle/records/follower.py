@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Generator, Iterator
 from pathlib import Path
 from types import TracebackType
 
 import msgspec
 
-from otel_lifecycle.records.cursor import Cursor, FilePosition, PositionedRecord
-from otel_lifecycle.records.line import RecordError
+from otel_lifecycle.records.cursor import Cursor, ReadElsewhereError
+from otel_lifecycle.records.line import PositionedRecord, RecordError
 from otel_lifecycle.records.names import (
     SegmentKey,
     absolute,
@@ -19,40 +19,12 @@ from otel_lifecycle.records.names import (
     record_files,
     segment_of,
 )
+from otel_lifecycle.records.opening import Identity
+from otel_lifecycle.records.position import FilePosition, LeftFile, Position
 
 _BATCH_BYTES = 8 << 20
-
-
-class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How far record files have been read: what to keep, to go on there later.
-
-    Attributes:
-        files: By the path of the live file.
-    """
-
-    files: Mapping[str, FilePosition] = {}
-
-    def to_json(self) -> bytes:
-        """As JSON."""
-        return msgspec.json.encode(self)
-
-    @classmethod
-    def from_json(cls, text: bytes | str) -> Position:
-        """The opposite of `to_json`.
-
-        Raises:
-            ValueError: It is no position; the text says why.
-        """
-        try:
-            position = msgspec.json.decode(text, type=cls)
-            for name, file in position.files.items():
-                if file.closed:
-                    SegmentKey.parse(file.closed)
-                if file.offset and not file.file:
-                    raise ValueError(f"it does not say which file {name} was")
-        except (msgspec.DecodeError, ValueError) as error:
-            raise ValueError(f"not a position: {error}") from error
-        return position
+_OPEN_FILES = 256
+_LEFT_FILES = 64
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -60,9 +32,9 @@ class Batch(msgspec.Struct, frozen=True):
 
     Attributes:
         records: Those of one process in the order it wrote them.
-        problems: Lines that are no records and were passed over, files that cannot be read, and
+        problems: Lines that are not records and were passed over, files that cannot be read, and
             segments that were deleted before they were read.
-        position: Behind all of these.
+        position: The position after all of these.
         caught_up: Whether that was all there is now.
     """
 
@@ -76,9 +48,11 @@ class Follower:
     """Reads each record of some files once, also those that are written later.
 
     It follows a file through rotation, and reads a closed segment under whatever name, compressed
-    or not. A file that was deleted before all of it was read is reported as far as it can be known:
-    numbers that are missing between segments, a first line that is no longer there. It holds one
-    file open and one batch in memory. Not thread-safe.
+    or not. A file is known by its inode and its first line: renamed within what is followed, it is
+    read once. A live file stays open (the 256 last written ones), so that it is read to its end if
+    it is renamed or deleted, until its writer has gone on to another file. Records that were
+    deleted before they were read are reported as far as it can be known: numbers that are missing
+    between segments, a first line that is no longer there. One batch is in memory. Not thread-safe.
 
     Args:
         *paths: Record files, with the closed segments that were rotated from them; single closed
@@ -102,7 +76,10 @@ class Follower:
         self._cursors: dict[Path, Cursor] = {}
         self._current: Path | None = None
         self._failures: dict[Path, str] = {}
-        for name, start in (position or Position()).files.items():
+        self._open: dict[Path, None] = {}  # the one that was written last comes last
+        position = position or Position()
+        self._left = dict(position.left)
+        for name, start in position.files.items():
             live = Path(name)
             if live in self._paths or live.parent in self._paths:
                 self._cursors[live] = self._new_cursor(live, start)
@@ -110,8 +87,9 @@ class Follower:
 
     @property
     def position(self) -> Position:
-        """Behind the last record that was read."""
-        return Position({str(live): cursor.position for live, cursor in self._cursors.items()})
+        """The position after the last record that was read."""
+        files = {str(live): cursor.position for live, cursor in self._cursors.items()}
+        return Position(files, dict(self._left))
 
     @property
     def unfinished(self) -> list[RecordError]:
@@ -140,9 +118,12 @@ class Follower:
     def read(self) -> Generator[PositionedRecord | RecordError]:
         """Yields records and problems as they stand in the files, up to what is there now.
 
-        It may be left off anywhere: the next call, or `poll`, goes on behind what was yielded.
+        It may be left off anywhere: the next call, or `poll`, goes on after what was yielded.
         """
         files = yield from self._list()
+        for live, cursor in self._cursors.items():
+            if cursor.is_open:
+                files.setdefault(live, {})
         order = list(files)
         if self._current in files:  # the one that was left off comes first, then those behind it
             start = order.index(self._current)
@@ -152,10 +133,14 @@ class Follower:
             cursor = self._cursors.get(live)
             if cursor is None:
                 cursor = self._cursors[live] = self._new_cursor(live, FilePosition())
-            yield from cursor.read(files[live])
+            for entry in cursor.read(files[live]):
+                self._open.pop(live, None)
+                yield entry
+            self._limit_open(cursor)
+        yield from self._report_lost()
 
     def close(self) -> None:
-        """Closes the open file."""
+        """Closes the open files."""
         for cursor in self._cursors.values():
             cursor.close()
 
@@ -171,7 +156,51 @@ class Follower:
         self.close()
 
     def _new_cursor(self, live: Path, position: FilePosition) -> Cursor:
-        return Cursor(live, position, skip_unreadable=self._skip_unreadable)
+        return Cursor(
+            live, position, self._find, self._leave, skip_unreadable=self._skip_unreadable
+        )
+
+    def _limit_open(self, cursor: Cursor) -> None:
+        if not cursor.is_open:
+            self._open.pop(cursor.live, None)
+            return
+        self._open.setdefault(cursor.live)
+        if len(self._open) > _OPEN_FILES:
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            self._cursors[oldest].close()
+
+    def _find(self, asking: Cursor, file: str, found: Identity) -> LeftFile | None:
+        """How far a file was read under another name.
+
+        Raises:
+            ReadElsewhereError: It is still read under the other name.
+        """
+        for other in self._cursors.values():
+            if other is asking or other.file != file:
+                continue
+            place = other.place()
+            if place == found:  # a link
+                raise ReadElsewhereError
+            if place is not None:  # a copy
+                continue
+            if other.is_open and not other.holds(found):  # compressed before it was read to its end
+                raise ReadElsewhereError
+            return other.let_go()
+        return self._left.pop(file, None)
+
+    def _leave(self, file: str, left: LeftFile) -> None:
+        self._left.pop(file, None)
+        self._left[file] = left
+        if len(self._left) > _LEFT_FILES:
+            del self._left[next(iter(self._left))]
+
+    def _report_lost(self) -> Iterator[RecordError]:
+        """What no other name has led to, once all names were looked at."""
+        for file, left in list(self._left.items()):
+            if left.lost:
+                self._left[file] = msgspec.structs.replace(left, lost="")
+                yield RecordError(Path(left.path), None, left.lost)
 
     def _list(self) -> Generator[RecordError, None, dict[Path, dict[SegmentKey, Path]]]:
         files: dict[Path, dict[SegmentKey, Path]] = {}
@@ -194,11 +223,9 @@ class Follower:
                     yield RecordError(path, None, error.strerror or str(error))
         if complete:
             for live in self._cursors.keys() - files.keys():
-                cursor = self._cursors.pop(live)
-                cursor.close()
-                lost = cursor.vanished()
-                if lost is not None:
-                    yield lost
+                if not self._cursors[live].is_open:
+                    self._open.pop(live, None)
+                    yield from self._cursors.pop(live).vanish()
         return files
 
 

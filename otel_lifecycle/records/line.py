@@ -40,11 +40,27 @@ class RecordError(ValueError):
         self.reason = reason
 
 
+class PositionedRecord(msgspec.Struct, frozen=True):
+    """A record, and where it was found.
+
+    Attributes:
+        record: The record.
+        path: The file, under the name it had when it was opened.
+        line: The number of its line, from 1.
+        size: The bytes of its line, before compression.
+    """
+
+    record: LifecycleRecord
+    path: Path
+    line: int
+    size: int
+
+
 def parse_line(line: bytes) -> LifecycleRecord:
-    """The record of a line.
+    """Returns the record of a line.
 
     Raises:
-        ValueError: It is none; the text says why.
+        ValueError: It is not a record; the text says why.
     """
     try:
         # First: of another version, nothing else need be as this one has it.
@@ -55,7 +71,9 @@ def parse_line(line: bytes) -> LifecycleRecord:
                 "the newest this version can read"
             )
         if version < SCHEMA_VERSION:
-            raise ValueError(f"schemaVersion {version} is none, they begin with {SCHEMA_VERSION}")
+            raise ValueError(
+                f"schemaVersion {version} is invalid; versions start at {SCHEMA_VERSION}"
+            )
         record = _decoder.decode(line)
         _check_timestamps(record)
     except RecursionError as error:

@@ -7,10 +7,10 @@ import os
 from collections.abc import Iterator
 
 from otel_lifecycle.model.record import LifecycleRecord
-from otel_lifecycle.records.cursor import open_record_file
 from otel_lifecycle.records.follower import Follower
 from otel_lifecycle.records.line import RecordError
 from otel_lifecycle.records.names import absolute, is_folder, record_files
+from otel_lifecycle.records.opening import open_record_file
 
 _logger = logging.getLogger(__name__)
 

@@ -113,13 +113,19 @@ def test_unread_segments_deleted(path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", [lines("c"), lines("c", "d", "e"), b""])
-def test_replaced_file(path: Path, other: bytes) -> None:
+@pytest.mark.parametrize("how", ["replaced while nobody looked", "cut"])
+def test_replaced_file(path: Path, other: bytes, how: str) -> None:
     """A file that is replaced or cut is read anew, and what may be lost is told."""
     append(path, lines("a", "b"))
     follower = Follower(path)
-    follower.poll()
-    path.unlink()
-    append(path, other)
+    position = follower.poll().position
+    if how == "cut":
+        path.write_bytes(other)
+    else:
+        path.unlink()
+        append(path, other)
+        follower.close()
+        follower = Follower(path, position=position)
     reason = "the file was replaced before all was read that may have followed line 2"
     ids = ["c", "d", "e"][: other.count(b"\n")]
     assert found(follower.poll()) == (ids, [f"{path}: {reason}"])
@@ -131,8 +137,7 @@ def test_first_line_ends_while_it_is_read(path: Path) -> None:
     append(path, lines("a"))
     follower = Follower(path)
     follower.poll()
-    path.unlink()
-    append(path, lines("b")[:20])
+    path.write_bytes(lines("b")[:20])
     assert len(found(follower.poll(1))[1]) == 1
     append(path, lines("b")[20:])
     assert found(follower.poll()) == (["b"], [])

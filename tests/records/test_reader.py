@@ -127,8 +127,8 @@ def test_torn_last_line(
             {"schemaVersion": 2, "outcome": "paused", "requestId": None, "startedAt": 0},
             "2 is newer than 1, the newest this version can read",
         ),
-        ({"schemaVersion": 0}, "0 is none, they begin with 1"),
-        ({"schemaVersion": -7}, "-7 is none, they begin with 1"),
+        ({"schemaVersion": 0}, "0 is invalid; versions start at 1"),
+        ({"schemaVersion": -7}, "-7 is invalid; versions start at 1"),
     ],
 )
 def test_other_schema(
