@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +19,7 @@ _VERSION = 1
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the text says why."""
+    """A checkpoint that cannot be used; the text says why."""
 
 
 class _Content(msgspec.Struct, forbid_unknown_fields=True):
@@ -28,8 +30,8 @@ class _Content(msgspec.Struct, forbid_unknown_fields=True):
 class Checkpoint:
     """A file that holds how far records have been shipped; a context manager.
 
-    It is replaced as a whole, and on disk before `save` returns. One process at a time has it: a
-    lock on a file beside it, `{path}.lock`, is held until `close`. Not thread-safe.
+    It is replaced as a whole, once the disk has the new one. One process at a time has it: a lock
+    on a file beside it, `{path}.lock`, is held until `close`. Not thread-safe.
 
     Args:
         path: The file; it need not be there yet.
@@ -42,7 +44,8 @@ class Checkpoint:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = absolute(path)
         try:
-            self._lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._lock = os.open(f"{self._path}.lock", flags, 0o600)
         except FileNotFoundError as error:
             folder = self._path.parent
             raise CheckpointError(f"{self._path}: there is no folder {folder}") from error
@@ -56,7 +59,7 @@ class Checkpoint:
             raise
 
     def load(self, paths: Iterable[str | os.PathLike[str]]) -> Position:
-        """What was saved last; the oldest record if nothing was.
+        """Returns what was saved last; the oldest record if nothing was.
 
         Args:
             paths: What is to be shipped.
@@ -66,6 +69,8 @@ class Checkpoint:
             OSError: It cannot be read.
         """
         try:
+            if not stat.S_ISREG(os.stat(self._path).st_mode):  # a pipe would be waited for
+                raise CheckpointError(f"{self._path}: not a checkpoint: not a regular file")
             text = self._path.read_bytes()
         except FileNotFoundError:
             return Position()
@@ -92,7 +97,11 @@ class Checkpoint:
         """
         content = _Content(_VERSION, msgspec.Raw(position.to_json()))
         new = f"{self._path}.tmp"
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        # Of a process that was killed, or of somebody who wants another file overwritten.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(new)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(new, flags, 0o600)
         with open(descriptor, "wb") as file:
             file.write(msgspec.json.encode(content) + b"\n")
             file.flush()

@@ -2,15 +2,17 @@
 
 The exporters follow the standard variables, and say no more of a batch than success or failure:
 not whether it is worth another try, which spans were rejected, nor why. So what the collector
-answers is looked at on its way to them.
+answers is looked at on its way to them. They measure their time-out with a clock that may be set,
+so each request gets a deadline of its own.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, TypeAlias, cast
 from urllib.parse import urlsplit
@@ -24,18 +26,26 @@ from opentelemetry.exporter.otlp.proto.grpc import trace_exporter as grpc_export
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from opentelemetry.sdk.environment_variables import (
-    OTEL_EXPORTER_OTLP_ENDPOINT,
     OTEL_EXPORTER_OTLP_PROTOCOL,
-    OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
+    OTEL_EXPORTER_OTLP_TIMEOUT,
     OTEL_EXPORTER_OTLP_TRACES_PROTOCOL,
+    OTEL_EXPORTER_OTLP_TRACES_TIMEOUT,
 )
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-# What is about the spans. All else is about the collector, or who sends: it may be put right.
+from otel_lifecycle.records.shipping.http_session import LONGEST_ANSWER, BoundedSession
+from otel_lifecycle.records.shipping.redaction import (
+    ENDPOINT_VARIABLES,
+    Redactor,
+    without_secrets,
+)
+
+# Errors caused by the spans themselves. All others may be put right.
 _REFUSING_STATUS = frozenset({400, 413, 422})
 _REFUSING_CODES = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE})
 _TOO_LARGE = "larger than max"  # how gRPC says so, with the code that also says "too many"
+_DEFAULT_TIMEOUT = "10"  # seconds
 
 
 class Fate(Enum):
@@ -44,7 +54,7 @@ class Fate(Enum):
     Attributes:
         ACCEPTED: The collector has them.
         REFUSED: It will never take all of these, or they cannot be encoded.
-        WAITING: They did not arrive, or it takes none now.
+        WAITING: They did not arrive, or the collector takes none now.
     """
 
     ACCEPTED = "accepted"
@@ -58,8 +68,8 @@ class Answer:
 
     Attributes:
         fate: What became of them.
-        reason: In its words, or in those of the network; of accepted ones, a warning.
-        rejected: How many of the accepted ones it has thrown away.
+        reason: The words of the collector, or of the network; of accepted ones, a warning.
+        rejected: How many of the accepted ones the collector has thrown away.
     """
 
     fate: Fate
@@ -70,8 +80,28 @@ class Answer:
 _Note: TypeAlias = Callable[[Answer], None]
 
 
+class _Deadline:
+    """When the request under way has to be answered, whatever the clock is set to."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._end = 0.0
+
+    def begin(self) -> None:
+        self._end = time.monotonic() + self.seconds
+
+    def remaining(self) -> float:
+        """Returns the seconds that are left; raises TimeoutError if none are."""
+        seconds = self._end - time.monotonic()
+        if seconds <= 0:
+            raise TimeoutError(f"no answer within {self.seconds:g} s")
+        return seconds
+
+
 class Sender:
     """An OTLP exporter as OpenTelemetry's environment variables have it. Not thread-safe.
+
+    Each `send` ends within the time-out of the variables. Of an answer 64 KiB are read.
 
     Raises:
         ValueError: A variable is not valid; the text says why.
@@ -79,6 +109,7 @@ class Sender:
 
     def __init__(self) -> None:
         self._answers: list[Answer] = []
+        self._redact = Redactor()
         name = next(filter(os.environ.get, _PROTOCOL_VARIABLES), None)
         protocol = os.environ[name] if name else "grpc"
         make = _EXPORTERS.get(protocol)
@@ -88,9 +119,10 @@ class Sender:
         if protocol == "http/protobuf":
             _check_endpoint()
         try:
-            self._exporter = make(self._answers.append)
+            self._deadline = _Deadline(_timeout())
+            self._exporter = make(self._answers.append, self._deadline)
         except Exception as error:  # of compression, for one, it is an exception of its own
-            raise ValueError(f"OTEL_EXPORTER_OTLP_*: {error}") from error
+            raise ValueError(f"OTEL_EXPORTER_OTLP_*: {self._redact(str(error))}") from error
 
     def send(self, spans: Sequence[ReadableSpan]) -> Answer:
         """Sends spans at once, in one request; the exporter's own retries included.
@@ -98,7 +130,16 @@ class Sender:
         Args:
             spans: None at all asks whether the collector takes anything.
         """
+        answer = self._send(spans)
+        return replace(answer, reason=self._redact(answer.reason))
+
+    def close(self) -> None:
+        """Ends the retries of a `send` that is under way; from any thread."""
+        self._exporter.shutdown()
+
+    def _send(self, spans: Sequence[ReadableSpan]) -> Answer:
         self._answers.clear()
+        self._deadline.begin()
         try:
             accepted = self._exporter.export(spans) is SpanExportResult.SUCCESS
         except Exception as error:
@@ -110,14 +151,10 @@ class Sender:
         last = self._answers[-1]
         return refusals[-1] if refusals and last.fate is Fate.WAITING else last
 
-    def close(self) -> None:
-        """Ends the retries of a `send` that is under way; from any thread."""
-        self._exporter.shutdown()
-
 
 def _check_endpoint() -> None:
     """The exporter would take any text, and find out with each request."""
-    name = next(filter(os.environ.get, _ENDPOINT_VARIABLES), None)
+    name = next(filter(os.environ.get, ENDPOINT_VARIABLES), None)
     if name is None:
         return
     endpoint = os.environ[name]
@@ -127,7 +164,13 @@ def _check_endpoint() -> None:
     except ValueError:
         valid = False
     if not valid:
-        raise ValueError(f"{name}: must be a URL with http:// or https://, got {endpoint!r}")
+        shown = without_secrets(endpoint)
+        raise ValueError(f"{name}: must be a URL with http:// or https://, got {shown!r}")
+
+
+def _timeout() -> float:
+    name = next(filter(os.environ.get, _TIMEOUT_VARIABLES), None)
+    return float(os.environ[name] if name else _DEFAULT_TIMEOUT)
 
 
 def _unsent(spans: Sequence[ReadableSpan], error: Exception | None) -> Answer:
@@ -143,12 +186,13 @@ def _accepted(response: ExportTraceServiceResponse) -> Answer:
     return Answer(Fate.ACCEPTED, partial.error_message, partial.rejected_spans)
 
 
-def _grpc(note: _Note) -> SpanExporter:
+def _grpc(note: _Note, deadline: _Deadline) -> SpanExporter:
     class Watcher(grpc.UnaryUnaryClientInterceptor):  # pyright: ignore[reportMissingTypeArgument, reportUntypedBaseClass]
         def intercept_unary_unary(
             self, continuation: Callable[..., Any], client_call_details: Any, request: Any
         ) -> Any:
-            call = continuation(client_call_details, request)
+            details = client_call_details._replace(timeout=deadline.remaining())
+            call = continuation(details, request)
             note(_answer_of_call(call))
             return call
 
@@ -161,7 +205,7 @@ def _grpc(note: _Note) -> SpanExporter:
     # The exporter takes no interceptor. It makes a stub of this name for each channel it opens.
     module.TraceServiceStub = watched_stub
     try:
-        return grpc_exporter.OTLPSpanExporter()
+        return grpc_exporter.OTLPSpanExporter(channel_options=_CHANNEL_OPTIONS)
     finally:
         module.TraceServiceStub = stub
 
@@ -174,23 +218,35 @@ def _answer_of_call(call: Any) -> Answer:
     return Answer(Fate.REFUSED if refused else Fate.WAITING, f"{code.name}: {details}")
 
 
-class _Session(requests.Session):
-    def __init__(self, note: _Note) -> None:
-        super().__init__()
+class _Session(BoundedSession):
+    def __init__(self, note: _Note, deadline: _Deadline) -> None:
+        super().__init__(deadline.remaining)
         self._note = note
+        self._seconds = deadline.seconds
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         try:
             response = super().send(request, **kwargs)
         except Exception as error:
-            self._note(Answer(Fate.WAITING, str(error)))
+            self._note(Answer(Fate.WAITING, self._why(error)))
             raise
         self._note(_answer_of_response(response))
         return response
 
+    def _why(self, error: BaseException) -> str:
+        """What `requests` wraps into several exceptions, with the whole URL."""
+        if isinstance(error, (TimeoutError, requests.Timeout)):
+            return f"no answer within {self._seconds:g} s"
+        inner = error.__cause__ or error.__context__
+        while inner is not None:
+            error, inner = inner, inner.__cause__ or inner.__context__
+        if isinstance(error, TimeoutError):
+            return f"no answer within {self._seconds:g} s"
+        return (isinstance(error, OSError) and error.strerror) or str(error)
 
-def _http(note: _Note) -> SpanExporter:
-    return OTLPSpanExporter(session=_Session(note))
+
+def _http(note: _Note, deadline: _Deadline) -> SpanExporter:
+    return OTLPSpanExporter(session=_Session(note, deadline))
 
 
 def _answer_of_response(response: requests.Response) -> Answer:
@@ -198,7 +254,7 @@ def _answer_of_response(response: requests.Response) -> Answer:
     if 200 <= status < 300:
         try:
             return _accepted(ExportTraceServiceResponse.FromString(response.content))
-        except DecodeError:  # it is not bound to say more than the status
+        except DecodeError:  # the status says enough
             return Answer(Fate.ACCEPTED)
     # The exporters take a redirect, which they do not follow, for a success.
     refused = status in _REFUSING_STATUS
@@ -212,9 +268,13 @@ def _said(response: requests.Response) -> str:
     if response.headers.get("content-type") == "application/x-protobuf":
         with suppress(DecodeError):
             text = Status.FromString(response.content).message
-    return text.strip() or "it said no more"
+    return text.strip() or "no reason given"
 
 
-_ENDPOINT_VARIABLES = (OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, OTEL_EXPORTER_OTLP_ENDPOINT)
+_CHANNEL_OPTIONS = cast("Any", (("grpc.max_receive_message_length", LONGEST_ANSWER),))
+_TIMEOUT_VARIABLES = (OTEL_EXPORTER_OTLP_TRACES_TIMEOUT, OTEL_EXPORTER_OTLP_TIMEOUT)
 _PROTOCOL_VARIABLES = (OTEL_EXPORTER_OTLP_TRACES_PROTOCOL, OTEL_EXPORTER_OTLP_PROTOCOL)
-_EXPORTERS: dict[str, Callable[[_Note], SpanExporter]] = {"grpc": _grpc, "http/protobuf": _http}
+_EXPORTERS: dict[str, Callable[[_Note, _Deadline], SpanExporter]] = {
+    "grpc": _grpc,
+    "http/protobuf": _http,
+}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import random
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from opentelemetry.util.types import AttributeValue
 
 from otel_lifecycle.records import Batch, Follower, PositionedRecord, RecordError
 from otel_lifecycle.records.shipping.checkpoint import Checkpoint
+from otel_lifecycle.records.shipping.notices import Notices
 from otel_lifecycle.records.shipping.sender import Answer, Fate, Sender
 from otel_lifecycle.telemetry.spans import span_from_record
 
@@ -23,7 +23,7 @@ BATCH = 512  # spans a request, as the SDK's own processor has it
 _IDLE_SECONDS = 0.5
 _FIRST_PAUSE_SECONDS = 1.0
 _PAUSE_DOUBLINGS = 5
-_COMPLAINT_SECONDS = 60.0
+_PLACES = 10  # lines a minute that name what is left out
 
 
 @dataclass
@@ -32,10 +32,10 @@ class Counts:
 
     Attributes:
         sent: The collector has them.
-        refused: It will not take them.
+        refused: The collector will not take them.
         unsampled: Left out, because the sampler had left them out.
         untraced: Left out, because there was no span, so no ids to send them with.
-        problems: Lines that are no records, files that cannot be read, segments that are gone.
+        problems: Lines that are not records, files that cannot be read, records that are gone.
     """
 
     sent: int = 0
@@ -59,7 +59,7 @@ class Shipper:
     Args:
         follower: What to send, from where the checkpoint is.
         checkpoint: Where to keep how far it is.
-        sender: To whom.
+        sender: Where to send it.
         tell: Gets one line for whoever runs it.
         unsampled: Whether to send what the sampler had left out, too.
         devices: Whether to add the per-device NPU arrays.
@@ -84,12 +84,11 @@ class Shipper:
         self._follower = follower
         self._checkpoint = checkpoint
         self._sender = sender
-        self._tell = tell
+        self._notices = Notices(tell)
         self._unsampled = unsampled
         self._devices = devices
         self._resource = resource
         self._stopped = threading.Event()
-        self._complained_at = -_COMPLAINT_SECONDS
 
     def run(self, *, follow: bool) -> bool:
         """Sends what is there.
@@ -117,16 +116,16 @@ class Shipper:
         return False
 
     def stop(self) -> None:
-        """Has `run` return when the request in hand is answered; from any thread.
+        """Has `run` return when the request under way is answered; from any thread.
 
-        The checkpoint is behind what was accepted. `Sender.close` ends the request, too.
+        The checkpoint is after what was accepted. `Sender.close` ends the request's retries, too.
         """
         self._stopped.set()
 
     def _report(self, problems: list[RecordError]) -> None:
         self.counts.problems += len(problems)
         for problem in problems:
-            self._tell(str(problem))
+            self._notices.say("problems", str(problem), most=_PLACES)
 
     def _sendable(self, batch: Batch) -> list[_Sendable]:
         sendable: list[_Sendable] = []
@@ -149,7 +148,7 @@ class Shipper:
         return span
 
     def _deliver(self, spans: list[_Sendable]) -> bool:
-        """Sends spans; what is refused in halves, until it is known which ones are."""
+        """Sends spans; refused ones again in halves, until it is known which they are."""
         parts = [spans] if spans else []
         while parts:
             part = parts.pop()
@@ -157,37 +156,43 @@ class Shipper:
             if answer is None:
                 return False
             if answer.fate is Fate.ACCEPTED:
-                rejected = min(max(answer.rejected, 0), len(part))  # it may say anything
-                self.counts.sent += len(part) - rejected
-                self.counts.refused += rejected
-                if rejected:
-                    reason = answer.reason or "it does not say why"
-                    self._tell(
-                        f"{part[0].place}: the collector rejected {rejected} of "
-                        f"{len(part)} spans from here on: {reason}"
-                    )
-                elif answer.reason:
-                    self._tell(
-                        f"{part[0].place}: the collector took the {len(part)} spans from here on "
-                        f"with a warning: {answer.reason}"
-                    )
+                self._accepted(part, answer)
             elif len(part) > 1:
                 half = len(part) // 2
                 parts += [part[half:], part[:half]]
             else:
                 self.counts.refused += 1
-                self._tell(f"{part[0].place}: left out, the collector refuses it: {answer.reason}")
+                text = f"{part[0].place}: left out, the collector refuses it: {answer.reason}"
+                self._notices.say("refused", text, most=_PLACES)
         return True
 
+    def _accepted(self, spans: list[_Sendable], answer: Answer) -> None:
+        rejected = min(max(answer.rejected, 0), len(spans))  # it may say anything
+        self.counts.sent += len(spans) - rejected
+        self.counts.refused += rejected
+        if rejected:
+            reason = answer.reason or "no reason given"
+            self._notices.say(
+                "rejected",
+                f"{spans[0].place}: the collector rejected {rejected} of "
+                f"{len(spans)} spans from here on: {reason}",
+            )
+        elif answer.reason:
+            self._notices.say(
+                "warning",
+                f"{spans[0].place}: the collector took the {len(spans)} spans from here on "
+                f"with a warning: {answer.reason}",
+            )
+
     def _send(self, spans: list[ReadableSpan]) -> Answer | None:
-        """What the collector says in the end; None: it was stopped before."""
+        """Returns the collector's last answer; None: it was stopped before."""
         answer = Answer(Fate.WAITING)
 
         def send() -> str | None:
             nonlocal answer
             answer = self._sender.send(spans)
             if answer.fate is Fate.REFUSED:
-                # Who takes nothing at all refuses not these spans, but who sends, or where to.
+                # A collector that rejects an empty request is rejecting us, not these spans.
                 nothing = self._sender.send([])
                 if nothing.fate is not Fate.ACCEPTED:
                     answer = Answer(Fate.WAITING, nothing.reason)
@@ -195,7 +200,7 @@ class Shipper:
                 return f"the collector takes no spans: {answer.reason}"
             return None
 
-        return answer if self._insist(send) else None
+        return answer if self._retry(send) else None
 
     def _save(self, batch: Batch) -> bool:
         def save() -> str | None:
@@ -205,23 +210,20 @@ class Shipper:
                 return f"the checkpoint cannot be written: {error}"
             return None
 
-        return self._insist(save)
+        return self._retry(save)
 
-    def _insist(self, attempt: Callable[[], str | None]) -> bool:
-        """Tries until nothing speaks against it any more; False: it was stopped before."""
+    def _retry(self, attempt: Callable[[], str | None]) -> bool:
+        """Repeats an attempt until it returns no obstacle; False: it was stopped before."""
+        told = False
         for number in itertools.count():
             obstacle = attempt()
             if obstacle is None:
-                if number:
-                    self._tell("it goes on again")
-                    self._complained_at = -_COMPLAINT_SECONDS
+                if told:
+                    self._notices.say("resumed", "shipping resumed")
                 return True
             if self._stopped.is_set():
                 return False
-            now = time.monotonic()
-            if now - self._complained_at >= _COMPLAINT_SECONDS:
-                self._complained_at = now
-                self._tell(f"{obstacle}; trying again until it does")
+            told |= self._notices.say("waiting", f"{obstacle}; will keep retrying")
             pause = _FIRST_PAUSE_SECONDS * 2 ** min(number, _PAUSE_DOUBLINGS)
             if self._stopped.wait(pause * random.uniform(0.5, 1)):
                 return False

@@ -136,8 +136,8 @@ def test_nothing_is_taken(
     assert collector.request_ids == ["a", "b"]
     reason, end = shipping.told
     assert reason.startswith("the collector takes no spans: ")
-    assert reason.endswith(f"{obstacle.message}; trying again until it does")
-    assert end == "it goes on again"
+    assert reason.endswith(f"{obstacle.message}; will keep retrying")
+    assert end == "shipping resumed"
 
 
 def test_stopped_while_waiting(collector: Collector, folder: Path, shipping: Shipping) -> None:
@@ -184,7 +184,7 @@ def test_refused_spans(collector: Collector, folder: Path, shipping: Shipping) -
         (
             Reply(rejected=2),
             Counts(sent=1, refused=2),
-            "rejected 2 of 3 spans from here on: it does not say why",
+            "rejected 2 of 3 spans from here on: no reason given",
         ),
         (
             Reply(message="all", rejected=9),

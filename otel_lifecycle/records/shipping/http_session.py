@@ -1,0 +1,125 @@
+"""Requests over HTTP that end: one deadline for all of a request, one bound for its answer.
+
+The time-out of `requests` begins anew with each byte that arrives, and what `requests` reads it
+unpacks, however large that becomes.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable
+from http.client import HTTPResponse
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+LONGEST_ANSWER = 64 << 10  # bytes; a collector's answer has some hundred
+
+_GZIP_OR_ZLIB = 47  # zlib's largest window, whichever header there is
+_Remaining: TypeAlias = Callable[[], float]
+
+
+class BoundedSession(requests.Session):
+    """A session whose requests and answers are bounded. Not thread-safe.
+
+    It follows no redirects: that would take the headers, and what is secret in them, elsewhere.
+
+    Args:
+        remaining: Tells how many seconds are left for the request; raises TimeoutError if none are.
+    """
+
+    def __init__(self, remaining: _Remaining) -> None:
+        super().__init__()
+        self._remaining = remaining
+        self.headers["Accept-Encoding"] = "identity"
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, _Adapter(remaining))
+
+    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+        """Sends a request, and reads of its answer at most `LONGEST_ANSWER` bytes."""
+        settings = {"stream": True, "allow_redirects": False, "timeout": self._remaining()}
+        response = super().send(request, **{**kwargs, **settings})
+        with response:
+            body = response.raw.read(LONGEST_ANSWER + 1, decode_content=False)
+        content = _unpacked(body[:LONGEST_ANSWER], response)
+        vars(response).update(_content=content, _content_consumed=True)
+        return response
+
+
+def _unpacked(body: bytes, response: requests.Response) -> bytes:
+    encoding = response.headers.get("content-encoding", "identity")
+    if encoding == "identity":
+        return body
+    try:
+        return zlib.decompressobj(_GZIP_OR_ZLIB).decompress(body, LONGEST_ANSWER)
+    except zlib.error:
+        return b""  # in an encoding that nobody has asked for
+
+
+class _Adapter(HTTPAdapter):
+    def __init__(self, remaining: _Remaining) -> None:
+        class Pool(HTTPConnectionPool):
+            ConnectionCls = _timed(HTTPConnection, remaining)
+
+        class SecurePool(HTTPSConnectionPool):
+            ConnectionCls = _timed(HTTPSConnection, remaining)
+
+        self._pools: dict[str, Any] = {"http": Pool, "https": SecurePool}
+        super().__init__()
+
+    def init_poolmanager(self, *arguments: Any, **settings: Any) -> None:
+        super().init_poolmanager(*arguments, **settings)
+        self.poolmanager.pool_classes_by_scheme = self._pools
+
+    def proxy_manager_for(self, *arguments: Any, **settings: Any) -> Any:
+        manager = super().proxy_manager_for(*arguments, **settings)
+        manager.pool_classes_by_scheme = self._pools
+        return manager
+
+
+def _timed(base: type[HTTPConnection], remaining: _Remaining) -> Any:
+    """A connection each of whose steps has the time that is left."""
+
+    class Response(HTTPResponse):
+        def __init__(self, sock: Any, *arguments: Any, **settings: Any) -> None:
+            super().__init__(sock, *arguments, **settings)
+            self.fp = io.BufferedReader(_TimedReader(self.fp.detach(), sock, remaining))
+
+    class Connection(base):
+        response_class = Response
+
+        def connect(self) -> None:
+            self.timeout = remaining()
+            super().connect()
+
+        def send(self, data: Any) -> None:
+            if self.sock is not None:
+                self.sock.settimeout(remaining())
+            super().send(data)
+
+    return Connection
+
+
+class _TimedReader(io.RawIOBase):
+    def __init__(self, raw: io.RawIOBase, sock: Any, remaining: _Remaining) -> None:
+        self._raw = raw
+        self._sock = sock
+        self._remaining = remaining
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int | None:
+        self._sock.settimeout(self._remaining())
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()

@@ -1,0 +1,48 @@
+"""Says the same thing a few times a minute at most, and how often it was left out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_MINUTE = 60.0
+
+
+@dataclass
+class _Kind:
+    since: float
+    told: int = 0
+    left_out: int = 0
+
+
+class Notices:
+    """Limits lines by kind. Not thread-safe.
+
+    Args:
+        tell: Gets one line for whoever runs it.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._kinds: dict[str, _Kind] = {}
+
+    def say(self, kind: str, text: str, *, most: int = 1) -> bool:
+        """Tells a line, unless there were `most` of its kind within a minute.
+
+        Returns:
+            Whether it was told.
+        """
+        now = time.monotonic()
+        entry = self._kinds.setdefault(kind, _Kind(now))
+        if now - entry.since >= _MINUTE:
+            entry.since, entry.told = now, 0
+        if entry.told >= most:
+            entry.left_out += 1
+            return False
+        entry.told += 1
+        if entry.left_out:
+            text += f" ({entry.left_out:,} more like it were not shown)"
+            entry.left_out = 0
+        self._tell(text)
+        return True
