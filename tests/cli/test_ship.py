@@ -21,7 +21,8 @@ from otel_lifecycle.records.shipping import Checkpoint
 from tests.cli.command import Command
 from tests.records.helpers import eventually
 from tests.records.segments import append
-from tests.records.shipping.collectors import HTTP_PROTOBUF, Collector
+from tests.records.shipping.collectors import GRPC, HTTP_PROTOBUF, Collector
+from tests.records.shipping.hostile import Server
 from tests.records.shipping.records import traced
 
 
@@ -109,29 +110,37 @@ def test_path_from_elsewhere(
     assert collector.request_ids == ["a"]
 
 
-def test_told_to_end(tmp_path: Path, start: Callable[..., Command]) -> None:
+@pytest.mark.parametrize("protocol", [GRPC, HTTP_PROTOBUF])
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 9000\r\n\r\n"])
+def test_told_to_end(
+    tmp_path: Path, start: Callable[..., Command], protocol: str, said: bytes
+) -> None:
     """Told to end it does, though a collector hangs, and what that did not answer is not marked."""
     path, checkpoint = tmp_path / "records.jsonl", tmp_path / "c"
     append(path, traced("a"))
-    with socket.create_server(("127.0.0.1", 0)) as hanging:
+
+    def answer(server: Server, connection: socket.socket) -> None:
+        connection.sendall(said)
+        server.dribble(connection, bytes(8000))
+
+    with Server(answer) as hanging:
         environment = {
-            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{hanging.getsockname()[1]}",
-            "OTEL_EXPORTER_OTLP_PROTOCOL": HTTP_PROTOBUF,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{hanging.port}",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
             "OTEL_EXPORTER_OTLP_TIMEOUT": "600",
         }
         arguments = ["ship", "--once", "--checkpoint", checkpoint, path]
         command = start(*arguments, environment=environment)
-        connection, _ = hanging.accept()
-        with connection:
-            for number in itertools.cycle([signal.SIGTERM, signal.SIGINT]):
-                if command.process.poll() is not None:
-                    break
-                command.process.send_signal(number)  # again and again changes nothing
-                time.sleep(0.01)
-            code, _, error = command.wait()
+        eventually(lambda: hanging.connections)
+        for number in itertools.cycle([signal.SIGTERM, signal.SIGINT]):
+            if command.process.poll() is not None:
+                break
+            command.process.send_signal(number)  # again and again changes nothing
+            time.sleep(0.01)
+        code, _, error = command.wait()
 
     assert code == 1  # not all there was
-    assert error.startswith("otel-lifecycle: 0 spans sent,")
+    assert error.splitlines()[-1].startswith("otel-lifecycle: 0 spans sent,")
     with Checkpoint(checkpoint) as opened:
         assert opened.load([path]) == Position()
 
@@ -211,6 +220,40 @@ def test_checkpoint_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert said == f"{path}: another process ships with it"
 
 
+def test_links_are_not_followed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands where the checkpoint's own files go is replaced or refused, never written to."""
+    path, victim = tmp_path / "checkpoint", tmp_path / "victim"
+    victim.write_text("precious")
+    append(tmp_path / "r.jsonl", traced("a"))
+    path.with_name("checkpoint.tmp").symlink_to(victim)
+    with Collector(HTTP_PROTOBUF) as collector:
+        for variable, value in collector.environment.items():
+            monkeypatch.setenv(variable, value)
+        ship_once = ["ship", "--once", "--checkpoint", str(path), str(tmp_path / "r.jsonl")]
+        assert main(ship_once) == 0
+        path.with_name("checkpoint.tmp").write_text("left by a process that was killed")
+        assert main(ship_once) == 0
+    capsys.readouterr()
+    lock = path.with_name("checkpoint.lock")
+    lock.unlink()
+    lock.symlink_to(victim)
+
+    assert refused(capsys, "--checkpoint", path, tmp_path / "r.jsonl").startswith(f"{lock}: ")
+    assert victim.read_text() == "precious"
+    assert collector.request_ids == ["a"]
+
+
+def test_pipe_as_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody waits for what comes through a pipe."""
+    os.mkfifo(tmp_path / "c")
+
+    said = refused(capsys, "--checkpoint", tmp_path / "c", tmp_path / "r.jsonl")
+
+    assert said == f"{tmp_path / 'c'}: not a checkpoint: not a regular file"
+
+
 def test_no_locks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +310,12 @@ def test_checkpoint_that_cannot_be_written(
             "http://[::1/v1/traces",
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: must be a URL with http:// or https://, got "
             "'http://[::1/v1/traces'",
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "ftp://user:secret@collector:4318/v1?token=secret",
+            "OTEL_EXPORTER_OTLP_ENDPOINT: must be a URL with http:// or https://, got "
+            "'ftp://collector:4318/v1'",
         ),
     ],
 )

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import signal
+import socket
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,13 +22,18 @@ from tests.faults import workers
 from tests.faults.processes import Worker, read
 from tests.faults.table import Result
 from tests.instrumentation.instrumented_process import free_port
+from tests.records.helpers import eventually, numbered
+from tests.records.segments import append
 from tests.records.shipping.collectors import ACCEPT, HTTP_PROTOBUF, Collector, Reply
+from tests.records.shipping.hostile import Server, head
+from tests.records.shipping.records import traced
 
 pytestmark = pytest.mark.faults
 
 Report = Callable[[Result], None]
 StartWorker = Callable[..., Worker]
 Ship = Callable[..., Command]
+Answer = Callable[[Server, socket.socket], object]
 
 _KILLS = 15
 
@@ -33,9 +43,9 @@ def ship(folder: Path) -> Iterator[Ship]:
     """Starts shippers of the folder; none is left when the test ends."""
     with ExitStack() as stack:
 
-        def ship(collector: Collector, *arguments: str) -> Command:
+        def ship(collector: Collector, *arguments: str, timeout: str = "10") -> Command:
             checkpoint = ["--checkpoint", folder.parent / "checkpoint.json"]
-            environment = collector.environment
+            environment = {**collector.environment, "OTEL_EXPORTER_OTLP_TIMEOUT": timeout}
             command = Command("ship", *arguments, *checkpoint, folder, environment=environment)
             stack.callback(command.close)
             return command
@@ -160,3 +170,164 @@ def test_router_killed(start_worker: StartWorker, ship: Ship, report: Report, fo
             "Every request that is in the files arrives.",
             0,
         )
+
+
+def serves_on(router: Worker, number: int) -> int:
+    """Waits until a router has flushed more than so many requests."""
+    while (served := router.next()) <= number:
+        pass
+    return served
+
+
+def test_names_lost(ship: Ship, report: Report, folder: Path) -> None:
+    """What is written between the last look at a file and the loss of its name is sent."""
+    live = folder / "records.jsonl"
+    lose_name = itertools.cycle(
+        [
+            live.unlink,
+            lambda: live.rename(folder.parent / "away"),
+            lambda: live.rename(folder / "records.jsonl.1"),
+        ]
+    )
+    ids: list[str] = []
+    with Collector(HTTP_PROTOBUF) as collector:
+
+        def write(number: int) -> None:
+            ids.append(f"request-{number}")
+            append(live, traced(ids[-1]))
+
+        shipper = ship(collector)
+        for run in range(_KILLS):
+            for number in range(120):
+                write(run * 240 + number)
+            eventually(lambda: len(collector.request_ids) == len(ids))
+            shipper.process.send_signal(signal.SIGSTOP)
+            for number in range(120, 240):
+                write(run * 240 + number)
+            next(lose_name)()
+            shipper.process.send_signal(signal.SIGCONT)
+            if run % 2:  # nobody goes on for a while
+                eventually(lambda: len(collector.request_ids) == len(ids))
+        write(_KILLS * 240)
+        eventually(lambda: len(collector.request_ids) >= len(ids))
+        shipper.process.terminate()
+        code, _, error = shipper.wait()
+
+    assert (code, error.count("\n")) == (0, 1), error
+    assert collector.request_ids == ids
+    report(
+        Result(
+            "A file that `ship` follows is deleted, moved away or renamed in a pause of traffic",
+            "What was written after the last look at it is sent, once.",
+            _KILLS,
+            len(ids),
+            len(collector.request_ids),
+            0,
+        )
+    )
+
+
+def test_renamed_under_load(
+    start_worker: StartWorker, ship: Ship, report: Report, folder: Path
+) -> None:
+    """A live file that gets another name in its folder is sent once, and its successor too."""
+    rng = random.Random(0)
+    live = folder / "records.jsonl"
+    with Collector(HTTP_PROTOBUF) as collector:
+        router = start_worker(workers.serve_traced, live, "request")
+        served = serves_on(router, 0)
+        shipper = ship(collector)
+        for run in range(_KILLS):
+            live.rename(folder / f"{rng.choice('az')}{run}.jsonl")
+            served = serves_on(router, served)
+            if run % 5 == 4:
+                arrived = len(collector.request_ids)
+                eventually(lambda arrived=arrived: len(collector.request_ids) > arrived)
+                shipper.process.terminate()
+                assert shipper.wait()[0] == 0
+                shipper = ship(collector)
+        router.kill()
+        served_ids = set(read(folder).ids)
+        eventually(lambda: served_ids == set(collector.request_ids))
+        shipper.process.terminate()
+        assert shipper.wait()[0] == 0
+        judge(
+            report,
+            folder,
+            collector.request_ids,
+            "A file that `ship` follows is renamed within the folder, under load",
+            "Every request arrives.",
+            0,
+        )
+
+
+@pytest.mark.parametrize(
+    ("fault", "answer"),
+    [
+        (
+            "The collector answers with one byte every 50 ms",
+            lambda server, connection: server.dribble(connection, bytes(9_000)),
+        ),
+        (
+            "The collector's answer has no end",
+            lambda server, connection: (
+                connection.sendall(head("500 Oh", "connection: close")),
+                server.flood(connection, bytes(1 << 20), 4_096),
+            ),
+        ),
+        (
+            "The collector answers with 1 MB of gzip that unpack to 1 GB",
+            lambda server, connection: connection.sendall(
+                head("500 Oh", "content-encoding: gzip", f"content-length: {len(bomb())}") + bomb()
+            ),
+        ),
+    ],
+    ids=["byte after byte", "endless", "bomb"],
+)
+def test_hostile_collector(
+    ship: Ship, report: Report, folder: Path, fault: str, answer: Answer
+) -> None:
+    """However a collector answers, `ship` asks again, grows little, and sends all in the end."""
+    append(folder / "records.jsonl", traced("before"))
+    with Collector(HTTP_PROTOBUF) as collector:
+        shipper = ship(collector)
+        eventually(lambda: collector.request_ids)
+        usual = peak_memory(shipper)
+        shipper.process.terminate()
+        shipper.wait()
+    ids = numbered("request", 100)
+    append(folder / "records.jsonl", traced(*ids))
+    with Server(answer) as server:
+        shipper = ship(Collector(HTTP_PROTOBUF, port=server.port), timeout="1")
+        eventually(lambda: server.connections >= 3)
+        grown = peak_memory(shipper) - usual
+        shipper.process.terminate()
+        _, _, error = shipper.wait()
+    assert grown < 32 << 10, f"{grown} KiB more"
+    assert error.count("the collector takes no spans") == 1
+    with Collector(HTTP_PROTOBUF) as collector:
+        finish(ship, collector)
+    report(
+        Result(
+            f"{fault} (`ship`)",
+            "It asks again, with less than 32 MiB more; every request arrives, once.",
+            1,
+            len(ids),
+            len(collector.request_ids),
+            0,
+        )
+    )
+
+
+@cache
+def bomb() -> bytes:
+    """1 GB of zeros, packed."""
+    packer = zlib.compressobj(wbits=31)
+    chunk = bytes(1 << 20)
+    return b"".join(packer.compress(chunk) for _ in range(1 << 10)) + packer.flush()
+
+
+def peak_memory(command: Command) -> int:
+    """The most memory that a process had so far, in KiB."""
+    status = Path(f"/proc/{command.process.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])

@@ -44,13 +44,16 @@ class BoundedSession(requests.Session):
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         """Sends a request, and reads of its answer at most `LONGEST_ANSWER` bytes."""
-        settings = {"stream": True, "allow_redirects": False, "timeout": self._remaining()}
+        settings = {"stream": True, "timeout": self._remaining()}
         response = super().send(request, **{**kwargs, **settings})
         with response:
             body = response.raw.read(LONGEST_ANSWER + 1, decode_content=False)
         content = _unpacked(body[:LONGEST_ANSWER], response)
         vars(response).update(_content=content, _content_consumed=True)
         return response
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Follows no redirect, nor reads the answer that asks for one."""
 
 
 def _unpacked(body: bytes, response: requests.Response) -> bytes:

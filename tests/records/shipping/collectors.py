@@ -57,6 +57,8 @@ class Reply:
 
 ACCEPT = Reply()
 BAD_REQUEST = Reply(400, grpc.StatusCode.INVALID_ARGUMENT, "it is not to my taste")
+UNPROCESSABLE = Reply(422, grpc.StatusCode.INVALID_ARGUMENT, "it is not to my taste")
+TOO_LARGE = Reply(413, grpc.StatusCode.INVALID_ARGUMENT, "it is not to my taste")
 UNAVAILABLE = Reply(503, grpc.StatusCode.UNAVAILABLE, "come back later")
 REDIRECT = Reply(302, grpc.StatusCode.UNIMPLEMENTED, "elsewhere")
 UNAUTHORIZED = Reply(401, grpc.StatusCode.UNAUTHENTICATED, "who are you?")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
@@ -16,7 +19,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from otel_lifecycle.records.shipping import Counts, shipper
+from otel_lifecycle.records.shipping import Counts, notices, shipper
 from otel_lifecycle.records.shipping.shipper import BATCH
 from tests.records.helpers import make_tracker, numbered
 from tests.records.segments import append, closed, lines
@@ -25,8 +28,10 @@ from tests.records.shipping.collectors import (
     BAD_REQUEST,
     GRPC,
     REDIRECT,
+    TOO_LARGE,
     UNAUTHORIZED,
     UNAVAILABLE,
+    UNPROCESSABLE,
     Collector,
     Reply,
 )
@@ -154,23 +159,26 @@ def test_stopped_while_waiting(collector: Collector, folder: Path, shipping: Shi
     assert collector.request_ids == [*numbered("first", BATCH), "second"]
 
 
-def test_refused_spans(collector: Collector, folder: Path, shipping: Shipping) -> None:
+@pytest.mark.parametrize("refusal", [BAD_REQUEST, UNPROCESSABLE, TOO_LARGE])
+def test_refused_spans(
+    collector: Collector, folder: Path, shipping: Shipping, refusal: Reply
+) -> None:
     """Spans that the collector never takes are found, named and left out; the others arrive."""
     ids = numbered("request", 20)
     bad = {"request-3", "request-17"}
     append(folder / "records.jsonl", traced(*ids))
-    collector.answer = lambda asked: BAD_REQUEST if bad & set(asked) else ACCEPT
+    collector.answer = lambda asked: refusal if bad & set(asked) else ACCEPT
 
     counts = shipping.once()
 
     assert counts == Counts(sent=18, refused=2)
     assert Counter(collector.request_ids) == Counter(set(ids) - bad)
-    status = "INVALID_ARGUMENT" if collector.protocol == GRPC else "400 Bad Request"
-    assert shipping.told == [
-        f"{folder / 'records.jsonl'}:{line}: left out, the collector refuses it: "
-        f"{status}: it is not to my taste"
-        for line in (4, 18)
-    ]
+    status = refusal.code.name if collector.protocol == GRPC else refusal.status
+    said = [line.replace(f"{folder}/", "") for line in shipping.told]
+    assert [line.partition(" ")[0] for line in said] == ["records.jsonl:4:", "records.jsonl:18:"]
+    for line in said:
+        assert f"left out, the collector refuses it: {status}" in line
+        assert line.endswith(": it is not to my taste")
 
 
 @pytest.mark.parametrize(
@@ -260,3 +268,72 @@ def test_bad_files(collector: Collector, folder: Path, shipping: Shipping) -> No
     ]
     assert Counter(collector.request_ids) == Counter(["cut", "corrupt", "c", "e", "f"])
     assert counts == Counts(sent=5, refused=1, problems=6)
+
+
+def test_stopped_while_the_checkpoint_cannot_be_written(
+    collector: Collector, folder: Path, tmp_path: Path
+) -> None:
+    """Who is told to end does not wait for a checkpoint, and the next run sends the batch again."""
+    state = tmp_path / "state"
+    state.mkdir()
+    shipping = Shipping(folder, state / "checkpoint.json")
+    append(folder / "records.jsonl", traced(*numbered("request", BATCH + 1)))
+    collector.answer = lambda ids: shutil.rmtree(state, ignore_errors=True) or ACCEPT
+
+    counts = shipping.until(lambda: shipping.told)
+    collector.answer = lambda ids: ACCEPT
+    state.mkdir()
+    again = shipping.once()
+
+    assert (counts, again) == (Counts(sent=BATCH), Counts(sent=BATCH + 1))
+    (told,) = shipping.told
+    assert told.startswith("the checkpoint cannot be written: ")
+    assert told.endswith("; will keep retrying")
+
+
+def test_once_a_minute(
+    collector: Collector, folder: Path, shipping: Shipping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often a collector falters, warns or refuses, a few lines a minute tell of it."""
+    monkeypatch.setattr(shipper, "BATCH", 4)
+    monkeypatch.setattr(shipper, "_FIRST_PAUSE_SECONDS", 0.001)
+    append(folder / "records.jsonl", traced(*numbered("request", 120)))
+    replies = itertools.cycle(
+        [UNAUTHORIZED, Reply(message="slow down"), Reply(message="too old", rejected=1)]
+    )
+
+    def answer(ids: list[str]) -> Reply:
+        if not ids:
+            return ACCEPT
+        bad = len(collector.request_ids) >= 80
+        return BAD_REQUEST if bad else next(replies)
+
+    collector.answer = answer
+    counts = shipping.once()
+
+    assert counts == Counts(sent=70, refused=50)
+    kinds = [
+        "the collector takes no spans",
+        "shipping resumed",
+        "with a warning: slow down",
+        "the collector rejected 1 of 4 spans",
+        "the collector refuses it",
+    ]
+    told = Counter(kind for line in shipping.told for kind in kinds if kind in line)
+    assert told == Counter(dict(zip(kinds, [1, 1, 1, 1, 10], strict=True)))
+    assert len(shipping.told) == 14
+
+
+def test_left_out_lines_are_counted(
+    collector: Collector, folder: Path, shipping: Shipping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first line after a minute tells how many were left out."""
+    moments = iter([0.0, 1.0, 59.0, 60.0, 61.0])
+    monkeypatch.setattr(shipper, "BATCH", 1)
+    monkeypatch.setattr(notices, "time", SimpleNamespace(monotonic=lambda: next(moments)))
+    append(folder / "records.jsonl", traced("a", "b", "c", "d", "e"))
+    collector.answer = lambda ids: Reply(message="slow down")
+    shipping.once()
+
+    said = [line.partition("warning: ")[2] for line in shipping.told]
+    assert said == ["slow down", "slow down (2 more like it were not shown)"]
