@@ -3,7 +3,8 @@
 Run with `PYTHONPATH=examples python -m benchmarks.routers`. One generic router runs three times,
 each in a process of its own: as it is, instrumented, and instrumented with spans exported over
 OTLP. They take turns in short rounds before one engine, in one run; the table shows medians, and
-the spread of the ratios. CPU is the router's own, of all its threads, and is what a noisy machine disturbs least.
+the spread of the ratios. CPU is the router's own, of all its threads, and is what a noisy machine
+disturbs least.
 """
 
 from __future__ import annotations
