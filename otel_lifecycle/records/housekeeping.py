@@ -141,7 +141,7 @@ class Housekeeping:
         compressed = path.with_name(path.name + COMPRESSED)
         try:
             with open(open_carefully(path, os.O_RDONLY), "rb") as plain:
-                lock(plain.fileno(), path)
+                lock(plain.fileno())
                 if not path.exists():  # another process has just done it
                     return compressed
                 for file in (path, compressed):

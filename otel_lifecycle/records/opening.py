@@ -90,10 +90,10 @@ def is_compressed(path: Path) -> bool:
     return path.name.endswith(COMPRESSED)
 
 
-def is_being_written(handle: BinaryIO, path: Path) -> bool:
+def is_being_written(handle: BinaryIO) -> bool:
     """Whether a writer holds the lock of a file, as it does for each append."""
     try:
-        locked = lock(handle.fileno(), path)
+        locked = lock(handle.fileno())
     except BlockingIOError:
         return True
     if locked:

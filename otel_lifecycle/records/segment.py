@@ -192,7 +192,7 @@ class Segment:
         while True:
             if self._fd < 0:
                 self._open()
-            locked = lock(self._fd, self.path)
+            locked = lock(self._fd)
             if self._is_current():
                 break
             self.close()  # and its lock with it
@@ -206,7 +206,7 @@ class Segment:
                 unlock(self._fd)
 
 
-def lock(fd: int, path: Path) -> bool:
+def lock(fd: int) -> bool:
     """Takes the advisory lock of a file, without waiting for it.
 
     Returns:
@@ -220,9 +220,7 @@ def lock(fd: int, path: Path) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise BlockingIOError(
-            error.errno, "another process holds the lock of the file", str(path)
-        ) from None
+        raise BlockingIOError(error.errno, "another process holds the lock of the file") from None
     except OSError:
         return False
     return True
