@@ -188,3 +188,21 @@ def test_no_event(bench: Bench, bad: Any) -> None:
     bench.tracker.extract_endpoint(bad)
 
     assert (bench.tracker.store.loads(), bench.tracker.store.ignored) == ({}, {"hook_error": 1})
+
+
+def test_endpoints_are_bounded(bench: Bench) -> None:
+    """Where no event tells who has gone, those without a request make room, and no other."""
+    request = Request()
+    bench.tracker.pre_request(request, result(predicted("qwen-0")))
+    for number in range(9_999):
+        add(bench, f"idle-{number}")
+    assert len(bench.tracker.store.loads()) == 10_000
+
+    add(bench, "newest")
+
+    assert bench.tracker.store.loads() == {
+        "pod://llm/qwen-0": Load(512, 1),
+        "pod://llm/newest": Load(),
+    }
+    stream(bench.tracker, request)
+    assert bench.tracker.store.loads()["pod://llm/qwen-0"] == Load()

@@ -203,6 +203,25 @@ def test_release_on_first_chunk(
     assert_idle(bench)
 
 
+@pytest.mark.parametrize(
+    ("output_tokens", "tpot_ms"),
+    [(None, None), (0, None), (1, None), (2, 2540.0), (3, 1270.0), (128, 20.0)],
+)
+def test_time_per_output_token(
+    bench: Bench, output_tokens: int | None, tpot_ms: float | None
+) -> None:
+    """The tokens after the first share the time after the first; below two there are none."""
+    answer(bench, bench.tracker.track(start()), output_tokens=output_tokens)
+
+    assert [finished["actual"] for finished in lines(bench)] == [
+        latency(2790.0, ttftMillis=250.0, tpotMillis=tpot_ms)
+    ]
+    attributes = bench.spans[0]["attributes"]
+    assert attributes.get("llm_router.response.time_per_output_token") == (
+        None if tpot_ms is None else tpot_ms / 1000
+    )
+
+
 def test_not_streaming(bench: Bench) -> None:
     """A response that is not a stream has no first chunk and no TTFT, whatever is called."""
     request = RequestStart("request-1", aggregated(), "Qwen/Qwen3-8B", streaming=False)
@@ -626,6 +645,18 @@ def test_reroute_after_the_first_chunk(bench: Bench) -> None:
         tracked.reroute(again, reason="connection_lost")
         assert bench.tracker.load(endpoint("prefill-1")) == Load()
         assert bench.tracker.load(endpoint("decode-1")) == Load(512, 1)
+        tracked.complete()
+
+    assert_idle(bench)
+
+
+def test_reroute_after_the_first_chunk_to_one_endpoint(bench: Bench) -> None:
+    """Where prefill and decode are one endpoint, the decode that goes on there is charged."""
+    both = Route(bare("leader-0"), bare("both-0"), bare("both-0"))
+    with bench.tracker.track(start(route=disaggregated())) as tracked:
+        tracked.chunk()
+        tracked.reroute(both, reason="connection_lost")
+        assert bench.tracker.load(endpoint("both-0")) == Load(512, 1)
         tracked.complete()
 
     assert_idle(bench)
