@@ -12,11 +12,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 
 from otel_lifecycle import LifecycleSpanProcessor, PersistenceConfig, Route, read_records
-from otel_lifecycle.model.timestamps import parse_timestamp
 from otel_lifecycle.telemetry.spans import span_from_record
 from otel_lifecycle.testing import span_as_dict
-from tests.conftest import Bench
+from tests.conftest import Bench, moments
 from tests.routes import aggregated, disaggregated, start
+from tests.tracking.expected import answer
 from tests.tracking.test_round_trip import comparable
 
 
@@ -56,33 +56,17 @@ def phase(name: str, pod: str, **more: str) -> dict[str, Any]:
     }
 
 
-def times(span: ReadableSpan) -> tuple[int | None, int | None]:
-    """Start and end."""
-    return span.start_time, span.end_time
-
-
 def test_both_endpoints(phase_bench: Callable[..., tuple[Bench, Exported]]) -> None:
     """Prefill is dispatch to first chunk, decode first chunk to end, each on its endpoint."""
     bench, exported = phase_bench()
-    tracked = bench.tracker.track(start(route=disaggregated()))
-    tracked.chunk()
-    tracked.complete(output_tokens=128)
+    answer(bench, bench.tracker.track(start(route=disaggregated())))
 
     prefill, decode, request = exported()
-    (record,) = bench.records
-    started, first_chunk, completed = (
-        parse_timestamp(moment or "")
-        for moment in (record.started_at, record.first_chunk_at, record.completed_at)
-    )
     assert [phase("prefill", "prefill-0"), phase("decode", "decode-0")] == [
         span_as_dict(prefill),
         span_as_dict(decode),
     ]
-    assert [(started, first_chunk), (first_chunk, completed), (started, completed)] == [
-        times(prefill),
-        times(decode),
-        times(request),
-    ]
+    assert [moments(span) for span in exported()] == [[0, 250], [250, 2790], [0, 250, 2790, 2790]]
     assert request.context is not None
     assert [(request.context.trace_id, request.context.span_id)] * 2 == [
         (span.parent.trace_id, span.parent.span_id)
@@ -120,16 +104,12 @@ def test_after_a_reroute(phase_bench: Callable[..., tuple[Bench, Exported]]) -> 
     """Prefill begins with the dispatch that the first chunk answered."""
     bench, exported = phase_bench()
     tracked = bench.tracker.track(start(route=aggregated("qwen-0")))
+    bench.clock.advance(100)
     tracked.reroute(Route(aggregated("qwen-1").leader), reason="connect_error")
-    tracked.chunk()
-    tracked.complete()
+    answer(bench, tracked)
 
-    (record,) = bench.records
     prefill = exported()[0]
-    assert (phase("prefill", "qwen-1"), parse_timestamp(record.rerouted[0].at)) == (
-        span_as_dict(prefill),
-        prefill.start_time,
-    )
+    assert (span_as_dict(prefill), moments(prefill)) == (phase("prefill", "qwen-1"), [100, 350])
 
 
 def test_rerouted_after_the_first_chunk(

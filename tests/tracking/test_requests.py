@@ -222,6 +222,28 @@ def test_time_per_output_token(
     )
 
 
+@pytest.mark.parametrize(("ttft_ms", "ratio"), [(0.0, None), (0.5, -3.0), (1.0, -1.0), (4.0, 0.5)])
+def test_prediction_error_of_fast_answers(
+    bench: Bench, ttft_ms: float, ratio: float | None
+) -> None:
+    """The ratio is to what was measured, however short that is; to nothing there is none."""
+    request = RequestStart("request-1", aggregated(), prediction=LatencyPrediction(ttft_ms=2.0))
+
+    tracked = bench.tracker.track(request)
+    bench.clock.advance(ttft_ms)
+    tracked.chunk()
+    tracked.complete()
+
+    assert [finished["predictionError"] for finished in lines(bench)] == [
+        {
+            "ttftMillis": ttft_ms - 2.0,
+            "tpotMillis": None,
+            "ttftRatio": ratio,
+            "tpotRatio": None,
+        }
+    ]
+
+
 def test_not_streaming(bench: Bench) -> None:
     """A response that is not a stream has no first chunk and no TTFT, whatever is called."""
     request = RequestStart("request-1", aggregated(), "Qwen/Qwen3-8B", streaming=False)
