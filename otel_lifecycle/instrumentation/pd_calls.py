@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from otel_lifecycle.instrumentation.enriching import Call, Observer
-from otel_lifecycle.instrumentation.http.openai_api import ResponseReader
+from otel_lifecycle.instrumentation.http.answers import AnswerReader
 from otel_lifecycle.instrumentation.routing import DECODE, PREFILL, Routing, endpoint_at
 from otel_lifecycle.model import Endpoint, RouteEndpoint
 
@@ -28,8 +28,9 @@ def sent(leg: str) -> Observer:
 
 def prefilled(routing: Routing, call: Call) -> None:
     """`send_request_to_service(...) -> httpx.Response`: the answer of the prefill engine."""
-    reader = ResponseReader()
+    reader = AnswerReader()
     reader.feed(call.result.content)
+    reader.finish()
     routing.cached_tokens = reader.cached_tokens
 
 

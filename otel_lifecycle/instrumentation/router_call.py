@@ -8,7 +8,7 @@ from typing import Any
 import wrapt
 
 from otel_lifecycle.instrumentation.http.exchange import Exchange, current_exchange, reset
-from otel_lifecycle.instrumentation.http.openai_api import InferenceRequest
+from otel_lifecycle.instrumentation.http.inference_request import InferenceRequest
 from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 
 
@@ -28,7 +28,7 @@ class RouterCall(Exchange):
 
     def finished(self) -> None:
         """The caller has the whole answer."""
-        self._response.is_stream = self._response.ended = True
+        self._response.assume_whole()
         self.sent(b"", more=False)
 
     def abandoned(self) -> None:

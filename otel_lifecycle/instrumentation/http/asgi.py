@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from otel_lifecycle.instrumentation import providers
 from otel_lifecycle.instrumentation.http.exchange import Exchange, current_exchange, reset
-from otel_lifecycle.instrumentation.http.openai_api import operation
+from otel_lifecycle.instrumentation.http.operations import operation
 from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 
 Message: TypeAlias = "dict[str, Any]"
@@ -17,7 +17,7 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Application: TypeAlias = Callable[..., Awaitable[None]]
 
 _READ_OF_REQUEST = (b"x-request-id", b"traceparent", b"tracestate", b"baggage")
-_READ_OF_RESPONSE = (b"content-length",)
+_READ_OF_RESPONSE = (b"content-length", b"content-type", b"content-encoding")
 
 
 def observed_operation(scope: Any, *, routed: bool) -> str | None:
@@ -65,8 +65,8 @@ def observe_received(exchange: Exchange, message: Message) -> None:
 def observe_sent(exchange: Exchange, message: Message) -> None:
     """The next message to the client was sent."""
     if message["type"] == "http.response.start":
-        length = _headers(message.get("headers", ()), _READ_OF_RESPONSE).get("content-length")
-        exchange.answering(message.get("status", 0), length)
+        headers = _headers(message.get("headers", ()), _READ_OF_RESPONSE)
+        exchange.answering(message.get("status", 0), headers)
     elif message["type"] == "http.response.body":
         exchange.sent(message.get("body", b""), more=message.get("more_body", False))
 

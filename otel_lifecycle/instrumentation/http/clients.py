@@ -13,7 +13,8 @@ import msgspec
 
 from otel_lifecycle.instrumentation.http.engine_answer import read_answer
 from otel_lifecycle.instrumentation.http.exchange import Attempt, Exchange, current_exchange, reset
-from otel_lifecycle.instrumentation.http.openai_api import MAX_BUFFERED_BYTES, operation
+from otel_lifecycle.instrumentation.http.inference_request import MAX_BUFFERED_BYTES
+from otel_lifecycle.instrumentation.http.operations import operation
 from otel_lifecycle.tracking.scheduling import error_type
 
 _logger = logging.getLogger(__name__)

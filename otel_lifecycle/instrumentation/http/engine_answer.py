@@ -12,8 +12,8 @@ from typing import Any
 
 import wrapt
 
+from otel_lifecycle.instrumentation.http.answers import AnswerReader
 from otel_lifecycle.instrumentation.http.exchange import Attempt
-from otel_lifecycle.instrumentation.http.openai_api import ResponseReader
 from otel_lifecycle.tracking.scheduling import error_type
 
 _logger = logging.getLogger(__name__)
@@ -25,7 +25,8 @@ def read_answer(attempt: Attempt, response: Any) -> None:
     The bytes pass through untouched, as they come.
     """
     try:
-        answer = ResponseReader()
+        answer = AnswerReader()
+        answer.begin(response.status_code, response.headers)
         if response.is_stream_consumed:
             answer.feed(response.content)
         elif response.headers.get("content-encoding", "identity") == "identity":
@@ -40,7 +41,7 @@ def read_answer(attempt: Attempt, response: Any) -> None:
 class _Stream(wrapt.ObjectProxy):  # pyright: ignore[reportMissingTypeArgument]
     """The byte stream of a response; httpx checks its type."""
 
-    def __init__(self, stream: Any, attempt: Attempt, answer: ResponseReader) -> None:
+    def __init__(self, stream: Any, attempt: Attempt, answer: AnswerReader) -> None:
         super().__init__(stream)  # pyright: ignore[reportUnknownMemberType]
         self._self_stream = stream
         self._self_attempt = attempt

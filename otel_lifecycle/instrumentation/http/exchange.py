@@ -15,11 +15,11 @@ from uuid import uuid4
 
 import msgspec
 
+from otel_lifecycle.instrumentation.http.answers import AnswerReader
 from otel_lifecycle.instrumentation.http.caller import caller_span
-from otel_lifecycle.instrumentation.http.openai_api import (
-    MAX_BUFFERED_BYTES,
+from otel_lifecycle.instrumentation.http.inference_request import (
     InferenceRequest,
-    ResponseReader,
+    RequestReader,
     is_prefill,
 )
 from otel_lifecycle.instrumentation.routing import DECODE, PREFILL, Routing
@@ -103,7 +103,7 @@ class Attempt:
         self.leg = leg
         self.failure = ""
         self.milliseconds: float | None = None
-        self.answer: ResponseReader | None = None
+        self.answer: AnswerReader | None = None
         self._started_ns = time.monotonic_ns()
 
     def answered(self, failure: str) -> None:
@@ -140,13 +140,12 @@ class Exchange:
         self._tracker = tracker
         self._operation = operation
         self._headers = headers
-        self._body = bytearray()
+        self._body = RequestReader()
         self._body_is_here = False
-        self._body_is_whole = True
         # A router may choose in another thread than the one that reads the body.
         self._lock = Lock()
         self._request = request
-        self._response = ResponseReader()
+        self._response = AnswerReader()
         self._status = 0
         self._answered = False
         self._disconnected = False
@@ -170,10 +169,7 @@ class Exchange:
     def received(self, body: bytes, *, more: bool = False) -> None:
         """The next bytes of the request's body."""
         with self._lock:
-            room = MAX_BUFFERED_BYTES - len(self._body)
-            if len(body) > room:
-                self._body_is_whole = False
-            self._body += body[: max(0, room)]
+            self._body.feed(body)
             self._body_is_here = not more
             if self._body_is_here and self._tracked is not None:
                 self._tracked.describe(self._start(self._route))
@@ -235,17 +231,17 @@ class Exchange:
         return nullcontext() if self._tracked is None else self._tracked.active()
 
     @_safely
-    def answering(self, status: int, content_length: str | None) -> None:
-        """The response begins; its length is what its header says."""
+    def answering(self, status: int, headers: Mapping[str, str]) -> None:
+        """The response begins."""
         self._status = status
-        self._response.expect(content_length)
+        self._response.begin(status, headers)
 
     @_safely
     def sent(self, body: bytes, *, more: bool) -> None:
         """The next bytes of the response's body went to the client."""
         if body:
             self._response.feed(body)
-            if self._tracked is not None and self._response.is_stream and self._status < 400:
+            if self._tracked is not None and self._response.has_output:
                 self._tracked.chunk()
         if not more:
             self._answered = True
@@ -276,6 +272,9 @@ class Exchange:
             return
         self.done = True
         answer = self._answer
+        for reader in (answer, self._response):
+            request = self._read_request()
+            reader.finish(choices=request.choices, samples=request.samples)
         if self._tracked is None:
             if self._status < 400:
                 # From a cache, or through a client nobody observes: who served it is not known.
@@ -288,7 +287,7 @@ class Exchange:
             # Some routers begin a response of status 200 before they know.
             self._fail(self._failure)
         elif answer.failed or self._response.failed:
-            self._fail("stream_error")
+            self._fail("stream_error" if answer.is_stream else "response_error")
         elif answer.is_truncated or self._response.is_truncated:
             asked = self._request is not None and self._request.streaming
             self._fail("stream_truncated" if answer.is_stream or asked else "response_truncated")
@@ -327,7 +326,7 @@ class Exchange:
         return self._answering.failure
 
     @property
-    def _answer(self) -> ResponseReader:
+    def _answer(self) -> AnswerReader:
         """What the engine said, else what the router made of it for the client."""
         answer = self._answering.answer if self._attempts else None
         return self._response if answer is None else answer
@@ -366,11 +365,10 @@ class Exchange:
     def _read_request(self) -> InferenceRequest:
         if self._request is not None:
             return self._request
-        whole = self._body_is_here and self._body_is_whole
-        request = InferenceRequest(bytes(self._body), whole=whole)
+        request = self._body.read(whole=self._body_is_here)
         if self._body_is_here:
             self._request = request
-            self._body.clear()
+            self._body = RequestReader()
         return request
 
     def _request_id(self) -> str:

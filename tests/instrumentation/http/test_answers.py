@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
-from otel_lifecycle.instrumentation.http.openai_api import ResponseReader, is_prefill
+from otel_lifecycle.instrumentation.http.answers import AnswerReader
 
 DATA = b'data: {"choices":[{"delta":{"content":"%s"},"finish_reason":null}]}\n\n'
 DONE = b"data: [DONE]\n\n"
@@ -16,20 +15,23 @@ USAGE = (
 )
 
 
+TOLD = ("is_stream", "ended", "failed", "input_tokens", "output_tokens", "cached_tokens")
+
+
 def read(*chunks: bytes) -> dict[str, Any]:
     """What a reader says after these chunks."""
-    reader = ResponseReader()
+    reader = AnswerReader()
     for chunk in chunks:
         reader.feed(chunk)
-    return {name: value for name, value in vars(reader).items() if not name.startswith("_")}
+    reader.finish()
+    return {name: getattr(reader, name) for name in TOLD}
 
 
 def answer(
     *, is_stream: bool, ended: bool, usage: tuple[Any, Any, Any] = (None, None, None)
 ) -> Any:
     """What a reader should say."""
-    names = ("input_tokens", "output_tokens", "cached_tokens")
-    found = dict(zip(names, usage, strict=True))
+    found = dict(zip(TOLD[3:], usage, strict=True))
     return {"is_stream": is_stream, "ended": ended, "failed": False, **found}
 
 
@@ -42,10 +44,10 @@ def answer(
         (None, [b'{"choices":', b'[{"text":"}"}]}'], False),
         (None, [b' \n{"choices":[{"text":"hel'], True),
         (None, [b'{"choices":[{"text":"}"}]'], True),
-        (None, [b'{"choices":[],}'], False),
+        (None, [b'{"choices":[],}'], True),
         (None, [b"an answer"], False),
         (None, [b'{"a":' * 100_000], False),
-        (None, [b'{"text":"', b"x" * (2 << 20)], False),
+        (None, [b'{"text":"', b"x" * (2 << 20)], True),
         (None, [], True),
         ("9", [b"an answer"], False),
         ("10", [b"an answer"], True),
@@ -55,10 +57,11 @@ def answer(
 )
 def test_truncated(length: str | None, chunks: list[bytes], truncated: bool) -> None:
     """An answer is cut short when that is known, and not when it may only be odd."""
-    reader = ResponseReader()
-    reader.expect(length)
+    reader = AnswerReader()
+    reader.begin(200, {} if length is None else {"content-length": length})
     for chunk in chunks:
         reader.feed(chunk)
+    reader.finish()
 
     assert reader.is_truncated is truncated
 
@@ -138,33 +141,7 @@ def test_last_usage_counts() -> None:
     assert read(*chunks) == answer(is_stream=True, ended=False, usage=(5, 99, None))
 
 
-def test_each_usage_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Usage in every chunk costs no more the longer the stream gets."""
-    seen: list[dict[str, Any]] = []
-    monkeypatch.setattr(ResponseReader, "_set_usage", lambda _, usage: seen.append(usage))
-    read(*(DATA[:-4] % b"x" + b",%s}\n\n" % USAGE for _ in range(100)))
-
-    assert len(seen) == 100
-
-
 @pytest.mark.parametrize("usage", [b'"usage":{', b'"usage":{"a":"' + b"x" * 10_000, b'"usage":{]}'])
 def test_broken_usage(usage: bytes) -> None:
     """Usage that cannot be read is unknown."""
     assert read(DATA % b"hello", usage, DONE, DONE) == answer(is_stream=True, ended=True)
-
-
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        ({"kv_transfer_params": {"do_remote_decode": True}}, True),
-        ({"kv_transfer_params": {}, "max_tokens": 1}, True),
-        ({"kv_transfer_params": {}, "max_completion_tokens": 1}, True),
-        ({"max_tokens": 1}, False),
-        ({"kv_transfer_params": {"do_remote_decode": False}, "max_tokens": 8}, False),
-        ([1], False),
-    ],
-)
-def test_is_prefill(body: Any, expected: bool) -> None:
-    """A call for one token that keeps the KV cache for another engine is a prefill."""
-    assert is_prefill(json.dumps(body).encode()) is expected
-    assert not is_prefill(json.dumps(body).encode()[:-1])

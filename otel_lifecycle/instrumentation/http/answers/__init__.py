@@ -1,0 +1,5 @@
+"""Reads what engines and routers answer as it passes by: streams, lines of JSON, whole bodies."""
+
+from otel_lifecycle.instrumentation.http.answers.reader import AnswerReader
+
+__all__ = ["AnswerReader"]

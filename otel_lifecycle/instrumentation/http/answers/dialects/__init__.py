@@ -1,0 +1,1 @@
+"""One module for each dialect that engines speak; each reads what matters into an `Answer`."""

@@ -1,0 +1,58 @@
+"""Ollama's own API: a line of JSON for each piece, or a whole answer."""
+
+from __future__ import annotations
+
+import msgspec
+
+from otel_lifecycle.instrumentation.http.answers.answer import Answer
+from otel_lifecycle.instrumentation.http.answers.decoding import Scalar, TolerantDecoder, is_empty
+from otel_lifecycle.instrumentation.http.answers.dialects import plain
+
+_NOTHING = msgspec.Raw(b"")
+
+
+class _Message(msgspec.Struct, gc=False):
+    content: msgspec.Raw = _NOTHING
+    thinking: msgspec.Raw = _NOTHING
+    tool_calls: msgspec.Raw = _NOTHING
+
+
+class _Piece(msgspec.Struct, gc=False):
+    done: Scalar = None
+    done_reason: Scalar = None
+    prompt_eval_count: Scalar = None
+    eval_count: Scalar = None
+    message: _Message | Scalar = None
+    response: msgspec.Raw = _NOTHING
+    thinking: msgspec.Raw = _NOTHING
+    error: msgspec.Raw = _NOTHING
+
+
+_decoder = TolerantDecoder(_Piece)
+
+
+def read(data: bytes | msgspec.Raw, answer: Answer) -> None:
+    """Read a line of a stream, or a whole answer."""
+    piece = _decoder.decode(data)
+    if piece.done is None and piece.prompt_eval_count is None:
+        plain.read(data, answer)
+        return
+    if not answer.has_output:
+        answer.has_output = _has_output(piece)
+    if piece.done is False:
+        answer.is_stream = True
+    elif piece.done is True:
+        answer.stop(piece.done_reason)
+        answer.end()
+    if piece.prompt_eval_count is not None or piece.eval_count is not None:
+        answer.count(piece.prompt_eval_count, piece.eval_count)
+    if not is_empty(piece.error):
+        answer.fail()
+
+
+def _has_output(piece: _Piece) -> bool:
+    message = piece.message
+    parts = [piece.response, piece.thinking]
+    if isinstance(message, _Message):
+        parts += [message.content, message.thinking, message.tool_calls]
+    return not all(is_empty(part) for part in parts)

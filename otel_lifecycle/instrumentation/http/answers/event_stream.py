@@ -1,0 +1,118 @@
+"""Server-sent events, as the WHATWG specifies them, out of chunks of any size."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+MAX_EVENT_BYTES: Final = 1 << 20
+
+
+class Event(NamedTuple):
+    """One event: its name, empty unless given, and its data."""
+
+    name: bytes
+    data: bytes
+
+
+class EventStream:
+    r"""Splits a stream into events.
+
+    Lines end with LF, CR or CRLF, each chunk may end anywhere, and of an event of more than
+    `MAX_EVENT_BYTES` the data is dropped. A line that begins with `{` is no field, but an engine's
+    error that was never put into an event: it counts as data. Not thread-safe.
+
+    Attributes:
+        dropped: Whether an event was too big to keep.
+    """
+
+    def __init__(self) -> None:
+        self.dropped = False
+        self._line = bytearray()
+        self._skipping = False  # the rest of a line that is too long
+        self._after_cr = False
+        self._name = b""
+        self._data: bytes | bytearray | None = None
+
+    @property
+    def is_between_events(self) -> bool:
+        """Whether nothing of a next event has been seen yet."""
+        return (
+            self._data is None
+            and not self._line
+            and not self._name
+            and not self._skipping
+            and not self._after_cr
+        )
+
+    def feed(self, chunk: bytes) -> list[Event]:
+        """Take the next bytes; return the events that are whole with them."""
+        if self._after_cr or b"\r" in chunk:
+            chunk = self._with_line_feeds(chunk)
+        lines = chunk.split(b"\n")
+        rest = lines.pop()
+        events: list[Event] = []
+        if lines:
+            if self._line or self._skipping:
+                lines[0] = self._end_line(lines[0])
+            self._read(lines, events)
+        if rest:
+            self._begin_line(rest)
+        return events
+
+    def finish(self) -> list[Event]:
+        """Return the event that the end of the stream may have left without its blank line."""
+        events: list[Event] = []
+        self._read([self._end_line(b""), b""], events)
+        return events
+
+    def _with_line_feeds(self, chunk: bytes) -> bytes:
+        if self._after_cr and chunk[:1] == b"\n":
+            chunk = chunk[1:]
+        self._after_cr = chunk.endswith(b"\r") or (self._after_cr and not chunk)
+        return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _begin_line(self, part: bytes) -> None:
+        if self._skipping:
+            return
+        if len(self._line) + len(part) > MAX_EVENT_BYTES:
+            self._line.clear()
+            self._skipping = self.dropped = True
+        else:
+            self._line += part
+
+    def _end_line(self, part: bytes) -> bytes:
+        self._begin_line(part)
+        line = bytes(self._line)
+        self._line.clear()
+        if self._skipping:
+            self._skipping = False
+            return b":"
+        return line
+
+    def _read(self, lines: list[bytes], events: list[Event]) -> None:
+        for line in lines:
+            if not line:
+                if self._data is not None:
+                    events.append(Event(self._name, bytes(self._data)))
+                    self._data = None
+                self._name = b""
+            elif line.startswith(b"data:"):
+                self._add(line[6:] if line[5:6] == b" " else line[5:])
+            elif line.startswith(b"event:"):
+                self._name = line[7:] if line[6:7] == b" " else line[6:]
+            elif line == b"data":
+                self._add(b"")
+            elif line == b"event":
+                self._name = b""
+            elif line.startswith(b"{"):
+                self._add(line)
+
+    def _add(self, value: bytes) -> None:
+        if self._data is None:
+            self._data = value
+        elif len(self._data) + len(value) >= MAX_EVENT_BYTES:
+            self.dropped = True
+        else:
+            if not isinstance(self._data, bytearray):
+                self._data = bytearray(self._data)
+            self._data += b"\n" + value

@@ -1,0 +1,219 @@
+"""Reads one answer as it passes by, in whatever pieces it comes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from otel_lifecycle.instrumentation.http.answers.answer import Answer
+from otel_lifecycle.instrumentation.http.answers.decoding import UNREADABLE, decode_parts, strict
+from otel_lifecycle.instrumentation.http.answers.dialects import plain
+from otel_lifecycle.instrumentation.http.answers.dialects.detection import Dialect, detect
+from otel_lifecycle.instrumentation.http.answers.event_stream import EventStream
+from otel_lifecycle.instrumentation.http.answers.json_body import JsonBody
+from otel_lifecycle.instrumentation.http.answers.repeated_event import RepeatedEvent
+
+_logger = logging.getLogger(__name__)
+
+_BOM: Final = b"\xef\xbb\xbf"
+_BLANKS: Final = b" \t\r\n"
+_FIELDS: Final = (b"data", b"event", b"id", b"retry", b":")
+_LONGEST_FIELD: Final = 8
+_MAX_DIGITS: Final = 18
+_WITHOUT_BODY: Final = frozenset({204, 205, 304})
+_LINES: Final = ("ndjson", "jsonl", "json-lines", "jsonlines", "stream+json")
+
+
+class AnswerReader(Answer):
+    """Reads an answer chunk by chunk; nothing raises, and what cannot be read is unknown.
+
+    The work is linear in the bytes however they are cut, and at most about 1 MiB is kept. An error
+    status, an encoding such as gzip, and a body that is neither JSON nor a stream are not read.
+    Not thread-safe.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._received = False
+        self._missing = 0
+        self._status = 200
+        self._media_type = ""
+        self._unread = False
+        self._cut = False
+        self._dropped = False
+        self._head: bytes = b""
+        self._dialect: Dialect | None = None
+        self._events: EventStream | None = None
+        self._body: JsonBody | None = None
+        self._repeated = RepeatedEvent()
+        self._may_repeat = False
+        self._is_over = False
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether the answer is known to be cut short; final after `finish`.
+
+        A stream that lacks its terminator, a body shorter than its header says, JSON that is not
+        whole, or nothing at all.
+        """
+        if self.is_stream:
+            unknown = self._dropped or not self.tells_its_end
+            return self._cut or not (self.ended or unknown)
+        if not self._received:
+            return self._status not in _WITHOUT_BODY
+        return self._missing > 0 or self._cut
+
+    def begin(self, status: int, headers: Mapping[str, str]) -> None:
+        """Take the status and the headers, whose names are in lower case."""
+        self._status = status
+        length = headers.get("content-length", "")
+        if length.isascii() and length.isdecimal() and len(length) <= _MAX_DIGITS:
+            self._missing = int(length)
+        self._media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        encoding = headers.get("content-encoding", "").strip().lower()
+        self._unread = status >= 400 or encoding not in ("", "identity")
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes of the body."""
+        self._missing -= len(chunk)
+        if self._may_repeat and self._repeated.matches(chunk):
+            return
+        if not chunk or self._is_over:
+            return
+        try:
+            if self._events is not None:
+                self._read_events(self._events, chunk)
+            elif self._body is not None:
+                self._read_lines(self._body, chunk)
+            elif self._unread:
+                self._received = True
+            else:
+                self._decide(chunk)
+        except Exception:
+            self._give_up()
+
+    def finish(self, *, choices: int = 1, samples: int = 1) -> None:
+        """Read what the end of the body makes readable; later calls do nothing.
+
+        Args:
+            choices: How many choices were asked for.
+            samples: How many of them for each prompt.
+        """
+        if self._is_over:
+            return
+        self._is_over = True
+        self._may_repeat = False
+        self._choices, self._samples = choices, samples
+        try:
+            if self._events is not None:
+                for event in self._events.finish():
+                    self._read_event(event.name, event.data)
+                self._dropped = self._events.dropped
+            elif self._body is not None:
+                self._read_body(self._body)
+        except Exception:
+            self._give_up()
+        self._events = self._body = None
+        self._head = b""
+
+    def assume_whole(self) -> None:
+        """Take the answer for a stream that has ended; its pieces were not read."""
+        self.is_stream = True
+        self.end()
+
+    def _give_up(self) -> None:
+        """Leave the rest unread: what is in it is not known."""
+        _logger.debug("an answer could not be read", exc_info=True)
+        self._events = self._body = None
+        self._unread = self._dropped = True
+        self._may_repeat = False
+
+    def _decide(self, chunk: bytes) -> None:
+        """Tell a stream of events from JSON by its first bytes; skips blanks and a BOM."""
+        head = self._head + chunk
+        head = head.removeprefix(_BOM).lstrip(_BLANKS)
+        start = head[:_LONGEST_FIELD]
+        self._received = bool(start)
+        if not start or head in (_BOM[:1], _BOM[:2]):
+            self._head = head
+        elif start[:1] in (b"{", b"["):
+            self._head = b""
+            self._body = JsonBody(is_lines=self._media_type.endswith(_LINES))
+            self._read_lines(self._body, head)
+        elif self._media_type == "text/event-stream" or _is_field(start):
+            self._head = b""
+            self.is_stream = True
+            self._events = EventStream()
+            self._read_events(self._events, head)
+        elif any(field.startswith(start) for field in _FIELDS):
+            self._head = head
+        else:
+            self._head = b""
+            self._unread = True
+
+    def _read_events(self, stream: EventStream, chunk: bytes) -> None:
+        begins_event = stream.is_between_events
+        events = stream.feed(chunk)
+        if not events:
+            self._may_repeat = self._may_repeat and stream.is_between_events
+            return
+        changes = self.changes
+        for name, data in events:
+            self._read_event(name, data)
+        ends_event = stream.is_between_events
+        self._may_repeat = ends_event and self.has_output
+        if self._may_repeat and begins_event and len(events) == 1 and changes == self.changes:
+            self._repeated.learn(chunk)
+
+    def _read_event(self, name: bytes, data: bytes) -> None:
+        if name == b"error":
+            self.fail()
+        if data == b"[DONE]":
+            self.end()
+        elif data:
+            self._read_object(data)
+
+    def _read_lines(self, body: JsonBody, chunk: bytes) -> None:
+        lines = body.feed(chunk)
+        self.is_stream = self.is_stream or body.is_lines
+        for line in lines:
+            self._read_object(line)
+
+    def _read_body(self, body: JsonBody) -> None:
+        values, is_whole = body.finish()
+        self._cut = is_whole is False
+        self._dropped = body.dropped
+        for self.part, value in enumerate(values):
+            if self._read_object(value) is False:
+                self._cut = True
+
+    def _read_object(self, data: bytes | msgspec.Raw) -> bool | None:
+        """Read one object; return whether it is JSON at all, None when that is not known."""
+        try:
+            self._read_strict(data)
+        except RecursionError:
+            return None
+        except UNREADABLE:
+            try:
+                self._read_strict(strict(bytes(data)))
+            except json.JSONDecodeError:
+                return False
+            except (ValueError, RecursionError):
+                return None
+        return True
+
+    def _read_strict(self, data: bytes | msgspec.Raw) -> None:
+        dialect = self._dialect
+        if dialect is None:
+            dialect = detect(decode_parts(data))
+            if dialect is not plain.read:
+                self._dialect = dialect
+        dialect(data, self)
+
+
+def _is_field(start: bytes) -> bool:
+    return any(start.startswith(field + b":") for field in _FIELDS[:-1]) or start[:1] == b":"

@@ -1,0 +1,250 @@
+"""What a client asks an engine for, read from the body of its request."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from otel_lifecycle.instrumentation.http.top_level_scanner import (
+    TopLevelScanner,
+    without_strings,
+)
+
+MAX_BUFFERED_BYTES = 1 << 20
+_CHARACTERS_PER_TOKEN = 4
+_MAX_PARTS = 20_000  # of a prompt; the length of one that has more is not estimated
+_MAX_CHOICES = 1 << 12
+_NOT_OF_TOKEN_IDS = bytes(byte for byte in range(256) if byte not in b"0123456789,[]")
+_BLANKS = b" \t\r\n"
+_TRUE = frozenset({"true", "1", "on", "yes", "y", "t"})
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_SCANNED = ("model", "stream", "n")
+
+_Scalar = str | int | float | bool | None
+
+
+class _Part(msgspec.Struct, gc=False):
+    """A message, or a part of one."""
+
+    content: _Scalar | _Part | list[_Scalar | _Part] = None
+    text: _Scalar | _Part | list[_Scalar | _Part] = None
+
+
+class _Sampling(msgspec.Struct):
+    n: _Scalar = None
+
+
+class _Request(msgspec.Struct):
+    model: msgspec.Raw = msgspec.Raw(b"null")
+    stream: msgspec.Raw = msgspec.Raw(b"null")
+    n: msgspec.Raw = msgspec.Raw(b"null")
+    sampling_params: msgspec.Raw = msgspec.Raw(b"null")
+    prompt: msgspec.Raw = msgspec.Raw(b"null")
+    text: msgspec.Raw = msgspec.Raw(b"null")
+    input_ids: msgspec.Raw = msgspec.Raw(b"null")
+    messages: msgspec.Raw = msgspec.Raw(b"null")
+    input: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Transfer(msgspec.Struct):
+    do_remote_decode: _Scalar = None
+    do_remote_prefill: _Scalar = None
+
+
+class _Call(msgspec.Struct):
+    max_tokens: _Scalar = None
+    max_completion_tokens: _Scalar = None
+    kv_transfer_params: _Transfer | None = None
+
+
+_Text = _Scalar | _Part | list[_Scalar | _Part]
+_request_decoder = msgspec.json.Decoder(_Request)
+_call_decoder = msgspec.json.Decoder(_Call)
+_scalar_decoder = msgspec.json.Decoder(_Scalar)
+_text_decoder = msgspec.json.Decoder(_Text)
+_sampling_decoder = msgspec.json.Decoder(_Sampling)
+
+
+def is_prefill(body: bytes) -> bool:
+    """Return whether a call only fills a KV cache for another engine, as a PD proxy asks for."""
+    try:
+        call = _call_decoder.decode(body)
+    except _UNREADABLE:
+        return False
+    transfer = call.kv_transfer_params
+    if transfer is None or transfer.do_remote_prefill is True:
+        return False
+    limit = call.max_tokens or call.max_completion_tokens
+    return transfer.do_remote_decode is True or limit == 1
+
+
+class InferenceRequest:
+    """What the body of a request says.
+
+    Attributes:
+        model: The model, empty when unknown.
+        streaming: Whether a stream is asked for; None when unknown.
+        input_tokens: Length of the prompt: of its token ids, or an estimate of its text.
+        input_token_source: `tokenized`, `estimated` or None.
+        samples: How many answers to each prompt are asked for.
+        choices: How many answers to all prompts.
+    """
+
+    def __init__(self) -> None:
+        self.model = ""
+        self.streaming: bool | None = None
+        self.input_tokens: int | None = None
+        self.input_token_source: str | None = None
+        self.samples = 1
+        self.choices = 1
+
+    @classmethod
+    def of_body(cls, body: bytes) -> InferenceRequest:
+        """Read a whole body; what cannot be read of it is unknown."""
+        request = cls()
+        try:
+            request._read(_request_decoder.decode(body))
+        except _UNREADABLE:
+            scanner = TopLevelScanner(_SCANNED)
+            scanner.feed(body)
+            return cls.of_scan(scanner)
+        return request
+
+    @classmethod
+    def of_scan(cls, scanner: TopLevelScanner) -> InferenceRequest:
+        """Take what was found in a body that is too big to keep, or not all there."""
+        request = cls()
+        found = {name: _scalar(value) for name, value in scanner.values.items()}
+        request._set(found.get("model"), found.get("n"))
+        if "stream" in found or scanner.is_whole:
+            request.streaming = _is_true(found.get("stream"))
+        return request
+
+    @classmethod
+    def of_call(cls, model: object, prompt: object, *, streaming: bool) -> InferenceRequest:
+        """Read the request of a program that calls a router without HTTP."""
+        request = cls()
+        request._set(model, None)
+        request.streaming = streaming
+        with suppress(TypeError, ValueError, RecursionError):
+            encoded = msgspec.json.encode(prompt)
+            if not request._measure_ids(encoded):
+                request._measure([encoded])
+        return request
+
+    def _read(self, body: _Request) -> None:
+        self._set(_scalar(body.model), _scalar(body.n))
+        self.streaming = _is_true(_scalar(body.stream))
+        with suppress(*_UNREADABLE):
+            sampling = _sampling_decoder.decode(body.sampling_params)
+            self.samples = max(self.samples, _count(sampling.n))
+        prompt, text, ids = bytes(body.prompt), bytes(body.text), bytes(body.input_ids)
+        self.choices = self.samples * max(_prompts(prompts) for prompts in (prompt, text, ids))
+        if not self._measure_ids(prompt) and not self._measure_ids(ids):
+            self._measure([prompt, text, bytes(body.messages), bytes(body.input)])
+
+    def _set(self, model: object, samples: object) -> None:
+        if isinstance(model, str):
+            self.model = model
+        self.samples = self.choices = _count(samples)
+
+    def _measure_ids(self, ids: bytes) -> bool:
+        """Count token ids without making objects of them."""
+        if not ids.startswith(b"["):
+            return False
+        compact = ids.translate(None, _BLANKS)
+        if compact.translate(None, _NOT_OF_TOKEN_IDS) != compact or b"[]" in compact:
+            return False
+        self.input_tokens = compact.count(b",") + 1
+        self.input_token_source = "tokenized"
+        return True
+
+    def _measure(self, texts: list[bytes]) -> None:
+        """Estimate the tokens of a text by its characters."""
+        characters = 0
+        for text in texts:
+            if text.count(b"{") + text.count(b",") > _MAX_PARTS and _parts(text) > _MAX_PARTS:
+                return
+            with suppress(*_UNREADABLE):
+                characters += _characters(_text_decoder.decode(text))
+        if characters:
+            self.input_tokens = max(1, round(characters / _CHARACTERS_PER_TOKEN))
+            self.input_token_source = "estimated"
+
+
+class RequestReader:
+    """Reads the body of a request as it arrives, and keeps at most `MAX_BUFFERED_BYTES` of it."""
+
+    def __init__(self) -> None:
+        self._body = bytearray()
+        self._scanner: TopLevelScanner | None = None
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes."""
+        if self._scanner is None and len(self._body) + len(chunk) <= MAX_BUFFERED_BYTES:
+            self._body += chunk
+            return
+        if self._scanner is None:
+            self._scanner = TopLevelScanner(_SCANNED)
+            self._scanner.feed(bytes(self._body))
+            self._body.clear()
+        self._scanner.feed(chunk)
+
+    def read(self, *, whole: bool) -> InferenceRequest:
+        """Return what the bytes so far say; `whole` when there are no more."""
+        if self._scanner is not None:
+            return InferenceRequest.of_scan(self._scanner)
+        if whole:
+            return InferenceRequest.of_body(bytes(self._body))
+        scanner = TopLevelScanner(_SCANNED)
+        scanner.feed(bytes(self._body))
+        return InferenceRequest.of_scan(scanner)
+
+
+def _scalar(raw: msgspec.Raw | bytes) -> object:
+    try:
+        return _scalar_decoder.decode(raw)
+    except _UNREADABLE:
+        return None
+
+
+def _is_true(value: object) -> bool:
+    """Return whether an engine takes the value for true."""
+    return value.lower() in _TRUE if isinstance(value, str) else value == 1
+
+
+def _count(value: object) -> int:
+    return value if type(value) is int and 1 <= value <= _MAX_CHOICES else 1
+
+
+def _prompts(raw: bytes) -> int:
+    """Return how many prompts there are in a text, token ids, or a list of either."""
+    if not raw.startswith(b"["):
+        return 1
+    if raw[1:].lstrip(_BLANKS).startswith(b"["):
+        return min(raw.count(b"[") - 1, _MAX_CHOICES)
+    if raw[1:].lstrip(_BLANKS).startswith(b'"'):
+        return min(_parts(raw) + 1, _MAX_CHOICES)
+    return 1
+
+
+def _parts(text: bytes) -> int:
+    """Return how many objects and elements a JSON text has."""
+    outside = without_strings(text)
+    return outside.count(b"{") + outside.count(b",")
+
+
+def _characters(part: Any) -> int:
+    """Return the length of the text in a prompt, a list of messages, or the parts of one."""
+    total, left = 0, [part]
+    while left:
+        item: Any = left.pop()
+        if isinstance(item, str):
+            total += len(item)
+        elif isinstance(item, _Part):
+            left += (item.content, item.text)
+        elif isinstance(item, list):
+            left += item
+    return total
