@@ -39,6 +39,7 @@ class Answer:
         finish_reason: Why its first choice ended, as the engine calls it; None when unknown.
         changes: Grows with everything that the answer tells besides output.
         tells_its_end: Whether answers of this dialect have an end mark at all.
+        open_choices: The choices that have begun and not ended.
         part: Which of several answers to several prompts is being read.
     """
 
@@ -51,7 +52,7 @@ class Answer:
         self.tells_its_end = True
         self.part = 0
         self._done = False
-        self._open: set[int] = set()
+        self.open_choices: set[int] = set()
         self._finished: set[int] = set()
         self._counts: dict[int, _Count] = {}
         self._samples = 1
@@ -63,7 +64,7 @@ class Answer:
         if self._done:
             return True
         finished = len(self._finished)
-        return 0 < finished >= self._choices and not self._open
+        return 0 < finished >= self._choices and not self.open_choices
 
     @property
     def input_tokens(self) -> int | None:
@@ -94,12 +95,12 @@ class Answer:
         """A piece of a choice came, its last one when there is a reason."""
         number = index if type(index) is int else 0
         if not reason:
-            if number not in self._open and number not in self._finished:
+            if number not in self.open_choices and number not in self._finished:
                 self.changes += 1
-                if len(self._open) < _MAX_CHOICES:
-                    self._open.add(number)
+                if len(self.open_choices) < _MAX_CHOICES:
+                    self.open_choices.add(number)
             return
-        self._open.discard(number)
+        self.open_choices.discard(number)
         if len(self._finished) < _MAX_CHOICES:
             self._finished.add(number)
         self.stop(reason, first=number == 0)

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final, TypeAlias
 
 MAX_EVENT_BYTES: Final = 1 << 20
-
-
-class Event(NamedTuple):
-    """One event: its name, empty unless given, and its data."""
-
-    name: bytes
-    data: bytes
+Event: TypeAlias = "tuple[bytes, bytes]"
 
 
 class EventStream:
-    r"""Splits a stream into events.
+    r"""Splits a stream into events, each a pair of its name, empty unless given, and its data.
 
     Lines end with LF, CR or CRLF, each chunk may end anywhere, and of an event of more than
     `MAX_EVENT_BYTES` the data is dropped. A line that begins with `{` is no field, but an engine's
@@ -23,29 +18,29 @@ class EventStream:
 
     Attributes:
         dropped: Whether an event was too big to keep.
+        is_between_events: Whether nothing of a next event has been seen yet.
     """
 
     def __init__(self) -> None:
         self.dropped = False
+        self.is_between_events = True
         self._line = bytearray()
         self._skipping = False  # the rest of a line that is too long
         self._after_cr = False
         self._name = b""
         self._data: bytes | bytearray | None = None
 
-    @property
-    def is_between_events(self) -> bool:
-        """Whether nothing of a next event has been seen yet."""
-        return (
-            self._data is None
-            and not self._line
-            and not self._name
-            and not self._skipping
-            and not self._after_cr
-        )
-
-    def feed(self, chunk: bytes) -> list[Event]:
+    def feed(self, chunk: bytes) -> Sequence[Event]:
         """Take the next bytes; return the events that are whole with them."""
+        # Most chunks: one event of one line.
+        if (
+            self.is_between_events
+            and chunk.startswith(b"data: ")
+            and chunk.find(b"\n") == len(chunk) - 2
+            and chunk.endswith(b"\n\n")
+            and b"\r" not in chunk
+        ):
+            return ((b"", chunk[6:-2]),)
         if self._after_cr or b"\r" in chunk:
             chunk = self._with_line_feeds(chunk)
         lines = chunk.split(b"\n")
@@ -57,9 +52,12 @@ class EventStream:
             self._read(lines, events)
         if rest:
             self._begin_line(rest)
+        self.is_between_events = not (
+            self._line or self._name or self._skipping or self._after_cr or self._data is not None
+        )
         return events
 
-    def finish(self) -> list[Event]:
+    def finish(self) -> Sequence[Event]:
         """Return the event that the end of the stream may have left without its blank line."""
         events: list[Event] = []
         self._read([self._end_line(b""), b""], events)
@@ -93,7 +91,7 @@ class EventStream:
         for line in lines:
             if not line:
                 if self._data is not None:
-                    events.append(Event(self._name, bytes(self._data)))
+                    events.append((self._name, bytes(self._data)))
                     self._data = None
                 self._name = b""
             elif line.startswith(b"data:"):

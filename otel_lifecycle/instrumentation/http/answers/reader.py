@@ -156,18 +156,16 @@ class AnswerReader(Answer):
             self._unread = True
 
     def _read_events(self, stream: EventStream, chunk: bytes) -> None:
-        begins_event = stream.is_between_events
+        begins_event, changes = stream.is_between_events, self.changes
         events = stream.feed(chunk)
-        if not events:
-            self._may_repeat = self._may_repeat and stream.is_between_events
-            return
-        changes = self.changes
         for name, data in events:
             self._read_event(name, data)
-        ends_event = stream.is_between_events
-        self._may_repeat = ends_event and self.has_output
-        if self._may_repeat and begins_event and len(events) == 1 and changes == self.changes:
-            self._repeated.learn(chunk)
+        if not stream.is_between_events:
+            self._may_repeat = False
+        elif self.has_output:
+            if begins_event and changes == self.changes and len(events) == 1:
+                self._repeated.learn(chunk)
+            self._may_repeat = self._repeated.is_learned
 
     def _read_event(self, name: bytes, data: bytes) -> None:
         if name == b"error":

@@ -29,25 +29,28 @@ class RepeatedEvent:
 
     A chunk that only has another text at the same place, the value of a key for text, tells nothing
     else either. Most chunks of most streams are of this kind.
+
+    Attributes:
+        is_learned: Whether there is anything to compare a chunk with.
     """
 
-    __slots__ = ("_least", "_prefix", "_previous", "_suffix", "_tries")
+    __slots__ = ("_begin", "_end", "_prefix", "_previous", "_suffix", "_tries", "is_learned")
 
     def __init__(self) -> None:
-        self._prefix = b""
-        self._suffix = b""
-        self._least = 0
+        self.is_learned = False
+        self._prefix = self._suffix = b""
+        self._begin = self._end = 0  # of the text; the end from the chunk's own
         self._previous: list[bytes] = []
         self._tries = _TRIES
 
     def matches(self, chunk: bytes) -> bool:
-        """Return whether the chunk repeats what was learned."""
-        end = len(chunk) - len(self._suffix)
+        """Return whether the chunk repeats what was learned; there has to be something learned."""
+        begin, end = self._begin, len(chunk) - self._end
         return (
-            chunk.startswith(self._prefix)
-            and chunk.endswith(self._suffix)
-            and 0 < self._least <= len(chunk)
-            and _MORE_TEXT.fullmatch(chunk, len(self._prefix), end) is not None
+            begin <= end
+            and chunk[:begin] == self._prefix
+            and chunk[end:] == self._suffix
+            and _MORE_TEXT.fullmatch(chunk, begin, end) is not None
         )
 
     def learn(self, chunk: bytes) -> None:
@@ -63,9 +66,10 @@ class RepeatedEvent:
             self._tries -= 1
             return
         self._tries = _TRIES
+        self.is_learned = True
         self._prefix = b'"'.join(pieces[:place]) + b'"'
         self._suffix = b'"' + b'"'.join(pieces[place + 1 :])
-        self._least = len(self._prefix) + len(self._suffix)
+        self._begin, self._end = len(self._prefix), len(self._suffix)
 
 
 def _difference(one: list[bytes], other: list[bytes]) -> int | None:

@@ -6,7 +6,6 @@ import msgspec
 
 from otel_lifecycle.instrumentation.http.answers.answer import Answer
 from otel_lifecycle.instrumentation.http.answers.decoding import (
-    EMPTY,
     Scalar,
     TolerantDecoder,
     is_empty,
@@ -74,16 +73,17 @@ def read(data: bytes | msgspec.Raw, answer: Answer) -> None:
         answer.has_output = _has_output(data)
     for choice in piece.choices:
         reason = choice.finish_reason
-        answer.choice(choice.index, reason.type if isinstance(reason, _Reason) else reason)
-        if isinstance(choice.usage, Usage):
+        if reason is not None or choice.index not in answer.open_choices:
+            answer.choice(choice.index, reason.type if isinstance(reason, _Reason) else reason)
+        if choice.usage is not None and isinstance(choice.usage, Usage):
             read_usage(choice.usage, answer)
-        if choice.error and not is_empty(choice.error):
+        if choice.error is not _NOTHING and not is_empty(choice.error):
             answer.fail()
     if piece.usage is not None:
         read_usage(piece.usage, answer)
     elif piece.x_groq is not None and isinstance(piece.x_groq.usage, Usage):
         read_usage(piece.x_groq.usage, answer)
-    if bytes(piece.error) not in EMPTY:
+    if piece.error is not _NOTHING and not is_empty(piece.error):
         answer.fail()
 
 
