@@ -17,7 +17,9 @@ _END_OF_SCALAR = re.compile(rb"[,}\] \t\r\n]")
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"{}[]")
 _DELTA = [1 if byte in b"{[" else -1 for byte in range(256)]
 
-_START, _KEYS, _KEY, _COLON, _VALUE, _STRING, _CONTAINER, _SCALAR, _END, _UNREADABLE = range(10)
+_START, _KEYS, _KEY, _COLON, _VALUE, _STRING, _CONTAINER, _SCALAR, _END, _MORE, _UNREADABLE = range(
+    11
+)
 
 
 class TopLevelScanner:
@@ -48,13 +50,13 @@ class TopLevelScanner:
 
     @property
     def is_whole(self) -> bool | None:
-        """Whether the object is closed; None when it cannot be read."""
+        """Whether the object is closed, with nothing after it; None when it cannot be read."""
         return None if self._state == _UNREADABLE else self._state == _END
 
     def feed(self, chunk: bytes) -> None:
         """Read the next bytes."""
         for start in range(0, len(chunk), _LARGEST_WINDOW):
-            if self._state == _UNREADABLE:
+            if self._state >= _MORE:
                 return
             self._read(chunk[start : start + _LARGEST_WINDOW])
 
@@ -111,7 +113,8 @@ class TopLevelScanner:
         elif self._state == _VALUE:
             return self._begin_value(byte, position)
         else:
-            self._state, self._kept = _UNREADABLE, None
+            self._state = _MORE if self._state == _END else _UNREADABLE
+            return len(text)
         return position + 1
 
     def _read_key(self, part: bytes, *, ended: bool) -> None:

@@ -110,8 +110,8 @@ class AnswerReader(Answer):
         self._choices, self._samples = choices, samples
         try:
             if self._events is not None:
-                for event in self._events.finish():
-                    self._read_event(event.name, event.data)
+                for name, data in self._events.finish():
+                    self._read_event(name, data)
                 self._dropped = self._events.dropped
             elif self._body is not None:
                 self._read_body(self._body)
