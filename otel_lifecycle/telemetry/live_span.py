@@ -93,7 +93,7 @@ def end_span(
     _end(span, at.completed_ns)
 
 
-def _end(span: Span, at_ns: int) -> None:
+def _end(span: Span, at_ns: int | None) -> None:
     try:
         span.end(at_ns)
     except Exception as error:
