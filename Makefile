@@ -4,20 +4,35 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PEERS ?= .cache/peers
+UV := .cache/uv/bin/uv
+PIP := python -m pip install --quiet --disable-pip-version-check
+# The locked versions, each file by its hash; the package itself is built with the locked tools.
+LOCKED = $(BIN)/$(PIP) --require-hashes --requirement
+PACKAGE = $(BIN)/$(PIP) --no-deps --no-build-isolation --editable .
+PARALLEL := --numprocesses auto --dist worksteal
 
-.PHONY: demo test test-slow test-routers test-backends test-faults bench check clean
+.PHONY: demo test test-latest test-lowest test-slow test-routers test-backends test-faults bench check \
+  lock clean
 
 demo: $(VENV)/.ready
 	$(BIN)/otel-lifecycle demo $(DEMO_ARGS)
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
+
+# The newest versions, and the lowest that pyproject.toml declares, each in a new environment.
+test-latest: RESOLUTION = highest
+test-lowest: RESOLUTION = lowest-direct
+test-latest test-lowest: test-%: $(UV)
+	$(UV) venv --quiet --clear --python $(PYTHON) .venv-$*
+	$(UV) pip install --quiet --python .venv-$* --resolution $(RESOLUTION) --editable '.[test]'
+	.venv-$*/bin/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 # Real routers of the registry, each in an environment of its own.
-test-routers: $(VENV)/.ready-tox
+test-routers: $(VENV)/.ready-dev
 	$(BIN)/tox run $(TOX_ARGS)
 
 # A collector, Jaeger and Prometheus, built by Go into .cache/backends the first time.
@@ -40,33 +55,40 @@ check: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-$(VENV)/.ready: pyproject.toml
+# Resolves the locked versions anew, for every Python and platform.
+lock: COMPILE = UV_CUSTOM_COMPILE_COMMAND='make lock' $(UV) pip compile --quiet --upgrade \
+  --universal --python-version 3.10 --generate-hashes --no-annotate --output-file
+lock: $(UV)
+	$(COMPILE) requirements/test.txt pyproject.toml --extra test
+	$(COMPILE) requirements/dev.txt --constraint requirements/test.txt pyproject.toml --extra dev
+	$(COMPILE) requirements/backends.txt --constraint requirements/test.txt pyproject.toml --extra backends
+	echo uv | $(COMPILE) requirements/uv.txt -
+
+$(VENV)/.ready: pyproject.toml requirements/test.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, $(PYTHON) is " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(LOCKED) requirements/test.txt
+	$(PACKAGE)
 	touch $@
 
-$(VENV)/.ready-dev: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+$(VENV)/.ready-%: requirements/%.txt $(VENV)/.ready
+	$(LOCKED) $<
 	touch $@
 
-$(VENV)/.ready-tox: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'tox>=4.30' 'tox-uv>=1.28'
-	touch $@
-
-$(VENV)/.ready-backends: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[backends]'
+$(UV): requirements/uv.txt
+	$(PYTHON) -m venv .cache/uv
+	.cache/uv/bin/$(PIP) --require-hashes --requirement $<
 	touch $@
 
 # All at once, so that their versions fit; else one by one: what cannot be installed is missing alone,
 # and named in the results.
-$(PEERS)/.ready: PIP = $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check
+$(PEERS)/.ready: PEER_PIP = $(PEERS)/bin/$(PIP)
 $(PEERS)/.ready: pyproject.toml benchmarks/peers/requirements.txt
 	$(PYTHON) -m venv $(PEERS)
-	$(PIP) --editable . --requirement benchmarks/peers/requirements.txt || { \
-	  $(PIP) --editable . && grep -v '^#' benchmarks/peers/requirements.txt | \
-	  while read -r peer; do $(PIP) "$$peer" || true; done; }
+	$(PEER_PIP) --editable . --requirement benchmarks/peers/requirements.txt || { \
+	  $(PEER_PIP) --editable . && grep -v '^#' benchmarks/peers/requirements.txt | \
+	  while read -r peer; do $(PEER_PIP) "$$peer" || true; done; }
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PEERS) .tox .pytest_cache .hypothesis .ruff_cache dist
+	rm -rf $(VENV) .venv-latest .venv-lowest .cache/uv $(PEERS) .tox .pytest_cache .hypothesis .ruff_cache dist

@@ -1,8 +1,11 @@
-"""Values that compare equal to any measured time."""
+"""Values that compare equal to any measured time, and what depends on the installed SDK."""
 
 from __future__ import annotations
 
 import re
+
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import TraceFlags
 
 
 class Measured:
@@ -50,3 +53,7 @@ TIMESTAMP = Matching(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z")
 DATETIME = Matching(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 TRACE_ID = Matching("[0-9a-f]{32}")
 SPAN_ID = Matching("[0-9a-f]{16}")
+
+# The trace flags of a new trace; newer SDKs also set the one that says its id is random.
+SAMPLED = int(TracerProvider().get_tracer("").start_span("").get_span_context().trace_flags)
+SAMPLED_OUT = SAMPLED & ~TraceFlags.SAMPLED

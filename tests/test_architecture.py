@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
+from opentelemetry.semconv.schemas import Schemas
 
 import otel_lifecycle
 from otel_lifecycle.telemetry import semconv
@@ -101,6 +102,8 @@ def test_public_names() -> None:
 
 def test_names_of_the_conventions() -> None:
     """Every `gen_ai.`, `k8s.`, `server.`, `error.` and `hw.` name is one OpenTelemetry knows."""
+    if semconv.SCHEMA_URL not in {schema.value for schema in Schemas}:
+        pytest.skip("the installed conventions are older than those the names are from")
     known: set[str] = set()
     for kind in ("attributes", "metrics"):
         package = importlib.import_module(f"opentelemetry.semconv._incubating.{kind}")

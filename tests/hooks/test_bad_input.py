@@ -46,7 +46,26 @@ from tests.hooks.shapes import Response as Chunk
 
 NAN = float("nan")
 INFINITY = float("inf")
-NOT_NUMBERS = [True, False, "3", b"3", [3], {"3": 3}, object(), 3 + 0j]
+
+
+class Opaque:
+    """An object with nothing in it, and the same name in every process that runs tests."""
+
+    def __repr__(self) -> str:
+        return "Opaque()"
+
+
+class Raising:
+    """An object each of whose attributes raises, but those that tools ask for."""
+
+    def __repr__(self) -> str:
+        return "Raising()"
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name) if name.startswith("_") else RuntimeError(name)
+
+
+NOT_NUMBERS = [True, False, "3", b"3", [3], {"3": 3}, Opaque(), 3 + 0j]
 NOT_COUNTS = [*NOT_NUMBERS, -1, 1.5, NAN, INFINITY, -INFINITY, 2**53, 10**400]
 
 VALIDATOR = jsonschema.Draft202012Validator(
@@ -54,13 +73,6 @@ VALIDATOR = jsonschema.Draft202012Validator(
         (resources.files("otel_lifecycle") / "model" / "record.schema.json").read_text("utf-8")
     )
 )
-
-
-class Raising:
-    """An object each of whose attributes raises, but those that tools ask for."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(name) if name.startswith("_") else RuntimeError(name)
 
 
 def refuse(constant: str) -> None:

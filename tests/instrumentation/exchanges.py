@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from otel_lifecycle import LifecycleRecord
-from tests.matchers import MEASURED, SPAN_ID, TIMESTAMP, TRACE_ID, Matching
+from tests.matchers import MEASURED, SAMPLED, SPAN_ID, TIMESTAMP, TRACE_ID, Matching
 from tests.tracking.expected import latency
 
 ANY_ID = Matching("[0-9a-f-]{32,36}")
@@ -106,7 +106,7 @@ def streamed(selected: str | dict[str, Any], **changes: Any) -> dict[str, Any]:
         "traceId": TRACE_ID,
         "spanId": SPAN_ID,
         "parentSpanId": None,
-        "traceFlags": 3,
+        "traceFlags": SAMPLED,
         "traceState": "",
         "spanKind": "server",
     }

@@ -16,6 +16,7 @@ from otel_lifecycle import LifecycleRecord, Load, Outcome, read_records
 from otel_lifecycle.instrumentation.hermes_router import HermesRouterInstrumentor
 from otel_lifecycle.testing import InMemoryTelemetry
 from tests.examples.cluster import Cluster, eventually
+from tests.matchers import SAMPLED
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -112,7 +113,7 @@ def test_prefill_decode_stream(router: Instrumented) -> None:
     router.post(stream=True, stream_options={"include_usage": True})
 
     record = router.record()
-    context = f"00-{record.trace_id}-{record.span_id}-03"
+    context = f"00-{record.trace_id}-{record.span_id}-{SAMPLED:02x}"
     assert record.outcome is Outcome.COMPLETED
     assert record.selected_endpoint == "pod://demo/leader"
     assert record.tracked_endpoints == ["pod://demo/prefill", "pod://demo/decode"]

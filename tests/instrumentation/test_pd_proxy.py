@@ -32,7 +32,7 @@ from tests.instrumentation.instrumented_process import (
     served_by_any_fastapi,
 )
 from tests.instrumentation.test_generic import Observed, endpoint_id, make_engine, unobserved
-from tests.matchers import TIMESTAMP
+from tests.matchers import SAMPLED, TIMESTAMP
 
 DOUBLES = Path(__file__).parent / "doubles" / "pd_proxies"
 ASKED = {"stream": True, "stream_options": {"include_usage": True}}
@@ -205,7 +205,7 @@ def test_one_trace(proxy: Proxied) -> None:
 
     record = proxy.record()
     assert [seen["traceparent"] for seen in proxy.seen_by_decode()] == [
-        f"00-{record.trace_id}-{record.span_id}-03"
+        f"00-{record.trace_id}-{record.span_id}-{SAMPLED:02x}"
     ]
 
 

@@ -68,11 +68,21 @@ def validator() -> jsonschema.protocols.Validator:
     return jsonschema.Draft202012Validator(schema)
 
 
+def unordered(schema: Any) -> Any:
+    """The schema with alternatives in one order; that of msgspec depends on its version."""
+    if isinstance(schema, dict):
+        parts = {key: unordered(value) for key, value in schema.items()}
+        if "anyOf" in parts:
+            parts["anyOf"] = sorted(parts["anyOf"], key=json.dumps)
+        return parts
+    return [unordered(part) for part in schema] if isinstance(schema, list) else schema
+
+
 def test_shipped_schema_is_that_of_the_record() -> None:
     """The shipped file says what the code writes."""
-    expected = json.dumps(record_schema(), indent=2) + "\n"
+    shipped = json.loads(SCHEMA.read_text("utf-8"))
 
-    assert SCHEMA.read_text("utf-8") == expected, (
+    assert unordered(shipped) == unordered(json.loads(json.dumps(record_schema()))), (
         "write it anew: python -c 'import json; "
         "from otel_lifecycle.model.record import record_schema; "
         "print(json.dumps(record_schema(), indent=2))' > otel_lifecycle/model/record.schema.json"

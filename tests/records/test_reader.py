@@ -9,8 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from otel_lifecycle import RecordError, RequestLifecycleTracker, read_records
+from otel_lifecycle import LifecycleRecord, RecordError, RequestLifecycleTracker, read_records
 from tests.records.helpers import recorded, serve
+from tests.wording import missing, refusal
 
 
 @pytest.fixture
@@ -52,26 +53,17 @@ def test_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bad", "reason"),
+    "bad",
     [
-        (b"\n", "Input data was truncated"),
-        (b"{\n", "Input data was truncated"),
-        (b"<html>\n", "JSON is malformed: invalid character (byte 0)"),
-        (b"[]\n", "Expected `object`, got `array`"),
-        (b"{}\n", "Object missing required field `schemaVersion`"),
-        (b'{"schemaVersion": 1}\n', "Object missing required field `requestId`"),
-        (
-            b'{"schemaVersion": 1, "requestId": 1}\n',
-            "Expected `str`, got `int` - at `$.requestId`",
-        ),
-        (
-            b'{"schemaVersion": 1, "requestId": "\xff"}\n',
-            "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte",
-        ),
-        (
-            b'{"unknown":' + b"[" * 10_000 + b"\n",
-            "maximum recursion depth exceeded while deserializing an object",
-        ),
+        b"\n",
+        b"{\n",
+        b"<html>\n",
+        b"[]\n",
+        b"{}\n",
+        b'{"schemaVersion": 1}\n',
+        b'{"schemaVersion": 1, "requestId": 1}\n',
+        b'{"schemaVersion": 1, "requestId": "\xff"}\n',
+        b'{"unknown":' + b"[" * 10_000 + b"\n",
     ],
     ids=[
         "blank",
@@ -86,16 +78,18 @@ def test_no_file(tmp_path: Path) -> None:
     ],
 )
 def test_bad_line(
-    tmp_path: Path, lines: list[bytes], bad: bytes, reason: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, lines: list[bytes], bad: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A bad line is refused with file, line and reason, after the good ones before it."""
+    empty = bad == b"{}\n"
+    reason = missing("schemaVersion") if empty else refusal(bad, LifecycleRecord)
     path = tmp_path / "bad.jsonl"
     path.write_bytes(lines[0] + bad + lines[1] + lines[2])
     records = read_records(path)
     assert next(records).request_id == "a"
-    with pytest.raises(RecordError) as refusal:
+    with pytest.raises(RecordError) as refused:
         next(records)
-    error = refusal.value
+    error = refused.value
     assert f"{path}:2: {reason}" == str(error)
     assert (path, 2, reason) == (error.path, error.line, error.reason)
     assert not caplog.messages
@@ -137,9 +131,9 @@ def test_other_schema(
     """A record of another schema is refused as such: its fields may be, or mean, anything else."""
     path = tmp_path / "other.jsonl"
     path.write_bytes(lines[0] + changed(lines[1], **fields))
-    with pytest.raises(RecordError) as refusal:
+    with pytest.raises(RecordError) as refused:
         list(read_records(path))
-    assert f"{path}:2: schemaVersion {reason}" == str(refusal.value)
+    assert f"{path}:2: schemaVersion {reason}" == str(refused.value)
 
 
 @pytest.mark.parametrize("field", ["startedAt", "firstChunkAt", "completedAt"])
@@ -158,9 +152,9 @@ def test_impossible_moment(
     path = tmp_path / "moments.jsonl"
     moment = f"{date}T00:00:00.000000000Z"
     path.write_bytes(lines[0] + changed(lines[1], **{field: moment}))
-    with pytest.raises(RecordError) as refusal:
+    with pytest.raises(RecordError) as refused:
         list(read_records(path))
-    assert f"{path}:2: timestamp {moment!r}{reason}" == str(refusal.value)
+    assert f"{path}:2: timestamp {moment!r}{reason}" == str(refused.value)
 
 
 def test_unknown_fields(tmp_path: Path, lines: list[bytes]) -> None:

@@ -130,13 +130,15 @@ def test_npu_smi(
     endpoint = Endpoint(address="127.0.0.1", port=str(site.port))
     with monkeypatch.context() as patch:
         patch.setenv("PATH", str(site.port))
-        collecting(targets="npu_smi")
+        without = collecting(targets="npu_smi")
         eventually(lambda: "command_failed" in caplog.text)
+        without.tracker.close()
     with monkeypatch.context() as patch:
         patch.setenv("PATH", f"{stand_in}:/usr/bin:/bin")
         patch.setenv("MODE", "")
         bench = collecting(targets="npu_smi", endpoints=False, interval="1s")
         eventually(lambda: "aiCoreUtilization" not in reasons(request(bench, endpoint)))
+        bench.tracker.close()  # the command is gone with the path
 
     npu = bench.records[-1].selected_route.leader.npu  # type: ignore[union-attr]
     assert [(one.target, one.device_id) for one in npu.devices] == [  # type: ignore[union-attr]

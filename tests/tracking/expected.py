@@ -7,7 +7,7 @@ from typing import Any
 from otel_lifecycle import TrackedRequest
 from otel_lifecycle.model.timestamps import format_timestamp
 from tests.conftest import Bench
-from tests.matchers import SPAN_ID, TRACE_ID
+from tests.matchers import SAMPLED, SPAN_ID, TRACE_ID
 from tests.routes import NOW_NS
 
 # A stream of 128 tokens, as `answer` times it.
@@ -271,7 +271,7 @@ def record(e2e_ms: float = 0.0, **changes: Any) -> dict[str, Any]:
         "traceId": TRACE_ID,
         "spanId": SPAN_ID,
         "parentSpanId": None,
-        "traceFlags": 3,
+        "traceFlags": SAMPLED,
         "traceState": "",
         "spanKind": "server",
         "resource": {"service.name": "router", "service.instance.id": "router-0"},

@@ -13,6 +13,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFl
 
 from otel_lifecycle import RequestLifecycleTracker, TrackerConfig, read_records
 from tests.conftest import Bench
+from tests.matchers import SAMPLED, SAMPLED_OUT
 from tests.records.helpers import run_script
 from tests.routes import start
 
@@ -77,7 +78,7 @@ def test_inject(bench: Bench) -> None:
         tracked.complete()
 
     (record,) = bench.records
-    assert headers == {"traceparent": f"00-{record.trace_id}-{record.span_id}-03"}
+    assert headers == {"traceparent": f"00-{record.trace_id}-{record.span_id}-{SAMPLED:02x}"}
 
 
 def test_inject_unsampled(make_bench: Callable[..., Bench]) -> None:
@@ -89,7 +90,7 @@ def test_inject_unsampled(make_bench: Callable[..., Bench]) -> None:
     tracked.complete()
 
     (record,) = bench.records
-    assert headers == {"traceparent": f"00-{record.trace_id}-{record.span_id}-02"}
+    assert headers == {"traceparent": f"00-{record.trace_id}-{record.span_id}-{SAMPLED_OUT:02x}"}
 
 
 def test_active(bench: Bench) -> None:

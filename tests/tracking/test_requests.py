@@ -23,6 +23,7 @@ from otel_lifecycle import (
 from otel_lifecycle.model import MissingReason
 from otel_lifecycle.model.record import MissingFeature
 from tests.conftest import Bench
+from tests.matchers import SAMPLED_OUT
 from tests.routes import NOW, aggregated, bare, disaggregated, endpoint, known, start
 from tests.tracking.expected import (
     FIRST_CHUNK,
@@ -561,7 +562,7 @@ def test_sampled_out(make_bench: Callable[..., Bench]) -> None:
     answer(bench, bench.tracker.track(start()))
 
     assert bench.spans == []
-    assert lines(bench) == [record(**STREAMED_RECORD, traceFlags=2)]
+    assert lines(bench) == [record(**STREAMED_RECORD, traceFlags=SAMPLED_OUT)]
     metrics = bench.telemetry.metrics()
     assert sum(metrics["llm_router.requests"].values()) == 1
 
