@@ -1,4 +1,4 @@
-"""What msgspec says of data that it refuses: its words are its own, and change with its versions."""
+"""What msgspec says of data that it refuses: its words change with its versions."""
 
 from __future__ import annotations
 

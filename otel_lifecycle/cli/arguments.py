@@ -177,21 +177,20 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    _require("demo", "httpx", "opentelemetry.distro", "rich", "starlette", "uvicorn")
+    _require("demo", "demo", "httpx", "opentelemetry.distro", "rich", "starlette", "uvicorn")
     from otel_lifecycle.cli.demo import run
 
     return run(arguments)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    _require("doctor", "rich")
     from otel_lifecycle.cli.doctor import run
 
     return run(arguments.command)
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    _require("report", "rich")
+    _require("report", "cli", "rich")
     from otel_lifecycle.cli.report import run
 
     return run(arguments.paths)
@@ -216,11 +215,11 @@ def _ship(arguments: argparse.Namespace) -> int:
     return run(ShipOptions(**options))
 
 
-def _require(command: str, *modules: str) -> None:
+def _require(command: str, extra: str, *modules: str) -> None:
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
         raise CommandError(
-            f"{command} needs {', '.join(missing)}: pip install 'otel-lifecycle[demo]'"
+            f"{command} needs {', '.join(missing)}: pip install 'otel-lifecycle[{extra}]'"
         )
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-
 from rich.console import Console
 
-PLAIN_WIDTH = 100
+from otel_lifecycle.cli.printing import width
 
 
 def open_console() -> Console:
     """Standard output: as wide as the terminal, or a fixed width into a file or a pipe."""
-    width = None if sys.stdout.isatty() else PLAIN_WIDTH
-    return _Console(width=width, highlight=False, markup=False, emoji=False)
+    return _Console(width=width(), highlight=False, markup=False, emoji=False)
 
 
 class _Console(Console):

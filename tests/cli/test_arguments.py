@@ -100,9 +100,9 @@ def test_records_of_a_former_run(tmp_path: Path, capsys: pytest.CaptureFixture[s
     )
 
 
-@pytest.mark.parametrize("command", ["demo", "report records.jsonl"])
-def test_without_the_extra(command: str) -> None:
-    """Without the extra `demo` its commands say what to install."""
+@pytest.mark.parametrize(("command", "extra"), [("demo", "demo"), ("report records.jsonl", "cli")])
+def test_without_the_extra(command: str, extra: str) -> None:
+    """Without its extra a command says what to install."""
     code = "import sys; sys.modules['rich'] = None; from otel_lifecycle.cli import main; "
     result = subprocess.run(
         [sys.executable, "-c", f"{code}sys.exit(main(sys.argv[1:]))", *command.split()],
@@ -113,7 +113,7 @@ def test_without_the_extra(command: str) -> None:
 
     assert (result.returncode, result.stderr) == (
         2,
-        f"otel-lifecycle: {command.split()[0]} needs rich: pip install 'otel-lifecycle[demo]'\n",
+        f"otel-lifecycle: {command.split()[0]} needs rich: pip install 'otel-lifecycle[{extra}]'\n",
     )
 
 

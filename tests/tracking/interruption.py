@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import gc
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -29,9 +30,13 @@ def interrupt(
                 handler()
 
     before = sys.getprofile()
+    collects = gc.isenabled()
+    gc.disable()  # a finalizer of what other tests left would run inside, and swallow exceptions
     sys.setprofile(profile)
     try:
         contextvars.copy_context().run(call)  # the SDK's, broken off, may not detach its own
     finally:
         sys.setprofile(before)
+        if collects:
+            gc.enable()
     return passed >= moment

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+import sys
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import msgspec
@@ -18,8 +21,23 @@ from tests.tracking.interruption import interrupt
 # Serves a request with that id, and calls back for each record that it must have from now on.
 Serve: TypeAlias = "Callable[[Bench, str, Callable[[], None]], None]"
 
-ROUTE = disaggregated()
+ROUTE = disaggregated()  # one for all requests, whose records are compared
 SCHEDULED = result(endpoint("qwen-0"))
+
+
+@pytest.fixture
+def bench(make_bench: Callable[..., Bench]) -> Bench:
+    """A bench for which the route, made when the tests were imported, does not go stale."""
+    return make_bench(stale_after="24h")
+
+
+@pytest.fixture
+def eager_collector() -> Iterator[None]:
+    """Garbage is collected as soon as there is some."""
+    before = gc.get_threshold()
+    gc.set_threshold(1, 1, 1)
+    yield
+    gc.set_threshold(*before)
 
 
 def with_a_handle(bench: Bench, request_id: str, dispatched: Callable[[], None]) -> None:
@@ -167,3 +185,22 @@ def test_interrupted_by_an_ordinary_exception(
     ids = [record.request_id for record in bench.records]
     assert len(set(ids)) == len(ids)
     assert bench.tracker.store.ignored["hook_error"] > 0
+
+
+def test_finalizers_of_others_are_not_interrupted(eager_collector: None) -> None:
+    """The moments are those of the call: garbage of others is not collected within it."""
+
+    class Garbage:
+        def __init__(self) -> None:
+            self.itself = self
+
+    interrupted: list[bool] = []
+
+    def call() -> None:
+        weakref.finalize(Garbage(), lambda: interrupted.append(sys.getprofile() is not None))
+        _ = [[] for _ in range(10_000)]
+
+    interrupt(call, 1, lambda: None, "no such file")
+    gc.collect()
+
+    assert interrupted == [False]

@@ -16,7 +16,7 @@ from otel_lifecycle.cli.doctor.program import INSTRUMENT, examine_program, exami
 from otel_lifecycle.cli.doctor.sdk import examine_sdk
 from otel_lifecycle.cli.doctor.settings import examine_record_file, examine_settings
 from otel_lifecycle.cli.errors import FAILED, CommandError
-from otel_lifecycle.cli.terminal import open_console
+from otel_lifecycle.cli.printing import open_printer
 
 
 def run(command: Sequence[str]) -> int:
@@ -29,7 +29,7 @@ def run(command: Sequence[str]) -> int:
         raise CommandError(f"leave {INSTRUMENT} out, name the command that it is to start")
     diagnosis = Diagnosis()
     _examine(diagnosis, command)
-    diagnosis.print(open_console())
+    diagnosis.print(open_printer())
     return FAILED if diagnosis.problems else 0
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
-from rich.console import Console
-from rich.text import Text
-
 from otel_lifecycle.analysis.formatting import plural, printable
+from otel_lifecycle.cli.printing import PrintLine, width
 
 _LABEL_WIDTH = 30
 _LONGEST = 2_000
@@ -41,42 +39,42 @@ class Diagnosis:
         """Adds what works less well than it could, and what to do."""
         self.warnings.append(printable(text, limit=_LONGEST))
 
-    def print(self, console: Console) -> None:
+    def print(self, print_line: PrintLine) -> None:
         """Prints everything, the verdict last."""
         for title, facts in self._sections:
-            console.print(Text(title, style="bold"))
+            print_line(title, style="bold")
             for label, text in facts:
                 if len(label) > _LABEL_WIDTH:
-                    console.print(f"  {label}", soft_wrap=True)
+                    print_line(f"  {label}")
                     label = ""
-                _print_beside(console, f"  {label:<{_LABEL_WIDTH}}  ", text)
-            console.print()
-        self._list(console, "warnings", self.warnings, "yellow")
-        self._list(console, "problems", self.problems, "red")
+                _print_beside(print_line, f"  {label:<{_LABEL_WIDTH}}  ", text)
+            print_line()
+        _print_list(print_line, "warnings", self.warnings, "yellow")
+        _print_list(print_line, "problems", self.problems, "red")
         if self.problems:
-            console.print(f"{plural(len(self.problems), 'problem')} to solve")
+            print_line(f"{plural(len(self.problems), 'problem')} to solve")
         else:
-            console.print("this would work")
-
-    def _list(self, console: Console, title: str, texts: list[str], style: str) -> None:
-        if not texts:
-            return
-        console.print(Text(title, style=f"bold {style}"))
-        for text in texts:
-            _print_beside(console, "  - ", text)
-        console.print()
+            print_line("this would work")
 
 
-def _print_beside(console: Console, label: str, text: str) -> None:
+def _print_list(print_line: PrintLine, title: str, texts: list[str], colour: str) -> None:
+    if not texts:
+        return
+    print_line(title, style=f"bold {colour}")
+    for text in texts:
+        _print_beside(print_line, "  - ", text)
+    print_line()
+
+
+def _print_beside(print_line: PrintLine, label: str, text: str) -> None:
     """Prints a label and a text, which is wrapped beside it; paths are not broken."""
-    width = max(console.width, len(label) + _NARROWEST)
     lines = textwrap.wrap(
         text,
-        width,
+        max(width(), len(label) + _NARROWEST),
         initial_indent=label,
         subsequent_indent=" " * len(label),
         break_long_words=False,
         break_on_hyphens=False,
     )
     for line in lines or [label.rstrip()]:
-        console.print(line, soft_wrap=True)
+        print_line(line)

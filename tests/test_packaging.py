@@ -1,0 +1,176 @@
+"""What is imported is declared, what is declared is locked, and an index page shows the README."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from importlib.metadata import distributions, requires
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from hatchling.metadata.core import ProjectMetadata
+from hatchling.plugin.manager import PluginManager
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "otel_lifecycle"
+NAME = "otel-lifecycle"
+REPOSITORY = "https://github.com/otel-lifecycle/otel-lifecycle/blob/main/"
+
+# The folders and modules that need an extra.
+NEEDS = {
+    "collect": ("state/fetch.py", "prediction/"),
+    "cli": ("analysis/", "cli/report.py", "cli/terminal.py"),
+}
+# The package and its examples, and what only type checkers see.
+OWN = {"otel_lifecycle", "demo", "_typeshed"}
+# Parts of aiohttp's interface, used where a router has called it.
+OF_THE_ROUTER = {"multidict", "yarl"}
+
+
+def modules() -> list[Path]:
+    """The modules of the package."""
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules of others that a module imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            within = (f"{node.module}.{alias.name}" for alias in node.names)
+            names = [name for name in within if is_module(name)] or [node.module]
+        for name in names:
+            if name.partition(".")[0] not in {*sys.stdlib_module_names, *OWN}:
+                yield name
+
+
+def is_module(name: str) -> bool:
+    """Whether there is such a module."""
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def declared(extra: str = "") -> set[str]:
+    """The distributions that the package declares with an extra, and without any."""
+    found: set[str] = set()
+    for text in requires(NAME) or []:
+        requirement = Requirement(text)
+        if requirement.marker and not any(
+            requirement.marker.evaluate({"extra": one}) for one in {"", extra}
+        ):
+            continue
+        if requirement.name == NAME:
+            found.update(*(declared(one) for one in requirement.extras))
+        else:
+            found.add(canonicalize_name(requirement.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def owners() -> dict[str, str]:
+    """The distribution of each installed file."""
+    return {
+        str(distribution.locate_file(file)): canonicalize_name(distribution.name)
+        for distribution in distributions()
+        for file in distribution.files or []
+    }
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_are_declared(path: Path, owners: dict[str, str]) -> None:
+    """What a module imports is of a distribution that is declared, and of no other's dependency."""
+    place = str(path.relative_to(PACKAGE))
+    needs = (extra for extra, places in NEEDS.items() if place.startswith(places))
+    known = declared(next(needs, ""))
+    undeclared = []
+    for name in imported(path):
+        spec = find_spec(name)
+        assert spec is not None, f"{name} is not installed"
+        owner = owners[spec.origin or ""]
+        if owner not in known | OF_THE_ROUTER:
+            undeclared.append((name, owner))
+
+    assert undeclared == []
+
+
+def locked(name: str) -> dict[str, list[Requirement]]:
+    """The pins of a lock file by distribution; some have several, by marker."""
+    pins: dict[str, list[Requirement]] = {}
+    for line in (ROOT / "requirements" / f"{name}.txt").read_text("utf-8").splitlines():
+        if line and line[0] not in "# ":
+            pin = Requirement(line.removesuffix(" \\"))
+            pins.setdefault(canonicalize_name(pin.name), []).append(pin)
+    return pins
+
+
+def all_declared(*extras: str) -> Iterator[Requirement]:
+    """What pyproject.toml declares with some extras, whatever is installed."""
+    core = ProjectMetadata(str(ROOT), PluginManager()).core
+    texts = [
+        *core.dependencies,
+        *(one for extra in extras for one in core.optional_dependencies[extra]),
+    ]
+    for text in texts:
+        requirement = Requirement(text)
+        if requirement.name == NAME:
+            yield from all_declared(*requirement.extras)
+        else:
+            yield requirement
+
+
+@pytest.mark.parametrize("extra", ["test", "dev", "backends"])
+def test_lock_fits_what_is_declared(extra: str) -> None:
+    """Each requirement is locked in a version it allows; if not, run `make lock`."""
+    pins = locked(extra)
+    unfit = [
+        f"{requirement} is not met by {pin}"
+        for requirement in all_declared(extra)
+        for pin in pins[canonicalize_name(requirement.name)]
+        if not requirement.specifier.contains(next(iter(pin.specifier)).version, prereleases=True)
+    ]
+
+    assert unfit == []
+
+
+@pytest.mark.parametrize("extra", ["dev", "backends"])
+def test_locks_agree(extra: str) -> None:
+    """What is installed beside the tests' dependencies leaves those as they are."""
+    theirs, ours = (
+        {name: {str(pin.specifier) for pin in pins} for name, pins in locked(lock).items()}
+        for lock in ("test", extra)
+    )
+
+    assert theirs.items() <= ours.items()
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "requirements").iterdir()), ids=lambda path: path.name
+)
+def test_locks_hold_hashes_and_no_address(path: Path) -> None:
+    """A lock holds versions and hashes, and leaves it to pip where to get them."""
+    text = path.read_text("utf-8")
+    pins = re.findall(r"^[a-z0-9._-]+==\S+.*(?:\\\n    --hash=sha256:[0-9a-f]{64} ?)+$", text, re.M)
+
+    assert len(pins) == sum(line[0] not in "# " for line in text.splitlines() if line)
+    assert "://" not in text
+    assert not re.search("^-", text, re.M)
+
+
+def test_links_of_the_readme_work_on_an_index_page() -> None:
+    """Every link leads to another site or to a file of the repository."""
+    text = ProjectMetadata(str(ROOT), PluginManager()).core.readme
+    links = re.findall(r"\]\(([^)]*)\)", text)
+    own = [link.removeprefix(REPOSITORY) for link in links if link.startswith(REPOSITORY)]
+
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
+    assert [path for path in own if not (ROOT / path).exists()] == []
+    assert len(own) > 10
