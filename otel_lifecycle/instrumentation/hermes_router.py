@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from otel_lifecycle.instrumentation.base import RouterInstrumentor, Wrapper
-from otel_lifecycle.instrumentation.http.exchange import claim_exchange
+from otel_lifecycle.tracking.current_request import claim
 from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 
 _logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class HermesRouterInstrumentor(RouterInstrumentor):
             result = wrapped(*args, **kwargs)
             tracker = self.tracker
             if tracker is not None:
-                claim_exchange()  # the generic layer may be there too
+                claim()  # the generic layer may be there too
                 try:
                     observe(tracker, *args, **kwargs)
                 except Exception:

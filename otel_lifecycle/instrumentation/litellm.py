@@ -63,7 +63,7 @@ class LiteLLMInstrumentor(RouterInstrumentor):
             if self.tracker is None:
                 return wrapped(*args, **kwargs)
             self._register()
-            outer = current_exchange.get()
+            outer = current_exchange()
             if outer is not None and not outer.done:
                 _note_policy(router)
                 return wrapped(*args, **kwargs)

@@ -23,19 +23,21 @@ from otel_lifecycle.instrumentation.base import RouterInstrumentor, Wrapper
 from otel_lifecycle.instrumentation.http.asgi import (
     Message,
     flush,
+    left,
     observe,
     observe_received,
     observe_sent,
     observed_operation,
     open_exchange,
 )
-from otel_lifecycle.instrumentation.http.exchange import Exchange, current_exchange, reset
+from otel_lifecycle.instrumentation.http.exchange import Exchange, current_exchange
 from otel_lifecycle.instrumentation.ray_replicas import (
     Applications,
     ReplicaEvents,
     asks_for_inference,
     chosen_replica,
 )
+from otel_lifecycle.tracking.current_request import CurrentRequest, current_request, restore
 from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 
 _logger = logging.getLogger(__name__)
@@ -89,7 +91,7 @@ class RayServeInstrumentor(RouterInstrumentor):
         self, wrapped: Any, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """`get_http_response_status(exc, ...)`: the proxy got an error instead of an answer."""
-        exchange = current_exchange.get()
+        exchange = current_exchange()
         if self.tracker is not None and exchange is not None and args:
             if _is_replica_failure(args[0]):
                 exchange.claimed = False  # who should have told is gone
@@ -133,7 +135,7 @@ class RayServeInstrumentor(RouterInstrumentor):
         @wraps(method)
         async def choose(pending_request: Any, *args: Any, **kwargs: Any) -> Any:
             replica = await method(pending_request, *args, **kwargs)
-            exchange = current_exchange.get()
+            exchange = current_exchange()
             if self.tracker is not None and exchange is not None:
                 try:
                     retry = kwargs.get("is_retry", False)
@@ -205,8 +207,8 @@ class RayServeInstrumentor(RouterInstrumentor):
         if _FOLLOWED in followed:
             exchange.claimed = True
             scope = {**scope, "headers": _with_trace(scope["headers"], followed)}
-        answer = wrapped(metadata, callback, scope, _Receive(receive, exchange), **kwargs)
-        return _observe_answer(exchange, answer)
+        answer = wrapped(metadata, callback, scope, _Receive(receive, exchange.current), **kwargs)
+        return _observe_answer(exchange.current, answer)
 
     def _enter(
         self, wrapped: Any, _replica: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -244,34 +246,34 @@ async def _flushed(tracker: RequestLifecycleTracker, ending: Awaitable[Any]) -> 
 class _Receive:
     """Ray's own `receive` is more than a function."""
 
-    def __init__(self, receive: Any, exchange: Exchange) -> None:
+    def __init__(self, receive: Any, current: CurrentRequest) -> None:
         self._receive = receive
-        self._exchange = exchange
+        self._current = current
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._receive, name)
 
     async def __call__(self) -> Message:
         message: Message = await self._receive()
-        observe_received(self._exchange, message)
+        observe_received(self._current, message)
         return message
 
 
 async def _observe_answer(
-    exchange: Exchange, answer: AsyncIterator[list[Message]]
+    current: CurrentRequest, answer: AsyncIterator[list[Message]]
 ) -> AsyncIterator[list[Message]]:
-    token = current_exchange.set(exchange)
+    token = current_request.set(current)
     try:
         async for messages in answer:
             yield messages
             for message in messages:
-                observe_sent(exchange, message)
+                observe_sent(current, message)
     except BaseException as error:
-        exchange.left(error)
+        left(current, error)
         raise
     finally:
-        reset(current_exchange, token)
-    exchange.left(None)
+        restore(token)
+    left(current, None)
 
 
 def _tracing_context(metadata: Any) -> Mapping[str, str]:

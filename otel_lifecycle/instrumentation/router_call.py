@@ -7,8 +7,9 @@ from typing import Any
 
 import wrapt
 
-from otel_lifecycle.instrumentation.http.exchange import Exchange, current_exchange, reset
+from otel_lifecycle.instrumentation.http.exchange import Exchange
 from otel_lifecycle.instrumentation.http.inference_request import InferenceRequest
+from otel_lifecycle.tracking.current_request import current_request, restore
 from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 
 
@@ -34,21 +35,22 @@ class RouterCall(Exchange):
     def abandoned(self) -> None:
         """Nobody can read the rest of the answer."""
         # Runs in the garbage collector: the handle knows how to end there.
-        self.done, self._tracked = True, None
+        self._tracked = None
+        self.let_go()
 
 
 async def follow(
     call: RouterCall, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Awaits the router's answer; a stream comes back as one that is followed."""
-    token = current_exchange.set(call)
+    token = current_request.set(call.current)
     try:
         answer = await wrapped(*args, **kwargs)
     except BaseException as error:
         call.left(error)
         raise
     finally:
-        reset(current_exchange, token)
+        restore(token)
     return _answered(call, answer, "__anext__")
 
 
@@ -56,14 +58,14 @@ def follow_blocking(
     call: RouterCall, wrapped: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """The same for a router that blocks."""
-    token = current_exchange.set(call)
+    token = current_request.set(call.current)
     try:
         answer = wrapped(*args, **kwargs)
     except BaseException as error:
         call.left(error)
         raise
     finally:
-        reset(current_exchange, token)
+        restore(token)
     return _answered(call, answer, "__next__")
 
 
@@ -87,14 +89,14 @@ class FollowedStream(wrapt.ObjectProxy):  # pyright: ignore[reportMissingTypeArg
 
     async def __anext__(self) -> Any:
         # The router may go on to another engine in mid-stream.
-        token = current_exchange.set(self._self_call)
+        token = current_request.set(self._self_call.current)
         try:
             chunk = await self._self_stream.__anext__()
         except BaseException as error:
             self._end(error, StopAsyncIteration)
             raise
         finally:
-            reset(current_exchange, token)
+            restore(token)
         self._self_call.chunk()
         return chunk
 
@@ -102,14 +104,14 @@ class FollowedStream(wrapt.ObjectProxy):  # pyright: ignore[reportMissingTypeArg
         return self
 
     def __next__(self) -> Any:
-        token = current_exchange.set(self._self_call)
+        token = current_request.set(self._self_call.current)
         try:
             chunk = next(self._self_stream)
         except BaseException as error:
             self._end(error, StopIteration)
             raise
         finally:
-            reset(current_exchange, token)
+            restore(token)
         self._self_call.chunk()
         return chunk
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Generator, Mapping, MutableMapping
 from types import TracebackType
 
-from opentelemetry.trace import use_span
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext, use_span
 
 from otel_lifecycle.model import (
     Endpoint,
@@ -48,6 +48,13 @@ class TrackedRequest:
     def is_tracked(self) -> bool:
         """Whether the request is tracked and has not ended."""
         return self._lifecycle is not None and not self._lifecycle.finished
+
+    @property
+    def span_context(self) -> SpanContext:
+        """Trace id and span id of the request; invalid when it has no span."""
+        if self._lifecycle is None:
+            return INVALID_SPAN_CONTEXT
+        return self._lifecycle.span.get_span_context()
 
     def chunk(self) -> None:
         """A chunk of the response arrived; the first call marks the first chunk."""

@@ -13,7 +13,8 @@ import pytest
 
 from otel_lifecycle.instrumentation.http.asgi import observe
 from otel_lifecycle.instrumentation.http.clients import observe_aiohttp, observe_httpx
-from otel_lifecycle.instrumentation.http.exchange import Exchange, current_exchange
+from otel_lifecycle.instrumentation.http.exchange import Exchange
+from otel_lifecycle.tracking.current_request import current_request
 from tests.conftest import Bench
 
 SCOPE = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
@@ -73,7 +74,7 @@ def test_coroutine_closed_elsewhere(bench: Bench) -> None:
     calling = observe_httpx(never, None, (httpx.Request("POST", ENGINE),), {})
 
     def begin() -> None:
-        current_exchange.set(exchange)
+        current_request.set(exchange.current)
         calling.send(None)
 
     copy_context().run(begin)
@@ -214,7 +215,7 @@ def test_client_that_is_not_as_expected(bench: Bench, monkeypatch: pytest.Monkey
         return "answer"
 
     async def call() -> Any:
-        current_exchange.set(Exchange(bench.tracker, "chat", {}))
+        current_request.set(Exchange(bench.tracker, "chat", {}).current)
         return await observe_aiohttp(post, None, ("POST", ENGINE), {})
 
     assert asyncio.run(call()) == "answer"

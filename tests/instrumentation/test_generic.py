@@ -17,8 +17,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from otel_lifecycle import LifecycleRecord, Load, Outcome, read_records
 from otel_lifecycle.instrumentation.generic import GenericRouterInstrumentor
-from otel_lifecycle.instrumentation.http.exchange import claim_exchange
 from otel_lifecycle.testing import InMemoryTelemetry
+from otel_lifecycle.tracking.current_request import claim
 from tests.examples.cluster import Cluster, Server, eventually
 from tests.instrumentation.generic_routers import (
     AiohttpUpstream,
@@ -102,7 +102,7 @@ def unobserved(app: ASGIApp) -> ASGIApp:
     """The same application, which no instrumentation follows."""
 
     async def hidden(scope: Scope, receive: Receive, send: Send) -> None:
-        claim_exchange()  # the server's
+        claim()  # the server's
         await app(scope, receive, send)
 
     return hidden

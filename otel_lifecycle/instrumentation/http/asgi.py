@@ -7,8 +7,13 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 
 from otel_lifecycle.instrumentation import providers
-from otel_lifecycle.instrumentation.http.exchange import Exchange, current_exchange, reset
+from otel_lifecycle.instrumentation.http.exchange import (
+    Exchange,
+    current_exchange,
+    exchange_of,
+)
 from otel_lifecycle.instrumentation.http.operations import operation
+from otel_lifecycle.tracking.current_request import CurrentRequest, current_request, restore
 from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 
 Message: TypeAlias = "dict[str, Any]"
@@ -36,7 +41,7 @@ def observed_operation(scope: Any, *, routed: bool) -> str | None:
     name = operation(path) if isinstance(path, str) else None
     if name is None:
         return None
-    exchange = current_exchange.get()
+    exchange = current_exchange()
     if exchange is None or exchange.done or (routed and exchange.hand_over()):
         return name
     return None
@@ -54,16 +59,22 @@ def open_exchange(
     return Exchange(tracker, operation_name, headers, routed=routed)
 
 
-def observe_received(exchange: Exchange, message: Message) -> None:
+def observe_received(current: CurrentRequest, message: Message) -> None:
     """The next message of the client."""
+    exchange = exchange_of(current)
+    if exchange is None:
+        return
     if message["type"] == "http.request":
         exchange.received(message.get("body", b""), more=message.get("more_body", False))
     elif message["type"] == "http.disconnect":
         exchange.disconnected()
 
 
-def observe_sent(exchange: Exchange, message: Message) -> None:
+def observe_sent(current: CurrentRequest, message: Message) -> None:
     """The next message to the client was sent."""
+    exchange = exchange_of(current)
+    if exchange is None:
+        return
     if message["type"] == "http.response.start":
         headers = _headers(message.get("headers", ()), _READ_OF_RESPONSE)
         exchange.answering(message.get("status", 0), headers)
@@ -82,37 +93,64 @@ async def observe(
     routed: bool = True,
 ) -> None:
     """Serves one request with the application, and follows it; for `routed` see above."""
-    exchange = open_exchange(tracker, operation_name, scope, routed=routed)
-
-    async def receiving() -> Message:
-        message = await receive()
-        observe_received(exchange, message)
-        return message
-
-    async def sending(message: Message) -> None:
-        try:
-            await send(message)
-        except OSError:  # how servers say that the client is gone (ASGI, HTTP, 2.4)
-            exchange.disconnected()
-            raise
-        observe_sent(exchange, message)
-
-    # Whoever took over has calls of its own around these: they are to cost nothing.
-    def observed_receive() -> Awaitable[Message]:
-        return receive() if exchange.claimed else receiving()
-
-    def observed_send(message: Message) -> Awaitable[None]:
-        return send(message) if exchange.claimed else sending(message)
-
-    token = current_exchange.set(exchange)
+    # No other name for the exchange: this may go on for long after the request's end.
+    current = open_exchange(tracker, operation_name, scope, routed=routed).current
+    messages = _Messages(current, receive, send)
+    token = current_request.set(current)
     try:
-        await application(scope, observed_receive, observed_send)
+        await application(scope, messages.receive, messages.send)
     except BaseException as error:
-        exchange.left(error)
+        left(current, error)
         raise
     finally:
-        reset(current_exchange, token)
-    exchange.left(None)
+        restore(token)
+    left(current, None)
+
+
+def left(current: CurrentRequest, error: BaseException | None) -> None:
+    """The application is done with a request."""
+    exchange = exchange_of(current)
+    if exchange is not None:
+        exchange.left(error)
+
+
+class _Messages:
+    """Passes the messages of one request on; applications keep these for as long as they like.
+
+    Whoever took over has calls of its own around these: they are to cost nothing.
+    """
+
+    __slots__ = ("_current", "_receive", "_send")
+
+    def __init__(self, current: CurrentRequest, receive: Receive, send: Send) -> None:
+        self._current = current
+        self._receive = receive
+        self._send = send
+
+    def receive(self) -> Awaitable[Message]:
+        exchange = exchange_of(self._current)
+        followed = exchange is not None and not exchange.claimed
+        return self._receiving() if followed else self._receive()
+
+    def send(self, message: Message) -> Awaitable[None]:
+        exchange = exchange_of(self._current)
+        followed = exchange is not None and not exchange.claimed
+        return self._sending(message) if followed else self._send(message)
+
+    async def _receiving(self) -> Message:
+        message = await self._receive()
+        observe_received(self._current, message)
+        return message
+
+    async def _sending(self, message: Message) -> None:
+        try:
+            await self._send(message)
+        except OSError:  # how servers say that the client is gone (ASGI, HTTP, 2.4)
+            exchange = exchange_of(self._current)
+            if exchange is not None:
+                exchange.disconnected()
+            raise
+        observe_sent(self._current, message)
 
 
 def flush(tracker: RequestLifecycleTracker) -> None:

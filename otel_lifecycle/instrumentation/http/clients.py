@@ -3,39 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, MutableMapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, MutableMapping
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
 from otel_lifecycle.instrumentation.http.engine_answer import read_answer
-from otel_lifecycle.instrumentation.http.exchange import Attempt, Exchange, current_exchange, reset
+from otel_lifecycle.instrumentation.http.exchange import Attempt, Exchange, current_exchange
 from otel_lifecycle.instrumentation.http.inference_request import MAX_BUFFERED_BYTES
 from otel_lifecycle.instrumentation.http.operations import operation
-from otel_lifecycle.tracking.scheduling import error_type
 
 _logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# httpx may be set on top of aiohttp: the outer call is the one that counts.
-_calling: ContextVar[bool] = ContextVar("otel_lifecycle_calling", default=False)
-
 
 async def observe_aiohttp(
     wrapped: Any, session: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Wraps `aiohttp.ClientSession._request(method, url, **options)`."""
-    exchange = _exchange()
+    exchange = current_exchange()
     found = None if exchange is None else _aiohttp_attempt(exchange, session, args, kwargs)
     if exchange is None or found is None:
         return await wrapped(*args, **kwargs)
     attempt, headers = found
-    with _calling_through(exchange, attempt):
+    with exchange.through(attempt):
         response = await wrapped(*args, **{**kwargs, "headers": headers})
     _called(attempt, response.status)
     return response
@@ -45,11 +39,11 @@ async def observe_httpx(
     wrapped: Any, _client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Wraps `httpx.AsyncClient.send(request, **options)`, and that of httpx2."""
-    exchange = _exchange()
+    exchange = current_exchange()
     attempt = None if exchange is None else _httpx_attempt(exchange, args, kwargs)
     if exchange is None or attempt is None:
         return await wrapped(*args, **kwargs)
-    with _calling_through(exchange, attempt):
+    with exchange.through(attempt):
         response = await wrapped(*args, **kwargs)
     _httpx_called(exchange, attempt, response)
     return response
@@ -59,11 +53,11 @@ def observe_httpx_blocking(
     wrapped: Any, _client: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Wraps `httpx.Client.send(request, **options)`, and that of httpx2."""
-    exchange = _exchange()
+    exchange = current_exchange()
     attempt = None if exchange is None else _httpx_attempt(exchange, args, kwargs)
     if exchange is None or attempt is None:
         return wrapped(*args, **kwargs)
-    with _calling_through(exchange, attempt):
+    with exchange.through(attempt):
         response = wrapped(*args, **kwargs)
     _httpx_called(exchange, attempt, response)
     return response
@@ -120,25 +114,8 @@ def _httpx_called(exchange: Exchange, attempt: Attempt, response: Any) -> None:
         read_answer(attempt, response)
 
 
-@contextmanager
-def _calling_through(exchange: Exchange, attempt: Attempt) -> Generator[None]:
-    token = _calling.set(True)
-    try:
-        with exchange.active():
-            yield
-    except BaseException as error:
-        attempt.answered(error_type(error))
-        raise
-    finally:
-        reset(_calling, token)
-
-
 def _called(attempt: Attempt, status: int) -> None:
     attempt.answered(f"http_{status}" if status >= 400 else "")
-
-
-def _exchange() -> Exchange | None:
-    return None if _calling.get() else current_exchange.get()
 
 
 def _aiohttp_url(session: Any, given: Any) -> Any:

@@ -30,7 +30,7 @@ def read_answer(attempt: Attempt, response: Any) -> None:
         if response.is_stream_consumed:
             answer.feed(response.content)
         elif response.headers.get("content-encoding", "identity") == "identity":
-            response.stream = _Stream(response.stream, attempt, answer)
+            response.stream = _Stream(response.stream, attempt)
         else:
             return
         attempt.answer = answer
@@ -41,26 +41,27 @@ def read_answer(attempt: Attempt, response: Any) -> None:
 class _Stream(wrapt.ObjectProxy):  # pyright: ignore[reportMissingTypeArgument]
     """The byte stream of a response; httpx checks its type."""
 
-    def __init__(self, stream: Any, attempt: Attempt, answer: AnswerReader) -> None:
+    def __init__(self, stream: Any, attempt: Attempt) -> None:
         super().__init__(stream)  # pyright: ignore[reportUnknownMemberType]
         self._self_stream = stream
         self._self_attempt = attempt
-        self._self_answer = answer
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        attempt = self._self_attempt
         try:
             async for chunk in self._self_stream:
-                self._self_answer.feed(chunk)
+                attempt.read(chunk)
                 yield chunk
         except Exception as error:
-            self._self_attempt.failure = error_type(error)
+            attempt.failure = error_type(error)
             raise
 
     def __iter__(self) -> Iterator[bytes]:
+        attempt = self._self_attempt
         try:
             for chunk in self._self_stream:
-                self._self_answer.feed(chunk)
+                attempt.read(chunk)
                 yield chunk
         except Exception as error:
-            self._self_attempt.failure = error_type(error)
+            attempt.failure = error_type(error)
             raise

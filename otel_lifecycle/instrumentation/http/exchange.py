@@ -6,14 +6,15 @@ import logging
 import time
 from asyncio import CancelledError
 from collections.abc import Callable, Mapping, MutableMapping
-from contextlib import AbstractContextManager, nullcontext, suppress
-from contextvars import ContextVar, Token
+from contextvars import Token
 from functools import wraps
 from threading import Lock
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from types import TracebackType
+from typing import Concatenate, ParamSpec, TypeVar, cast
 from uuid import uuid4
 
 import msgspec
+from opentelemetry import context, trace
 
 from otel_lifecycle.instrumentation.http.answers import AnswerReader
 from otel_lifecycle.instrumentation.http.caller import caller_span
@@ -31,15 +32,12 @@ from otel_lifecycle.model import (
     Route,
     RouteEndpoint,
 )
+from otel_lifecycle.tracking.current_request import CurrentRequest, current_request, restore
 from otel_lifecycle.tracking.handle import TrackedRequest, ending
 from otel_lifecycle.tracking.scheduling import error_type
 from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 
 _logger = logging.getLogger(__name__)
-
-# The object is shared by the tasks a handler starts, though each has a context of its own.
-current_exchange: ContextVar[Exchange | None] = ContextVar("otel_lifecycle_exchange", default=None)
-
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -64,26 +62,19 @@ def _safely(
     return safe
 
 
-def reset(variable: ContextVar[Any], token: Token[Any]) -> None:
-    """Gives a variable its former value, if it has another one here at all.
-
-    A coroutine that nobody finished is closed by the garbage collector, in whose context its
-    variables were never set.
-    """
-    with suppress(ValueError):
-        variable.reset(token)
+def exchange_of(current: CurrentRequest | None) -> Exchange | None:
+    """What follows a request; None when it has ended."""
+    return None if current is None else cast("Exchange | None", current.follower)
 
 
-def claim_exchange() -> None:
-    """Tells the generic layer that another instrumentation tracks the current request."""
-    exchange = current_exchange.get()
-    if exchange is not None:
-        exchange.claimed = True
+def current_exchange() -> Exchange | None:
+    """What follows the request that this context serves; None when it has ended."""
+    return exchange_of(current_request.get())
 
 
 def current_routing() -> Routing | None:
     """Where the current request goes, to be told more; None when it is not followed."""
-    exchange = current_exchange.get()
+    exchange = current_exchange()
     return None if exchange is None or exchange.claimed else exchange.routing
 
 
@@ -106,10 +97,50 @@ class Attempt:
         self.answer: AnswerReader | None = None
         self._started_ns = time.monotonic_ns()
 
+    def read(self, chunk: bytes) -> None:
+        """The next bytes of the engine's answer."""
+        if self.answer is not None:
+            self.answer.feed(chunk)
+
     def answered(self, failure: str) -> None:
         """The engine answered (`failure` is empty), refused, or could not be reached."""
         self.failure = failure
         self.milliseconds = (time.monotonic_ns() - self._started_ns) / 1e6
+
+
+class Call:
+    """A call to an engine, as long as it lasts; a context manager.
+
+    Our span is current, for the span of the client library. Connections are made here, and keep the
+    context for as long as they live: so it holds the span's ids alone. What comes below is nobody's
+    request yet: httpx may be set on top of aiohttp, and may call another router in this process.
+    """
+
+    __slots__ = ("_attempt", "_request_token", "_span_context", "_span_token")
+
+    def __init__(self, attempt: Attempt, span_context: trace.SpanContext) -> None:
+        self._attempt = attempt
+        self._span_context = span_context
+
+    def __enter__(self) -> None:
+        self._request_token: Token[CurrentRequest | None] = current_request.set(None)
+        self._span_token: Token[context.Context] | None = None
+        # A span that could not start must not hide the router's own.
+        if self._span_context.is_valid:
+            span = trace.NonRecordingSpan(self._span_context)
+            self._span_token = context.attach(trace.set_span_in_context(span))
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._span_token is not None:
+            context.detach(self._span_token)
+        restore(self._request_token)
+        if exc is not None:
+            self._attempt.answered(error_type(exc))
 
 
 class Exchange:
@@ -121,6 +152,7 @@ class Exchange:
     Attributes:
         claimed: Somebody else tracks this request.
         done: It has ended. uvicorn may serve the next one of a connection in this one's context.
+        current: What contexts know of it.
         routing: Where it goes.
     """
 
@@ -135,6 +167,7 @@ class Exchange:
     ) -> None:
         self.claimed = False
         self.done = False
+        self.current = CurrentRequest(self)
         self.routing = Routing()
         self._routed = routed
         self._tracker = tracker
@@ -173,6 +206,10 @@ class Exchange:
             self._body_is_here = not more
             if self._body_is_here and self._tracked is not None:
                 self._tracked.describe(self._start(self._route))
+
+    def yield_to_another(self) -> None:
+        """Somebody else tracks the request."""
+        self.claimed = True
 
     def disconnected(self) -> None:
         """The client went away, before or after the end."""
@@ -226,9 +263,10 @@ class Exchange:
             self._tracked.inject(headers)
             return attempt
 
-    def active(self) -> AbstractContextManager[None]:
-        """Makes our span current, for the span of the client library that makes the call."""
-        return nullcontext() if self._tracked is None else self._tracked.active()
+    def through(self, attempt: Attempt) -> Call:
+        """What surrounds the call of an attempt."""
+        assert self._tracked is not None
+        return Call(attempt, self._tracked.span_context)
 
     @_safely
     def answering(self, status: int, headers: Mapping[str, str]) -> None:
@@ -246,12 +284,20 @@ class Exchange:
         if not more:
             self._answered = True
             self._finish()
+            self.let_go()
 
     def left(self, error: BaseException | None) -> None:
         """The application is done with the request."""
         if not self.done:
-            self.done = True
             self._leave(error)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Keeps nothing that contexts, connections or tasks could reach."""
+        self.done = True
+        self.current.follower = None
+        for attempt in self._attempts:
+            attempt.answer = None
 
     @_safely
     def _leave(self, error: BaseException | None) -> None:
