@@ -11,7 +11,7 @@ LOCKED = $(BIN)/$(PIP) --require-hashes --requirement
 PACKAGE = $(BIN)/$(PIP) --no-deps --no-build-isolation --editable .
 PARALLEL := --numprocesses auto --dist worksteal
 
-.PHONY: demo test test-latest test-lowest test-slow test-routers test-backends test-faults bench check \
+.PHONY: demo test test-latest test-lowest test-slow test-routers test-backends test-faults bench docs check \
   lock clean
 
 demo: $(VENV)/.ready
@@ -49,6 +49,10 @@ test-faults: $(VENV)/.ready
 bench: $(VENV)/.ready $(PEERS)/.ready
 	PYTHONPATH=examples $(PEERS)/bin/python -m benchmarks
 	$(BIN)/python -m benchmarks.exposition
+
+# The schema and tables that are made from the declared fields of the record.
+docs: $(VENV)/.ready
+	$(BIN)/python -m scripts.docs
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

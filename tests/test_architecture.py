@@ -13,6 +13,7 @@ from opentelemetry.semconv.schemas import Schemas
 
 import otel_lifecycle
 from otel_lifecycle.telemetry import semconv
+from otel_lifecycle.telemetry.attributes import span_attributes
 
 PACKAGE = Path(otel_lifecycle.__file__).parent
 
@@ -100,6 +101,17 @@ def test_public_names() -> None:
     assert [name for name in otel_lifecycle.__all__ if not hasattr(otel_lifecycle, name)] == []
 
 
+def names() -> set[str]:
+    """The names of all attributes, events and metrics."""
+    constants = [
+        value
+        for name, value in vars(semconv).items()
+        if name.isupper() and isinstance(value, str) and name not in ("SCOPE", "SCHEMA_URL")
+    ]
+    assert len(constants) == len(set(constants))
+    return {*constants, *(attribute.name for attribute in span_attributes())}
+
+
 def test_names_of_the_conventions() -> None:
     """Every `gen_ai.`, `k8s.`, `server.`, `error.` and `hw.` name is one OpenTelemetry knows."""
     if semconv.SCHEMA_URL not in {schema.value for schema in Schemas}:
@@ -112,11 +124,7 @@ def test_names_of_the_conventions() -> None:
             known.update(re.findall(r'"((?:gen_ai|k8s|server|error|hw)\.[a-z0-9_.]+)"', module))
     known |= {semconv.ERROR_TYPE, semconv.SERVER_ADDRESS, semconv.SERVER_PORT}
     ours = {
-        value
-        for name, value in vars(semconv).items()
-        if name.isupper()
-        and isinstance(value, str)
-        and value.startswith(("gen_ai.", "k8s.", "server.", "error.", "hw."))
+        name for name in names() if name.startswith(("gen_ai.", "k8s.", "server.", "error.", "hw."))
     }
 
     assert ours - known == set()
@@ -124,16 +132,9 @@ def test_names_of_the_conventions() -> None:
 
 
 def test_own_names_are_in_one_namespace() -> None:
-    """Everything else is `llm_router.` or a suffix of it."""
-    names = [
-        value
-        for name, value in vars(semconv).items()
-        if name.isupper() and isinstance(value, str) and name not in ("SCOPE", "SCHEMA_URL")
-    ]
-
+    """Everything else is `llm_router.`."""
     assert [
         name
-        for name in names
-        if not name.startswith(("llm_router.", "gen_ai.", "k8s.", "server.", "error.", "hw.", "."))
+        for name in names()
+        if not name.startswith(("llm_router.", "gen_ai.", "k8s.", "server.", "error.", "hw."))
     ] == []
-    assert len(names) == len(set(names))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from otel_lifecycle.analysis.formatting import printable
-from otel_lifecycle.model.record import EndpointSnapshot, LifecycleRecord
+from otel_lifecycle.model.record import LifecycleRecord
+from otel_lifecycle.model.route import EndpointSnapshot
 
 
 def counted_endpoints(record: LifecycleRecord) -> list[tuple[str, EndpointSnapshot]]:

@@ -13,7 +13,8 @@ from otel_lifecycle.model.endpoint import (
     NPUDevice,
     NPUState,
 )
-from otel_lifecycle.model.record import SCHEMA_VERSION, LifecycleRecord, MissingReason
+from otel_lifecycle.model.features import MissingReason
+from otel_lifecycle.model.record import SCHEMA_VERSION, LifecycleRecord
 from otel_lifecycle.model.request import (
     InputTokenSource,
     Outcome,

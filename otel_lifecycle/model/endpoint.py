@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from datetime import datetime
 from enum import Enum
-from typing import Annotated, TypeAlias
+from typing import Annotated
 
 import msgspec
 
-# In the record, and so in its schema, every moment is aware (`date-time`).
-Moment: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
+from otel_lifecycle.model.fields import (
+    Count,
+    Fraction,
+    Moment,
+    Percent,
+    Text,
+    Total,
+    declare,
+    record_name,
+)
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -63,54 +70,71 @@ class Endpoint(msgspec.Struct, frozen=True):
         return (self.namespace, self.pod_name, self.address, self.port)
 
 
-class EndpointMetrics(
-    msgspec.Struct,
-    frozen=True,
-    rename={
-        "active_models": "activeModels",
-        "waiting_models": "waitingModels",
-        "max_active_models": "maxActiveModels",
-        "prefix_cache_hit_rate": "prefixCacheHitRate",
-        "running_requests": "runningRequestsSize",
-        "waiting_requests": "waitingQueueSize",
-        "kv_cache_usage": "kvCacheUsagePercent",
-        "kv_cache_max_token_capacity": "kvCacheMaxTokenCapacity",
-        "cache_block_size": "cacheBlockSize",
-        "cache_num_blocks": "cacheNumBlocks",
-        "update_time": "updateTime",
-    },
-):
+class EndpointMetrics(msgspec.Struct, frozen=True, rename=record_name):
     """What an engine said of itself when it was last scraped; None is unknown.
 
     In the record the fields carry the seed's names. `kv_cache_usage` is a fraction, 0 to 1,
     although the seed calls it a percentage.
-
-    Attributes:
-        running_requests: Requests being executed.
-        waiting_requests: Requests in the engine's queue.
-        kv_cache_usage: Used part of the KV cache, 0 to 1.
-        kv_cache_max_token_capacity: Size of the KV cache in tokens.
-        cache_block_size: Tokens per KV-cache block.
-        cache_num_blocks: Number of KV-cache blocks.
-        prefix_cache_hit_rate: Part of the prompt tokens the engine found in its prefix cache, 0 to
-            1, as far back as it counts: mostly since it started.
-        active_models: LoRA adapters in use, with the engine's number for each.
-        waiting_models: LoRA adapters waiting to be loaded.
-        max_active_models: How many adapters can be active at once.
-        update_time: When the engine was scraped; aware, or taken as UTC.
     """
 
-    running_requests: int | None = None
-    waiting_requests: int | None = None
-    kv_cache_usage: float | None = None
-    kv_cache_max_token_capacity: int | None = None
-    cache_block_size: int | None = None
-    cache_num_blocks: int | None = None
-    active_models: dict[str, int] = {}
-    waiting_models: dict[str, int] = {}
-    max_active_models: int | None = None
-    prefix_cache_hit_rate: float | None = None
-    update_time: Moment | None = None
+    running_requests: Annotated[
+        Count | None,
+        declare("Requests being executed.", "{request}", ".request.running", adds=True),
+    ] = msgspec.field(default=None, name="runningRequestsSize")
+    waiting_requests: Annotated[
+        Count | None,
+        declare("Requests in the engine's queue.", "{request}", ".request.waiting", adds=True),
+    ] = msgspec.field(default=None, name="waitingQueueSize")
+    kv_cache_usage: Annotated[
+        Fraction | None, declare("Used part of the KV cache.", attribute=".kv_cache.utilization")
+    ] = msgspec.field(default=None, name="kvCacheUsagePercent")
+    kv_cache_max_token_capacity: Annotated[
+        Count | None, declare("Size of the KV cache.", "{token}", ".kv_cache.capacity", adds=True)
+    ] = None
+    cache_block_size: Annotated[
+        Count | None, declare("Tokens per KV-cache block.", "{token}", ".kv_cache.block_size")
+    ] = None
+    cache_num_blocks: Annotated[
+        Count | None,
+        declare("Number of KV-cache blocks.", "{block}", ".kv_cache.block_count", adds=True),
+    ] = None
+    active_models: Annotated[
+        dict[str, Count],
+        declare(
+            "LoRA adapters in use, with the engine's number for each.",
+            "{request}",
+            (".lora.active.models", ".lora.active.counts"),
+        ),
+    ] = {}
+    waiting_models: Annotated[
+        dict[str, Count],
+        declare(
+            "LoRA adapters waiting to be loaded, with the engine's number for each.",
+            "{request}",
+            (".lora.waiting.models", ".lora.waiting.counts"),
+        ),
+    ] = {}
+    max_active_models: Annotated[
+        Count | None,
+        declare("How many adapters can be active at once.", "{adapter}", ".lora.max"),
+    ] = None
+    prefix_cache_hit_rate: Annotated[
+        Fraction | None,
+        declare(
+            "Part of the prompt tokens that the engine found in its prefix cache, as far back as "
+            "it counts: mostly since it started.",
+            attribute=".prefix_cache.hit_rate",
+        ),
+    ] = None
+    update_time: Annotated[
+        Moment | None,
+        declare(
+            "When the engine was scraped; aware, or taken as UTC. On the span: how long before the "
+            "dispatch.",
+            "s",
+            ".metrics.age",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         # The seed clones these maps: a router may go on changing its own.
@@ -120,70 +144,83 @@ class EndpointMetrics(
                 msgspec.structs.force_setattr(self, field, models.copy())
 
 
-class NPUDevice(
-    msgspec.Struct,
-    frozen=True,
-    rename={
-        "device_id": "deviceId",
-        "ai_core_utilization": "aiCoreUtilization",
-        "hbm_utilization": "hbmUtilization",
-        "hbm_bandwidth_utilization": "hbmBandwidthUtilization",
-    },
-):
-    """One chip; utilizations in percent, 0 to 100, as exported.
+class NPUDevice(msgspec.Struct, frozen=True, rename=record_name):
+    """One chip; utilizations in percent, 0 to 100, as exported."""
 
-    Attributes:
-        target: The exporter it was read from, `host:port`.
-        device_id: The exporter's id of the chip.
-        ai_core_utilization: Compute.
-        hbm_utilization: Device memory in use.
-        hbm_bandwidth_utilization: Device memory bandwidth in use.
-    """
-
-    target: str = ""
-    device_id: str = ""
-    ai_core_utilization: float | None = None
-    hbm_utilization: float | None = None
-    hbm_bandwidth_utilization: float | None = None
+    target: Annotated[
+        Text, declare("The exporter it was read from, `host:port`.", attribute=".targets")
+    ] = ""
+    device_id: Annotated[Text, declare("The exporter's id of the chip.", attribute=".ids")] = ""
+    ai_core_utilization: Annotated[
+        Percent | None, declare("Compute in use.", attribute=".core.utilization")
+    ] = None
+    hbm_utilization: Annotated[
+        Percent | None, declare("Device memory in use.", attribute=".memory.utilization")
+    ] = None
+    hbm_bandwidth_utilization: Annotated[
+        Percent | None,
+        declare("Device memory bandwidth in use.", attribute=".memory_bandwidth.utilization"),
+    ] = None
 
 
-class NPUState(
-    msgspec.Struct,
-    frozen=True,
-    rename={
-        "observation_time": "observationTime",
-        "data_status": "dataStatus",
-        "device_count": "deviceCount",
-        "ai_core_utilization_avg": "aiCoreUtilizationAvg",
-        "ai_core_utilization_max": "aiCoreUtilizationMax",
-        "hbm_utilization_avg": "hbmUtilizationAvg",
-        "hbm_utilization_max": "hbmUtilizationMax",
-        "hbm_bandwidth_utilization_avg": "hbmBandwidthUtilizationAvg",
-        "hbm_bandwidth_utilization_max": "hbmBandwidthUtilizationMax",
-    },
-):
-    """The accelerators of one endpoint; utilizations in percent, 0 to 100, as exported.
+class NPUState(msgspec.Struct, frozen=True, rename=record_name):
+    """The accelerators of one endpoint; utilizations in percent, 0 to 100, as exported."""
 
-    Attributes:
-        observation_time: When the values were true; aware, or taken as UTC.
-        data_status: `fresh`, `stale`, `partial` or `missing`.
-        device_count: Number of chips.
-        ai_core_utilization_avg: Compute, averaged over the chips (`_max`: the busiest chip).
-        hbm_utilization_avg: Device memory in use.
-        hbm_bandwidth_utilization_avg: Device memory bandwidth in use.
-        devices: One entry a chip.
-    """
-
-    observation_time: Moment | None = None
-    data_status: str = ""
-    device_count: int | None = None
-    ai_core_utilization_avg: float | None = None
-    ai_core_utilization_max: float | None = None
-    hbm_utilization_avg: float | None = None
-    hbm_utilization_max: float | None = None
-    hbm_bandwidth_utilization_avg: float | None = None
-    hbm_bandwidth_utilization_max: float | None = None
-    devices: tuple[NPUDevice, ...] = ()
+    observation_time: Annotated[
+        Moment | None,
+        declare(
+            "When the values were true; aware, or taken as UTC. "
+            "On the span: how long before the dispatch.",
+            "s",
+            ".age",
+        ),
+    ] = None
+    data_status: Annotated[
+        Text,
+        declare("`fresh`, `stale`, `partial` or `missing`.", attribute=".status", always=True),
+    ] = ""
+    device_count: Annotated[Count | None, declare("Number of chips.", "{chip}", ".count")] = None
+    ai_core_utilization_avg: Annotated[
+        Percent | None,
+        declare("Compute in use, averaged over the chips.", attribute=".core.utilization.avg"),
+    ] = None
+    ai_core_utilization_max: Annotated[
+        Percent | None,
+        declare("Compute in use, on the busiest chip.", attribute=".core.utilization.max"),
+    ] = None
+    hbm_utilization_avg: Annotated[
+        Percent | None,
+        declare(
+            "Device memory in use, averaged over the chips.", attribute=".memory.utilization.avg"
+        ),
+    ] = None
+    hbm_utilization_max: Annotated[
+        Percent | None,
+        declare("Device memory in use, on the fullest chip.", attribute=".memory.utilization.max"),
+    ] = None
+    hbm_bandwidth_utilization_avg: Annotated[
+        Percent | None,
+        declare(
+            "Device memory bandwidth in use, averaged over the chips.",
+            attribute=".memory_bandwidth.utilization.avg",
+        ),
+    ] = None
+    hbm_bandwidth_utilization_max: Annotated[
+        Percent | None,
+        declare(
+            "Device memory bandwidth in use, on the busiest chip.",
+            attribute=".memory_bandwidth.utilization.max",
+        ),
+    ] = None
+    devices: Annotated[
+        tuple[NPUDevice, ...],
+        declare(
+            "One entry a chip. On the span: one array a field, with -1 for unknown.",
+            attribute=".device",
+            section="chip",
+            opt_in="npu_device_attributes",
+        ),
+    ] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.devices, tuple):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -193,8 +230,13 @@ class NPUState(
 class Load(msgspec.Struct, frozen=True, gc=False):
     """What is in flight on an endpoint."""
 
-    tokens: int = 0
-    requests: int = 0
+    tokens: Annotated[
+        Total,
+        declare("Prompt tokens of the requests in flight.", "{token}", ".tokens", always=True),
+    ] = 0
+    requests: Annotated[
+        Total, declare("Requests in flight.", "{request}", ".requests", always=True)
+    ] = 0
 
 
 class EndpointEventType(Enum):

@@ -8,15 +8,74 @@ out of a closed list; a feature that is there has none.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import Enum
+from typing import Annotated
+
+import msgspec
 
 from otel_lifecycle.model import sanitize
 from otel_lifecycle.model.endpoint import EndpointMetrics, NPUState
-from otel_lifecycle.model.record import (
-    EndpointSnapshot,
-    MissingFeature,
-    MissingReason,
-    PredictionInput,
-)
+from otel_lifecycle.model.fields import Count, Fraction, Percent, Text, Total, declare, record_name
+from otel_lifecycle.model.route import EndpointSnapshot
+
+
+class MissingReason(str, Enum):
+    """Why a feature of the latency predictor is missing; the list is closed."""
+
+    METRICS_MISSING = "metrics_missing"
+    METRICS_STALE = "metrics_stale"
+    NPU_MISSING = "npu_missing"
+    NPU_STALE = "npu_stale"
+    NPU_PARTIAL = "npu_partial"
+    NPU_INVALID_VALUE = "npu_invalid_value"
+    PREFIX_CACHE_MISSING = "prefix_cache_missing"
+    INPUT_TOKENS_MISSING = "input_tokens_missing"
+    INFLIGHT_MISSING = "inflight_missing"
+    ADDRESS_MISSING = "address_missing"
+    ENDPOINT_MISSING = "endpoint_missing"
+    NOT_FINITE = "not_finite"
+
+
+class PredictionInput(msgspec.Struct, rename=record_name, gc=False):
+    """The features of one counted endpoint, as hermes-router's predictor takes them.
+
+    None has its reason in `LifecycleRecord.missing_feature_reasons`.
+    """
+
+    pod_type: Annotated[str, declare("`prefill`, `decode` or empty (aggregated).")] = ""
+    input_token_length: Annotated[Count | None, declare("Length of the prompt.", "{token}")] = None
+    prefix_cache_score: Annotated[Fraction | None, declare("Cached part of the prompt.")] = None
+    num_request_waiting: Annotated[
+        Count | None, declare("Requests in the engine's queue.", "{request}", source="engine")
+    ] = None
+    num_request_running: Annotated[
+        Count | None, declare("Requests being executed.", "{request}", source="engine")
+    ] = None
+    kv_cache_usage: Annotated[
+        Fraction | None, declare("Used part of the KV cache.", source="engine")
+    ] = None
+    inflight_tokens: Annotated[
+        Total | None, declare("Prompt tokens in flight on it.", "{token}", source="load")
+    ] = None
+    hbm_utilization: Annotated[
+        Percent | None, declare("Device memory in use, averaged.", source="device")
+    ] = None
+    ai_core_utilization: Annotated[
+        Percent | None, declare("Compute in use, averaged.", source="device")
+    ] = None
+    bandwidth_utilization: Annotated[
+        Percent | None, declare("Device memory bandwidth in use, averaged.", source="device")
+    ] = None
+    server_ip: Annotated[Text | None, declare("Host or IP address.")] = None
+
+
+class MissingFeature(msgspec.Struct, rename=record_name, gc=False):
+    """Why one feature of one prediction input is missing."""
+
+    pod_type: Annotated[str, declare("That of the prediction input.")]
+    feature: Annotated[str, declare("The field of the prediction input.")]
+    reason: Annotated[MissingReason, declare("Out of a closed list.")]
+
 
 POD_TYPES = {"leader": "", "prefill": "prefill", "decode": "decode"}
 

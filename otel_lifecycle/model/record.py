@@ -3,229 +3,345 @@
 The record is begun when the request is dispatched and completed when it ends; from then on nobody
 changes it. Span attributes are a function of it (`otel_lifecycle.telemetry.spans`), so the two
 cannot disagree. Field names and meaning: the seed, and hermes-router's `prediction.proto` for the
-prediction inputs.
+prediction inputs. Adding a field: `CONTRIBUTING.md`.
 """
 
 from __future__ import annotations
 
-import inspect
-from enum import Enum
-from typing import Any
+from typing import Annotated
 
 import msgspec
 
-from otel_lifecycle.model.endpoint import EndpointMetrics, Load, NPUState
+from otel_lifecycle.model.endpoint import Load
+from otel_lifecycle.model.features import MissingFeature, PredictionInput
+from otel_lifecycle.model.fields import (
+    Count,
+    Difference,
+    Elapsed,
+    Fraction,
+    Milliseconds,
+    Ratio,
+    Text,
+    Timestamp,
+    declare,
+    record_name,
+)
 from otel_lifecycle.model.request import InputTokenSource, Outcome
-from otel_lifecycle.model.route import LatencyPrediction
-from otel_lifecycle.model.timestamps import Timestamp
+from otel_lifecycle.model.route import LatencyPrediction, RouteSnapshot
+from otel_lifecycle.telemetry import semconv
 
 SCHEMA_VERSION = 1
-_SCHEMA_ID = "https://github.com/otel-lifecycle/otel-lifecycle/schemas/record-v1.json"
 
 
-class MissingReason(str, Enum):
-    """Why a feature of the latency predictor is missing; the list is closed."""
-
-    METRICS_MISSING = "metrics_missing"
-    METRICS_STALE = "metrics_stale"
-    NPU_MISSING = "npu_missing"
-    NPU_STALE = "npu_stale"
-    NPU_PARTIAL = "npu_partial"
-    NPU_INVALID_VALUE = "npu_invalid_value"
-    PREFIX_CACHE_MISSING = "prefix_cache_missing"
-    INPUT_TOKENS_MISSING = "input_tokens_missing"
-    INFLIGHT_MISSING = "inflight_missing"
-    ADDRESS_MISSING = "address_missing"
-    ENDPOINT_MISSING = "endpoint_missing"
-    NOT_FINITE = "not_finite"
-
-
-class EndpointSnapshot(msgspec.Struct, rename="camel", omit_defaults=True):
-    """An endpoint of the route as the router saw it at dispatch, this request not counted.
-
-    Attributes:
-        id: `Endpoint.id`.
-        address: Host or IP address.
-        port: Port, as text.
-        name: The name that tells ranks of one pod apart.
-        metrics: Absent for an endpoint that is only identified (the leader of a PD route).
-        inflight: Likewise.
-        npu: Absent when there is no state.
-    """
-
-    id: str = ""
-    address: str = ""
-    port: str = ""
-    name: str = ""
-    metrics: EndpointMetrics | None = None
-    inflight: Load | None = None
-    npu: NPUState | None = None
-
-    @property
-    def label(self) -> str:
-        """What metrics call it: `Endpoint.label`."""
-        return f"{self.id}#{self.name}" if self.name else self.id
-
-
-class RouteSnapshot(msgspec.Struct, rename="camel", omit_defaults=True):
-    """The route: a leader alone, or leader (identity only), prefill and decode."""
-
-    leader: EndpointSnapshot
-    prefill: EndpointSnapshot | None = None
-    decode: EndpointSnapshot | None = None
-
-
-class PredictionInput(msgspec.Struct, rename="camel", gc=False):
-    """The features of one counted endpoint, as hermes-router's predictor takes them.
-
-    `pod_type` is `prefill`, `decode` or empty (aggregated). `kv_cache_usage` and
-    `prefix_cache_score` are fractions, the utilizations percent. None has its reason in
-    `LifecycleRecord.missing_feature_reasons`.
-    """
-
-    pod_type: str = ""
-    input_token_length: int | None = None
-    prefix_cache_score: float | None = None
-    num_request_waiting: int | None = None
-    num_request_running: int | None = None
-    kv_cache_usage: float | None = None
-    inflight_tokens: int | None = None
-    hbm_utilization: float | None = None
-    ai_core_utilization: float | None = None
-    bandwidth_utilization: float | None = None
-    server_ip: str | None = None
-
-
-class MissingFeature(msgspec.Struct, rename="camel", gc=False):
-    """Why one feature of one prediction input is missing."""
-
-    pod_type: str
-    feature: str
-    reason: MissingReason
-
-
-class ActualLatency(
-    msgspec.Struct,
-    rename={
-        "ttft_ms": "ttftMillis",
-        "tpot_ms": "tpotMillis",
-        "e2e_ms": "e2eMillis",
-        "prefill_ms": "prefillMillis",
-    },
-    gc=False,
-):
+class ActualLatency(msgspec.Struct, rename=record_name, gc=False):
     """What was measured, in milliseconds of a monotonic clock.
 
-    TTFT: dispatch to first chunk, of a stream only. TPOT: `(e2e - ttft) / (output tokens - 1)`,
-    of a stream with two tokens or more. llm-d's predictor divides by the number of chunks
-    instead; tokens are what its features speak of. Prefill: call to answer of the prefill endpoint
-    of a PD route.
+    llm-d's predictor divides by the number of chunks to get TPOT; tokens are what its features
+    speak of.
     """
 
-    ttft_ms: float | None = None
-    tpot_ms: float | None = None
-    e2e_ms: float | None = None
-    prefill_ms: float | None = None
+    ttft_ms: Annotated[
+        Elapsed | None,
+        declare(
+            "Dispatch to first chunk, of a stream only.",
+            attribute="gen_ai.response.time_to_first_chunk",
+        ),
+    ] = None
+    tpot_ms: Annotated[
+        Elapsed | None,
+        declare(
+            "`(e2e - ttft) / (output tokens - 1)`, of a stream with two tokens or more.",
+            attribute="llm_router.response.time_per_output_token",
+        ),
+    ] = None
+    e2e_ms: Annotated[
+        Elapsed | None, declare("Dispatch to end.", attribute="llm_router.request.duration")
+    ] = None
+    prefill_ms: Annotated[
+        Milliseconds | None,
+        declare(
+            "Call to answer of the prefill endpoint of a PD route.",
+            attribute="llm_router.route.prefill.duration",
+        ),
+    ] = None
 
 
-class PredictionError(
-    msgspec.Struct,
-    rename={
-        "ttft_ms": "ttftMillis",
-        "tpot_ms": "tpotMillis",
-        "ttft_ratio": "ttftRatio",
-        "tpot_ratio": "tpotRatio",
-    },
-    gc=False,
-):
+class PredictionError(msgspec.Struct, rename=record_name, gc=False):
     """Actual minus predicted, in milliseconds and as a fraction of the actual value."""
 
-    ttft_ms: float | None = None
-    tpot_ms: float | None = None
-    ttft_ratio: float | None = None
-    tpot_ratio: float | None = None
+    ttft_ms: Annotated[
+        Difference | None,
+        declare(
+            "Actual time to first token minus the predicted one.",
+            attribute=".time_to_first_token.error",
+        ),
+    ] = None
+    tpot_ms: Annotated[
+        Difference | None,
+        declare(
+            "Actual time per output token minus the predicted one.",
+            attribute=".time_per_output_token.error",
+        ),
+    ] = None
+    ttft_ratio: Annotated[
+        Ratio | None, declare("The same as a fraction of the actual time to first token.")
+    ] = None
+    tpot_ratio: Annotated[
+        Ratio | None, declare("The same as a fraction of the actual time per output token.")
+    ] = None
 
 
-class ErrorInfo(msgspec.Struct, rename="camel", gc=False):
-    """The error a request ended with: a short type name, never a message."""
+class ErrorInfo(msgspec.Struct, rename=record_name, gc=False):
+    """The error a request ended with."""
 
-    type: str
+    type: Annotated[
+        Text,
+        declare("A short type name, never a message.", attribute=semconv.ERROR_TYPE, always=True),
+    ]
 
 
-class Reroute(
-    msgspec.Struct,
-    rename={"at": "at", "from_endpoint": "from", "to_endpoint": "to", "reason": "reason"},
-    gc=False,
-):
+class Reroute(msgspec.Struct, rename=record_name, gc=False):
     """One change of route on the way; prefill and decode of a pair are joined by `+`."""
 
-    at: Timestamp
-    from_endpoint: str
-    to_endpoint: str
-    reason: str
+    at: Annotated[Timestamp, declare("When. On the span: the time of the event.")]
+    from_endpoint: Annotated[
+        str, declare("The former route.", attribute="llm_router.route.from.id", always=True)
+    ] = msgspec.field(name="from")
+    to_endpoint: Annotated[
+        str, declare("The new route.", attribute="llm_router.route.to.id", always=True)
+    ] = msgspec.field(name="to")
+    reason: Annotated[
+        Text, declare("A short reason.", attribute="llm_router.route.reason", always=True)
+    ]
 
 
-class LifecycleRecord(msgspec.Struct, rename="camel", kw_only=True):
+class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
     """One finished request.
 
     Timestamps are RFC 3339 text in UTC with nanoseconds, anchored at the wall clock at dispatch
     and advanced by a monotonic clock, so that a stepped clock never makes a span run backwards.
     """
 
-    schema_version: int = SCHEMA_VERSION
-    request_id: str
-    model: str = ""
-    operation: str = ""
-    provider: str = ""
-    outcome: Outcome = Outcome.COMPLETED
-    streaming: bool | None = None
-    started_at: Timestamp
-    first_chunk_at: Timestamp | None = None
-    completed_at: Timestamp | None = None
-    input_token_length: int | None = None
-    input_token_source: InputTokenSource = InputTokenSource.UNKNOWN
-    output_length: int | None = None
-    cached_tokens: int | None = None
-    selected_endpoint: str = ""
-    served_endpoint: str | None = None
-    tracked_endpoints: list[str] = []
-    candidates: int | None = None
-    policy: str = ""
-    engine_request_id: str | None = None
-    attempt: int = 1
-    rerouted: list[Reroute] = []
-    dispatch_inflight: Load | None = None
-    prefix_cache_score: float | None = None
-    prediction: LatencyPrediction
-    prediction_mode: str = ""
-    prediction_inputs: list[PredictionInput] = []
-    missing_feature_reasons: list[MissingFeature] = []
-    selected_route: RouteSnapshot | None
-    route_mismatch: bool = False
-    endpoint_deleted: list[str] = []
-    error: ErrorInfo | None = None
-    actual: ActualLatency
-    prediction_error: PredictionError
-    trace_id: str | None = None
-    span_id: str | None = None
-    parent_span_id: str | None = None
-    trace_flags: int | None = None
-    trace_state: str = ""
-    span_kind: str | None = None
-    resource: dict[str, str] = {}
-
-
-def record_schema() -> dict[str, Any]:
-    """The JSON Schema of a record, as shipped in `record.schema.json`."""
-    schema = msgspec.json.schema(LifecycleRecord)
-    for definition in schema["$defs"].values():
-        definition["description"] = inspect.cleandoc(definition["description"])
-    record = schema["$defs"][LifecycleRecord.__name__]
-    record["required"].insert(0, "schemaVersion")  # it has a default only for those who write
-    record["properties"]["schemaVersion"]["const"] = SCHEMA_VERSION
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": _SCHEMA_ID,
-        "title": "A finished request of an LLM router",
-        **schema,
-    }
+    schema_version: Annotated[int, declare("The version of this schema.", "1")] = SCHEMA_VERSION
+    request_id: Annotated[
+        Text,
+        declare("The router's id of the request.", attribute=semconv.REQUEST_ID, at_start=True),
+    ]
+    model: Annotated[
+        Text,
+        declare(
+            "The target model, after any rewrite.", attribute=semconv.REQUEST_MODEL, at_start=True
+        ),
+    ] = ""
+    operation: Annotated[
+        Text,
+        declare(
+            "`chat`, `text_completion`, ...; empty when unknown.",
+            attribute=semconv.OPERATION_NAME,
+            at_start=True,
+        ),
+    ] = ""
+    provider: Annotated[
+        Text,
+        declare("`vllm`, ...; empty when unknown.", attribute=semconv.PROVIDER_NAME, at_start=True),
+    ] = ""
+    outcome: Annotated[
+        Outcome, declare("How it ended.", attribute=semconv.OUTCOME, section="result", always=True)
+    ] = Outcome.COMPLETED
+    streaming: Annotated[
+        bool | None,
+        declare(
+            "Whether the client asked for a stream, or got one.",
+            attribute="gen_ai.request.stream",
+            at_start=True,
+        ),
+    ] = None
+    started_at: Annotated[Timestamp, declare("Dispatch. On the span: its start.", source="clock")]
+    first_chunk_at: Annotated[
+        Timestamp | None,
+        declare(
+            "First chunk of a stream. On the span: the time of the event "
+            f"`{semconv.EVENT_FIRST_CHUNK}`.",
+            source="clock",
+        ),
+    ] = None
+    completed_at: Annotated[
+        Timestamp | None, declare("The end. On the span: its end.", source="clock")
+    ] = None
+    input_token_length: Annotated[
+        Count | None,
+        declare(
+            "Length of the prompt. On the span: the second attribute for an estimate.",
+            "{token}",
+            (semconv.INPUT_TOKENS, semconv.INPUT_TOKENS_ESTIMATE),
+        ),
+    ] = None
+    input_token_source: Annotated[
+        InputTokenSource,
+        declare("Where that length comes from.", attribute=semconv.INPUT_TOKENS_SOURCE),
+    ] = InputTokenSource.UNKNOWN
+    output_length: Annotated[
+        Count | None,
+        declare(
+            "Completion tokens of the usage.", "{token}", semconv.OUTPUT_TOKENS, source="response"
+        ),
+    ] = None
+    cached_tokens: Annotated[
+        Count | None,
+        declare(
+            "Prompt tokens that the engine found in its prefix cache.",
+            "{token}",
+            "gen_ai.usage.cache_read.input_tokens",
+            source="response",
+        ),
+    ] = None
+    selected_endpoint: Annotated[
+        Text, declare("The endpoint that the router selected: the leader of the route.")
+    ] = ""
+    served_endpoint: Annotated[
+        Text | None,
+        declare(
+            "The endpoint that served it. On the span: only if it is not the selected one.",
+            attribute=semconv.ROUTE_SERVED_ID,
+            section="route",
+            source="response",
+        ),
+    ] = None
+    tracked_endpoints: Annotated[list[str], declare("The endpoints whose load it counted to.")] = []
+    candidates: Annotated[
+        Count | None,
+        declare(
+            "How many endpoints were considered.",
+            "{endpoint}",
+            "llm_router.route.candidates.count",
+            section="route",
+        ),
+    ] = None
+    policy: Annotated[
+        Text,
+        declare(
+            "Name of the routing policy; empty when unknown.",
+            attribute="llm_router.route.policy",
+            section="route",
+        ),
+    ] = ""
+    engine_request_id: Annotated[
+        Text | None,
+        declare(
+            "The id that the router gave its engine.", attribute="llm_router.request.engine_id"
+        ),
+    ] = None
+    attempt: Annotated[
+        Count,
+        declare(
+            "1 for the first dispatch.",
+            "{attempt}",
+            "llm_router.route.attempt",
+            section="route",
+            always=True,
+        ),
+    ] = 1
+    rerouted: Annotated[
+        list[Reroute],
+        declare(
+            f"Changes of route on the way. On the span: events `{semconv.EVENT_REROUTED}`.",
+            section="event " + semconv.EVENT_REROUTED,
+        ),
+    ] = []
+    dispatch_inflight: Annotated[
+        Load | None,
+        declare(
+            "Load of the selected endpoint at dispatch, this request not counted.",
+            attribute="llm_router.dispatch.inflight",
+            section="load",
+            source="load",
+        ),
+    ] = None
+    prefix_cache_score: Annotated[
+        Fraction | None,
+        declare(
+            "Cached part of the prompt on the prefill (or selected) endpoint.",
+            attribute="llm_router.prefix_cache.score",
+            section="prediction",
+        ),
+    ] = None
+    prediction: Annotated[
+        LatencyPrediction,
+        declare(
+            "What was predicted, before the request was dispatched.",
+            attribute="llm_router.prediction",
+            section="prediction",
+        ),
+    ]
+    prediction_mode: Annotated[
+        str,
+        declare(
+            "`active`: the router used it; `shadow`: it was made for the record; empty: none.",
+            attribute="llm_router.prediction.mode",
+            section="prediction",
+        ),
+    ] = ""
+    prediction_inputs: Annotated[
+        list[PredictionInput], declare("The features of each endpoint that carried the request.")
+    ] = []
+    missing_feature_reasons: Annotated[
+        list[MissingFeature],
+        declare(
+            "Which feature of these is null, and why. On the span: two parallel arrays.",
+            attribute=(semconv.MISSING_FEATURES, semconv.MISSING_REASONS),
+            section="prediction",
+        ),
+    ] = []
+    selected_route: Annotated[
+        RouteSnapshot | None,
+        declare(
+            "Where it went; null if it ended before the router had chosen.",
+            attribute="llm_router.route",
+            section="role",
+        ),
+    ]
+    route_mismatch: Annotated[
+        bool,
+        declare(
+            "Whether the dispatched route and the endpoint's own PD group disagreed.",
+            attribute="llm_router.route.mismatch",
+            section="route",
+        ),
+    ] = False
+    endpoint_deleted: Annotated[
+        list[str],
+        declare(
+            "Roles whose endpoint was deleted while the request was in flight on it.",
+            attribute="llm_router.route.deleted_roles",
+            section="route",
+        ),
+    ] = []
+    error: Annotated[
+        ErrorInfo | None,
+        declare(
+            "The error of the outcomes `error` and `rejected`.", attribute=".", section="result"
+        ),
+    ] = None
+    actual: Annotated[
+        ActualLatency,
+        declare("What was measured.", attribute=".", section="result", source="clock"),
+    ]
+    prediction_error: Annotated[
+        PredictionError,
+        declare(
+            "Actual minus predicted, where both exist.",
+            attribute="llm_router.prediction",
+            section="prediction",
+            source="clock",
+        ),
+    ]
+    trace_id: Annotated[str | None, declare("Its trace.", source="trace")] = None
+    span_id: Annotated[str | None, declare("Id of the span.", source="trace")] = None
+    parent_span_id: Annotated[str | None, declare("Id of its parent.", source="trace")] = None
+    trace_flags: Annotated[int | None, declare("W3C trace flags.", "1", source="trace")] = None
+    trace_state: Annotated[str, declare("W3C trace state.", source="trace")] = ""
+    span_kind: Annotated[str | None, declare("`server` or `internal`.", source="trace")] = None
+    resource: Annotated[
+        dict[str, str],
+        declare("`service.name` and `service.instance.id` of the router.", source="trace"),
+    ] = {}

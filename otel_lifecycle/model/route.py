@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
-from otel_lifecycle.model.endpoint import Endpoint, EndpointMetrics, NPUState
+from otel_lifecycle.model.endpoint import Endpoint, EndpointMetrics, Load, NPUState
+from otel_lifecycle.model.fields import Milliseconds, Text, declare, record_name
 
 
 class RouteEndpoint(msgspec.Struct, frozen=True):
@@ -36,13 +39,68 @@ class Route(msgspec.Struct, frozen=True):
         return (("prefill", self.prefill), ("decode", self.decode))
 
 
-class LatencyPrediction(
-    msgspec.Struct,
-    frozen=True,
-    rename={"ttft_ms": "ttftMillis", "tpot_ms": "tpotMillis"},
-    gc=False,
-):
+class LatencyPrediction(msgspec.Struct, frozen=True, rename=record_name, gc=False):
     """What the router expected, in milliseconds; None is no prediction."""
 
-    ttft_ms: float | None = None
-    tpot_ms: float | None = None
+    ttft_ms: Annotated[
+        Milliseconds | None,
+        declare("Predicted time to first token.", attribute=".time_to_first_token"),
+    ] = None
+    tpot_ms: Annotated[
+        Milliseconds | None,
+        declare("Predicted time per output token.", attribute=".time_per_output_token"),
+    ] = None
+
+
+class EndpointSnapshot(msgspec.Struct, rename=record_name, omit_defaults=True):
+    """An endpoint of the route as the router saw it at dispatch, this request not counted."""
+
+    id: Annotated[
+        Text,
+        declare(
+            "`pod://namespace/pod`, else `addr://host:port`.",
+            attribute=".id",
+            always=True,
+        ),
+    ] = ""
+    address: Annotated[Text, declare("Host or IP address.", attribute=".address")] = ""
+    port: Annotated[Text, declare("Port, as text.", attribute=".port")] = ""
+    name: Annotated[
+        Text, declare("The name that tells ranks of one pod apart.", attribute=".name")
+    ] = ""
+    metrics: Annotated[
+        EndpointMetrics | None,
+        declare(
+            "Absent for an endpoint that is only identified (the leader of a PD route).",
+            attribute=".",
+            source="engine",
+        ),
+    ] = None
+    inflight: Annotated[
+        Load | None,
+        declare("Its load; absent likewise.", attribute=".inflight", source="load"),
+    ] = None
+    npu: Annotated[
+        NPUState | None,
+        declare("Absent when there is no state.", attribute=".npu", source="device"),
+    ] = None
+
+    @property
+    def label(self) -> str:
+        """What metrics call it: `Endpoint.label`."""
+        return f"{self.id}#{self.name}" if self.name else self.id
+
+
+class RouteSnapshot(msgspec.Struct, rename=record_name, omit_defaults=True):
+    """The route: a leader alone, or leader (identity only), prefill and decode."""
+
+    leader: Annotated[
+        EndpointSnapshot,
+        declare("The selected endpoint, or the proxy of a pair.", attribute=".leader"),
+    ]
+    prefill: Annotated[
+        EndpointSnapshot | None, declare("Computes the prompt.", attribute=".prefill")
+    ] = None
+    decode: Annotated[
+        EndpointSnapshot | None, declare("Generates the answer.", attribute=".decode")
+    ] = None

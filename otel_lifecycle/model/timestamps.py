@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
-from typing import Annotated
-
-import msgspec
-
-Timestamp = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{9}Z$")]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 

@@ -15,7 +15,8 @@ import aiohttp
 import msgspec
 
 from otel_lifecycle.model import LatencyPrediction, Outcome
-from otel_lifecycle.model.record import LifecycleRecord, PredictionInput
+from otel_lifecycle.model.features import PredictionInput
+from otel_lifecycle.model.record import LifecycleRecord
 
 _UNPREDICTED = LatencyPrediction()
 _HEADERS = {"Content-Type": "application/json", "User-Agent": "otel-lifecycle"}

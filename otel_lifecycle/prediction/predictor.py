@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from otel_lifecycle.model import LatencyPrediction, sanitize
-from otel_lifecycle.model.record import PredictionInput
+from otel_lifecycle.model.features import PredictionInput
 
 _logger = logging.getLogger(__name__)
 

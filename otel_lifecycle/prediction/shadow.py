@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from otel_lifecycle.config.prediction import PredictionConfig
 from otel_lifecycle.model import Load
-from otel_lifecycle.model.features import prediction_input
-from otel_lifecycle.model.record import LifecycleRecord, PredictionInput
+from otel_lifecycle.model.features import PredictionInput, prediction_input
+from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.prediction.llm_d import LLMDPredictor, training_entries
 from otel_lifecycle.prediction.predictor import predict_within, route_prediction
 from otel_lifecycle.runtime.loop_thread import LoopThread

@@ -215,7 +215,7 @@ class Cursor:
         unread = [path for key, path in segments.items() if self._is_unread(key)]
         if any(_leads_to(path, identity(status)) for path in unread):
             return True  # a writer renames under the lock, and is done with it
-        if is_being_written(handle, self._path):  # by one who has not seen yet that it was renamed
+        if is_being_written(handle):  # by one who has not seen yet that it was renamed
             return False
         if unread or (successor is not None and successor.st_size):
             return True

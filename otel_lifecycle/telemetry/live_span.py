@@ -11,6 +11,7 @@ from opentelemetry.trace import Span, SpanKind, Tracer, TracerProvider
 
 from otel_lifecycle.config import TrackerConfig
 from otel_lifecycle.model.record import LifecycleRecord
+from otel_lifecycle.telemetry.attributes import Details
 from otel_lifecycle.telemetry.phases import emit_phases
 from otel_lifecycle.telemetry.span_reader import resource_attributes
 from otel_lifecycle.telemetry.spans import Moments, finish_span, span_name, start_attributes
@@ -84,7 +85,7 @@ def end_span(
     at = _moments(lifecycle, ended_monotonic_ns)
     try:
         if span.get_span_context().trace_flags.sampled:
-            finish_span(span, record, at, devices=config.npu_device_attributes, again=again)
+            finish_span(span, record, at, Details(config.npu_device_attributes), again=again)
             if config.phase_spans and not again:
                 emit_phases(tracer, span, record)
     except Exception:

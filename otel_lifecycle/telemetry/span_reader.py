@@ -7,42 +7,21 @@ carries the per-device NPU arrays (or there are no devices) and nobody cut its a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from fractions import Fraction
 from typing import Any
 
+import msgspec
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import SpanKind
 
-from otel_lifecycle.model import (
-    EndpointMetrics,
-    InputTokenSource,
-    LatencyPrediction,
-    Load,
-    MissingReason,
-    NPUDevice,
-    NPUState,
-    Outcome,
-    latency,
-)
-from otel_lifecycle.model.features import POD_TYPES, prediction_input
-from otel_lifecycle.model.record import (
-    EndpointSnapshot,
-    ErrorInfo,
-    LifecycleRecord,
-    MissingFeature,
-    Reroute,
-    RouteSnapshot,
-)
-from otel_lifecycle.model.timestamps import datetime_from_ns, format_timestamp
+from otel_lifecycle.model import LatencyPrediction, MissingReason, Outcome, latency
+from otel_lifecycle.model.features import POD_TYPES, MissingFeature, prediction_input
+from otel_lifecycle.model.fields import Field, fields_of, prefixed
+from otel_lifecycle.model.record import ActualLatency, LifecycleRecord, Reroute
+from otel_lifecycle.model.route import RouteSnapshot
+from otel_lifecycle.model.timestamps import datetime_from_ns, format_timestamp, parse_timestamp
 from otel_lifecycle.telemetry import semconv
-from otel_lifecycle.telemetry.spans import (
-    DEVICE_FIELDS,
-    LORA_FIELDS,
-    METRICS_FIELDS,
-    NPU_FIELDS,
-    UNKNOWN_UTILIZATION,
-)
+from otel_lifecycle.telemetry.attributes import UNKNOWN, attribute_name
 
 RESOURCE_KEYS = ("service.name", "service.instance.id")
 
@@ -72,60 +51,48 @@ def record_from_span(span: ReadableSpan) -> LifecycleRecord:
     first_chunk = events.get(semconv.EVENT_FIRST_CHUNK)
     first_chunk_ns = None if first_chunk is None else first_chunk.timestamp - started_ns
     ended_ns = span.end_time if span.end_time is not None else started_ns
-    route = _route(attributes, started_ns)
-    output_length = attributes.get(semconv.OUTPUT_TOKENS)
-    prediction = LatencyPrediction(
-        _milliseconds(attributes.get(semconv.PREDICTED_TTFT)),
-        _milliseconds(attributes.get(semconv.PREDICTED_TPOT)),
+    values: dict[str, Any] = {
+        "request_id": "",
+        "selected_route": None,
+        "actual": ActualLatency(),
+        "prediction": LatencyPrediction(),
+        **_read(LifecycleRecord, attributes, "", started_ns),
+    }
+    rerouted = [_reroute(event) for event in span.events if event.name == semconv.EVENT_REROUTED]
+    if rerouted:  # which has taken a new snapshot
+        dispatched_ns = parse_timestamp(rerouted[-1].at)
+        prefix = attribute_name("selected_route")
+        values["selected_route"] = _read_struct(RouteSnapshot, attributes, prefix, dispatched_ns)
+    route: RouteSnapshot | None = values["selected_route"]
+    actual = latency.actual_latency(
+        ended_ns - started_ns, first_chunk_ns, values.get("output_length")
     )
-    streaming = attributes.get(semconv.REQUEST_STREAM)
-    actual = latency.actual_latency(ended_ns - started_ns, first_chunk_ns, output_length)
-    actual.prefill_ms = _milliseconds(attributes.get(semconv.ROUTE_PREFILL_DURATION))
+    actual.prefill_ms = values["actual"].prefill_ms
     completion = events.get(semconv.EVENT_COMPLETION)
-    error_type = attributes.get(semconv.ERROR_TYPE)
-    record = LifecycleRecord(
-        request_id=attributes.get(semconv.REQUEST_ID, ""),
-        model=attributes.get(semconv.REQUEST_MODEL, ""),
-        operation=attributes.get(semconv.OPERATION_NAME, ""),
-        provider=attributes.get(semconv.PROVIDER_NAME, ""),
-        outcome=Outcome(attributes.get(semconv.OUTCOME)),
-        streaming=streaming,
-        started_at=format_timestamp(started_ns),
-        first_chunk_at=None if first_chunk is None else format_timestamp(first_chunk.timestamp),
-        completed_at=None if span.end_time is None else format_timestamp(span.end_time),
-        output_length=output_length,
-        cached_tokens=attributes.get(semconv.CACHED_TOKENS),
-        selected_endpoint="" if route is None else route.leader.id,
-        served_endpoint=(completion.attributes or {}).get(semconv.ROUTE_SERVED_ID)  # pyright: ignore[reportArgumentType]
-        if completion is not None
-        else attributes.get(semconv.ROUTE_SERVED_ID),
-        candidates=attributes.get(semconv.ROUTE_CANDIDATES),
-        policy=attributes.get(semconv.ROUTE_POLICY, ""),
-        engine_request_id=attributes.get(semconv.ENGINE_REQUEST_ID),
-        attempt=attributes.get(semconv.ROUTE_ATTEMPT, 1),
-        rerouted=[_reroute(event) for event in span.events if event.name == semconv.EVENT_REROUTED],
-        dispatch_inflight=_load(
-            attributes, semconv.DISPATCH_INFLIGHT_TOKENS, semconv.DISPATCH_INFLIGHT_REQUESTS
-        ),
-        prefix_cache_score=attributes.get(semconv.PREFIX_CACHE_SCORE),
-        prediction=prediction,
-        prediction_mode=attributes.get(semconv.PREDICTION_MODE, ""),
-        missing_feature_reasons=_missing(attributes),
-        selected_route=route,
-        route_mismatch=attributes.get(semconv.ROUTE_MISMATCH, False),
-        endpoint_deleted=list(attributes.get(semconv.ROUTE_DELETED_ROLES, ())),
-        error=None if error_type is None else ErrorInfo(error_type),
-        actual=actual,
-        prediction_error=latency.prediction_error(actual, prediction),
-        trace_id=format(span.context.trace_id, "032x"),
-        span_id=format(span.context.span_id, "016x"),
-        parent_span_id=None if span.parent is None else format(span.parent.span_id, "016x"),
-        trace_flags=int(span.context.trace_flags),
-        trace_state=span.context.trace_state.to_header(),
-        span_kind="internal" if span.kind is SpanKind.INTERNAL else "server",
-        resource=resource_attributes(span.resource.attributes),
+    values |= {
+        "outcome": Outcome(attributes.get(semconv.OUTCOME)),
+        "started_at": format_timestamp(started_ns),
+        "first_chunk_at": None if first_chunk is None else format_timestamp(first_chunk.timestamp),
+        "completed_at": None if span.end_time is None else format_timestamp(span.end_time),
+        "selected_endpoint": "" if route is None else route.leader.id,
+        "rerouted": rerouted,
+        "missing_feature_reasons": _missing(attributes),
+        "actual": actual,
+        "prediction_error": latency.prediction_error(actual, values["prediction"]),
+        "trace_id": format(span.context.trace_id, "032x"),
+        "span_id": format(span.context.span_id, "016x"),
+        "parent_span_id": None if span.parent is None else format(span.parent.span_id, "016x"),
+        "trace_flags": int(span.context.trace_flags),
+        "trace_state": span.context.trace_state.to_header(),
+        "span_kind": "internal" if span.kind is SpanKind.INTERNAL else "server",
+        "resource": resource_attributes(span.resource.attributes),
+    }
+    if completion is not None:
+        values["served_endpoint"] = (completion.attributes or {}).get(semconv.ROUTE_SERVED_ID)
+    record = LifecycleRecord(**values)
+    record.input_token_length = attributes.get(
+        semconv.INPUT_TOKENS, attributes.get(semconv.INPUT_TOKENS_ESTIMATE)
     )
-    _set_input_tokens(record, attributes)
     _set_counted(record, shared=attributes.get(semconv.ROUTE_SHARED, False))
     return record
 
@@ -133,13 +100,6 @@ def record_from_span(span: ReadableSpan) -> LifecycleRecord:
 def resource_attributes(attributes: Mapping[str, Any]) -> dict[str, str]:
     """The part of a resource that the record keeps."""
     return {key: str(attributes[key]) for key in RESOURCE_KEYS if key in attributes}
-
-
-def _set_input_tokens(record: LifecycleRecord, attributes: Mapping[str, Any]) -> None:
-    tokens = attributes.get(semconv.INPUT_TOKENS, attributes.get(semconv.INPUT_TOKENS_ESTIMATE))
-    if tokens is not None:
-        record.input_token_length = tokens
-        record.input_token_source = InputTokenSource(attributes[semconv.INPUT_TOKENS_SOURCE])
 
 
 def _set_counted(record: LifecycleRecord, *, shared: bool) -> None:
@@ -165,89 +125,74 @@ def _set_counted(record: LifecycleRecord, *, shared: bool) -> None:
     ]
 
 
-def _route(attributes: Mapping[str, Any], started_ns: int) -> RouteSnapshot | None:
-    leader = _endpoint(attributes, "leader", started_ns)
-    if leader is None:
-        return None
-    return RouteSnapshot(
-        leader=leader,
-        prefill=_endpoint(attributes, "prefill", started_ns),
-        decode=_endpoint(attributes, "decode", started_ns),
-    )
+def _read(
+    struct: type[msgspec.Struct], attributes: Mapping[str, Any], prefix: str, since_ns: int
+) -> dict[str, Any]:
+    """The fields of a struct that are on a span."""
+    values: dict[str, Any] = {}
+    for field in fields_of(struct):
+        names = field.declared.attribute
+        if isinstance(names, tuple):
+            if field.struct is None and not field.kind and prefixed(prefix, names[0]) in attributes:
+                keys, numbers = (attributes[prefixed(prefix, name)] for name in names)
+                values[field.name] = dict(zip(keys, numbers, strict=True))
+        elif names and field.struct is not None:
+            name = prefixed(prefix, names)
+            read = _read_columns if field.many else _read_struct
+            value = read(field.struct, attributes, name, since_ns)
+            if value is not None:
+                values[field.name] = value
+        elif names and prefixed(prefix, names) in attributes:
+            value = attributes[prefixed(prefix, names)]
+            values[field.name] = _converted(field, value, since_ns)
+    return values
 
 
-def _endpoint(attributes: Mapping[str, Any], role: str, started_ns: int) -> EndpointSnapshot | None:
-    prefix = semconv.ROLE_PREFIX[role]
-    endpoint_id = attributes.get(prefix + semconv.ROLE_ID)
-    if endpoint_id is None:
-        return None
-    return EndpointSnapshot(
-        id=endpoint_id,
-        address=attributes.get(prefix + semconv.ROLE_ADDRESS, ""),
-        port=attributes.get(prefix + semconv.ROLE_PORT, ""),
-        name=attributes.get(prefix + semconv.ROLE_NAME, ""),
-        metrics=_metrics(attributes, prefix, started_ns),
-        inflight=_load(
-            attributes,
-            prefix + semconv.ROLE_INFLIGHT_TOKENS,
-            prefix + semconv.ROLE_INFLIGHT_REQUESTS,
-        ),
-        npu=_npu(attributes, prefix, started_ns),
-    )
+def _read_struct(
+    struct: type[msgspec.Struct], attributes: Mapping[str, Any], prefix: str, since_ns: int
+) -> msgspec.Struct | None:
+    """A struct; None if nothing of it is on the span."""
+    values = _read(struct, attributes, prefix, since_ns)
+    return struct(**values) if values else None
 
 
-def _metrics(attributes: Mapping[str, Any], prefix: str, started_ns: int) -> EndpointMetrics | None:
-    fields: dict[str, Any] = {
-        field: attributes[prefix + suffix]
-        for suffix, field in METRICS_FIELDS
-        if prefix + suffix in attributes
+def _read_columns(
+    struct: type[msgspec.Struct], attributes: Mapping[str, Any], prefix: str, since_ns: int
+) -> tuple[msgspec.Struct, ...] | None:
+    """The structs of a list, from one array for each of their fields; None if there are none."""
+    columns = {
+        field: attributes.get(prefixed(prefix, str(field.declared.attribute)), ())
+        for field in fields_of(struct)
     }
-    for models_suffix, counts_suffix, field in LORA_FIELDS:
-        models = attributes.get(prefix + models_suffix)
-        if models is not None:
-            fields[field] = dict(zip(models, attributes[prefix + counts_suffix], strict=True))
-    age = attributes.get(prefix + semconv.ROLE_METRICS_AGE)
-    if age is not None:
-        fields["update_time"] = _moment(started_ns, age)
-    return EndpointMetrics(**fields) if fields else None
-
-
-def _npu(attributes: Mapping[str, Any], prefix: str, started_ns: int) -> NPUState | None:
-    status = attributes.get(prefix + semconv.ROLE_NPU_STATUS)
-    if status is None:
-        return None
-    age = attributes.get(prefix + semconv.ROLE_NPU_AGE)
-    return NPUState(
-        observation_time=None if age is None else _moment(started_ns, age),
-        data_status=status,
-        device_count=attributes.get(prefix + semconv.ROLE_NPU_COUNT),
-        devices=_devices(attributes, prefix),
-        **{field: _percent(attributes.get(prefix + suffix)) for suffix, field in NPU_FIELDS},
-    )
-
-
-def _moment(started_ns: int, age: float) -> datetime:
-    # In whole numbers, as is the division in `spans`: floats lose microseconds of long ages.
-    return datetime_from_ns(started_ns - round(Fraction(age) * 1_000_000_000))
-
-
-def _devices(attributes: Mapping[str, Any], prefix: str) -> tuple[NPUDevice, ...]:
-    ids = attributes.get(prefix + semconv.ROLE_NPU_DEVICE_IDS)
-    if ids is None:
-        return ()
-    targets = attributes[prefix + semconv.ROLE_NPU_DEVICE_TARGETS]
-    columns = {field: attributes[prefix + suffix] for suffix, field in DEVICE_FIELDS}
-    return tuple(
-        NPUDevice(
-            target=targets[index],
-            device_id=device_id,
+    rows = zip(*columns.values(), strict=True)
+    structs = tuple(
+        struct(
             **{
-                field: None if values[index] == UNKNOWN_UTILIZATION else _percent(values[index])
-                for field, values in columns.items()
-            },
+                field.name: None
+                if field.optional and value == UNKNOWN
+                else _converted(field, value, since_ns)
+                for field, value in zip(columns, row, strict=True)
+            }
         )
-        for index, device_id in enumerate(ids)
+        for row in rows
     )
+    return structs or None
+
+
+def _converted(field: Field, value: Any, since_ns: int) -> Any:
+    """The value that the setters made this one of."""
+    if field.many:
+        return list(value)
+    if field.is_enum:
+        return field.type(value)
+    # Of seconds in whole numbers, as is the division in the setters: floats lose microseconds of
+    # long ages.
+    if field.kind == "moment":
+        return datetime_from_ns(since_ns - round(Fraction(value) * 1_000_000_000))
+    if field.kind == "timestamp":
+        return format_timestamp(since_ns + round(Fraction(value) * 1_000_000_000))
+    factor = {"ms": 1000, "%": 100}.get(field.unit)
+    return value if factor is None else round(value * factor, 6)
 
 
 def _missing(attributes: Mapping[str, Any]) -> list[MissingFeature]:
@@ -263,24 +208,5 @@ def _missing(attributes: Mapping[str, Any]) -> list[MissingFeature]:
 
 
 def _reroute(event: Event) -> Reroute:
-    attributes: Mapping[str, Any] = event.attributes or {}
-    return Reroute(
-        at=format_timestamp(event.timestamp),
-        from_endpoint=attributes[semconv.REROUTED_FROM],
-        to_endpoint=attributes[semconv.REROUTED_TO],
-        reason=attributes[semconv.REROUTED_REASON],
-    )
-
-
-def _load(attributes: Mapping[str, Any], tokens: str, requests: str) -> Load | None:
-    if tokens not in attributes:
-        return None
-    return Load(attributes[tokens], attributes[requests])
-
-
-def _milliseconds(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1000, 6)
-
-
-def _percent(fraction: float | None) -> float | None:
-    return None if fraction is None else round(fraction * 100, 6)
+    values = _read(Reroute, event.attributes or {}, "", event.timestamp)
+    return Reroute(at=format_timestamp(event.timestamp), **values)

@@ -8,7 +8,7 @@ on it, a request in flight holds little memory, and an unsampled request builds 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
@@ -25,13 +25,17 @@ from opentelemetry.trace import (
 from opentelemetry.util.types import AttributeValue
 
 from otel_lifecycle.model import EndpointMetrics, InputTokenSource, NPUState
-from otel_lifecycle.model.record import EndpointSnapshot, LifecycleRecord
-from otel_lifecycle.model.timestamps import datetime_to_ns, parse_timestamp
+from otel_lifecycle.model.fields import Field
+from otel_lifecycle.model.record import LifecycleRecord, Reroute
+from otel_lifecycle.model.route import EndpointSnapshot, RouteSnapshot
+from otel_lifecycle.model.timestamps import parse_timestamp
 from otel_lifecycle.telemetry import semconv
+from otel_lifecycle.telemetry.attributes import Attributes, Details, Setter, attribute_name, setter
 from otel_lifecycle.telemetry.clean_attributes import add_clean_event, set_clean_attributes
 from otel_lifecycle.version import __version__
 
-Attributes: TypeAlias = dict[str, Any]
+_NO_DETAILS = Details()
+ALL_DETAILS = Details(*(True for _ in Details._fields))
 
 _KINDS = {"server": SpanKind.SERVER, "internal": SpanKind.INTERNAL}
 
@@ -61,34 +65,44 @@ def span_name(model: str) -> str:
 
 def start_attributes(record: LifecycleRecord) -> Attributes:
     """What a sampler sees."""
-    attributes: Attributes = {semconv.REQUEST_ID: record.request_id}
-    if record.operation:
-        attributes[semconv.OPERATION_NAME] = record.operation
-    if record.provider:
-        attributes[semconv.PROVIDER_NAME] = record.provider
-    if record.model:
-        attributes[semconv.REQUEST_MODEL] = record.model
-    if record.streaming is not None:
-        attributes[semconv.REQUEST_STREAM] = record.streaming
+    attributes: Attributes = {}
+    _set_start(attributes, record, 0, _NO_DETAILS)
     return attributes
 
 
 def end_attributes(
-    record: LifecycleRecord, started_ns: int, *, devices: bool = False, keep: bool = True
+    record: LifecycleRecord,
+    started_ns: int,
+    details: Details = _NO_DETAILS,
+    *,
+    keep: bool = True,
 ) -> Attributes:
     """All other attributes of a finished request.
 
     Args:
         record: The finished request.
         started_ns: Its dispatch, Unix nanoseconds.
-        devices: Whether to add the per-device NPU arrays.
+        details: Which optional attributes to add.
         keep: Whether to keep what other requests to the same endpoints will have in common.
     """
     attributes: Attributes = {}
-    _set_request(attributes, record)
-    _set_route(attributes, record, started_ns, devices, keep)
-    _set_prediction(attributes, record)
-    _set_result(attributes, record)
+    _set_request(attributes, record, started_ns, details)
+    route = record.selected_route
+    if route is not None:
+        _set_route_type(attributes, record, route)
+        _set_route(attributes, record, started_ns, details)
+        # A reroute has taken a new snapshot.
+        dispatched_ns = parse_timestamp(record.rerouted[-1].at) if record.rerouted else started_ns
+        for role in _ROLES:
+            snapshot: EndpointSnapshot | None = getattr(route, role.name)
+            if snapshot is not None:
+                attributes.update(
+                    _kept_attributes(role, snapshot, details)
+                    if keep
+                    else _shared_attributes(role, snapshot, details)
+                )
+                role.set_own(attributes, snapshot, dispatched_ns, details)
+    _set_result(attributes, record, started_ns, details)
     return attributes
 
 
@@ -98,11 +112,7 @@ def span_events(record: LifecycleRecord, at: Moments) -> list[tuple[str, int, At
         (
             semconv.EVENT_REROUTED,
             parse_timestamp(reroute.at),
-            {
-                semconv.REROUTED_FROM: reroute.from_endpoint,
-                semconv.REROUTED_TO: reroute.to_endpoint,
-                semconv.REROUTED_REASON: reroute.reason,
-            },
+            _reroute_attributes(reroute),
         )
         for reroute in record.rerouted
     ]
@@ -120,7 +130,7 @@ def span_events(record: LifecycleRecord, at: Moments) -> list[tuple[str, int, At
 
 
 def finish_span(
-    span: Span, record: LifecycleRecord, at: Moments, *, devices: bool, again: bool = False
+    span: Span, record: LifecycleRecord, at: Moments, details: Details, *, again: bool = False
 ) -> None:
     """Puts what a finished request has to say on its live span; the caller ends it.
 
@@ -128,12 +138,12 @@ def finish_span(
         span: The live span.
         record: The finished request.
         at: Its moments.
-        devices: Whether to add the per-device NPU arrays.
+        details: Which optional attributes to add.
         again: Whether some of it may be there already.
     """
     events = getattr(span, "events", ()) if again else ()
     there = {(event.name, event.timestamp) for event in events}
-    set_clean_attributes(span, end_attributes(record, at.started_ns, devices=devices))
+    set_clean_attributes(span, end_attributes(record, at.started_ns, details))
     for name, at_ns, attributes in span_events(record, at):
         if (name, at_ns) not in there:
             add_clean_event(span, name, attributes, at_ns)
@@ -157,15 +167,15 @@ def server_attributes(endpoint: EndpointSnapshot) -> Attributes:
 
 def span_from_record(
     record: LifecycleRecord,
+    details: Details = ALL_DETAILS,
     *,
-    devices: bool = True,
     resource: Mapping[str, AttributeValue] | None = None,
 ) -> ReadableSpan:
     """The span of a finished request, ready for any exporter.
 
     Args:
         record: A record with trace and span id.
-        devices: Whether to add the per-device NPU arrays.
+        details: Which optional attributes to add.
         resource: Attributes of the resource beside those that the record keeps.
 
     Raises:
@@ -191,7 +201,7 @@ def span_from_record(
         attributes={
             **start_attributes(record),
             # A record that was read shares no endpoint state with others.
-            **end_attributes(record, at.started_ns, devices=devices, keep=False),
+            **end_attributes(record, at.started_ns, details, keep=False),
         },
         events=[
             Event(name, attributes, at_ns) for name, at_ns, attributes in span_events(record, at)
@@ -204,192 +214,27 @@ def span_from_record(
     )
 
 
-def _set_request(attributes: Attributes, record: LifecycleRecord) -> None:
-    if record.streaming is not None:  # may have been learnt from the response
-        attributes[semconv.REQUEST_STREAM] = record.streaming
-    if record.engine_request_id is not None:
-        attributes[semconv.ENGINE_REQUEST_ID] = record.engine_request_id
-    if record.input_token_length is not None:
-        attributes[semconv.INPUT_TOKENS_SOURCE] = record.input_token_source.value
-        estimated = record.input_token_source is InputTokenSource.ESTIMATED
-        name = semconv.INPUT_TOKENS_ESTIMATE if estimated else semconv.INPUT_TOKENS
-        attributes[name] = record.input_token_length
-    if record.cached_tokens is not None:
-        attributes[semconv.CACHED_TOKENS] = record.cached_tokens
-    if record.output_length is not None:
-        attributes[semconv.OUTPUT_TOKENS] = record.output_length
-
-
-def _set_route(
-    attributes: Attributes, record: LifecycleRecord, started_ns: int, devices: bool, keep: bool
-) -> None:
-    route = record.selected_route
-    if route is None:
-        return
+def _set_route_type(attributes: Attributes, record: LifecycleRecord, route: RouteSnapshot) -> None:
     disaggregated = route.prefill is not None and route.decode is not None
     attributes[semconv.ROUTE_TYPE] = "prefill_decode" if disaggregated else "aggregated"
+    if disaggregated and len(record.tracked_endpoints) == 1:
+        attributes[semconv.ROUTE_SHARED] = True
+
+
+def _set_served_endpoint(attributes: Attributes, record: LifecycleRecord) -> None:
     served = record.served_endpoint
     if served is not None and served != record.selected_endpoint:
         attributes[semconv.ROUTE_SERVED_ID] = served
-    if record.candidates is not None:
-        attributes[semconv.ROUTE_CANDIDATES] = record.candidates
-    if record.policy:
-        attributes[semconv.ROUTE_POLICY] = record.policy
-    attributes[semconv.ROUTE_ATTEMPT] = record.attempt
-    if disaggregated and len(record.tracked_endpoints) == 1:
-        attributes[semconv.ROUTE_SHARED] = True
-    if record.route_mismatch:
-        attributes[semconv.ROUTE_MISMATCH] = True
-    if record.endpoint_deleted:
-        attributes[semconv.ROUTE_DELETED_ROLES] = tuple(record.endpoint_deleted)
-    if record.dispatch_inflight is not None:
-        attributes[semconv.DISPATCH_INFLIGHT_REQUESTS] = record.dispatch_inflight.requests
-        attributes[semconv.DISPATCH_INFLIGHT_TOKENS] = record.dispatch_inflight.tokens
-    # A reroute has taken a new snapshot.
-    dispatched_ns = parse_timestamp(record.rerouted[-1].at) if record.rerouted else started_ns
-    for role in ("leader", "prefill", "decode"):
-        snapshot: EndpointSnapshot | None = getattr(route, role)
-        if snapshot is not None:
-            prefix = semconv.ROLE_PREFIX[role]
-            endpoint_attributes = _kept_endpoint_attributes if keep else _endpoint_attributes
-            attributes.update(endpoint_attributes(prefix, snapshot, devices))
-            _set_state(attributes, prefix, snapshot, dispatched_ns)
 
 
-def _set_state(
-    attributes: Attributes, prefix: str, snapshot: EndpointSnapshot, dispatched_ns: int
-) -> None:
-    if snapshot.inflight is not None:
-        attributes[prefix + semconv.ROLE_INFLIGHT_REQUESTS] = snapshot.inflight.requests
-        attributes[prefix + semconv.ROLE_INFLIGHT_TOKENS] = snapshot.inflight.tokens
-    metrics, npu = snapshot.metrics, snapshot.npu
-    if metrics is not None and metrics.update_time is not None:
-        age_ns = dispatched_ns - datetime_to_ns(metrics.update_time)
-        attributes[prefix + semconv.ROLE_METRICS_AGE] = age_ns / 1_000_000_000
-    if npu is not None and npu.observation_time is not None:
-        age_ns = dispatched_ns - datetime_to_ns(npu.observation_time)
-        attributes[prefix + semconv.ROLE_NPU_AGE] = age_ns / 1_000_000_000
+def _set_input_token_length(attributes: Attributes, record: LifecycleRecord) -> None:
+    if record.input_token_length is not None:
+        estimated = record.input_token_source is InputTokenSource.ESTIMATED
+        name = semconv.INPUT_TOKENS_ESTIMATE if estimated else semconv.INPUT_TOKENS
+        attributes[name] = record.input_token_length
 
 
-# Of each known endpoint what it says in two roles: as itself, or as one half of a pair.
-_MAX_KEPT_ENDPOINTS = 20_000
-
-
-class _Kept(NamedTuple):
-    metrics: EndpointMetrics | None
-    npu: NPUState | None
-    devices: bool
-    attributes: Attributes
-
-
-_kept_endpoints: dict[tuple[str, ...], _Kept] = {}
-
-
-def _kept_endpoint_attributes(prefix: str, snapshot: EndpointSnapshot, devices: bool) -> Attributes:
-    """The part that stays the same until the next scrape, kept for the requests until then."""
-    key = (prefix, snapshot.id, snapshot.address, snapshot.port, snapshot.name)
-    metrics, npu = snapshot.metrics, snapshot.npu
-    kept = _kept_endpoints.get(key)
-    if (
-        kept is None
-        or kept.metrics is not metrics
-        or kept.npu is not npu
-        or kept.devices is not devices
-    ):
-        if len(_kept_endpoints) >= _MAX_KEPT_ENDPOINTS:
-            _kept_endpoints.clear()
-        attributes = _endpoint_attributes(prefix, snapshot, devices)
-        kept = _kept_endpoints[key] = _Kept(metrics, npu, devices, attributes)
-    return kept.attributes
-
-
-def _endpoint_attributes(prefix: str, snapshot: EndpointSnapshot, devices: bool) -> Attributes:
-    attributes: Attributes = {prefix + semconv.ROLE_ID: snapshot.id}
-    if snapshot.address:
-        attributes[prefix + semconv.ROLE_ADDRESS] = snapshot.address
-    if snapshot.port:
-        attributes[prefix + semconv.ROLE_PORT] = snapshot.port
-    if snapshot.name:
-        attributes[prefix + semconv.ROLE_NAME] = snapshot.name
-    if prefix == semconv.ROLE_PREFIX["leader"]:
-        attributes.update(server_attributes(snapshot))
-    if snapshot.metrics is not None:
-        _set_metrics(attributes, prefix, snapshot.metrics)
-    if snapshot.npu is not None:
-        _set_npu(attributes, prefix, snapshot.npu, devices)
-    return attributes
-
-
-METRICS_FIELDS = (
-    (semconv.ROLE_RUNNING, "running_requests"),
-    (semconv.ROLE_WAITING, "waiting_requests"),
-    (semconv.ROLE_KV_CACHE_UTILIZATION, "kv_cache_usage"),
-    (semconv.ROLE_KV_CACHE_CAPACITY, "kv_cache_max_token_capacity"),
-    (semconv.ROLE_KV_CACHE_BLOCK_SIZE, "cache_block_size"),
-    (semconv.ROLE_KV_CACHE_BLOCK_COUNT, "cache_num_blocks"),
-    (semconv.ROLE_LORA_MAX, "max_active_models"),
-    (semconv.ROLE_PREFIX_CACHE_HIT_RATE, "prefix_cache_hit_rate"),
-)
-LORA_FIELDS = (
-    (semconv.ROLE_LORA_ACTIVE_MODELS, semconv.ROLE_LORA_ACTIVE_COUNTS, "active_models"),
-    (semconv.ROLE_LORA_WAITING_MODELS, semconv.ROLE_LORA_WAITING_COUNTS, "waiting_models"),
-)
-NPU_FIELDS = (
-    (semconv.ROLE_NPU_CORE_AVG, "ai_core_utilization_avg"),
-    (semconv.ROLE_NPU_CORE_MAX, "ai_core_utilization_max"),
-    (semconv.ROLE_NPU_MEMORY_AVG, "hbm_utilization_avg"),
-    (semconv.ROLE_NPU_MEMORY_MAX, "hbm_utilization_max"),
-    (semconv.ROLE_NPU_BANDWIDTH_AVG, "hbm_bandwidth_utilization_avg"),
-    (semconv.ROLE_NPU_BANDWIDTH_MAX, "hbm_bandwidth_utilization_max"),
-)
-DEVICE_FIELDS = (
-    (semconv.ROLE_NPU_DEVICE_CORE, "ai_core_utilization"),
-    (semconv.ROLE_NPU_DEVICE_MEMORY, "hbm_utilization"),
-    (semconv.ROLE_NPU_DEVICE_BANDWIDTH, "hbm_bandwidth_utilization"),
-)
-# Arrays must be homogeneous and cannot hold a gap: -1 is what npu-exporter itself writes for one.
-UNKNOWN_UTILIZATION = -1.0
-
-
-def _set_metrics(attributes: Attributes, prefix: str, metrics: EndpointMetrics) -> None:
-    for suffix, field in METRICS_FIELDS:
-        value = getattr(metrics, field)
-        if value is not None:
-            attributes[prefix + suffix] = value
-    for models_suffix, counts_suffix, field in LORA_FIELDS:
-        models: Mapping[str, int] = getattr(metrics, field)
-        if models:
-            attributes[prefix + models_suffix] = tuple(models)
-            attributes[prefix + counts_suffix] = tuple(models.values())
-
-
-def _set_npu(attributes: Attributes, prefix: str, npu: NPUState, devices: bool) -> None:
-    attributes[prefix + semconv.ROLE_NPU_STATUS] = npu.data_status
-    if npu.device_count is not None:
-        attributes[prefix + semconv.ROLE_NPU_COUNT] = npu.device_count
-    for suffix, field in NPU_FIELDS:
-        percent = getattr(npu, field)
-        if percent is not None:
-            attributes[prefix + suffix] = percent / 100
-    if devices and npu.devices:
-        attributes[prefix + semconv.ROLE_NPU_DEVICE_IDS] = tuple(d.device_id for d in npu.devices)
-        attributes[prefix + semconv.ROLE_NPU_DEVICE_TARGETS] = tuple(d.target for d in npu.devices)
-        for suffix, field in DEVICE_FIELDS:
-            attributes[prefix + suffix] = tuple(
-                UNKNOWN_UTILIZATION if percent is None else percent / 100
-                for percent in (getattr(device, field) for device in npu.devices)
-            )
-
-
-def _set_prediction(attributes: Attributes, record: LifecycleRecord) -> None:
-    if record.prefix_cache_score is not None:
-        attributes[semconv.PREFIX_CACHE_SCORE] = record.prefix_cache_score
-    if record.prediction_mode:
-        attributes[semconv.PREDICTION_MODE] = record.prediction_mode
-    if record.prediction.ttft_ms is not None:
-        attributes[semconv.PREDICTED_TTFT] = record.prediction.ttft_ms / 1000
-    if record.prediction.tpot_ms is not None:
-        attributes[semconv.PREDICTED_TPOT] = record.prediction.tpot_ms / 1000
+def _set_missing_feature_reasons(attributes: Attributes, record: LifecycleRecord) -> None:
     if record.missing_feature_reasons:
         attributes[semconv.MISSING_FEATURES] = tuple(
             f"{missing.pod_type}.{missing.feature}" if missing.pod_type else missing.feature
@@ -398,21 +243,103 @@ def _set_prediction(attributes: Attributes, record: LifecycleRecord) -> None:
         attributes[semconv.MISSING_REASONS] = tuple(
             missing.reason.value for missing in record.missing_feature_reasons
         )
-    if record.prediction_error.ttft_ms is not None:
-        attributes[semconv.PREDICTED_TTFT_ERROR] = record.prediction_error.ttft_ms / 1000
-    if record.prediction_error.tpot_ms is not None:
-        attributes[semconv.PREDICTED_TPOT_ERROR] = record.prediction_error.tpot_ms / 1000
 
 
-def _set_result(attributes: Attributes, record: LifecycleRecord) -> None:
-    attributes[semconv.OUTCOME] = record.outcome.value
-    if record.error is not None:
-        attributes[semconv.ERROR_TYPE] = record.error.type
-    if record.actual.prefill_ms is not None:
-        attributes[semconv.ROUTE_PREFILL_DURATION] = record.actual.prefill_ms / 1000
-    if record.actual.ttft_ms is not None:
-        attributes[semconv.TIME_TO_FIRST_CHUNK] = record.actual.ttft_ms / 1000
-    if record.actual.tpot_ms is not None:
-        attributes[semconv.TIME_PER_OUTPUT_TOKEN] = record.actual.tpot_ms / 1000
-    if record.actual.e2e_ms is not None:
-        attributes[semconv.REQUEST_DURATION] = record.actual.e2e_ms / 1000
+def _reroute_attributes(reroute: Reroute) -> Attributes:
+    attributes: Attributes = {}
+    _set_reroute(attributes, reroute, 0, _NO_DETAILS)
+    return attributes
+
+
+_set_start = setter(LifecycleRecord, lambda field, section, _: field.declared.at_start)
+_set_reroute = setter(Reroute, lambda _field, _section, _source: True)
+
+
+def _set_of(*sections: str) -> Setter:
+    """Sets what is known of these sections when the request ends."""
+    return setter(
+        LifecycleRecord,
+        # Of what the sampler saw, what is unknown at first may have been learnt since.
+        lambda field, section, _: (
+            section in sections and (field.optional or not field.declared.at_start)
+        ),
+        by_hand={
+            "input_token_length": _set_input_token_length,
+            "served_endpoint": _set_served_endpoint,
+            "missing_feature_reasons": _set_missing_feature_reasons,
+        },
+    )
+
+
+_set_request = _set_of("request")
+_set_route = _set_of("route", "load")
+_set_result = _set_of("prediction", "result")
+
+
+class _Role(NamedTuple):
+    """What sets the attributes of an endpoint in one role of the route.
+
+    Attributes:
+        name: Of the role.
+        set_shared: Sets what requests have in common until the next scrape.
+        set_own: Sets the rest: load, and the age of what was scraped.
+    """
+
+    name: str
+    set_shared: Setter
+    set_own: Setter
+
+
+def _is_own(field: Field, source: str) -> bool:
+    return source == "load" or field.kind == "moment"
+
+
+def _role(name: str) -> _Role:
+    prefix = attribute_name("selected_route", name)
+    return _Role(
+        name,
+        setter(EndpointSnapshot, lambda field, _, source: not _is_own(field, source), prefix),
+        setter(EndpointSnapshot, lambda field, _, source: _is_own(field, source), prefix),
+    )
+
+
+_ROLES = tuple(map(_role, RouteSnapshot.__struct_fields__))
+
+# Of each known endpoint what it says in two roles: as itself, or as one half of a pair.
+_MAX_KEPT_ENDPOINTS = 20_000
+
+
+class _Kept(NamedTuple):
+    metrics: EndpointMetrics | None
+    npu: NPUState | None
+    details: Details
+    attributes: Attributes
+
+
+_kept_endpoints: dict[tuple[str, ...], _Kept] = {}
+
+
+def _kept_attributes(role: _Role, snapshot: EndpointSnapshot, details: Details) -> Attributes:
+    """The part that stays the same until the next scrape, kept for the requests until then."""
+    key = (role.name, snapshot.id, snapshot.address, snapshot.port, snapshot.name)
+    metrics, npu = snapshot.metrics, snapshot.npu
+    kept = _kept_endpoints.get(key)
+    if (
+        kept is None
+        or kept.metrics is not metrics
+        or kept.npu is not npu
+        or kept.details != details
+    ):
+        if len(_kept_endpoints) >= _MAX_KEPT_ENDPOINTS:
+            _kept_endpoints.clear()
+        attributes = _shared_attributes(role, snapshot, details)
+        kept = _kept_endpoints[key] = _Kept(metrics, npu, details, attributes)
+    return kept.attributes
+
+
+def _shared_attributes(role: _Role, snapshot: EndpointSnapshot, details: Details) -> Attributes:
+    attributes: Attributes = {}
+    role.set_shared(attributes, snapshot, 0, details)
+    if role.name == "leader":
+        attributes.update(server_attributes(snapshot))
+    return attributes

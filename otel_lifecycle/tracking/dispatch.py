@@ -20,16 +20,13 @@ from otel_lifecycle.model import (
     latency,
     sanitize,
 )
-from otel_lifecycle.model.features import missing_request_features, prediction_input
-from otel_lifecycle.model.record import (
-    ActualLatency,
-    EndpointSnapshot,
-    ErrorInfo,
-    LifecycleRecord,
-    PredictionError,
+from otel_lifecycle.model.features import (
     PredictionInput,
-    RouteSnapshot,
+    missing_request_features,
+    prediction_input,
 )
+from otel_lifecycle.model.record import ActualLatency, ErrorInfo, LifecycleRecord, PredictionError
+from otel_lifecycle.model.route import EndpointSnapshot, RouteSnapshot
 from otel_lifecycle.model.timestamps import format_timestamp
 from otel_lifecycle.tracking.lifecycle import Lifecycle
 from otel_lifecycle.tracking.snapshots import EndpointViews

@@ -11,8 +11,8 @@ from collections.abc import Callable, Hashable
 from datetime import datetime
 
 from otel_lifecycle.model import EndpointMetrics, MissingReason, RouteEndpoint, sanitize
-from otel_lifecycle.model.features import POD_TYPES, missing_metrics, missing_npu
-from otel_lifecycle.model.record import EndpointSnapshot, MissingFeature
+from otel_lifecycle.model.features import POD_TYPES, MissingFeature, missing_metrics, missing_npu
+from otel_lifecycle.model.route import EndpointSnapshot
 from otel_lifecycle.model.timestamps import datetime_to_ns
 from otel_lifecycle.tracking.endpoint_state import Collected
 

@@ -16,7 +16,8 @@ from typing import ClassVar
 
 from otel_lifecycle.config import CollectionConfig, ConfigError, PersistenceConfig, TrackerConfig
 from otel_lifecycle.model import Endpoint, Load, RequestStart, sanitize
-from otel_lifecycle.model.record import EndpointSnapshot, LifecycleRecord
+from otel_lifecycle.model.record import LifecycleRecord
+from otel_lifecycle.model.route import EndpointSnapshot
 from otel_lifecycle.runtime.clock import Deadline
 from otel_lifecycle.tracking.attachments import RecordSink, StateCollector
 from otel_lifecycle.tracking.endpoint_state import Collected, EndpointState, Lease

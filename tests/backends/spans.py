@@ -12,6 +12,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from otel_lifecycle import LifecycleRecord
+from otel_lifecycle.telemetry.attributes import Details
 from otel_lifecycle.telemetry.span_reader import RESOURCE_KEYS
 from otel_lifecycle.telemetry.spans import span_from_record
 
@@ -63,7 +64,7 @@ def as_recorded(traces: TracesData) -> list[PlainSpan]:
 
 def recorded_spans(records: Iterable[LifecycleRecord]) -> list[PlainSpan]:
     """The spans that records say were sent."""
-    spans = [span_from_record(record, devices=False) for record in records]
+    spans = [span_from_record(record, Details()) for record in records]
     return plain_spans(TracesData(resource_spans=encode_spans(spans).resource_spans))
 
 

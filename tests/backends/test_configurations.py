@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from otel_lifecycle.telemetry import semconv
 from tests.backends.programs import CONFIGURATIONS, validate
 
 pytestmark = pytest.mark.backends
@@ -72,7 +71,7 @@ def test_all_are_checked() -> None:
 def test_the_links_of_jaeger_are_made_of_attributes() -> None:
     """Every attribute a link pattern names is one that a span has."""
     interface = json.loads((CONFIGURATIONS / "jaeger-ui.json").read_text())
-    attributes = {prefix + semconv.ROLE_ID for prefix in semconv.ROLE_PREFIX.values()}
+    attributes = {f"llm_router.route.{role}.id" for role in ("leader", "prefill", "decode")}
 
     keys = {pattern["key"] for pattern in interface["linkPatterns"] if pattern["type"] == "tags"}
 

@@ -8,12 +8,8 @@ from typing import Any
 import msgspec
 
 from otel_lifecycle import LatencyPrediction, LifecycleRecord
-from otel_lifecycle.model.record import (
-    ActualLatency,
-    EndpointSnapshot,
-    PredictionError,
-    RouteSnapshot,
-)
+from otel_lifecycle.model.record import ActualLatency, PredictionError
+from otel_lifecycle.model.route import EndpointSnapshot, RouteSnapshot
 from otel_lifecycle.model.timestamps import format_timestamp
 
 START_NS = 1_790_000_000_000_000_000

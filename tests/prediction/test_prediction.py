@@ -13,8 +13,8 @@ import pytest
 
 from otel_lifecycle import LatencyPrediction, RequestStart, Route
 from otel_lifecycle.config.prediction import PredictionConfig
-from otel_lifecycle.model.features import prediction_input
-from otel_lifecycle.model.record import PredictionError, PredictionInput
+from otel_lifecycle.model.features import PredictionInput, prediction_input
+from otel_lifecycle.model.record import PredictionError
 from otel_lifecycle.prediction import (
     LLMDPredictor,
     predict_within,

@@ -26,7 +26,7 @@ from otel_lifecycle import (
     TrackerConfig,
 )
 from otel_lifecycle.config.collection import CollectionConfig
-from otel_lifecycle.model.record import PredictionInput
+from otel_lifecycle.model.features import PredictionInput
 from tests.conftest import Bench
 from tests.examples.cluster import eventually
 from tests.matchers import MEASURED

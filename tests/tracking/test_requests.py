@@ -21,7 +21,7 @@ from otel_lifecycle import (
     Route,
 )
 from otel_lifecycle.model import MissingReason
-from otel_lifecycle.model.record import MissingFeature
+from otel_lifecycle.model.features import MissingFeature
 from tests.conftest import Bench
 from tests.matchers import SAMPLED_OUT
 from tests.routes import NOW, aggregated, bare, disaggregated, endpoint, known, start

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.trace import ReadableSpan
 
 from otel_lifecycle import LifecycleRecord, Outcome, RequestCompletion, RequestStart, Route
-from otel_lifecycle.model.record import ErrorInfo, record_schema
+from otel_lifecycle.model.record import ErrorInfo
+from otel_lifecycle.model.schema import record_schema
 from otel_lifecycle.telemetry.span_reader import record_from_span
 from otel_lifecycle.telemetry.spans import span_from_record
 from tests.conftest import Bench

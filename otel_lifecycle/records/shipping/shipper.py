@@ -16,6 +16,7 @@ from otel_lifecycle.records import Batch, Follower, PositionedRecord, RecordErro
 from otel_lifecycle.records.shipping.checkpoint import Checkpoint
 from otel_lifecycle.records.shipping.notices import Notices
 from otel_lifecycle.records.shipping.sender import Answer, Fate, Sender
+from otel_lifecycle.telemetry.attributes import Details
 from otel_lifecycle.telemetry.spans import span_from_record
 
 BATCH = 512  # spans a request, as the SDK's own processor has it
@@ -142,7 +143,7 @@ class Shipper:
         return sendable
 
     def _span(self, entry: PositionedRecord) -> ReadableSpan:
-        span = span_from_record(entry.record, devices=self._devices, resource=self._resource)
+        span = span_from_record(entry.record, Details(self._devices), resource=self._resource)
         if span.context is None or not span.context.is_valid:
             raise ValueError("traceId or spanId is not valid")
         return span

@@ -1,0 +1,235 @@
+"""What a field is, declared once: in its annotation, on the struct it belongs to.
+
+    running_requests: Annotated[Count | None, declare("Requests being executed.", "{request}")]
+
+The kind in the annotation (`Count`, `Fraction`, ...) gives type and bounds; `declare` gives the
+rest. Attributes of the span, the setters that put a record on it, the readers that take it back,
+sanitizing, the JSON Schema and the tables of the docs are all made from this.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from datetime import datetime
+from enum import Enum
+from functools import cache
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeAlias,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+)
+
+import msgspec
+from msgspec import Meta
+
+MAX_TEXT_LENGTH = 512
+MAX_COUNT = 2**53 - 1  # JSON readers keep these exact, and sums of many fit OTLP's signed 64 bits
+MAX_MILLISECONDS = 1e9  # beyond it a float no longer tells nanoseconds apart
+
+_TIMESTAMP = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{9}Z$"
+
+Text: TypeAlias = Annotated[str, Meta(max_length=MAX_TEXT_LENGTH, extra={"kind": "text"})]
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_COUNT, extra={"kind": "count"})]
+Total: TypeAlias = Annotated[int, Meta(ge=0, extra={"kind": "total"})]
+"""A sum of counts."""
+Fraction: TypeAlias = Annotated[float, Meta(ge=0, le=1, extra={"kind": "fraction"})]
+Percent: TypeAlias = Annotated[float, Meta(ge=0, le=100, extra={"kind": "percent"})]
+Milliseconds: TypeAlias = Annotated[
+    float, Meta(ge=0, le=MAX_MILLISECONDS, extra={"kind": "milliseconds"})
+]
+Elapsed: TypeAlias = Annotated[float, Meta(ge=0, extra={"kind": "elapsed"})]
+"""Milliseconds of our own clock, however many."""
+Difference: TypeAlias = Annotated[float, Meta(extra={"kind": "difference"})]
+"""Milliseconds, maybe below 0."""
+Ratio: TypeAlias = Annotated[float, Meta(extra={"kind": "ratio"})]
+Moment: TypeAlias = Annotated[datetime, Meta(tz=True, extra={"kind": "moment"})]
+"""In the record, and so in its schema, every moment is aware (`date-time`)."""
+Timestamp: TypeAlias = Annotated[str, Meta(pattern=_TIMESTAMP, extra={"kind": "timestamp"})]
+"""RFC 3339 in UTC, with nanoseconds."""
+
+_UNITS = {
+    "fraction": "1",
+    "percent": "%",
+    "milliseconds": "ms",
+    "elapsed": "ms",
+    "difference": "ms",
+    "ratio": "1",
+}
+
+Source: TypeAlias = Literal["router", "engine", "device", "response", "clock", "load", "trace", ""]
+
+
+class DeclarationError(TypeError):
+    """A field is not declared, or not so that it can be told apart from others."""
+
+
+class Declaration(NamedTuple):
+    """What `declare` says.
+
+    Attributes:
+        text: What the field means; a sentence.
+        unit: UCUM; empty for what the kind has one of, and for what has none.
+        attribute: Its name on the span. One that starts with a dot follows the attribute of the
+            field that the struct stands in; `.` alone adds nothing to that. Of a mapping the names
+            of two parallel arrays: keys and values. Empty: not on the span.
+        source: Where the value comes from; empty: where that of the struct comes from.
+        section: Which part of the span it belongs to; empty: that of the struct.
+        at_start: Whether a sampler sees it.
+        always: Whether it is on the span whatever its value, and so tells that its struct is there.
+        opt_in: The setting without which it is not on the span.
+        adds: Whether ranks behind one port have it together as a sum.
+    """
+
+    text: str
+    unit: str
+    attribute: str | tuple[str, str]
+    source: Source
+    section: str
+    at_start: bool
+    always: bool
+    opt_in: str
+    adds: bool
+
+
+def declare(
+    text: str,
+    unit: str = "",
+    attribute: str | tuple[str, str] = "",
+    *,
+    source: Source = "",
+    section: str = "",
+    at_start: bool = False,
+    always: bool = False,
+    opt_in: str = "",
+    adds: bool = False,
+) -> Meta:
+    """Declares a field; stands in its annotation. The arguments are those of `Declaration`."""
+    declaration = Declaration(
+        text, unit, attribute, source, section, at_start, always, opt_in, adds
+    )
+    return Meta(description=text, extra={"declaration": declaration})
+
+
+class Field(NamedTuple):
+    """A declared field of a struct.
+
+    Attributes:
+        name: In Python.
+        record_name: In the record.
+        kind: `count`, `fraction`, ... of the aliases above; empty for other types.
+        type: Without `None`; of a list or tuple, the type of its elements.
+        struct: The same, if it is a struct.
+        is_enum: Whether its values are members of an enum.
+        unit: UCUM; empty for what is no number.
+        optional: Whether it may be None.
+        many: Whether it is a list or tuple.
+        default: Without a value; `msgspec.NODEFAULT` where there is none.
+        declared: The rest.
+    """
+
+    name: str
+    record_name: str
+    kind: str
+    type: Any
+    struct: type[msgspec.Struct] | None
+    is_enum: bool
+    unit: str
+    optional: bool
+    many: bool
+    default: Any
+    declared: Declaration
+
+
+def record_name(name: str) -> str:
+    """The name in the record of a Python field: camelCase, and `Millis` for milliseconds."""
+    first, *rest = name.removesuffix("_ms").split("_")
+    millis = "Millis" if name.endswith("_ms") else ""
+    return "".join([first, *(part.title() for part in rest), millis])
+
+
+def prefixed(prefix: str, attribute: str) -> str:
+    """The whole name of an attribute, inside a struct whose own is `prefix`."""
+    if not attribute.startswith("."):
+        return attribute
+    return prefix if attribute == "." else prefix + attribute
+
+
+@cache
+def fields_of(struct: type[msgspec.Struct]) -> tuple[Field, ...]:
+    """The fields of a struct, in their order.
+
+    Raises:
+        DeclarationError: One is not declared, or declared twice, or is a number without a unit.
+    """
+    return tuple(_fields(struct))
+
+
+def _fields(struct: type[msgspec.Struct]) -> Iterator[Field]:
+    for info in msgspec.structs.fields(struct):
+        place = f"{struct.__name__}.{info.name}"
+        kind, optional, many = _strip(info.type)
+        declarations = [meta["declaration"] for meta in kind.extras if "declaration" in meta]
+        if len(declarations) != 1:
+            how_often = "twice" if declarations else "not at all"
+            raise DeclarationError(f"{place} is declared {how_often}")
+        (declared,) = cast("list[Declaration]", declarations)
+        unit = declared.unit or _UNITS.get(kind.name, "")
+        if kind.is_number and not unit:
+            raise DeclarationError(f"{place} has no unit")
+        default = info.default
+        if info.default_factory is not msgspec.NODEFAULT:
+            default = info.default_factory()
+        yield Field(
+            info.name,
+            info.encode_name,
+            kind.name,
+            kind.type,
+            kind.type if _is_subclass(kind.type, msgspec.Struct) else None,
+            _is_subclass(kind.type, Enum),
+            unit,
+            optional,
+            many,
+            default,
+            declared,
+        )
+
+
+def _is_subclass(kind: Any, parent: type) -> bool:
+    return isinstance(kind, type) and issubclass(kind, parent)
+
+
+class _Kind(NamedTuple):
+    name: str
+    type: Any
+    is_number: bool
+    extras: list[dict[str, Any]]
+
+
+def _strip(hint: Any) -> tuple[_Kind, bool, bool]:
+    """What a type hint comes to, whether it may be None, and whether there are many."""
+    extras: list[dict[str, Any]] = []
+    optional = many = False
+    while True:
+        origin, arguments = get_origin(hint), get_args(hint)
+        if origin is Annotated:
+            extras += [meta.extra or {} for meta in hint.__metadata__ if isinstance(meta, Meta)]
+            hint = arguments[0]
+        elif origin in (Union, types.UnionType):
+            optional = True
+            (hint,) = (argument for argument in arguments if argument is not type(None))
+        elif origin in (list, tuple):
+            many, hint = True, arguments[0]
+        else:
+            break
+    name = next((meta["kind"] for meta in extras if "kind" in meta), "")
+    number = arguments[1] if origin is dict else hint
+    while get_origin(number) is Annotated:
+        number = get_args(number)[0]
+    return _Kind(name, hint, number in (int, float), extras), optional, many

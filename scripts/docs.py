@@ -1,0 +1,155 @@
+"""Writes what is made from the declared fields: `make docs`.
+
+The JSON Schema of the record, and the tables of attributes and fields in the pages on telemetry and
+on the record file, each between its two marks.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from itertools import groupby
+from pathlib import Path
+
+import msgspec
+
+from otel_lifecycle.model.fields import DeclarationError, Field, fields_of
+from otel_lifecycle.model.record import LifecycleRecord
+from otel_lifecycle.model.schema import record_schema
+from otel_lifecycle.telemetry.attributes import Attribute, span_attributes
+
+ROOT = Path(__file__).parents[1]
+SCHEMA = "otel_lifecycle/model/record.schema.json"
+
+_SECTIONS = {
+    "request": "The request",
+    "route": "The route",
+    "load": "The load of the selected endpoint at dispatch, this request not counted",
+    "role": "Each endpoint of the route, behind `llm_router.route.` and its role",
+    "chip": "Each chip of such an endpoint, as arrays with -1 for unknown, behind the same",
+    "prediction": "Prefix cache and prediction",
+    "result": "The result",
+}
+_ROLE = "llm_router.route.leader"
+_OTHER_ROLES = re.compile(r"selectedRoute\.(prefill|decode)\.")
+_MARKS = re.compile(r"(<!-- make docs: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+_JSON_TYPES = {str: "text", int: "integer", float: "number", bool: "true, false", datetime: "time"}
+
+
+def generated() -> dict[str, str]:
+    """What each generated file must hold, by its path.
+
+    Raises:
+        DeclarationError: A field or an attribute is declared twice, or without what it needs.
+    """
+    for struct in structs(LifecycleRecord):
+        check_source(struct)
+    texts = {SCHEMA: json.dumps(record_schema(), indent=2) + "\n"}
+    tables = {"attributes": attribute_tables(span_attributes()), "fields": field_tables()}
+    for page in ("docs/telemetry.md", "docs/record-file.md"):
+        texts[page] = _MARKS.sub(
+            lambda found: f"{found[1]}\n{tables[found[2]]}\n{found[3]}",
+            (ROOT / page).read_text("utf-8"),
+        )
+    return texts
+
+
+def structs(struct: type[msgspec.Struct]) -> list[type[msgspec.Struct]]:
+    """A struct and those in it, each once, from outside in."""
+    found = {struct: None}
+    for field in fields_of(struct):
+        if field.struct is not None:
+            found |= dict.fromkeys(structs(field.struct))
+    return list(found)
+
+
+def check_source(struct: type[msgspec.Struct]) -> None:
+    """Finds what Python itself overlooks: of a field that stands twice in a class it takes one.
+
+    Raises:
+        DeclarationError: A field is declared twice.
+    """
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(struct))).body
+    assert isinstance(node, ast.ClassDef)
+    names = Counter(
+        statement.target.id
+        for statement in node.body
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+    )
+    for name, times in names.items():
+        if times > 1:
+            raise DeclarationError(f"{struct.__name__}.{name} is declared twice")
+
+
+def attribute_tables(attributes: Iterable[Attribute]) -> str:
+    """One table for each section of the span."""
+    attributes = [one for one in attributes if not _OTHER_ROLES.match(one.field)]
+    order = [*_SECTIONS, *{one.section: None for one in attributes if one.section not in _SECTIONS}]
+    attributes.sort(key=lambda one: order.index(one.section))
+    return "\n".join(
+        table
+        for section, members in groupby(attributes, key=lambda one: one.section)
+        for table in _attribute_table(section, list(members))
+    )
+
+
+def _attribute_table(section: str, attributes: list[Attribute]) -> Iterator[str]:
+    title = _SECTIONS.get(section, f"On the {section.replace(' ', ' `', 1)}`")
+    settings = {one.opt_in for one in attributes}
+    if len(settings) == 1 and settings != {""}:
+        title += f"; with `{settings.pop()}`"
+    yield f"{title}:\n"
+    yield "| attribute | type, unit | from | what |\n|---|---|---|---|"
+    for one in attributes:
+        name = one.name.removeprefix(_ROLE) if one.section in ("role", "chip") else one.name
+        text = one.text
+        if one.opt_in and one.section != "chip":
+            text += f" With `{one.opt_in}`."
+        kind = f"{one.type}, {one.unit}" if one.unit else one.type
+        yield f"| `{name}` | {kind} | {one.source} | {text} |"
+    yield ""
+
+
+def field_tables() -> str:
+    """One table for each object of the record."""
+    return "\n".join(line for struct in structs(LifecycleRecord) for line in _field_table(struct))
+
+
+def _field_table(struct: type[msgspec.Struct]) -> Iterator[str]:
+    yield f"### {struct.__name__}\n"
+    yield "| field | type, unit | what |\n|---|---|---|"
+    for field in fields_of(struct):
+        yield f"| `{field.record_name}` | {_type(field)} | {field.declared.text} |"
+    yield ""
+
+
+def _type(field: Field) -> str:
+    if field.struct is not None:
+        kind = f"[{field.struct.__name__}](#{field.struct.__name__.lower()})"
+    elif field.is_enum:
+        kind = "text"
+    else:
+        kind = _JSON_TYPES.get(field.type, "object")
+    if field.kind == "timestamp":
+        kind = "time"
+    if field.many:
+        kind = f"list of {kind}"
+    if field.optional:
+        kind += " or null"
+    return f"{kind}, {field.unit}" if field.unit else kind
+
+
+def main() -> None:
+    """Writes all of it."""
+    for path, text in generated().items():
+        (ROOT / path).write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
