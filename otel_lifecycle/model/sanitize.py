@@ -7,18 +7,27 @@ functions raises, whatever it is given.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
+from functools import cache
 from itertools import islice
-from typing import cast
+from typing import Any, TypeVar, cast
+
+import msgspec
 
 from otel_lifecycle.model.endpoint import EndpointMetrics, NPUDevice, NPUState
+from otel_lifecycle.model.fields import (
+    MAX_COUNT,
+    MAX_MILLISECONDS,
+    MAX_TEXT_LENGTH,
+    Field,
+    fields_of,
+)
 
-MAX_TEXT_LENGTH = 512
-MAX_COUNT = 2**53 - 1  # JSON readers keep these exact, and sums of many fit OTLP's signed 64 bits
-MAX_MILLISECONDS = 1e9  # beyond it a float no longer tells nanoseconds apart
 _MAX_MODELS = 256
 _MAX_DEVICES = 256
 _NO_DEVICE = NPUDevice()
+_Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 
 def text(value: object) -> str:
@@ -94,39 +103,28 @@ def moment(value: object) -> datetime | None:
 
 def metrics(value: object) -> EndpointMetrics | None:
     """The metrics with every unusable field unknown."""
-    if not isinstance(value, EndpointMetrics):
-        return None
-    return EndpointMetrics(
-        running_requests=count(value.running_requests),
-        waiting_requests=count(value.waiting_requests),
-        kv_cache_usage=fraction(value.kv_cache_usage),
-        kv_cache_max_token_capacity=count(value.kv_cache_max_token_capacity),
-        cache_block_size=count(value.cache_block_size),
-        cache_num_blocks=count(value.cache_num_blocks),
-        active_models=_models(value.active_models),
-        waiting_models=_models(value.waiting_models),
-        max_active_models=count(value.max_active_models),
-        prefix_cache_hit_rate=fraction(value.prefix_cache_hit_rate),
-        update_time=moment(value.update_time),
-    )
+    return _clean(EndpointMetrics, value) if isinstance(value, EndpointMetrics) else None
 
 
 def npu(value: object) -> NPUState | None:
     """The NPU state with every unusable field unknown."""
-    if not isinstance(value, NPUState):
-        return None
-    return NPUState(
-        observation_time=moment(value.observation_time),
-        data_status=text(value.data_status),
-        device_count=count(value.device_count),
-        ai_core_utilization_avg=percent(value.ai_core_utilization_avg),
-        ai_core_utilization_max=percent(value.ai_core_utilization_max),
-        hbm_utilization_avg=percent(value.hbm_utilization_avg),
-        hbm_utilization_max=percent(value.hbm_utilization_max),
-        hbm_bandwidth_utilization_avg=percent(value.hbm_bandwidth_utilization_avg),
-        hbm_bandwidth_utilization_max=percent(value.hbm_bandwidth_utilization_max),
-        devices=_devices(value.devices),
-    )
+    return _clean(NPUState, value) if isinstance(value, NPUState) else None
+
+
+def _clean(struct: type[_Struct], value: _Struct) -> _Struct:
+    return struct(*[clean(getattr(value, name)) for name, clean in _cleaners(struct)])
+
+
+@cache
+def _cleaners(struct: type[msgspec.Struct]) -> tuple[tuple[str, Callable[[object], Any]], ...]:
+    """What makes each field of a struct safe, by the kind it is declared to be."""
+    return tuple((field.name, _cleaner(field)) for field in fields_of(struct))
+
+
+def _cleaner(field: Field) -> Callable[[object], Any]:
+    if field.struct is not None:
+        return _devices
+    return _BY_KIND[field.kind] if field.kind else _models
 
 
 def _finite(value: object) -> float | None:
@@ -160,12 +158,14 @@ def _devices(value: object) -> tuple[NPUDevice, ...]:
 
 
 def _device(device: object) -> NPUDevice:
-    if not isinstance(device, NPUDevice):
-        return _NO_DEVICE
-    return NPUDevice(
-        target=text(device.target),
-        device_id=text(device.device_id),
-        ai_core_utilization=percent(device.ai_core_utilization),
-        hbm_utilization=percent(device.hbm_utilization),
-        hbm_bandwidth_utilization=percent(device.hbm_bandwidth_utilization),
-    )
+    return _clean(NPUDevice, device) if isinstance(device, NPUDevice) else _NO_DEVICE
+
+
+_BY_KIND: Mapping[str, Callable[[object], Any]] = {
+    "text": text,
+    "count": count,
+    "fraction": fraction,
+    "percent": percent,
+    "milliseconds": milliseconds,
+    "moment": moment,
+}

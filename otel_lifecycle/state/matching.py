@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 
 from otel_lifecycle.model import EndpointMetrics
+from otel_lifecycle.model.fields import Field, fields_of
 from otel_lifecycle.state.accelerators import DeviceReading
 from otel_lifecycle.state.targets import Target, bracketed
 from otel_lifecycle.state.watch import Ranks, Readings
@@ -106,22 +108,23 @@ def _of_rank(name: str, ranks: Ranks) -> EndpointMetrics:
 
 
 def _together(ranks: list[EndpointMetrics]) -> EndpointMetrics:
-    """Ranks that one port serves; their caches are of one size, so their usage is the average."""
-
-    def total(field: str) -> int | None:
-        values = [getattr(rank, field) for rank in ranks]
-        return None if None in values else sum(values)
-
-    usages = [rank.kv_cache_usage for rank in ranks]
-    block_sizes = {rank.cache_block_size for rank in ranks}
+    """Ranks that one port serves."""
     return EndpointMetrics(
-        running_requests=total("running_requests"),
-        waiting_requests=total("waiting_requests"),
-        kv_cache_usage=None if None in usages else sum(filter(None, usages)) / len(usages),
-        kv_cache_max_token_capacity=total("kv_cache_max_token_capacity"),
-        cache_block_size=block_sizes.pop() if len(block_sizes) == 1 else None,
-        cache_num_blocks=total("cache_num_blocks"),
-        active_models={name: n for rank in ranks for name, n in rank.active_models.items()},
-        waiting_models={name: n for rank in ranks for name, n in rank.waiting_models.items()},
-        update_time=ranks[0].update_time,
+        **{
+            field.name: _of_all(field, [getattr(rank, field.name) for rank in ranks])
+            for field in fields_of(EndpointMetrics)
+        }
     )
+
+
+def _of_all(field: Field, values: list[Any]) -> Any:
+    """What ranks have together: a sum, or what is the same for all, or unknown."""
+    if isinstance(field.default, dict):
+        return {key: value for mapping in values for key, value in mapping.items()}
+    if None in values:
+        return None
+    if field.declared.adds:
+        return sum(values)
+    if field.kind == "fraction":  # of caches of one size
+        return sum(values) / len(values)
+    return values[0] if values.count(values[0]) == len(values) else None

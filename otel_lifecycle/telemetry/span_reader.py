@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from opentelemetry.sdk.trace import Event, ReadableSpan
@@ -22,6 +22,8 @@ from otel_lifecycle.model.route import RouteSnapshot
 from otel_lifecycle.model.timestamps import datetime_from_ns, format_timestamp, parse_timestamp
 from otel_lifecycle.telemetry import semconv
 from otel_lifecycle.telemetry.attributes import UNKNOWN, attribute_name
+
+_Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 RESOURCE_KEYS = ("service.name", "service.instance.id")
 
@@ -149,8 +151,8 @@ def _read(
 
 
 def _read_struct(
-    struct: type[msgspec.Struct], attributes: Mapping[str, Any], prefix: str, since_ns: int
-) -> msgspec.Struct | None:
+    struct: type[_Struct], attributes: Mapping[str, Any], prefix: str, since_ns: int
+) -> _Struct | None:
     """A struct; None if nothing of it is on the span."""
     values = _read(struct, attributes, prefix, since_ns)
     return struct(**values) if values else None

@@ -196,7 +196,7 @@ def complete_record(
         record.error = ErrorInfo(sanitize.text(completion.error_type) or "_OTHER")
     shadow = lifecycle.shadow
     if shadow is not None and shadow[0] is record and latency.is_prediction(shadow[1]):
-        record.prediction = shadow[1]
+        record.prediction = _prediction(shadow[1])
         record.prediction_mode = latency.PREDICTION_MODE_SHADOW
     record.actual = latency.actual_latency(e2e_ns, first_chunk_ns, record.output_length)
     if record.selected_route is not None and record.selected_route.prefill is not None:

@@ -6,7 +6,8 @@ when it is read, is unknown: it never costs the request its record.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from enum import Enum
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -28,6 +29,7 @@ from otel_lifecycle.model import (
     RouteEndpoint,
     sanitize,
 )
+from otel_lifecycle.model.fields import Field, fields_of
 from otel_lifecycle.tracking.protocols import (
     Response,
     SchedulingEndpoint,
@@ -60,7 +62,6 @@ _EVENT_TYPES = {
     "add_or_update": EndpointEventType.ADD_OR_UPDATE,
     "delete": EndpointEventType.DELETE,
 }
-_NPU_FIELDS = NPUState.__struct_fields__
 _NOBODY = Endpoint().identity
 
 # Stands for a value that is there and of no use, so that it is counted and not just unknown.
@@ -295,56 +296,22 @@ def _output_tokens(usage: object) -> Any:
 def _metrics(metrics: object) -> EndpointMetrics | None:
     if metrics is None or isinstance(metrics, EndpointMetrics):
         return metrics
-    return EndpointMetrics(
-        running_requests=_number(metrics, "running_requests_size"),
-        waiting_requests=_number(metrics, "waiting_queue_size"),
-        kv_cache_usage=_number(metrics, "kv_cache_usage_percent"),
-        kv_cache_max_token_capacity=_number(metrics, "kv_cache_max_token_capacity"),
-        cache_block_size=_number(metrics, "cache_block_size"),
-        cache_num_blocks=_number(metrics, "cache_num_blocks"),
-        active_models=_models(metrics, "active_models"),
-        waiting_models=_models(metrics, "waiting_models"),
-        max_active_models=_number(metrics, "max_active_models"),
-        update_time=_moment(metrics, "update_time"),
-    )
+    return EndpointMetrics(*[read(metrics, name) for name, read in _METRICS_FIELDS])
 
 
 def _npu(state: object) -> NPUState | None:
     if isinstance(state, NPUState):
         return state
-    if not any(_read(state, field, _UNUSABLE) is not None for field in _NPU_FIELDS):
-        return None  # of another type
-    status = _read(state, "data_status")
-    return NPUState(
-        observation_time=_moment(state, "observation_time"),
-        data_status=sanitize.text(_plain(status)),
-        device_count=_number(state, "device_count"),
-        ai_core_utilization_avg=_number(state, "ai_core_utilization_avg"),
-        ai_core_utilization_max=_number(state, "ai_core_utilization_max"),
-        hbm_utilization_avg=_number(state, "hbm_utilization_avg"),
-        hbm_utilization_max=_number(state, "hbm_utilization_max"),
-        hbm_bandwidth_utilization_avg=_number(state, "hbm_bandwidth_utilization_avg"),
-        hbm_bandwidth_utilization_max=_number(state, "hbm_bandwidth_utilization_max"),
-        devices=_devices(_read(state, "devices")),
-    )
-
-
-def _devices(devices: object) -> tuple[NPUDevice, ...]:
-    if not isinstance(devices, (list, tuple)):
-        return ()
-    return tuple(map(_device, cast("list[object]", devices)))
+    for name, _ in _NPU_FIELDS:
+        if _read(state, name, _UNUSABLE) is not None:
+            return NPUState(*[read(state, name) for name, read in _NPU_FIELDS])
+    return None  # of another type
 
 
 def _device(device: object) -> NPUDevice:
     if isinstance(device, NPUDevice):
         return device
-    return NPUDevice(
-        target=_text(device, "target"),
-        device_id=_text(device, "device_id"),
-        ai_core_utilization=_number(device, "ai_core_utilization"),
-        hbm_utilization=_number(device, "hbm_utilization"),
-        hbm_bandwidth_utilization=_number(device, "hbm_bandwidth_utilization"),
-    )
+    return NPUDevice(*[read(device, name) for name, read in _DEVICE_FIELDS])
 
 
 def _attribute(endpoint: object, key: str) -> Any:
@@ -380,7 +347,7 @@ def _text(source: object, name: str) -> str:
         value = getattr(source, name, "")
     except Exception:
         return ""
-    return value if type(value) is str else sanitize.text(value)
+    return value if type(value) is str else sanitize.text(_plain(value))
 
 
 def _moment(source: object, name: str) -> datetime | None:
@@ -391,3 +358,35 @@ def _moment(source: object, name: str) -> datetime | None:
 def _models(source: object, name: str) -> dict[str, int]:
     value = _read(source, name)
     return value if isinstance(value, dict) else {}  # pyright: ignore[reportUnknownVariableType]
+
+
+def _devices(source: object, name: str) -> tuple[NPUDevice, ...]:
+    devices = _read(source, name)
+    if not isinstance(devices, (list, tuple)):
+        return ()
+    return tuple(map(_device, cast("list[object]", devices)))
+
+
+_READERS: Mapping[str, Callable[[object, str], Any]] = {"text": _text, "moment": _moment}
+
+
+def _seed_fields(
+    struct: type[msgspec.Struct],
+) -> tuple[tuple[str, Callable[[object, str], Any]], ...]:
+    """The name that the seed gives each field, in snake_case, and what reads it."""
+    return tuple((_snake_case(field.record_name), _reader(field)) for field in fields_of(struct))
+
+
+def _snake_case(name: str) -> str:
+    return re.sub("[A-Z]", lambda capital: "_" + capital[0].lower(), name)
+
+
+def _reader(field: Field) -> Callable[[object, str], Any]:
+    if field.struct is not None:
+        return _devices
+    return _READERS.get(field.kind, _number) if field.kind else _models
+
+
+_METRICS_FIELDS = _seed_fields(EndpointMetrics)
+_NPU_FIELDS = _seed_fields(NPUState)
+_DEVICE_FIELDS = _seed_fields(NPUDevice)

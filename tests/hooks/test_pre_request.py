@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
-from otel_lifecycle import Endpoint, LatencyPrediction, LifecycleRecord, Load
+from otel_lifecycle import (
+    Endpoint,
+    EndpointMetrics,
+    LatencyPrediction,
+    LifecycleRecord,
+    Load,
+    NPUState,
+)
+from otel_lifecycle.model.fields import fields_of
 from tests.conftest import Bench
 from tests.hooks.shapes import (
     Metadata,
@@ -781,3 +791,37 @@ def test_not_injected(bench: Bench, request_: Any) -> None:
     bench.tracker.inject(request_, headers)
 
     assert headers == {}
+
+
+VALUES = {
+    "text": "fresh",
+    "moment": NOW,
+    "fraction": 0.5,
+    "percent": 50.0,
+    "count": 3,
+    "": {"a": 1},
+}
+
+
+def state(struct: type[msgspec.Struct]) -> SimpleNamespace:
+    """An object of the seed's shape that knows every field, by the seed's name in snake_case."""
+    values: dict[str, Any] = {}
+    for field in fields_of(struct):
+        name = re.sub("[A-Z]", lambda capital: "_" + capital[0].lower(), field.record_name)
+        values[name] = VALUES[field.kind] if field.struct is None else [state(field.struct)]
+    return SimpleNamespace(**values)
+
+
+def test_every_declared_field_is_read(bench: Bench) -> None:
+    """Metrics and NPU state lose no field on their way into the record."""
+    selected = endpoint("qwen-0", npu=state(NPUState))
+    selected.metrics = state(EndpointMetrics)
+
+    route_ = track(bench, result(selected)).selected_route
+
+    assert route_ is not None
+    for known in (route_.leader.metrics, route_.leader.npu):
+        assert known is not None
+        assert [
+            field.name for field in fields_of(type(known)) if not getattr(known, field.name)
+        ] == []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
+
+import msgspec
 import pytest
 
 from otel_lifecycle import Endpoint, EndpointMetrics
@@ -17,6 +20,7 @@ ON_HOST = Endpoint(address="10.0.1.3", port="8000")
 FREE = DeviceReading("npu", "0")
 OF_QWEN_0 = DeviceReading("npu", "1", namespace="llm", pod_name="qwen-0")
 OF_QWEN_1 = DeviceReading("npu", "2", namespace="llm", pod_name="qwen-1")
+SCRAPED = datetime(2026, 11, 24, 23, 42, 56, tzinfo=timezone.utc)
 READINGS = [FREE, OF_QWEN_0, OF_QWEN_1]
 
 
@@ -106,23 +110,40 @@ FIRST = EndpointMetrics(
     running_requests=1,
     waiting_requests=2,
     kv_cache_usage=0.2,
+    kv_cache_max_token_capacity=160,
     cache_num_blocks=10,
     cache_block_size=16,
+    active_models={"lora-a": 1},
+    max_active_models=4,
+    prefix_cache_hit_rate=0.5,
+    update_time=SCRAPED,
 )
 SECOND = EndpointMetrics(
     running_requests=3,
     waiting_requests=None,
     kv_cache_usage=0.4,
+    kv_cache_max_token_capacity=160,
     cache_num_blocks=10,
     cache_block_size=16,
+    active_models={"lora-b": 2},
+    max_active_models=4,
+    prefix_cache_hit_rate=0.7,
+    update_time=SCRAPED,
 )
 BOTH = EndpointMetrics(
     running_requests=4,
     waiting_requests=None,
     kv_cache_usage=pytest.approx(0.3),
+    kv_cache_max_token_capacity=320,
     cache_num_blocks=20,
     cache_block_size=16,
+    active_models={"lora-a": 1, "lora-b": 2},
+    max_active_models=4,
+    prefix_cache_hit_rate=pytest.approx(0.6),
+    update_time=SCRAPED,
 )
+UNLIKE = msgspec.structs.replace(SECOND, cache_block_size=32, max_active_models=8)
+BOTH_UNLIKE = msgspec.structs.replace(BOTH, cache_block_size=None, max_active_models=None)
 
 
 @pytest.mark.parametrize(
@@ -130,12 +151,21 @@ BOTH = EndpointMetrics(
     [
         (ADDRESS, {"": FIRST}, FIRST),
         (ADDRESS, {"0": FIRST, "1": SECOND}, BOTH),
+        (ADDRESS, {"0": FIRST, "1": UNLIKE}, BOTH_UNLIKE),
         (Endpoint("llm", "a", "10.0.0.8", "8000", "a-rank-1"), {"0": FIRST, "1": SECOND}, SECOND),
         (Endpoint("llm", "a", "10.0.0.8", "8000", "a-rank-1"), {"0": FIRST}, FIRST),
         (ADDRESS, {}, None),
         (Endpoint(address="10.0.0.8", port="8001"), {"": FIRST}, None),
     ],
-    ids=["one", "all ranks of a port", "its rank", "the rank of its port", "none", "another port"],
+    ids=[
+        "one",
+        "all ranks of a port",
+        "ranks that differ",
+        "its rank",
+        "the rank of its port",
+        "none",
+        "another port",
+    ],
 )
 def test_metrics(
     endpoint: Endpoint, ranks: dict[str, EndpointMetrics], expected: EndpointMetrics | None
