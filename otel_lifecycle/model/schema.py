@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from typing import Any
 
 import msgspec
@@ -20,9 +21,22 @@ def record_schema() -> dict[str, Any]:
     record = schema["$defs"][LifecycleRecord.__name__]
     record["required"].insert(0, "schemaVersion")  # it has a default only for those who write
     record["properties"]["schemaVersion"]["const"] = SCHEMA_VERSION
+    schema = _ordered(schema)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": _ID.format(SCHEMA_VERSION),
         "title": "A finished request of an LLM router",
         **schema,
     }
+
+
+def _ordered(schema: Any) -> Any:
+    """The schema with alternatives in one order; that of msgspec depends on its version."""
+    if isinstance(schema, list):
+        return [_ordered(part) for part in schema]  # pyright: ignore[reportUnknownVariableType]
+    if not isinstance(schema, dict):
+        return schema
+    parts = {key: _ordered(value) for key, value in schema.items()}  # pyright: ignore[reportUnknownVariableType]
+    if "anyOf" in parts:
+        parts["anyOf"] = sorted(parts["anyOf"], key=json.dumps)
+    return parts  # pyright: ignore[reportUnknownVariableType]
