@@ -13,6 +13,7 @@ import pytest
 from otel_lifecycle.cli import main
 from tests.cli.command import Command
 from tests.records.segments import lines
+from tests.wording import missing
 
 TRY = "(try otel-lifecycle --help)"
 TRY_DEMO = "(try otel-lifecycle demo --help)"
@@ -58,7 +59,7 @@ def test_wrong_usage(start: Callable[..., Command], arguments: str, line: str) -
     ("lines", "reason"),
     [
         ([], "holds no request"),
-        (["{}"], "1: Object missing required field `timestamp`"),
+        (["{}"], f"1: {missing('timestamp')}"),
         (
             [
                 '{"timestamp": 0, "input_length": 5, "output_length": 1, "hash_ids": [1]}',

@@ -14,6 +14,7 @@ from otel_lifecycle.analysis.formatting import shortened
 from otel_lifecycle.cli import main
 from otel_lifecycle.model.record import ActualLatency, ErrorInfo, LifecycleRecord, Reroute
 from tests.cli.records import aggregated, disaggregated, record, timestamp, write
+from tests.wording import NOT_AN_OBJECT
 
 PAIR = disaggregated("prefill-0", "decode-0")
 
@@ -177,8 +178,7 @@ def test_bad_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = capsys.readouterr()
     assert (code, output.err) == (
         1,
-        "otel-lifecycle: 2 problems skipped, the first: "
-        f"{path}:1: Expected `object`, got `array`\n",
+        f"otel-lifecycle: 2 problems skipped, the first: {path}:1: {NOT_AN_OBJECT}\n",
     )
     assert output.out.startswith("1 request ")
 

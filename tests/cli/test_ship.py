@@ -24,6 +24,7 @@ from tests.records.segments import append
 from tests.records.shipping.collectors import GRPC, HTTP_PROTOBUF, Collector
 from tests.records.shipping.hostile import Server
 from tests.records.shipping.records import traced
+from tests.wording import NOT_AN_OBJECT, TRUNCATED, missing
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +60,7 @@ def test_once(tmp_path: Path, start: Callable[..., Command]) -> None:
     assert collector.spans[0]["resource"]["deployment.environment.name"] == "test"
     assert (code, output) == (1, "")
     assert error == (
-        f"otel-lifecycle: {path}:2: Expected `object`, got `array`\n"
+        f"otel-lifecycle: {path}:2: {NOT_AN_OBJECT}\n"
         f"otel-lifecycle: {path}:4: left out, the line has no end yet\n"
         "otel-lifecycle: 1 span sent, 0 refused; left out: 1 not sampled, 0 not traced, 1 problem\n"
     )
@@ -175,8 +176,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("", "not a checkpoint: Input data was truncated"),
-        ("{}", "not a checkpoint: Object missing required field `version`"),
+        ("", f"not a checkpoint: {TRUNCATED}"),
+        ("{}", f"not a checkpoint: {missing('version')}"),
         (traced("a").decode(), "not a checkpoint: Object contains unknown field `schemaVersion`"),
         (
             '{"version": 2, "position": {}}',

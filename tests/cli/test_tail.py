@@ -14,6 +14,7 @@ from otel_lifecycle.cli import main
 from tests.cli.command import Command
 from tests.cli.records import aggregated, record, write
 from tests.rights import without_privileges
+from tests.wording import NOT_AN_OBJECT
 
 RECORDS = [record(name, aggregated("pod"), 0, e2e_ms=1) for name in "abc"]
 
@@ -45,7 +46,7 @@ def test_bad_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = capsys.readouterr()
     assert (code, printed(output.out)) == (1, RECORDS[:2])
     assert output.err == (
-        f"otel-lifecycle: {path}:1: Expected `object`, got `array`\n"
+        f"otel-lifecycle: {path}:1: {NOT_AN_OBJECT}\n"
         f"otel-lifecycle: {path}:4: left out, the line has no end yet\n"
     )
 

@@ -10,6 +10,7 @@ import pytest
 from otel_lifecycle.cli import main
 from tests.cli.records import aggregated, record, write
 from tests.rights import without_privileges
+from tests.wording import NOT_AN_OBJECT
 
 
 def test_good_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,7 +37,7 @@ def test_bad_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
     assert (code, capsys.readouterr().out) == (
         1,
-        f"{path}:2: Expected `object`, got `array`\n"
+        f"{path}:2: {NOT_AN_OBJECT}\n"
         f"{path}:3: schemaVersion 2 is newer than 1, the newest this version can read\n"
         f"{path}: 2 records, 2 bad lines\n",
     )
@@ -67,7 +68,7 @@ def test_worst_result_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert (code, output.err, output.out) == (
         2,
         f"otel-lifecycle: {missing}: No such file or directory\n",
-        f"{bad}:1: Expected `object`, got `array`\n{bad}: 0 records, 1 bad line\n",
+        f"{bad}:1: {NOT_AN_OBJECT}\n{bad}: 0 records, 1 bad line\n",
     )
 
 

@@ -18,6 +18,8 @@ from otel_lifecycle.records import Batch, Follower, Position
 from otel_lifecycle.records.line import LONGEST_LINE
 from tests.records.segments import append, closed, compress, lines
 from tests.rights import without_privileges
+from tests.wording import NOT_AN_OBJECT, TRUNCATED
+from tests.wording import refusal as refusal_of
 
 CUT = "Compressed file ended before the end-of-stream marker was reached"
 
@@ -194,12 +196,12 @@ def test_vanished_folder(path: Path) -> None:
 
 def test_bad_lines(path: Path) -> None:
     """Bad lines are reported with file, line and reason, and the others are found."""
-    append(path, lines("a") + b"{\n" + lines("b") + b"\xff\n" + lines("c"))
+    append(path, lines("a") + b"{\n" + lines("b") + (bad := b"\xff\n") + lines("c"))
     ids, problems = found(Follower(path).poll())
     assert ids == ["a", "b", "c"]
     assert problems == [
-        f"{path}:2: Input data was truncated",
-        f"{path}:4: JSON is malformed: invalid character (byte 0)",
+        f"{path}:2: {TRUNCATED}",
+        f"{path}:4: {refusal_of(bad)}",
     ]
 
 
@@ -328,8 +330,8 @@ def test_endless_line(path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "not a position: Input data was truncated"),
-        ("[]", "not a position: Expected `object`, got `array`"),
+        ("", f"not a position: {TRUNCATED}"),
+        ("[]", f"not a position: {NOT_AN_OBJECT}"),
         (
             '{"files": {"a": {"offset": "1"}}}',
             "not a position: Expected `int`, got `str` - at `$.files[...].offset`",
@@ -453,7 +455,7 @@ def test_append_taken_back(path: Path) -> None:
     follower.poll()
     append(path, lines("c") + b"[]\n")
 
-    assert found(follower.poll()) == (["c"], [f"{path}:3: Expected `object`, got `array`"])
+    assert found(follower.poll()) == (["c"], [f"{path}:3: {NOT_AN_OBJECT}"])
 
 
 @pytest.mark.parametrize("spoil", [bytes, lambda data: data[:-4]], ids=["whole", "cut"])

@@ -38,6 +38,7 @@ from tests.records.shipping.collectors import (
 from tests.records.shipping.conftest import Shipping
 from tests.records.shipping.records import traced
 from tests.routes import disaggregated, start
+from tests.wording import missing
 
 
 def test_spans_of_the_exporter(collector: Collector, folder: Path, shipping: Shipping) -> None:
@@ -259,7 +260,7 @@ def test_bad_files(collector: Collector, folder: Path, shipping: Shipping) -> No
     assert told == [
         "a.jsonl.gz:2: the compression is broken: Compressed file ended before the end-of-stream "
         "marker was reached",
-        "b.jsonl:1: Object missing required field `requestId`",
+        f"b.jsonl:1: {missing('requestId')}",
         "b.jsonl:2: JSON is malformed: invalid character (byte 4)",
         "c.jsonl:1: schemaVersion 99 is newer than 1, the newest this version can read",
         "d.jsonl:1: traceId or spanId is not valid",
