@@ -9,10 +9,12 @@ from typing import Final, Generic, TypeVar
 import msgspec
 
 Scalar = str | int | float | bool | None
-# What no output looks like.
-EMPTY: Final = frozenset({b"", b"null", b'""', b"[]", b"{}", b"false", b"0"})
+NOTHING: Final = msgspec.Raw(b"")
+# What says nothing.
+_EMPTY: Final = frozenset({b"", b"null", b'""', b"[]", b"{}", b"false", b"0"})
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+_LENIENT = re.compile(rb"\\u[dD][89a-fA-F]|NaN|Infinity")
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -65,18 +67,21 @@ def decode_parts(data: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
     return _parts_decoder.decode(data)
 
 
-def strict(data: bytes) -> bytes:
-    """Return as strict JSON what only Python's own module takes: NaN, lone surrogates and such.
+def strict(data: bytes) -> bytes | None:
+    """Return as strict JSON what Python's own module also takes: NaN and lone surrogates.
 
-    Raises:
-        json.JSONDecodeError: It is no JSON at all.
-        ValueError: It cannot be said.
-        RecursionError: It is too deep.
+    Returns:
+        None when it is no JSON at all, or cannot be said.
     """
+    if _LENIENT.search(data) is None:
+        return None
     text = _SURROGATE.sub(rb"\\ufffd", data).decode("utf-8", "replace")
-    return msgspec.json.encode(json.loads(text, strict=False))
+    try:
+        return msgspec.json.encode(json.loads(text))
+    except (ValueError, RecursionError):
+        return None
 
 
 def is_empty(raw: msgspec.Raw) -> bool:
-    """Return whether a value is no output."""
-    return bytes(raw) in EMPTY
+    """Return whether a value is missing, or says nothing."""
+    return raw is NOTHING or bytes(raw) in _EMPTY

@@ -6,7 +6,11 @@ from typing import Final
 
 import msgspec
 
-from otel_lifecycle.instrumentation.http.answers.decoding import UNREADABLE, decode_parts
+from otel_lifecycle.instrumentation.http.answers.decoding import (
+    UNREADABLE,
+    decode_parts,
+    strict,
+)
 from otel_lifecycle.instrumentation.http.top_level_scanner import (
     TopLevelScanner,
     without_strings,
@@ -92,14 +96,7 @@ class JsonBody:
         kept = bytes(self._kept)
         if not kept.startswith(b"["):
             return [kept] if kept.strip() else [], True
-        if without_strings(kept).count(b"{") > _MAX_ITEMS:
-            return [], None
-        try:
-            return list(_items_decoder.decode(kept)), True
-        except RecursionError:
-            return [], None
-        except UNREADABLE:
-            return [kept], True
+        return _items(kept)
 
     def _sees_lines(self, begun: int) -> bool:
         """Look at the first line, once it is there."""
@@ -131,6 +128,22 @@ class JsonBody:
             self._skipping = self.dropped = True
         else:
             self._kept += part
+
+
+def _items(kept: bytes) -> tuple[list[bytes | msgspec.Raw], bool | None]:
+    """Return the objects of a list, unless they are too many, and whether it is whole."""
+    if without_strings(kept).count(b"{") > _MAX_ITEMS:
+        return [], None
+    try:
+        items = _items_decoder.decode(kept)
+    except RecursionError:
+        return [], None
+    except UNREADABLE:
+        again = strict(kept)
+        if again is None:
+            return [], False
+        items = _items_decoder.decode(again)
+    return [item for item in items if memoryview(item)[:1] == b"{"], True
 
 
 def _is_piece(line: bytes, end_of_line: bytes) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from typing import Final
@@ -24,6 +23,7 @@ _BLANKS: Final = b" \t\r\n"
 _FIELDS: Final = (b"data", b"event", b"id", b"retry", b":")
 _LONGEST_FIELD: Final = 8
 _MAX_DIGITS: Final = 18
+_MAX_UNKNOWN: Final = 64  # objects of no dialect, before nobody looks for one any more
 _WITHOUT_BODY: Final = frozenset({204, 205, 304})
 _LINES: Final = ("ndjson", "jsonl", "json-lines", "jsonlines", "stream+json")
 
@@ -47,6 +47,7 @@ class AnswerReader(Answer):
         self._dropped = False
         self._head: bytes = b""
         self._dialect: Dialect | None = None
+        self._unknown = 0
         self._events: EventStream | None = None
         self._body: JsonBody | None = None
         self._repeated = RepeatedEvent()
@@ -172,14 +173,15 @@ class AnswerReader(Answer):
             self.fail()
         if data == b"[DONE]":
             self.end()
-        elif data:
+        elif data.lstrip().startswith(b"{"):
             self._read_object(data)
 
     def _read_lines(self, body: JsonBody, chunk: bytes) -> None:
         lines = body.feed(chunk)
         self.is_stream = self.is_stream or body.is_lines
         for line in lines:
-            self._read_object(line)
+            if line.lstrip().startswith(b"{"):
+                self._read_object(line)
 
     def _read_body(self, body: JsonBody) -> None:
         values, is_whole = body.finish()
@@ -196,19 +198,18 @@ class AnswerReader(Answer):
         except RecursionError:
             return None
         except UNREADABLE:
-            try:
-                self._read_strict(strict(bytes(data)))
-            except json.JSONDecodeError:
+            again = strict(bytes(data))
+            if again is None:
                 return False
-            except (ValueError, RecursionError):
-                return None
+            self._read_strict(again)
         return True
 
     def _read_strict(self, data: bytes | msgspec.Raw) -> None:
         dialect = self._dialect
         if dialect is None:
             dialect = detect(decode_parts(data))
-            if dialect is not plain.read:
+            self._unknown += dialect is plain.read
+            if dialect is not plain.read or self._unknown > _MAX_UNKNOWN:
                 self._dialect = dialect
         dialect(data, self)
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from otel_lifecycle.instrumentation.http.answers.answer import Answer
-from otel_lifecycle.instrumentation.http.answers.decoding import Scalar, TolerantDecoder, is_empty
+from otel_lifecycle.instrumentation.http.answers.decoding import (
+    NOTHING,
+    Scalar,
+    TolerantDecoder,
+    is_empty,
+)
 from otel_lifecycle.instrumentation.http.answers.dialects import plain
 
-_NOTHING = msgspec.Raw(b"")
 TYPES = frozenset(
     {
         "message",
@@ -38,10 +42,10 @@ class _Block(msgspec.Struct, gc=False):
     """A block that begins, or what is added to one, or to the message."""
 
     type: Scalar = None
-    text: msgspec.Raw = _NOTHING
-    thinking: msgspec.Raw = _NOTHING
-    partial_json: msgspec.Raw = _NOTHING
-    data: msgspec.Raw = _NOTHING  # redacted thinking
+    text: msgspec.Raw = NOTHING
+    thinking: msgspec.Raw = NOTHING
+    partial_json: msgspec.Raw = NOTHING
+    data: msgspec.Raw = NOTHING  # redacted thinking
     stop_reason: Scalar = None
 
 
@@ -52,8 +56,8 @@ class _Event(msgspec.Struct, gc=False):
     content_block: _Block | None = None
     usage: _Usage | None = None
     stop_reason: Scalar = None
-    content: msgspec.Raw = _NOTHING
-    error: msgspec.Raw = _NOTHING
+    content: msgspec.Raw = NOTHING
+    error: msgspec.Raw = NOTHING
 
 
 _event_decoder = TolerantDecoder(_Event)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from otel_lifecycle.instrumentation.http.answers.answer import Answer
-from otel_lifecycle.instrumentation.http.answers.decoding import Scalar, TolerantDecoder, is_empty
+from otel_lifecycle.instrumentation.http.answers.decoding import (
+    NOTHING,
+    Scalar,
+    TolerantDecoder,
+    is_empty,
+)
 from otel_lifecycle.instrumentation.http.answers.dialects import plain
 
-_NOTHING = msgspec.Raw(b"")
 _OUTPUTS = ("text", "functionCall", "inlineData", "executableCode", "codeExecutionResult")
 
 
@@ -37,7 +41,7 @@ class _Piece(msgspec.Struct, gc=False):
     candidates: list[_Candidate] | None = None
     usageMetadata: _Usage | None = None  # noqa: N815
     promptFeedback: _Feedback | None = None  # noqa: N815
-    error: msgspec.Raw = _NOTHING
+    error: msgspec.Raw = NOTHING
 
 
 _decoder = TolerantDecoder(_Piece)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import msgspec
 
 from otel_lifecycle.instrumentation.http.answers.answer import Answer
-from otel_lifecycle.instrumentation.http.answers.decoding import Scalar, TolerantDecoder, is_empty
+from otel_lifecycle.instrumentation.http.answers.decoding import (
+    NOTHING,
+    Scalar,
+    TolerantDecoder,
+    is_empty,
+)
 from otel_lifecycle.instrumentation.http.answers.dialects import plain
-
-_NOTHING = msgspec.Raw(b"")
 
 
 class _Message(msgspec.Struct, gc=False):
-    content: msgspec.Raw = _NOTHING
-    thinking: msgspec.Raw = _NOTHING
-    tool_calls: msgspec.Raw = _NOTHING
+    content: msgspec.Raw = NOTHING
+    thinking: msgspec.Raw = NOTHING
+    tool_calls: msgspec.Raw = NOTHING
 
 
 class _Piece(msgspec.Struct, gc=False):
@@ -23,9 +26,9 @@ class _Piece(msgspec.Struct, gc=False):
     prompt_eval_count: Scalar = None
     eval_count: Scalar = None
     message: _Message | Scalar = None
-    response: msgspec.Raw = _NOTHING
-    thinking: msgspec.Raw = _NOTHING
-    error: msgspec.Raw = _NOTHING
+    response: msgspec.Raw = NOTHING
+    thinking: msgspec.Raw = NOTHING
+    error: msgspec.Raw = NOTHING
 
 
 _decoder = TolerantDecoder(_Piece)

@@ -6,6 +6,7 @@ import msgspec
 
 from otel_lifecycle.instrumentation.http.answers.answer import Answer
 from otel_lifecycle.instrumentation.http.answers.decoding import (
+    NOTHING,
     Scalar,
     TolerantDecoder,
     is_empty,
@@ -13,7 +14,6 @@ from otel_lifecycle.instrumentation.http.answers.decoding import (
 from otel_lifecycle.instrumentation.http.answers.dialects import plain
 from otel_lifecycle.instrumentation.http.answers.dialects.usage import Usage, read_usage
 
-_NOTHING = msgspec.Raw(b"")
 _OUTPUTS = (
     "content",
     "reasoning_content",
@@ -33,7 +33,7 @@ class _Reason(msgspec.Struct, gc=False):
 class _Choice(msgspec.Struct, gc=False):
     index: Scalar = 0
     finish_reason: Scalar | _Reason = None
-    error: msgspec.Raw = _NOTHING
+    error: msgspec.Raw = NOTHING
     usage: Usage | Scalar = None  # Moonshot
 
 
@@ -44,15 +44,15 @@ class _Elsewhere(msgspec.Struct, gc=False):
 class _Piece(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
     usage: Usage | None = None
-    error: msgspec.Raw = _NOTHING
+    error: msgspec.Raw = NOTHING
     x_groq: _Elsewhere | None = None
 
 
 class _Text(msgspec.Struct, gc=False):
     delta: dict[str, msgspec.Raw] | Scalar = None
     message: dict[str, msgspec.Raw] | Scalar = None
-    text: msgspec.Raw = _NOTHING
-    token_ids: msgspec.Raw = _NOTHING
+    text: msgspec.Raw = NOTHING
+    token_ids: msgspec.Raw = NOTHING
 
 
 class _Texts(msgspec.Struct):
@@ -77,13 +77,13 @@ def read(data: bytes | msgspec.Raw, answer: Answer) -> None:
             answer.choice(choice.index, reason.type if isinstance(reason, _Reason) else reason)
         if choice.usage is not None and isinstance(choice.usage, Usage):
             read_usage(choice.usage, answer)
-        if choice.error is not _NOTHING and not is_empty(choice.error):
+        if choice.error is not NOTHING and not is_empty(choice.error):
             answer.fail()
     if piece.usage is not None:
         read_usage(piece.usage, answer)
     elif piece.x_groq is not None and isinstance(piece.x_groq.usage, Usage):
         read_usage(piece.x_groq.usage, answer)
-    if piece.error is not _NOTHING and not is_empty(piece.error):
+    if piece.error is not NOTHING and not is_empty(piece.error):
         answer.fail()
 
 

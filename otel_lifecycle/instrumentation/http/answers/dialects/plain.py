@@ -5,25 +5,28 @@ from __future__ import annotations
 import msgspec
 
 from otel_lifecycle.instrumentation.http.answers.answer import Answer
-from otel_lifecycle.instrumentation.http.answers.decoding import Scalar, TolerantDecoder, is_empty
+from otel_lifecycle.instrumentation.http.answers.decoding import (
+    NOTHING,
+    Scalar,
+    TolerantDecoder,
+    is_empty,
+)
 from otel_lifecycle.instrumentation.http.answers.dialects.usage import Usage, read_usage
-
-_NOTHING = msgspec.Raw(b"")
 
 
 class _Plain(msgspec.Struct, gc=False):
-    error: msgspec.Raw = _NOTHING
+    error: msgspec.Raw = NOTHING
     usage: Usage | None = None
     object: Scalar = None
     type: Scalar = None
     status: Scalar = None
     code: Scalar = None
-    message: msgspec.Raw = _NOTHING
+    message: msgspec.Raw = NOTHING
     error_code: Scalar = None
     finish_reason: Scalar = None
-    text: msgspec.Raw = _NOTHING
-    text_output: msgspec.Raw = _NOTHING
-    content: msgspec.Raw = _NOTHING
+    text: msgspec.Raw = NOTHING
+    text_output: msgspec.Raw = NOTHING
+    content: msgspec.Raw = NOTHING
 
 
 _decoder = TolerantDecoder(_Plain)
@@ -36,8 +39,8 @@ def read(data: bytes | msgspec.Raw, answer: Answer) -> None:
         answer.fail()
     if plain.usage is not None:
         read_usage(plain.usage, answer)
-    if not answer.has_output and not all(
-        is_empty(text) for text in (plain.text, plain.text_output, plain.content)
+    if not answer.has_output and not (
+        is_empty(plain.text) and is_empty(plain.text_output) and is_empty(plain.content)
     ):
         answer.has_output = True
         answer.tells_its_end = plain.error_code is not None
@@ -46,12 +49,11 @@ def read(data: bytes | msgspec.Raw, answer: Answer) -> None:
 
 
 def _is_error(plain: _Plain) -> bool:
-    if not is_empty(plain.error):
+    if not is_empty(plain.error) or plain.error_code:  # the second is of FastChat's workers
         return True
-    if "error" in (plain.object, plain.type, plain.status) or plain.status == "failed":
-        return True
-    if plain.error_code:  # FastChat's workers
+    if plain.object == "error" or plain.type == "error" or plain.status in ("error", "failed"):
         return True
     # vLLM's former error object, and others that are as flat.
-    told = bytes(plain.message).startswith(b'"')
-    return told and (type(plain.code) is int or "error" in str(plain.type).lower())
+    if plain.message is NOTHING or not bytes(plain.message).startswith(b'"'):
+        return False
+    return type(plain.code) is int or "error" in str(plain.type).lower()

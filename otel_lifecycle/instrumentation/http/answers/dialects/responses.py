@@ -5,11 +5,15 @@ from __future__ import annotations
 import msgspec
 
 from otel_lifecycle.instrumentation.http.answers.answer import Answer
-from otel_lifecycle.instrumentation.http.answers.decoding import Scalar, TolerantDecoder, is_empty
+from otel_lifecycle.instrumentation.http.answers.decoding import (
+    NOTHING,
+    Scalar,
+    TolerantDecoder,
+    is_empty,
+)
 from otel_lifecycle.instrumentation.http.answers.dialects import plain
 from otel_lifecycle.instrumentation.http.answers.dialects.usage import Usage, read_usage
 
-_NOTHING = msgspec.Raw(b"")
 _ENDED = frozenset({"completed", "incomplete", "failed", "cancelled"})
 
 
@@ -23,15 +27,15 @@ class _Incomplete(msgspec.Struct, gc=False):
 
 class _Response(msgspec.Struct, gc=False):
     status: Scalar = None
-    error: msgspec.Raw = _NOTHING
+    error: msgspec.Raw = NOTHING
     usage: Usage | None = None
     incomplete_details: _Incomplete | None = None
-    output: msgspec.Raw = _NOTHING
+    output: msgspec.Raw = NOTHING
 
 
 class _Event(msgspec.Struct, gc=False):
     type: Scalar = None
-    delta: msgspec.Raw = _NOTHING
+    delta: msgspec.Raw = NOTHING
     item: _Item | None = None
     response: _Response | None = None
 

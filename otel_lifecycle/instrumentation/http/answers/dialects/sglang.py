@@ -5,10 +5,13 @@ from __future__ import annotations
 import msgspec
 
 from otel_lifecycle.instrumentation.http.answers.answer import Answer
-from otel_lifecycle.instrumentation.http.answers.decoding import Scalar, TolerantDecoder, is_empty
+from otel_lifecycle.instrumentation.http.answers.decoding import (
+    NOTHING,
+    Scalar,
+    TolerantDecoder,
+    is_empty,
+)
 from otel_lifecycle.instrumentation.http.answers.dialects import plain
-
-_NOTHING = msgspec.Raw(b"")
 
 
 class _Reason(msgspec.Struct, gc=False):
@@ -25,9 +28,9 @@ class _Info(msgspec.Struct, gc=False):
 class _Piece(msgspec.Struct, gc=False):
     meta_info: _Info | None = None
     index: Scalar = 0
-    text: msgspec.Raw = _NOTHING
-    output_ids: msgspec.Raw = _NOTHING
-    error: msgspec.Raw = _NOTHING
+    text: msgspec.Raw = NOTHING
+    output_ids: msgspec.Raw = NOTHING
+    error: msgspec.Raw = NOTHING
 
 
 _decoder = TolerantDecoder(_Piece)

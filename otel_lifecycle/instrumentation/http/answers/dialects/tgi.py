@@ -5,14 +5,17 @@ from __future__ import annotations
 import msgspec
 
 from otel_lifecycle.instrumentation.http.answers.answer import Answer
-from otel_lifecycle.instrumentation.http.answers.decoding import Scalar, TolerantDecoder, is_empty
+from otel_lifecycle.instrumentation.http.answers.decoding import (
+    NOTHING,
+    Scalar,
+    TolerantDecoder,
+    is_empty,
+)
 from otel_lifecycle.instrumentation.http.answers.dialects import plain
-
-_NOTHING = msgspec.Raw(b"")
 
 
 class _Token(msgspec.Struct, gc=False):
-    text: msgspec.Raw = _NOTHING
+    text: msgspec.Raw = NOTHING
 
 
 class _Details(msgspec.Struct, gc=False):
@@ -26,7 +29,7 @@ class _Piece(msgspec.Struct, gc=False):
     token: _Token | None = None
     generated_text: Scalar = None
     details: _Details | None = None
-    error: msgspec.Raw = _NOTHING
+    error: msgspec.Raw = NOTHING
 
 
 _decoder = TolerantDecoder(_Piece)

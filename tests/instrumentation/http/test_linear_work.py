@@ -1,0 +1,166 @@
+"""Whatever a client or an engine sends, the work is linear in its bytes, and the memory bounded."""
+
+from __future__ import annotations
+
+import json
+import time
+import tracemalloc
+from collections.abc import Callable, Iterable
+
+import pytest
+
+from otel_lifecycle.instrumentation.http.answers import AnswerReader
+from otel_lifecycle.instrumentation.http.inference_request import RequestReader, is_prefill
+
+KIB = 1 << 10
+MIB = 1 << 20
+ROUNDS = 3
+# Twice the bytes take twice the time; a quadratic part of any weight takes four times.
+GROWTH = 3.2
+
+USAGE_BOMB = b'"usage":{' * 150 + (b"{}," * 1_100 + b'"a":1,') * 4
+
+
+def repeat(part: bytes, size: int) -> bytes:
+    """About so many bytes."""
+    return part * (size // len(part) + 1)
+
+
+HOSTILE: dict[str, Callable[[int], bytes]] = {
+    "nested usage": lambda size: b'data: {"choices":[' + repeat(USAGE_BOMB, size),
+    "nested usage in JSON": lambda size: b'{"choices":[' + repeat(USAGE_BOMB, size),
+    "nested usage, whole": lambda size: (
+        b'{"a":[' + repeat(b'{"usage":{}},', size) + b'1],"usage":{}}'
+    ),
+    "empty choices": lambda size: b'{"choices":[' + repeat(b"{},", size) + b"{}]}",
+    "empty choices, streamed": lambda size: (
+        b'data: {"choices":[' + repeat(b"{},", size) + b"{}]}\n\n"
+    ),
+    "list of empty objects": lambda size: b"[" + repeat(b"{},", size) + b"{}]",
+    "deep": lambda size: repeat(b'{"a":', size),
+    "deep list": lambda size: repeat(b"[", size),
+    "deep in events": lambda size: repeat(b"data: " + b"[" * 500 + b"\n\n", size),
+    "braces": lambda size: b'{"a":' + repeat(b"[{]}", size),
+    "tiny events": lambda size: repeat(b"data:1\n\n", size),
+    "empty lines": lambda size: b"data:\n" + repeat(b"\n", size),
+    "carriage returns": lambda size: b"data:\r" + repeat(b"\r\n\r", size),
+    "empty data": lambda size: b"data:1\n" + repeat(b"data:\n", size),
+    "lines of an event": lambda size: b"data:1\n" + repeat(b"data:x\n", size),
+    "names": lambda size: b"data:1\n" + repeat(b"event:error\n", size),
+    "no end of line": lambda size: b"data: " + repeat(b"x", size),
+    "quotes": lambda size: b'{"a":[' + repeat(b'"",', size),
+    "escapes": lambda size: b'{"a":"' + repeat(rb"\\\"", size),
+    "keys": lambda size: b"{" + repeat(b'"":{},', size) + b'"":1}',
+    "surrogates": lambda size: b'{"a":"' + repeat(rb"\ud800", size) + b'"}',
+    "lines": lambda size: b'{"done":false}\n' + repeat(b"{}\n", size),
+    "one long line": lambda size: b'{"done":false}\n' + repeat(b"x", size),
+    "blanks": lambda size: repeat(b" \n", size),
+    "errors": lambda size: repeat(b"data: {nothing}\n\n", size),
+    "choices": lambda size: b"".join(
+        b'data: {"choices":[{"index":%d}]}\n\n' % number for number in range(size // 32)
+    ),
+}
+REQUESTS: dict[str, Callable[[int], bytes]] = {
+    "messages": lambda size: b'{"messages":[' + repeat(b"{},", size) + b"{}]}",
+    "messages of a list": lambda size: b'{"messages":[' + repeat(b"[],", size) + b"[]]}",
+    "other objects": lambda size: b'{"tools":[' + repeat(b"{},", size) + b"{}]}",
+    "prompts": lambda size: b'{"prompt":[' + repeat(b'"",', size) + b'""]}',
+    "prompts of ids": lambda size: b'{"prompt":[' + repeat(b"[],", size) + b"[]]}",
+    "token ids": lambda size: b'{"prompt":[' + repeat(b"1,", size) + b"1]}",
+    "nested content": lambda size: repeat(b'{"content":', size),
+    "nested content within": lambda size: b'{"messages":' + repeat(b'{"content":', size),
+    "models": lambda size: b"{" + repeat(b'"model":"m",', size) + b'"a":1}',
+    "long model": lambda size: b'{"model":"' + repeat(rb"\n", size) + b'"}',
+    "escaped": lambda size: b'{"prompt":"' + repeat(rb"\"", size) + b'"}',
+    "braces": lambda size: b'{"a":' + repeat(b"[{]}", size),
+    "transfer": lambda size: b'{"kv_transfer_params":{' + repeat(b'"a":{},', size) + b'"b":1}}',
+}
+
+
+def pieces(content: bytes, size: int) -> list[bytes]:
+    """The content in chunks."""
+    return [content[start : start + size] for start in range(0, len(content), size)]
+
+
+def read_answer(chunks: Iterable[bytes]) -> None:
+    """Reads an answer."""
+    reader = AnswerReader()
+    for chunk in chunks:
+        reader.feed(chunk)
+    reader.finish()
+
+
+def read_request(chunks: Iterable[bytes]) -> None:
+    """Reads a request as the router's client sends it, and as the router sends it on."""
+    reader = RequestReader()
+    for chunk in chunks:
+        reader.feed(chunk)
+    reader.read(whole=True)
+    is_prefill(b"".join(chunks))
+
+
+def cpu(work: Callable[[], object]) -> float:
+    """CPU seconds of the thread, at their least."""
+    taken: list[float] = []
+    for _ in range(ROUNDS):
+        began = time.thread_time()
+        work()
+        taken.append(time.thread_time() - began)
+    return min(taken)
+
+
+def assert_linear(read: Callable[[list[bytes]], None], make: Callable[[int], bytes]) -> None:
+    """Doubles the bytes, in big and small chunks, and looks at how the CPU time grows."""
+    for chunk, size in ((32 * KIB, 200 * KIB), (1 << 30, 200 * KIB), (1, 10 * KIB)):
+        small, big = (pieces(make(size * factor), chunk) for factor in (1, 2))
+        least = 1e-3  # what is quicker is linear enough, and lost in the noise
+        for _ in range(4):  # a busy machine may slow one of the two
+            once, twice = (max(cpu(lambda c=c: read(c)), least) for c in (small, big))
+            if twice <= GROWTH * once:
+                break
+        else:
+            pytest.fail(f"{once * 1e3:.1f} ms became {twice * 1e3:.1f} ms, chunks of {chunk}")
+
+
+@pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE)
+def test_answers(make: Callable[[int], bytes]) -> None:
+    """Twice an answer takes twice the work, in chunks of any size."""
+    assert_linear(read_answer, make)
+
+
+@pytest.mark.parametrize("make", REQUESTS.values(), ids=REQUESTS)
+def test_requests(make: Callable[[int], bytes]) -> None:
+    """Twice a request takes twice the work."""
+    assert_linear(read_request, make)
+
+
+@pytest.mark.parametrize("make", [*HOSTILE.values(), *REQUESTS.values()], ids=[*HOSTILE, *REQUESTS])
+def test_work_beside_a_parse(make: Callable[[int], bytes]) -> None:
+    """No bytes take more than a few times what a router needs to parse as many of JSON."""
+    size = MIB // 4
+    content = make(size)[: size - 1]
+    dense = b"[" + b"{}," * (size // 3) + b"{}]"
+    parse = cpu(lambda: json.loads(dense))
+
+    for read in (read_answer, read_request):
+        assert cpu(lambda read=read: read(pieces(content, 64 * KIB))) < 40 * parse
+
+
+@pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE)
+def test_memory_of_answers(make: Callable[[int], bytes]) -> None:
+    """An answer of any size takes a few megabytes while it is read, and nothing once it was."""
+    chunks = pieces(make(3 * MIB), 64 * KIB)
+    reader = AnswerReader()
+    tracemalloc.start()
+    try:
+        for chunk in chunks:
+            reader.feed(chunk)
+        kept, _ = tracemalloc.get_traced_memory()
+        reader.finish()
+        left, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert kept < 4 * MIB
+    assert left < 256 * KIB
+    assert peak < 64 * MIB
