@@ -112,8 +112,9 @@ def make_router(upstream: Upstream) -> FastAPI:
     async def count(request: Request) -> dict[str, Any]:
         return {"length": len(await request.body())}
 
-    app.post("/v1/completions")(route)
-    app.post("/v1/chat/completions")(route)
+    for path in ("completions", "chat/completions", "messages", "responses"):
+        app.post(f"/v1/{path}")(route)
+    app.post("/generate")(route)
     app.post("/tokenize")(count)
     return app
 
