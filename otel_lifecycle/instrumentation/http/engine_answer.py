@@ -26,10 +26,11 @@ def read_answer(attempt: Attempt, response: Any) -> None:
     """
     try:
         answer = AnswerReader()
-        answer.begin(response.status_code, response.headers)
-        if response.is_stream_consumed:
+        if response.is_stream_consumed:  # httpx has decoded it
+            answer.begin(response.status_code, {})
             answer.feed(response.content)
         elif response.headers.get("content-encoding", "identity") == "identity":
+            answer.begin(response.status_code, response.headers)
             response.stream = _Stream(response.stream, attempt)
         else:
             return

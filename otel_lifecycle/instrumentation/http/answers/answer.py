@@ -152,10 +152,15 @@ class Answer:
             if len(self._counts) >= _MAX_CHOICES:
                 return
             count = self._counts[number] = _Count()
-        count.input = _newer(input_tokens, count.input)
-        count.output = _newer(output_tokens, count.output)
-        count.cached = _newer(cached_tokens, count.cached)
-        count.written = _newer(written_tokens, count.written)
+        # Some engines count in each chunk, and most of that is what they said before.
+        if input_tokens != count.input:
+            count.input = _newer(input_tokens, count.input)
+        if output_tokens != count.output:
+            count.output = _newer(output_tokens, count.output)
+        if cached_tokens != count.cached:
+            count.cached = _newer(cached_tokens, count.cached)
+        if written_tokens is not None:
+            count.written = _newer(written_tokens, count.written)
 
 
 def _newer(value: object, known: int | None) -> int | None:

@@ -32,15 +32,14 @@ class EventStream:
 
     def feed(self, chunk: bytes) -> Sequence[Event]:
         """Take the next bytes; return the events that are whole with them."""
-        # Most chunks: one event of one line.
-        if (
-            self.is_between_events
-            and chunk.startswith(b"data: ")
-            and chunk.find(b"\n") == len(chunk) - 2
-            and chunk.endswith(b"\n\n")
-            and b"\r" not in chunk
-        ):
-            return ((b"", chunk[6:-2]),)
+        # Most chunks are one event with one line of data.
+        if self.is_between_events and chunk.endswith(b"\n\n") and b"\r" not in chunk:
+            start, name = 0, b""
+            if chunk.startswith(b"event: "):
+                start = chunk.find(b"\n") + 1
+                name = chunk[7 : start - 1]
+            if chunk.startswith(b"data: ", start) and chunk.find(b"\n", start) == len(chunk) - 2:
+                return ((name, chunk[start + 6 : -2]),)
         if self._after_cr or b"\r" in chunk:
             chunk = self._with_line_feeds(chunk)
         lines = chunk.split(b"\n")

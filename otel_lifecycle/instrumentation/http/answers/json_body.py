@@ -110,6 +110,10 @@ class JsonBody:
         return False
 
     def _split(self, chunk: bytes) -> list[bytes]:
+        # Most chunks are one line.
+        is_line = chunk.find(self._end_of_line) == len(chunk) - 1
+        if is_line and not self._kept and not self._skipping:
+            return [chunk[:-1]]
         lines = chunk.split(self._end_of_line)
         rest = lines.pop()
         if lines:
@@ -143,7 +147,7 @@ def _items(kept: bytes) -> tuple[list[bytes | msgspec.Raw], bool | None]:
         if again is None:
             return [], False
         items = _items_decoder.decode(again)
-    return [item for item in items if memoryview(item)[:1] == b"{"], True
+    return [item for item in items if bytes(memoryview(item)[:1]) == b"{"], True
 
 
 def _is_piece(line: bytes, end_of_line: bytes) -> bool:

@@ -159,7 +159,14 @@ class AnswerReader(Answer):
     def _read_events(self, stream: EventStream, chunk: bytes) -> None:
         begins_event, changes = stream.is_between_events, self.changes
         events = stream.feed(chunk)
+        dialect = self._dialect
         for name, data in events:
+            if dialect is not None and name != b"error" and data.startswith(b"{"):
+                try:
+                    dialect(data, self)
+                    continue
+                except UNREADABLE:
+                    pass
             self._read_event(name, data)
         if not stream.is_between_events:
             self._may_repeat = False

@@ -50,7 +50,8 @@ def read(data: bytes | msgspec.Raw, answer: Answer) -> None:
     if not answer.has_output:
         answer.has_output = not is_empty(piece.text) or not is_empty(piece.output_ids)
     reason = info.finish_reason
-    answer.choice(part, reason.type if isinstance(reason, _Reason) else reason)
+    if reason is not None or part not in answer.open_choices:
+        answer.choice(part, reason.type if isinstance(reason, _Reason) else reason)
     answer.count(info.prompt_tokens, info.completion_tokens, info.cached_tokens, part=part)
     if not is_empty(piece.error):
         answer.fail()
