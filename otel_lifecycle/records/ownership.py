@@ -35,6 +35,9 @@ _FIRST_READ = 1 << 16
 class ForeignFile(OSError):  # noqa: N818  # as FileExistsError
     """A file that is not ours to write, to rename or to delete.
 
+    Attributes:
+        reason: Why not.
+
     Args:
         path: The file.
         reason: Why not.
@@ -42,6 +45,7 @@ class ForeignFile(OSError):  # noqa: N818  # as FileExistsError
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path} {reason}")
+        self.reason = reason
 
 
 class Ending(NamedTuple):
@@ -107,13 +111,23 @@ def keep_private(fd: int, path: Path) -> None:
         ForeignFile: It is another user's, and not only they can read it.
         OSError: Its rights cannot be changed.
     """
-    if os.name != "posix":
-        return
-    status = os.fstat(fd)
-    if status.st_mode & _ANYBODY_ELSE:
-        if status.st_uid != os.geteuid():
-            raise ForeignFile(path, "belongs to another user and can be read by more than them")
+    if _is_shared(fd, path):
         os.fchmod(fd, FILE_MODE)
+
+
+def check(path: Path) -> None:
+    """Tells whether a file that is there would be written to, without changing it.
+
+    Raises:
+        ForeignFile: It is not ours.
+        OSError: It cannot be read.
+    """
+    fd = open_carefully(path, os.O_RDONLY)
+    try:
+        find_ending(fd, path)
+        _is_shared(fd, path)
+    finally:
+        os.close(fd)
 
 
 def find_ending(fd: int, path: Path) -> Ending:
@@ -168,6 +182,16 @@ def is_beginning(line: bytes) -> bool:
         return _VERSION.startswith(line)
     rest = line[match.end() :]
     return rest.startswith(_REQUEST_ID) or _REQUEST_ID.startswith(rest)
+
+
+def _is_shared(fd: int, path: Path) -> bool:
+    """Whether others have rights to a file of ours."""
+    status = os.fstat(fd)
+    if os.name != "posix" or not status.st_mode & _ANYBODY_ELSE:
+        return False
+    if status.st_uid != os.geteuid():
+        raise ForeignFile(path, "belongs to another user and can be read by more than them")
+    return True
 
 
 def _is_record(line: bytes) -> bool:

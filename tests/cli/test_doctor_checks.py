@@ -26,6 +26,7 @@ from otel_lifecycle.cli.doctor.sdk import examine_sdk
 from otel_lifecycle.cli.doctor.settings import examine_record_file
 from otel_lifecycle.config import PersistenceConfig
 from tests.cli.environments import make_program, sections, words
+from tests.records.segments import lines
 
 DISTRO = {
     "OTEL_TRACES_EXPORTER": "otlp",
@@ -624,14 +625,20 @@ def test_declarative_configuration() -> None:
         ("records.jsonl", "can be written", True),
         ("new/records.jsonl", "does not exist yet, the folder can be written", True),
         ("", "it is a folder", False),
+        ("text", "it is no record file: its last line is not a record", False),
+        ("link", "it is a symbolic link", False),
+        ("pipe", "it is no regular file", False),
         ("records.jsonl/more.jsonl", "{folder}/records.jsonl is no folder", False),
         ("~nobody-of-that-name/records.jsonl", "Could not determine home directory.", False),
     ],
 )
 def test_record_file(tmp_path: Path, name: str, state: str, writable: bool) -> None:
     """The record file and its folder are looked at, not touched."""
-    (tmp_path / "records.jsonl").write_text("as it was")
-    before = (tmp_path / "records.jsonl").stat()
+    (tmp_path / "records.jsonl").write_bytes(lines("as it was"))
+    (tmp_path / "text").write_text("as it was")
+    (tmp_path / "link").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    before = looks(tmp_path)
     diagnosis = Diagnosis()
     path = name if name.startswith("~") else f"{tmp_path}/{name}"
 
@@ -640,8 +647,13 @@ def test_record_file(tmp_path: Path, name: str, state: str, writable: bool) -> N
     state = state.format(folder=tmp_path)
     assert sections(shown(diagnosis))["record file"].endswith(f" state {state}")
     assert len(diagnosis.problems) == (not writable)
-    assert list(tmp_path.iterdir()) == [tmp_path / "records.jsonl"]
-    assert (tmp_path / "records.jsonl").stat() == before
+    assert looks(tmp_path) == before
+
+
+def looks(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """Mode, size and last change of each file."""
+    files = {file.name: file.lstat() for file in folder.iterdir()}
+    return {name: (it.st_mode, it.st_size, it.st_mtime_ns) for name, it in files.items()}
 
 
 def test_width() -> None:

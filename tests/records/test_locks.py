@@ -73,7 +73,7 @@ def test_let_go_under_load(
 
     assert ["before", *numbered("request", 20)] == recorded(path)
     (message,) = caplog.messages
-    assert message.startswith(f"{path}: cannot write 20 records, keeping them queued:")
+    assert message.startswith(f"{path}: cannot write ")
     assert "another process holds the lock" in message
 
 

@@ -19,6 +19,7 @@ from otel_lifecycle.config import (
     unknown_variables,
 )
 from otel_lifecycle.records.names import live_path
+from otel_lifecycle.records.ownership import ForeignFile, check
 from otel_lifecycle.runtime.files import read_file
 
 _RARE = ("collection.", "prediction.")  # shown where they are set
@@ -102,9 +103,15 @@ def _value(config: TrackerConfig, field: str) -> str:
 
 
 def _state(path: Path) -> str:
-    if path.exists():
+    if os.path.lexists(path):
         if path.is_dir():
             return "it is a folder"
+        try:
+            check(path)
+        except PermissionError:
+            return "no permission"
+        except ForeignFile as error:
+            return f"it {error.reason}"
         return _WRITABLE if os.access(path, os.R_OK | os.W_OK) else "no permission"
     folder = next(folder for folder in path.parents if folder.exists())
     if not folder.is_dir():
