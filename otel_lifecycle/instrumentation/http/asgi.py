@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from typing import Any, TypeAlias
@@ -156,12 +157,13 @@ class _Messages:
 def flush(tracker: RequestLifecycleTracker) -> None:
     """Writes queued records, and exports what the global providers have.
 
-    Each within the `close_timeout`; never raises.
+    Both together within the `close_timeout`; never raises.
     """
     with suppress(Exception):
         timeout = tracker.config.close_timeout.total_seconds()
+        deadline = time.monotonic() + timeout
         tracker.flush(timeout)
-        providers.flush(timeout)
+        providers.flush(max(0.0, deadline - time.monotonic()))
 
 
 def _headers(raw: Iterable[tuple[bytes, bytes]], names: Collection[bytes]) -> dict[str, str]:
