@@ -10,9 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from otel_lifecycle import ConfigError, RequestLifecycleTracker
 from otel_lifecycle.records.names import segment_of
+from otel_lifecycle.records.ownership import ForeignFile
+from otel_lifecycle.records.segment import Segment
 from tests.records.helpers import eventually, numbered, open_descriptors, recorded, serve
 from tests.records.segments import append, closed, lines
 
@@ -53,6 +57,37 @@ def test_other_content(
     assert path.stat().st_mode & 0o777 == 0o644
     assert [path] == list(path.parent.iterdir())
     assert open_descriptors(path) == 0
+
+
+_LINE = lines("a")
+
+
+@given(
+    head=st.sampled_from([b"", _LINE, 2 * _LINE, _KEY + b"\n"]),
+    begun=st.integers(0, len(_LINE)),
+    junk=st.binary(max_size=20) | st.just(bytes(20)),
+)
+def test_only_a_torn_record_is_cut(
+    tmp_path_factory: pytest.TempPathFactory, head: bytes, begun: int, junk: bytes
+) -> None:
+    """Whatever a file holds: it stays as it is, or loses one torn record behind a whole one."""
+    path = tmp_path_factory.mktemp("file") / "records.jsonl"
+    before = head + _LINE[:begun] + junk
+    path.write_bytes(before)
+    try:
+        Segment(path).close()
+    except ForeignFile:
+        assert path.read_bytes() == before
+        return
+    after = path.read_bytes()
+    assert not after or after.endswith(_LINE)
+    if after != before + b"\n":
+        cut = before.removeprefix(after)
+        assert len(cut) == len(before) - len(after)
+        assert b"\n" not in cut
+        torn = cut.rstrip(b"\0")[:17]
+        assert torn == _LINE[: len(torn)]
+        assert torn or after or not before
 
 
 @pytest.mark.parametrize(
