@@ -95,6 +95,15 @@ def test_the_time_is_read_from_the_tracker_s_clock(room: str) -> None:
     assert asking == set()
 
 
+def test_loggers_are_printable() -> None:
+    """Every logger of the package is one whose lines are made printable."""
+    direct = [
+        dotted(path) for path in modules() if "getLogger(__name__)" in path.read_text("utf-8")
+    ]
+
+    assert direct == []
+
+
 def test_public_names() -> None:
     """The package exports exactly what it says it does."""
     assert sorted(otel_lifecycle.__all__) == sorted(set(otel_lifecycle.__all__))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from otel_lifecycle.runtime.text import printable as escaped
+
 UNKNOWN = "-"
 
 
@@ -38,5 +40,5 @@ def shortened(name: str, width: int = 17) -> str:
 
 def printable(text: str, limit: int = 200) -> str:
     """One line without control characters: what clients send may hold any."""
-    shown = "".join(character if character.isprintable() else "?" for character in text[:limit])
+    shown = escaped(text[:limit])
     return shown if len(text) <= limit else f"{shown}..."

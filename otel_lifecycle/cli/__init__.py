@@ -51,7 +51,7 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         return arguments.run(arguments)
     except CommandError as error:
-        print(f"otel-lifecycle: {' '.join(str(error).split())}", file=sys.stderr)
+        complain(" ".join(str(error).split()))
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED

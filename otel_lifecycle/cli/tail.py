@@ -12,6 +12,7 @@ import msgspec
 from otel_lifecycle.cli.errors import FAILED, USAGE, complain
 from otel_lifecycle.cli.record_paths import complain_of_missing
 from otel_lifecycle.records import Follower
+from otel_lifecycle.runtime.text import printable
 
 _IDLE_SECONDS = 0.2
 
@@ -23,7 +24,7 @@ def run(paths: Sequence[Path], *, follow: bool) -> int:
         while True:
             batch = follower.poll()
             for entry in batch.records:
-                sys.stdout.write(msgspec.json.encode(entry.record).decode() + "\n")
+                sys.stdout.write(printable(msgspec.json.encode(entry.record).decode()) + "\n")
             sys.stdout.flush()
             for problem in batch.problems:
                 exit_code = max(exit_code, FAILED if problem.line else USAGE)

@@ -9,8 +9,12 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from otel_lifecycle.config.settings import Duration, Settings
+from otel_lifecycle.runtime.text import without_secrets
 
 Source: TypeAlias = Literal["engine", "npu_exporter", "dcgm", "amd", "npu_smi"]
+
+
+_URL_EXPECTED = "must be a URL such as http://10.0.0.7:8000/metrics"
 
 
 def _url(value: object) -> object:
@@ -19,10 +23,10 @@ def _url(value: object) -> object:
     try:
         parts = urlsplit(value)
         port = parts.port
-    except ValueError as error:
-        raise ValueError(f"must be a URL such as http://10.0.0.7:8000/metrics: {error}") from None
+    except ValueError:  # its text may hold a part of a password
+        raise ValueError(_URL_EXPECTED) from None
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-        raise ValueError("must be a URL such as http://10.0.0.7:8000/metrics")
+        raise ValueError(_URL_EXPECTED)
     if "@" in parts.netloc:
         raise ValueError("must be a URL without credentials, which go into authorizationFile")
     return value
@@ -63,7 +67,7 @@ class TargetConfig(Settings):
     authorization_file: str = ""
 
     def __str__(self) -> str:
-        return f"{self.source}={self.url}" if self.url else self.source
+        return f"{self.source}={without_secrets(self.url)}" if self.url else self.source
 
     @model_validator(mode="after")
     def _needs_url(self) -> TargetConfig:
@@ -145,5 +149,11 @@ class CollectionConfig(Settings):
     tls_verify: bool = True
 
     def __str__(self) -> str:
-        changed: dict[str, Any] = self.model_dump(exclude_defaults=True)
-        return " ".join(f"{name}={value}" for name, value in changed.items()) or "the defaults"
+        changed = {name: getattr(self, name) for name in self.model_dump(exclude_defaults=True)}
+        return " ".join(f"{name}={_shown(value)}" for name, value in changed.items()) or (
+            "the defaults"
+        )
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]

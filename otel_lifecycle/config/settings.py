@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel, to_snake
 
 from otel_lifecycle.config.durations import parse_go_duration, to_timedelta
+from otel_lifecycle.runtime.text import shown, without_secrets
 
 _MUST_BE = {
     "bool_type": "must be true or false",
@@ -73,6 +74,11 @@ class Settings(BaseModel):
             except ValidationError as error:
                 raise ConfigError(problems(error, camel_case=False)) from None
 
+        def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+            for name, value in super().__repr_args__():
+                is_url = isinstance(value, str) and "//" in value
+                yield name, without_secrets(value) if is_url else value
+
         # For pydantic: validating a model within another one need not go through `__init__`.
         __init__.__pydantic_base_init__ = True
 
@@ -107,5 +113,4 @@ def _describe(problem: dict[str, Any], camel_case: bool) -> str:
         message = f"must be one of {context['expected']}"
     else:
         message = _MUST_BE.get(kind, problem["msg"])
-    given = re.sub(r"//[^/@]*@", "//***@", repr(problem["input"]))
-    return f"{path} {message}, got {given}"
+    return f"{path} {message}, got {shown(problem['input'])}"

@@ -25,6 +25,7 @@ from otel_lifecycle.config.collection import CollectionConfig
 from otel_lifecycle.config.prediction import PredictionConfig
 from otel_lifecycle.config.settings import ConfigError, Duration, FieldError, Settings, problems
 from otel_lifecycle.runtime.files import read_file
+from otel_lifecycle.runtime.text import shown
 
 DEFAULT_STORE_NAME = "hermes-inflight"
 ENVIRONMENT_PREFIX = "OTEL_LIFECYCLE_"
@@ -298,7 +299,7 @@ def _from_variables(
                 values[name] = TypeAdapter(target).validate_python(text)
             except ValidationError:
                 allowed = "true or false" if target is bool else "a whole number"
-                raise ConfigError(f"{variable}={text!r}: must be {allowed}") from None
+                raise ConfigError(f"{variable}={shown(text)}: must be {allowed}") from None
         else:
             values[name] = text
     return values
@@ -308,7 +309,7 @@ def _go_keys(model: type[BaseModel], values: object, path: str = "") -> dict[str
     """Fields of a JSON object: its keys in any case, its nulls left out, as Go's decoder does."""
     if not isinstance(values, dict):
         raise ConfigError(
-            f"invalid parameters: {path or 'they'} must be a JSON object, got {values!r}"
+            f"invalid parameters: {path or 'they'} must be a JSON object, got {shown(values)}"
         )
     fields = {to_camel(name).lower(): name for name in model.model_fields}
     result: dict[str, Any] = {}

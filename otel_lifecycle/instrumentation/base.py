@@ -20,9 +20,10 @@ from opentelemetry.trace import TracerProvider
 
 from otel_lifecycle.config import ConfigError, TrackerConfig, unknown_variables
 from otel_lifecycle.instrumentation import export_logs, providers
+from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 _reported: set[str] = set()
 

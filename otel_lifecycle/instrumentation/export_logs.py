@@ -8,6 +8,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import suppress
+
+from otel_lifecycle.runtime.logs import escape_controls
 
 INTERVAL_SECONDS = 60.0
 
@@ -43,6 +46,8 @@ class RateLimit(logging.Filter):
                 return False
             self._next_at = now + INTERVAL_SECONDS
             left_out, self._left_out = self._left_out, 0
+        with suppress(Exception):
+            escape_controls(record)
         if left_out:
             record.msg = f"{record.getMessage()} ({left_out} more such lines since the last one)"
             record.args = None

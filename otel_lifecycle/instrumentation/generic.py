@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -17,8 +16,9 @@ from otel_lifecycle.instrumentation.http.clients import (
     observe_httpx,
     observe_httpx_blocking,
 )
+from otel_lifecycle.runtime.logs import get_logger
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 _HTTPX: Mapping[str, Wrapper] = {
     "AsyncClient.send": observe_httpx,

@@ -7,15 +7,15 @@ endpoints, and hand what passes there to the tracker.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from otel_lifecycle.instrumentation.base import RouterInstrumentor, Wrapper
+from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.tracking.current_request import claim
 from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 
 class HermesRouterInstrumentor(RouterInstrumentor):

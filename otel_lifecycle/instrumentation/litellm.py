@@ -6,7 +6,6 @@ It uses what LiteLLM documents: a callback among `litellm.callbacks`, and the me
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,8 +14,9 @@ from otel_lifecycle.instrumentation.base import RouterInstrumentor, Wrapper
 from otel_lifecycle.instrumentation.http.exchange import current_exchange, current_routing
 from otel_lifecycle.instrumentation.http.inference_request import InferenceRequest
 from otel_lifecycle.instrumentation.router_call import RouterCall, follow, follow_blocking
+from otel_lifecycle.runtime.logs import get_logger
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 _CALLBACKS = "litellm.integrations.custom_logger"
 

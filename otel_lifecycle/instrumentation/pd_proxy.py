@@ -7,7 +7,6 @@ their structure, wherever it is found, and mostly it is found in `__main__`.
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator, Mapping
 from operator import attrgetter
@@ -20,8 +19,9 @@ from otel_lifecycle.instrumentation import pd_calls
 from otel_lifecycle.instrumentation.base import Wrapper
 from otel_lifecycle.instrumentation.enriching import EnrichingInstrumentor
 from otel_lifecycle.instrumentation.routing import DECODE, PREFILL
+from otel_lifecycle.runtime.logs import get_logger
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 _SENDS = "send_request_to_service"
 _STREAMS = ("stream_service_response", "stream_service_response_with_retry")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -15,8 +14,9 @@ from otel_lifecycle.model import (
     EndpointMetrics,
     RouteEndpoint,
 )
+from otel_lifecycle.runtime.logs import get_logger
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 
 class Replica(Endpoint, frozen=True):

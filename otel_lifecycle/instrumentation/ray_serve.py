@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import sys
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from functools import wraps
@@ -37,10 +36,11 @@ from otel_lifecycle.instrumentation.ray_replicas import (
     asks_for_inference,
     chosen_replica,
 )
+from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.tracking.current_request import CurrentRequest, current_request, restore
 from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 # In `RequestMetadata.tracing_context`, beside the W3C headers, which are all that Ray reads there.
 _FOLLOWED: Final = "otel-lifecycle"

@@ -24,6 +24,9 @@ from otel_lifecycle.model.fields import (
     fields_of,
 )
 
+MAX_TRACE_STATE_LENGTH = 512
+MAX_TRACE_STATE_MEMBERS = 32
+_LONG_MEMBER = 128
 _MAX_MODELS = 256
 _MAX_DEVICES = 256
 _NO_DEVICE = NPUDevice()
@@ -46,6 +49,20 @@ def text(value: object) -> str:
     if value.isascii():
         return value
     return value.encode("utf-8", "backslashreplace").decode("utf-8")[:MAX_TEXT_LENGTH]
+
+
+def trace_state(header: str) -> str:
+    """A `tracestate` header within the bounds of W3C Trace Context.
+
+    As the specification says, members of more than 128 characters go first, and then the last ones.
+    """
+    members = [member for member in map(str.strip, header.split(",")) if member]
+    if len(",".join(members)) > MAX_TRACE_STATE_LENGTH:
+        members = [member for member in members if len(member) <= _LONG_MEMBER]
+    members = members[:MAX_TRACE_STATE_MEMBERS]
+    while len(",".join(members)) > MAX_TRACE_STATE_LENGTH:
+        members.pop()
+    return ",".join(members)
 
 
 def count(value: object) -> int | None:

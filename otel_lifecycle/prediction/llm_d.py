@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -17,6 +18,7 @@ import msgspec
 from otel_lifecycle.model import LatencyPrediction, Outcome
 from otel_lifecycle.model.features import PredictionInput
 from otel_lifecycle.model.record import LifecycleRecord
+from otel_lifecycle.runtime.text import without_secrets
 
 _UNPREDICTED = LatencyPrediction()
 _HEADERS = {"Content-Type": "application/json", "User-Agent": "otel-lifecycle"}
@@ -42,8 +44,8 @@ class LLMDPredictor:
     """
 
     def __init__(self, url: str, training_url: str = "", timeout: float = 5.0) -> None:
-        self._url = url.rstrip("/")
-        self._training_url = training_url.rstrip("/")
+        self._predict_url = _at(url, "/predict/bulk")
+        self._learn_url = _at(training_url, "/add_training_data_bulk")
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
 
@@ -74,9 +76,9 @@ class LLMDPredictor:
         """
         requests = [_features(one) for one in inputs]
         known = [request for request in requests if request is not None]
-        if not known or not self._url:
+        if not known or not self._predict_url:
             return [_UNPREDICTED] * len(inputs)
-        content = await self._post(f"{self._url}/predict/bulk", {"requests": known})
+        content = await self._post(self._predict_url, {"requests": known})
         answer = msgspec.json.decode(content, type=_Answer)
         if len(answer.predictions) != len(known):
             raise msgspec.ValidationError("as many predictions are expected as were asked for")
@@ -92,22 +94,29 @@ class LLMDPredictor:
         Raises:
             aiohttp.ClientError: They were not taken.
         """
-        if entries and self._training_url:
-            url = f"{self._training_url}/add_training_data_bulk"
-            await self._post(url, {"entries": list(entries)})
+        if entries and self._learn_url:
+            await self._post(self._learn_url, {"entries": list(entries)})
 
     async def _post(self, url: str, payload: object) -> bytes:
         assert self._session is not None
-        body = msgspec.json.encode(payload)
+        body, shown = msgspec.json.encode(payload), without_secrets(url)
         async with self._session.post(url, data=body, allow_redirects=False) as response:
             if response.status >= 300:
-                raise aiohttp.ClientPayloadError(f"{url}: status {response.status}")
+                raise aiohttp.ClientPayloadError(f"status {response.status} from {shown}")
             content = bytearray()
             async for piece in response.content.iter_any():
                 content += piece
                 if len(content) > _MAX_BYTES:
-                    raise aiohttp.ClientPayloadError(f"{url}: the answer is too large")
+                    raise aiohttp.ClientPayloadError(f"too large an answer from {shown}")
             return bytes(content)
+
+
+def _at(url: str, path: str) -> str:
+    """A path below that of a URL, whose query may be what lets us in."""
+    if not url:
+        return ""
+    parts = urlsplit(url)
+    return parts._replace(path=parts.path.rstrip("/") + path).geturl()
 
 
 def training_entries(record: LifecycleRecord) -> list[dict[str, Any]]:

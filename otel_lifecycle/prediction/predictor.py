@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from typing import Protocol
 
 from otel_lifecycle.model import LatencyPrediction, sanitize
 from otel_lifecycle.model.features import PredictionInput
+from otel_lifecycle.runtime.logs import get_logger
+from otel_lifecycle.runtime.text import without_secrets
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 _UNPREDICTED = LatencyPrediction()
 
@@ -43,7 +44,7 @@ async def predict_within(
     try:
         predictions = await asyncio.wait_for(predictor.predict(inputs), timeout)
     except Exception as error:  # a time-out among them
-        _logger.debug("no prediction: %r", error)
+        _logger.debug("no prediction: %s", without_secrets(repr(error)))
         return nothing
     return predictions if len(predictions) == len(inputs) else nothing
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import weakref
 from collections import deque
@@ -17,10 +16,12 @@ from otel_lifecycle.model.features import PredictionInput, prediction_input
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.prediction.llm_d import LLMDPredictor, training_entries
 from otel_lifecycle.prediction.predictor import predict_within, route_prediction
+from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.runtime.loop_thread import LoopThread
+from otel_lifecycle.runtime.text import without_secrets
 from otel_lifecycle.tracking.lifecycle import Lifecycle
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 # llm-d's router sends once a second, at most that many.
 _SEND_SECONDS = 1.0
@@ -129,7 +130,7 @@ class ShadowPrediction:
                     entries += training_entries(self._finished.popleft())
                 await service.learn(entries)
             except Exception as error:
-                problem = f"{type(error).__name__}: {error}"
+                problem = without_secrets(f"{type(error).__name__}: {error}")
             if problem != self._problem and entries:
                 self._problem = problem
                 _logger.warning("training data: %s", problem or "it is taken again")

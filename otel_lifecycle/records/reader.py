@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 
@@ -11,8 +10,9 @@ from otel_lifecycle.records.follower import Follower
 from otel_lifecycle.records.line import RecordError
 from otel_lifecycle.records.names import absolute, is_folder, record_files
 from otel_lifecycle.records.opening import open_record_file
+from otel_lifecycle.runtime.logs import get_logger
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 
 def read_records(

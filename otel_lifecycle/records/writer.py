@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 import time
@@ -18,9 +17,10 @@ import msgspec
 from otel_lifecycle.config import PersistenceConfig
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.records.record_file import RecordFile
+from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.runtime.process_exit import run_at_exit
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 _BATCH_RECORDS = 512
 _RECORDS_BETWEEN_PAUSES = 32

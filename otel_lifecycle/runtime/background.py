@@ -12,7 +12,9 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-_logger = logging.getLogger(__name__)
+from otel_lifecycle.runtime.logs import get_logger
+
+_logger = get_logger(__name__)
 
 _BATCH_SECONDS = 0.05
 _JOBS_BETWEEN_PAUSES = 4

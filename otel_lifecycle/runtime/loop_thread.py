@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import threading
 import weakref
@@ -12,8 +11,9 @@ from collections.abc import Awaitable, Callable
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from otel_lifecycle.runtime.daemon_executor import DaemonExecutor
+from otel_lifecycle.runtime.logs import get_logger
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 _threads: weakref.WeakSet[LoopThread] = weakref.WeakSet()
 

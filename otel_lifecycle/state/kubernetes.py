@@ -7,7 +7,6 @@ to `list` pods in the namespaces it asks for.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import ssl
 from collections import Counter
@@ -18,11 +17,12 @@ from urllib.parse import urlencode
 import msgspec
 
 from otel_lifecycle.config.collection import CollectionConfig
+from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.state.fetch import JSON, Fetcher, ScrapeError
 from otel_lifecycle.state.matching import Pod
 from otel_lifecycle.state.targets import Target, bracketed
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 _INTERVAL_SECONDS = 10.0
 _TIMEOUT_SECONDS = 5.0

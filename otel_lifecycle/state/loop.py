@@ -13,6 +13,7 @@ from contextlib import suppress
 from otel_lifecycle.config import TrackerConfig
 from otel_lifecycle.model import Endpoint, EndpointMetrics
 from otel_lifecycle.model.timestamps import datetime_to_ns
+from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.state.accelerators import STALE_AFTER, npu_state
 from otel_lifecycle.state.fetch import Fetcher
 from otel_lifecycle.state.kubernetes import Pods
@@ -22,7 +23,7 @@ from otel_lifecycle.state.watch import Readings, Watch
 from otel_lifecycle.tracking.endpoint_state import Collected, EndpointState
 from otel_lifecycle.tracking.store import LifecycleStore
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 _LONGEST_TICK_SECONDS = 1.0  # endpoints that come are noticed, and values age, that soon
 _ALL_STALE = dict.fromkeys(STALE_AFTER, 0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from collections.abc import Iterable, Sequence
@@ -15,8 +14,10 @@ from otel_lifecycle.config.collection import CollectionConfig, Source, TargetCon
 from otel_lifecycle.config.settings import problems
 from otel_lifecycle.model import Endpoint
 from otel_lifecycle.runtime.files import read_file
+from otel_lifecycle.runtime.logs import get_logger
+from otel_lifecycle.runtime.text import without_secrets
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 _MAX_TARGETS = 10_000
 _THIS_HOST = ("127.0.0.1", "::1", "localhost")
@@ -51,6 +52,11 @@ class Target(msgspec.Struct, frozen=True):
         parts = urlsplit(self.url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         return parts.hostname or "", str(port)
+
+    @property
+    def place(self) -> str:
+        """Where it is, for the log."""
+        return without_secrets(self.url) or "on this host"
 
     @property
     def name(self) -> str:

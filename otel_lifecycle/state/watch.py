@@ -13,12 +13,13 @@ import msgspec
 
 from otel_lifecycle.config.collection import CollectionConfig
 from otel_lifecycle.model import EndpointMetrics
+from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.state import engines
 from otel_lifecycle.state.accelerators import DeviceReading, amd, dcgm, npu_exporter, npu_smi
 from otel_lifecycle.state.fetch import Fetcher, ScrapeError
 from otel_lifecycle.state.targets import Target
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 NEW = "new"
 UP = "up"
@@ -91,7 +92,7 @@ class Watch:
         except Exception as error:
             self._failures += 1
             self._become("internal_error", f"internal_error: {error!r}")
-            _logger.debug("%s could not be read", self.target.url, exc_info=True)
+            _logger.debug("%s could not be read", self.target.place, exc_info=True)
 
     async def _run_command(self) -> Readings:
         try:
@@ -123,6 +124,6 @@ class Watch:
         """Changes the state, and says so once."""
         if state != self.state:
             level = logging.INFO if state == UP else logging.WARNING
-            where = self.target.url or "on this host"
-            _logger.log(level, "%s %s: %s (was %s)", self.target.source, where, why, self.state)
+            target = self.target
+            _logger.log(level, "%s %s: %s (was %s)", target.source, target.place, why, self.state)
             self.state = state

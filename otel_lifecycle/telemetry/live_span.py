@@ -10,6 +10,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import Span, SpanKind, Tracer, TracerProvider
 
 from otel_lifecycle.config import TrackerConfig
+from otel_lifecycle.model import sanitize
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.telemetry.attributes import Details
 from otel_lifecycle.telemetry.phases import emit_phases
@@ -46,6 +47,9 @@ def start_span(
     parent = trace.get_current_span().get_span_context()
     kind = SpanKind.INTERNAL
     if not parent.is_valid and headers is not None:
+        state = headers.get("tracestate", "")
+        if len(state) > sanitize.MAX_TRACE_STATE_LENGTH:
+            headers = {**headers, "tracestate": sanitize.trace_state(state)}
         context = propagate.extract(headers)
         parent = trace.get_current_span(context).get_span_context()
     if not parent.is_valid or parent.is_remote:

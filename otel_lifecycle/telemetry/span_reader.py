@@ -14,7 +14,7 @@ import msgspec
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import SpanKind
 
-from otel_lifecycle.model import LatencyPrediction, MissingReason, Outcome, latency
+from otel_lifecycle.model import LatencyPrediction, MissingReason, Outcome, latency, sanitize
 from otel_lifecycle.model.features import POD_TYPES, MissingFeature, prediction_input
 from otel_lifecycle.model.fields import Field, fields_of, prefixed
 from otel_lifecycle.model.record import ActualLatency, LifecycleRecord, Reroute
@@ -85,7 +85,7 @@ def record_from_span(span: ReadableSpan) -> LifecycleRecord:
         "span_id": format(span.context.span_id, "016x"),
         "parent_span_id": None if span.parent is None else format(span.parent.span_id, "016x"),
         "trace_flags": int(span.context.trace_flags),
-        "trace_state": span.context.trace_state.to_header(),
+        "trace_state": sanitize.trace_state(span.context.trace_state.to_header()),
         "span_kind": "internal" if span.kind is SpanKind.INTERNAL else "server",
         "resource": resource_attributes(span.resource.attributes),
     }

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 from otel_lifecycle.runtime.clock import SystemClock
+from otel_lifecycle.runtime.logs import get_logger
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 STEPPED_ASIDE: Final = "stepped_aside"
 

@@ -166,7 +166,7 @@ def set_span(record: LifecycleRecord, span: Span, parent: SpanContext, kind: str
     record.trace_id = format(context.trace_id, "032x")
     record.trace_flags = int(context.trace_flags)
     if context.trace_state:
-        record.trace_state = context.trace_state.to_header()
+        record.trace_state = sanitize.trace_state(context.trace_state.to_header())
     # A disabled tracer hands out the parent's context instead of a span of its own.
     if span_id != parent.span_id:
         record.span_id = format(span_id, "016x")

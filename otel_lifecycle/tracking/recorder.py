@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import weakref
 from collections.abc import Mapping, MutableMapping
 from functools import partial
@@ -21,6 +20,7 @@ from otel_lifecycle.records import LifecycleSpanProcessor
 from otel_lifecycle.records.handover import offer, withdraw
 from otel_lifecycle.runtime.background import Background
 from otel_lifecycle.runtime.clock import Clock, Deadline
+from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.runtime.process_exit import run_at_exit
 from otel_lifecycle.telemetry import live_span, semconv
 from otel_lifecycle.telemetry.metrics import LifecycleMetrics
@@ -38,7 +38,7 @@ from otel_lifecycle.tracking.lifecycle import Lifecycle
 from otel_lifecycle.tracking.store import LifecycleStore
 from otel_lifecycle.version import __version__
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 _recorders: weakref.WeakSet[LifecycleRecorder] = weakref.WeakSet()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
@@ -20,13 +19,14 @@ from otel_lifecycle.model import (
     sanitize,
 )
 from otel_lifecycle.runtime.clock import Clock, SystemClock
+from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.tracking import protocols, scheduling
 from otel_lifecycle.tracking.handle import TrackedRequest
 from otel_lifecycle.tracking.lifecycle import Lifecycle
 from otel_lifecycle.tracking.recorder import LifecycleRecorder
 from otel_lifecycle.tracking.store import LifecycleStore
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 
 class RequestLifecycleTracker:

@@ -23,7 +23,7 @@ from otel_lifecycle.cli.doctor.instrumentations import examine_instrumentations
 from otel_lifecycle.cli.doctor.interpreter import EntryPoint, Facts, Hooks, Interpreter, Wanted
 from otel_lifecycle.cli.doctor.program import examine_program, examine_runs
 from otel_lifecycle.cli.doctor.sdk import examine_sdk
-from otel_lifecycle.cli.doctor.settings import examine_record_file
+from otel_lifecycle.cli.doctor.settings import examine_record_file, examine_settings
 from otel_lifecycle.config import PersistenceConfig
 from tests.cli.environments import make_program, sections, words
 from tests.records.segments import lines
@@ -508,15 +508,12 @@ def otlp(endpoint: str, **variables: str) -> dict[str, str]:
         (
             otlp("http://user:password@[::1:4317"),
             "otlp_proto_grpc to http://***@[::1:4317",
-            ["the OTLP endpoint http://***@[::1:4317 is not valid: Invalid IPv6 URL"],
+            ["the OTLP endpoint http://***@[::1:4317 is not a valid URL"],
         ),
         (
             otlp("http://host:port"),
             "otlp_proto_grpc to http://host:port",
-            [
-                "the OTLP endpoint http://host:port is not valid: Port could not be cast to "
-                "integer value as 'port'"
-            ],
+            ["the OTLP endpoint http://host:port is not a valid URL"],
         ),
         (
             otlp("http://127.0.0.1:{closed}"),
@@ -676,8 +673,30 @@ def test_width() -> None:
             {"x" * 120}
 
         problems
-          - ?[31mred
+          - \\u001b[31mred
 
         1 problem to solve
         """
     )
+
+
+@pytest.mark.parametrize(
+    "name", ["PREDICTION_URL", "PREDICTION_TRAINING_URL", "COLLECTION_TARGETS"]
+)
+def test_settings_with_secrets(name: str) -> None:
+    """What is in force is shown, without what may let others in."""
+    diagnosis = Diagnosis()
+    variable = f"OTEL_LIFECYCLE_{name}"
+    examine_settings(diagnosis, {variable: "http://127.0.0.1:1/a?token=secret#secret"})
+
+    assert "http://127.0.0.1:1/a?***" in shown(diagnosis)
+    assert "secret" not in shown(diagnosis)
+
+
+def test_refused_setting_with_secrets() -> None:
+    """Nor is it told why."""
+    diagnosis = Diagnosis()
+    environment = {"OTEL_LIFECYCLE_PREDICTION_URL": "http://user:secret@engine:port/?secret"}
+
+    assert examine_settings(diagnosis, environment) is None
+    assert "secret" not in shown(diagnosis)

@@ -115,7 +115,7 @@ client disconnect ▒▒▒▒▒▒▒▒▒▒
                   gone-1 · llm/prefill-0 → llm/decode-0
                   10 → - tokens · TTFT - (predicted 90.0) · TPOT - (predicted 11.0)
 error             ░░░██████
-                  broken-?[31m1 · llm/prefill-0 → llm/decode-0
+                  broken-\\u001b[31m1 · llm/prefill-0 → llm/decode-0
                   - → - tokens · TTFT 30.0 ms (predicted 20.0) · TPOT - (predicted -)
                   error: stream_truncated
 rejected          ▒

@@ -36,6 +36,31 @@ def test_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, output.err, printed(output.out)) == (0, "", RECORDS)
 
 
+def test_hostile_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What clients send is the same when it is read, and nothing that a terminal obeys."""
+    hostile = msgspec.structs.replace(RECORDS[0], request_id="\x1b[2J\x9b31m\u202e\u2066\u061c\x7f")
+    path = write(tmp_path / "records.jsonl", hostile)
+
+    assert main(["tail", str(path)]) == 0
+
+    output = capsys.readouterr().out
+    assert output.removesuffix("\n").isprintable()
+    assert printed(output) == [hostile]
+
+
+@pytest.mark.parametrize("command", ["tail", "validate", "report"])
+def test_hostile_names(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    """Names of files, and what is said of their lines, are as harmless."""
+    path = write(tmp_path / "\x1b[2J\u202e.jsonl", RECORDS[0])
+    path.write_bytes(path.read_bytes() + b'{"\x1b[2J\xc2\x9b\xe2\x80\xae": 1}\n')
+
+    assert main([command, str(path), str(tmp_path / "\x9b.jsonl")]) == 2
+
+    output = capsys.readouterr()
+    assert all(map(str.isprintable, (output.out + output.err).split("\n")))
+    assert "\\u001b[2J\\u202e.jsonl" in output.err + output.out
+
+
 def test_bad_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Lines that are no records are named on standard error, and the others are printed."""
     path = write(tmp_path / "records.jsonl", *RECORDS[:2])

@@ -257,8 +257,8 @@ _NO_DURATION = "is not a Go duration such as 300ms, 1.5h or 1h2m3s (units ns, us
         ),
         (
             '{"collection": {"targets": [{"url": "http://engine:70000"}]}}',
-            "collection.targets.0.url must be a URL such as http://10.0.0.7:8000/metrics: "
-            "Port out of range 0-65535, got 'http://engine:70000'",
+            "collection.targets.0.url must be a URL such as http://10.0.0.7:8000/metrics, "
+            "got 'http://engine:70000'",
         ),
         (
             '{"collection": {"targets": [{"source": "dcgm"}]}}',
@@ -708,6 +708,76 @@ def test_what_is_not_a_file(tmp_path: Path, make: Callable[[Path], None]) -> Non
     assert refusal_of(lambda: TrackerConfig.from_environment(environment)) == (
         f"OTEL_LIFECYCLE_CONFIG_FILE={path}: cannot be read: {path} is not a regular file"
     )
+
+
+_SECRET_URLS = [
+    "http://engine:8000/metrics?token=secret",
+    "http://engine:8000/metrics#secret",
+    "http://engine:8000/metrics?a=it's \"secret",
+]
+
+
+@pytest.mark.parametrize("url", _SECRET_URLS)
+def test_settings_are_shown_without_secrets(url: str) -> None:
+    """Neither `repr` nor `str` of any settings tells what may let others in."""
+    target = TargetConfig(url=url)
+    collection = CollectionConfig(enabled=True, targets=(target,))
+    prediction = PredictionConfig(url=url, training_url=url)
+    for shown in (target, collection, prediction, TrackerConfig(prediction=prediction)):
+        for text in (repr(shown), str(shown)):
+            assert "secret" not in text
+    assert "engine=http://engine:8000/metrics" in str(collection)
+    assert (target.url, prediction.url) == (url, url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://engine/metrics?token=secret",
+        "engine/metrics#secret",
+        "http://user:secret@engine/metrics",
+        "http://user:pass/secret@engine",
+        "http://user:secret?pass@engine",
+        "http://[engine?secret",
+        "http://engine:secret",
+    ],
+)
+@pytest.mark.parametrize(
+    "values",
+    [
+        lambda url: {"prediction": {"url": url}},
+        lambda url: {"prediction": {"trainingUrl": url}},
+        lambda url: {"collection": {"targets": [{"url": url}]}},
+        lambda url: {"collection": {"targets": f"dcgm={url}"}},
+        lambda url: {"collection": {"targets": [{"source": "npu_smi", "url": url}]}},
+        lambda url: {"collection": url},
+    ],
+    ids=["url", "trainingUrl", "targets", "text", "npu_smi", "section"],
+)
+def test_refused_without_secrets(url: str, values: Callable[[str], Any]) -> None:
+    """What is said of a setting that is refused names it, and hides what may be a secret."""
+    with pytest.raises(ConfigError) as refusal:
+        TrackerConfig.from_json(json.dumps(values(url)))
+
+    assert "invalid parameters" in str(refusal.value)
+    assert "secret" not in str(refusal.value).replace("engine:secret", "")
+
+
+def test_collection_set_twice_is_shown_without_secrets() -> None:
+    """As little as when stores cannot agree."""
+
+    def collecting(token: str) -> TrackerConfig:
+        targets = (TargetConfig(url=f"http://127.0.0.1:1/metrics?token={token}"),)
+        collection = CollectionConfig(enabled=True, endpoints=False, targets=targets)
+        return TrackerConfig(store_name="secrets", collection=collection)
+
+    tracker = RequestLifecycleTracker(collecting("secret-1"))
+    with pytest.raises(ConfigError) as refusal:
+        RequestLifecycleTracker(collecting("secret-2"))
+    tracker.close()
+
+    assert "engine=http://127.0.0.1:1/metrics?***" in str(refusal.value)
+    assert "secret-" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(

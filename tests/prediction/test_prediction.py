@@ -252,6 +252,30 @@ def test_teaches(make_bench: Callable[..., Bench], service: Service) -> None:
     ]
 
 
+def test_urls_with_secrets(
+    make_bench: Callable[..., Bench], service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A query goes with every request, and into no line of the log."""
+    caplog.set_level("DEBUG", "otel_lifecycle")
+    asked: list[str] = []
+
+    def refuse(handler: BaseHTTPRequestHandler) -> None:
+        _body(handler)
+        asked.append(handler.path)
+        send(handler, b"no", status=500)
+
+    service.answers = dict.fromkeys(service.answers, refuse)
+    url = f"{service.url}/?token=secret"
+    bench = make_bench(prediction=PredictionConfig(url=url, training_url=url))
+    track(bench, service, start(disaggregated()))
+    eventually(lambda: any(line.startswith("training data") for line in caplog.messages))
+
+    paths = ["/predict/bulk", "/add_training_data_bulk"]
+    told = [line.partition("status ")[2] for line in caplog.messages if "status " in line]
+    assert asked == [f"{path}?token=secret" for path in paths]
+    assert told == [f"500 from {service.url}{path}?***" for path in paths]
+
+
 def test_what_teaches_nothing(bench: Bench) -> None:
     """A response that is no stream, or a request with a feature missing, makes no entry."""
     track(bench, None, start(aggregated(), streaming=False))

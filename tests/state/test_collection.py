@@ -328,6 +328,23 @@ def test_targets_file(
     )
 
 
+def test_targets_with_secrets(
+    collecting: Callable[..., Bench], site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A target's query goes with each scrape, and into no line, gauge or record."""
+    caplog.set_level("DEBUG", "otel_lifecycle")
+    site.answers = {"/metrics": engine_exposition(), "/npu": npu_exposition()}
+    bench = collecting(targets=f"npu_exporter={site.url}/npu?token=secret, {site.url}/no?secret#x")
+    endpoint = endpoint_of(site)
+    eventually(has_state(bench, endpoint))
+    eventually(lambda: f"engine {site.url}/no?***: http_404 (was new)" in caplog.messages)
+
+    assert f"npu_exporter {site.url}/npu?***: up (was new)" in caplog.messages
+    assert "llm_router.npu.core.utilization" in bench.telemetry.metrics()
+    everything = (caplog.text, bench.telemetry.metrics(), bench.records, bench.spans)
+    assert "secret" not in repr(everything)
+
+
 def test_targets_file_that_is_a_pipe(
     collecting: Callable[..., Bench], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

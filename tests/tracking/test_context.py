@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
@@ -189,3 +190,30 @@ assert sum(telemetry.metrics()["llm_router.requests"].values()) == 2
     assert process.returncode == 0, process.stderr
     (record,) = read_records(tmp_path / "records.jsonl")
     assert record.resource == {"service.name": "router"}
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("a=1,b=2", "a=1,b=2"),
+        # Members of more than 128 characters go first, then the last ones.
+        (f"a=1,b={'x' * 250},c={'x' * 240},d={'x' * 120}", f"a=1,d={'x' * 120}"),
+        (
+            ",".join(f"m{n}={'x' * 60}" for n in range(20)),
+            ",".join(f"m{n}={'x' * 60}" for n in range(8)),
+        ),
+        (",".join(f"m{n}=x" for n in range(32)), ",".join(f"m{n}=x" for n in range(32))),
+    ],
+    ids=["short", "long members", "many", "most"],
+)
+def test_trace_state_is_bounded(bench: Bench, given: str, kept: str) -> None:
+    """A client's `tracestate` is kept, and sent on, within the bounds of W3C."""
+    sent: dict[str, str] = {}
+    with bench.tracker.track(
+        start(), headers={"traceparent": TRACEPARENT, "tracestate": given}
+    ) as tracked:
+        tracked.inject(sent)
+        tracked.complete()
+
+    assert bench.records[0].trace_state == kept
+    assert sent["tracestate"] == kept

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,13 +10,13 @@ from urllib.request import getproxies, proxy_bypass
 
 from otel_lifecycle.cli.doctor.diagnosis import Diagnosis
 from otel_lifecycle.cli.doctor.interpreter import Facts
+from otel_lifecycle.runtime.text import without_secrets
 
 CONNECT_SECONDS = 1.0
 
 _OTLP = "otlp"
 _BY_PROTOCOL = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 _DEFAULT_SAMPLER = "parentbased_always_on"
-_USER = re.compile(r"(^|//)[^/]*@")
 _SIGNALS = {"traces": "spans", "metrics": "metrics"}
 
 
@@ -111,14 +110,14 @@ def _examine_otlp(
 ) -> None:
     http = exporter == _BY_PROTOCOL["http/protobuf"]
     endpoint = _endpoint(variables, http)
-    shown = _without_secrets(endpoint)
+    shown = without_secrets(endpoint)
     try:
         parts = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
         secure = parts.scheme == "https" or (not http and _is_secure(parts.scheme, variables))
         address = _address(parts, secure)
-    except ValueError as error:
+    except ValueError:  # its text may hold a part of a password
         diagnosis.fact(label, f"{exporter} to {shown}")
-        diagnosis.problem(f"the OTLP endpoint {shown} is not valid: {error}")
+        diagnosis.problem(f"the OTLP endpoint {shown} is not a valid URL")
         return
     if http and parts.scheme not in ("http", "https"):
         diagnosis.fact(label, f"{exporter} to {shown}")
@@ -151,12 +150,6 @@ def _address(parts: SplitResult, secure: bool) -> _Address | None:
     if not parts.hostname:  # a Unix socket, or a resolver of gRPC's
         return None
     return _Address(parts.hostname, parts.port or (443 if secure else 80))
-
-
-def _without_secrets(endpoint: str) -> str:
-    """User, password and query may be secrets."""
-    place, query, _ = endpoint.partition("?")
-    return _USER.sub(r"\1***@", place) + ("?***" if query else "")
 
 
 def _try(diagnosis: Diagnosis, label: str, scheme: str, address: _Address) -> str:

@@ -21,6 +21,7 @@ from otel_lifecycle.config import (
 from otel_lifecycle.records.names import live_path
 from otel_lifecycle.records.ownership import ForeignFile, check
 from otel_lifecycle.runtime.files import read_file
+from otel_lifecycle.runtime.text import without_secrets
 
 _RARE = ("collection.", "prediction.")  # shown where they are set
 _ALWAYS_SHOWN = ("collection.enabled", "prediction.url")
@@ -99,6 +100,8 @@ def _value(config: TrackerConfig, field: str) -> str:
         value = ", ".join(map(str, cast("tuple[object, ...]", value)))
     if isinstance(value, timedelta):
         return f"{value.total_seconds():g}s"
+    if isinstance(value, str) and "//" in value:
+        return without_secrets(value)
     return str(value).lower() if isinstance(value, bool) else str(value) or "not set"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, MutableMapping
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -13,8 +12,9 @@ from otel_lifecycle.instrumentation.http.engine_answer import read_answer
 from otel_lifecycle.instrumentation.http.exchange import Attempt, Exchange, current_exchange
 from otel_lifecycle.instrumentation.http.inference_request import MAX_BUFFERED_BYTES
 from otel_lifecycle.instrumentation.http.operations import operation
+from otel_lifecycle.runtime.logs import get_logger
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -6,7 +6,6 @@ or put zeros where there was none.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -14,9 +13,10 @@ import wrapt
 
 from otel_lifecycle.instrumentation.http.answers import AnswerReader
 from otel_lifecycle.instrumentation.http.exchange import Attempt
+from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.tracking.scheduling import error_type
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 
 def read_answer(attempt: Attempt, response: Any) -> None:

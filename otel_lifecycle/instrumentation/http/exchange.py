@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from asyncio import CancelledError
 from collections.abc import Callable, Mapping, MutableMapping
@@ -32,12 +31,13 @@ from otel_lifecycle.model import (
     Route,
     RouteEndpoint,
 )
+from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.tracking.current_request import CurrentRequest, current_request, restore
 from otel_lifecycle.tracking.handle import TrackedRequest, ending
 from otel_lifecycle.tracking.scheduling import error_type
 from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Final
 
@@ -15,8 +14,9 @@ from otel_lifecycle.instrumentation.http.answers.dialects.detection import Diale
 from otel_lifecycle.instrumentation.http.answers.event_stream import EventStream
 from otel_lifecycle.instrumentation.http.answers.json_body import JsonBody
 from otel_lifecycle.instrumentation.http.answers.repeated_event import RepeatedEvent
+from otel_lifecycle.runtime.logs import get_logger
 
-_logger = logging.getLogger(__name__)
+_logger = get_logger(__name__)
 
 _BOM: Final = b"\xef\xbb\xbf"
 _BLANKS: Final = b" \t\r\n"

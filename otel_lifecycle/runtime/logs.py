@@ -1,0 +1,42 @@
+"""The package's loggers: what requests, engines and files say cannot forge a line of the log."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from typing import Final
+
+from otel_lifecycle.runtime.text import printable
+
+_FORMATTER: Final = logging.Formatter()
+
+
+class _Printable(logging.Filter):
+    """Escapes control characters in message and traceback; one instance serves all loggers."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        # What cannot be formatted is for the handlers: they say so, and never raise.
+        with suppress(Exception):
+            escape_controls(record)
+        return True
+
+
+def escape_controls(record: logging.LogRecord) -> None:
+    """Makes message and traceback printable; the traceback keeps its lines."""
+    message = record.getMessage()
+    if not message.isprintable():
+        record.msg, record.args = printable(message), None
+    if record.exc_info and not record.exc_text:
+        lines = _FORMATTER.formatException(record.exc_info).split("\n")
+        if not all(map(str.isprintable, lines)):
+            record.exc_text = "\n".join(map(printable, lines))
+
+
+_PRINTABLE: Final = _Printable()
+
+
+def get_logger(name: str) -> logging.Logger:
+    """The logger of a module; use it instead of `logging.getLogger`."""
+    logger = logging.getLogger(name)
+    logger.addFilter(_PRINTABLE)
+    return logger
