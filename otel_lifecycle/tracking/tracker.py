@@ -99,6 +99,10 @@ class RequestLifecycleTracker:
         """
         return self._recorder.breaker.is_aside
 
+    def steps_aside(self) -> bool:
+        """Whether to leave a new request alone; counts it if so. For instrumentations."""
+        return self._recorder.breaker.steps_aside()
+
     def load(self, endpoint: Endpoint) -> Load:
         """What is in flight on an endpoint."""
         return self._store.load(endpoint)

@@ -31,13 +31,10 @@ from otel_lifecycle.model import (
     Route,
     RouteEndpoint,
 )
-from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.tracking.current_request import CurrentRequest, current_request, restore
 from otel_lifecycle.tracking.handle import TrackedRequest, ending
 from otel_lifecycle.tracking.scheduling import error_type
 from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
-
-_logger = get_logger(__name__)
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -55,8 +52,7 @@ def _safely(
         try:
             return method(self, *args, **kwargs)
         except Exception:
-            self.claimed = True
-            _logger.debug("the request is not followed any further", exc_info=True)
+            self.give_up()
             return None
 
     return safe
@@ -150,7 +146,7 @@ class Exchange:
     when the server's span, if any, is current.
 
     Attributes:
-        claimed: Somebody else tracks this request.
+        claimed: Somebody else tracks this request, or nobody does.
         done: It has ended. uvicorn may serve the next one of a connection in this one's context.
         current: What contexts know of it.
         routing: Where it goes.
@@ -165,7 +161,7 @@ class Exchange:
         *,
         routed: bool = True,
     ) -> None:
-        self.claimed = False
+        self.claimed = tracker.steps_aside()
         self.done = False
         self.current = CurrentRequest(self)
         self.routing = Routing()
@@ -186,6 +182,11 @@ class Exchange:
         self._router_id = ""
         self._route: Route | None = None
         self._tracked: TrackedRequest | None = None
+
+    def give_up(self) -> None:
+        """Follows the request no further: an exception of ours is being handled."""
+        self.claimed = True
+        self._tracker.failed("exchange")
 
     def hand_over(self) -> bool:
         """The routing was reached of a request that its server follows.
