@@ -215,14 +215,14 @@ class Cursor:
         unread = [path for key, path in segments.items() if self._is_unread(key)]
         if any(_leads_to(path, identity(status)) for path in unread):
             return True  # a writer renames under the lock, and is done with it
-        if is_being_written(handle):  # by one who has not seen yet that it was renamed
-            return False
-        if unread or (successor is not None and successor.st_size):
-            return True
-        now = time.monotonic()
-        if self._nameless_since is None:
-            self._nameless_since = now
-        return not status.st_nlink and now - self._nameless_since >= _DELETED_SECONDS
+        gone_on = bool(unread) or (successor is not None and successor.st_size > 0)
+        if not gone_on:
+            now = time.monotonic()
+            if self._nameless_since is None:
+                self._nameless_since = now
+            gone_on = not status.st_nlink and now - self._nameless_since >= _DELETED_SECONDS
+        # A writer at work has not seen yet that it was renamed.
+        return gone_on and not is_being_written(handle)
 
     def _is_unread(self, key: SegmentKey) -> bool:
         return self._closed is None or key > self._closed

@@ -10,7 +10,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 
@@ -179,6 +179,15 @@ def serves_on(router: Worker, number: int) -> int:
     return served
 
 
+def rename(live: Path, path: Path) -> None:
+    """Renames a live file, which is not there while it is rotated."""
+    while True:
+        with suppress(FileNotFoundError):
+            live.rename(path)
+            return
+        time.sleep(0.001)
+
+
 def test_names_lost(ship: Ship, report: Report, folder: Path) -> None:
     """What is written between the last look at a file and the loss of its name is sent."""
     live = folder / "records.jsonl"
@@ -238,7 +247,7 @@ def test_renamed_under_load(
         served = serves_on(router, 0)
         shipper = ship(collector)
         for run in range(_KILLS):
-            live.rename(folder / f"{rng.choice('az')}{run}.jsonl")
+            rename(live, folder / f"{rng.choice('az')}{run}.jsonl")
             served = serves_on(router, served)
             if run % 5 == 4:
                 arrived = len(collector.request_ids)
