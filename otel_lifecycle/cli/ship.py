@@ -42,6 +42,8 @@ def run(options: ShipOptions) -> int:
     missing = complain_of_missing(options.paths) if options.once else 0
     if missing == len(options.paths):
         return USAGE
+    # It would quote a header that is not valid, and what is secret in it.
+    logging.getLogger("opentelemetry.util.re").addFilter(_without_arguments)
     with ExitStack() as stack:
         try:
             sender = Sender()
@@ -70,6 +72,11 @@ def run(options: ShipOptions) -> int:
     complain(_summary(shipper.counts))
     left_out = missing + shipper.counts.refused + shipper.counts.problems
     return FAILED if options.once and (left_out or not finished) else 0
+
+
+def _without_arguments(record: logging.LogRecord) -> bool:
+    record.args = ("***",) * len(record.args or ())
+    return True
 
 
 def _run(shipper: Shipper, sender: Sender, *, follow: bool) -> bool:

@@ -336,6 +336,26 @@ def test_wrong_variables(
     assert refused(capsys, "--checkpoint", tmp_path / "c", tmp_path / "r.jsonl") == said
 
 
+def test_header_that_is_not_valid(tmp_path: Path, start: Callable[..., Command]) -> None:
+    """A header that cannot be sent is told of, but not its value."""
+    append(tmp_path / "r.jsonl", traced("a"))
+    with Collector(HTTP_PROTOBUF) as collector:
+        environment = {**collector.environment, "OTEL_EXPORTER_OTLP_HEADERS": "k3y-of-mine"}
+        command = start(
+            "ship",
+            "--once",
+            "--checkpoint",
+            tmp_path / "c",
+            tmp_path / "r.jsonl",
+            environment=environment,
+        )
+        code, _, error = command.wait()
+
+    assert (code, collector.request_ids) == (0, ["a"])
+    assert "eader" in error
+    assert "k3y-of-mine" not in error
+
+
 def test_nothing_to_ship(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Only who waits for more may name a file that is not there."""
     path = tmp_path / "missing.jsonl"
