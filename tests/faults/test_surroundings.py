@@ -90,7 +90,7 @@ def test_names(start_worker: StartWorker, report: Report, folder: Path) -> None:
         assert found.of(f"run {run}") == list(range(count))
     report(
         Result(
-            "Names do not resolve: an engine's, a predictor's, a collector's (`getaddrinfo` hangs)",
+            "Names do not resolve: an engine's, a collector's (`getaddrinfo` hangs)",
             "Records are written, and the process ends all the same.",
             runs,
             runs * count,

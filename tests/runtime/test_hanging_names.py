@@ -38,9 +38,8 @@ from tests.records.helpers import numbered, serve
 
 tracker = RequestLifecycleTracker(TrackerConfig.from_environment())
 serve(tracker, *numbered("request", 5))
-for name in ("train", "engine"):
-    while not Path(f"{LOG}-{name}.hangs.example").exists():
-        time.sleep(0.01)
+while not Path(f"{LOG}-engine.hangs.example").exists():
+    time.sleep(0.01)
 """
 _PATIENCE_SECONDS = 60.0
 
