@@ -145,8 +145,8 @@ class LifecycleRecorder:
         try:
             if self.breaker.steps_aside():
                 return
-            if self._closed or not isinstance(start.request_id, str) or not start.request_id:  # pyright: ignore[reportUnnecessaryIsInstance]
-                self.store.ignore("closed" if self._closed else "no_request_id")
+            if self._closed:
+                self.store.ignore("closed")
                 return
             lifecycle = self._lifecycle(msgspec.structs.replace(start, route=None), headers)
             self.end(lifecycle, completion)

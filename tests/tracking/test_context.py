@@ -50,6 +50,15 @@ def test_inbound_headers(bench: Bench) -> None:
     )
 
 
+def test_rejected(bench: Bench) -> None:
+    """A request that was sent nowhere hangs below its client too."""
+    bench.tracker.reject(start(), "no_candidates", {"traceparent": TRACEPARENT})
+
+    assert [(record.trace_id, record.parent_span_id) for record in bench.records] == [
+        ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")
+    ]
+
+
 def test_malformed_headers(bench: Bench) -> None:
     """A trace context that is none makes a root."""
     bench.tracker.track(start(), headers={"traceparent": "\ud800 nonsense"}).complete()

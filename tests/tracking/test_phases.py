@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 
 from otel_lifecycle import LifecycleSpanProcessor, PersistenceConfig, Route, read_records
+from otel_lifecycle.telemetry.phases import phases
 from otel_lifecycle.telemetry.spans import span_from_record
 from otel_lifecycle.testing import span_as_dict
 from tests.conftest import Bench, moments
@@ -132,6 +133,17 @@ def test_no_first_chunk(phase_bench: Callable[..., tuple[Bench, Exported]]) -> N
     bench.tracker.track(start(route=disaggregated())).complete(output_tokens=128)
 
     assert [span.name for span in exported()] == ["route Qwen/Qwen3-8B"]
+
+
+def test_record_without_an_end(bench: Bench) -> None:
+    """A record of another writer may not tell when its request ended: then it has no phases."""
+    answer(bench, bench.tracker.track(start()))
+    (record,) = bench.records
+    assert [phase.name for phase in phases(record)] == ["prefill", "decode"]
+
+    record.completed_at = None
+
+    assert phases(record) == []
 
 
 @pytest.mark.parametrize(

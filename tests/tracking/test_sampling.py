@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_OFF,
+    ALWAYS_ON,
     ParentBased,
+    Sampler,
     TraceIdRatioBased,
 )
 
@@ -68,6 +71,23 @@ def test_unsampled(make_bench: Callable[..., Bench]) -> None:
         "traceparent": f"00-{record.trace_id}-{record.span_id}-{record.trace_flags:02x}"
     }
     assert not (record.trace_flags or 0) & 1
+
+
+@pytest.mark.parametrize("sampler", [ALWAYS_OFF, ALWAYS_ON], ids=["off", "on"])
+def test_trace_state(make_bench: Callable[..., Bench], sampler: Sampler) -> None:
+    """What vendors say in the trace state goes on to the engine, whatever is sampled."""
+    bench = make_bench(RecordAllSampler(ParentBased(sampler)))
+    parent = {
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00",
+        "tracestate": "vendor=value",
+    }
+    headers: dict[str, str] = {}
+    tracked = bench.tracker.track(start(), parent)
+    tracked.inject(headers)
+    tracked.complete()
+
+    assert headers["tracestate"] == "vendor=value"
+    assert [record.trace_state for record in bench.records] == ["vendor=value"]
 
 
 def test_by_hand(tmp_path) -> None:
