@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# Before any provider: the SDK's has a thread pool work in a forked child, which waits forever there
+# if this module's own hook, which frees the pools' lock, was registered after the provider's.
+import concurrent.futures.thread  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from typing import Any
 
 from opentelemetry.sdk.metrics import MeterProvider

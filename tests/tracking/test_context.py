@@ -171,6 +171,28 @@ def test_active_without_a_span(bench: Bench) -> None:
     assert len(bench.records) == 1
 
 
+def test_fork_with_telemetry_in_memory(tmp_path: Path) -> None:
+    """A child that is forked after the providers were made goes on; it never waits in the SDK."""
+    script = """
+import os
+import signal
+from otel_lifecycle.testing import InMemoryTelemetry
+
+telemetry = InMemoryTelemetry()
+import concurrent.futures.thread
+
+pid = os.fork()
+if pid == 0:
+    os._exit(0)
+signal.signal(signal.SIGALRM, lambda *_: os.kill(pid, signal.SIGKILL))
+signal.alarm(60)
+assert os.waitpid(pid, 0)[1] == 0
+"""
+    process = run_script(script, tmp_path)
+
+    assert process.returncode == 0, process.stderr
+
+
 def test_providers_set_later(tmp_path: Path) -> None:
     """A tracker made before the global providers uses them, and so does one made after."""
     script = """
