@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PEERS ?= .cache/peers
+MUTANTS := .cache/mutants
 UV := .cache/uv/bin/uv
 PIP := python -m pip install --quiet --disable-pip-version-check
 # The locked versions, each file by its hash; the package itself is built with the locked tools.
@@ -11,7 +12,7 @@ LOCKED = $(BIN)/$(PIP) --require-hashes --requirement
 PACKAGE = $(BIN)/$(PIP) --no-deps --no-build-isolation --editable .
 PARALLEL := --numprocesses auto --dist worksteal
 
-.PHONY: demo test test-latest test-lowest test-slow test-routers test-backends test-faults bench docs check \
+.PHONY: demo test test-latest test-lowest test-slow test-routers test-backends test-faults mutants bench docs check \
   lock clean
 
 demo: $(VENV)/.ready
@@ -45,6 +46,10 @@ test-backends: $(VENV)/.ready-backends
 test-faults: $(VENV)/.ready
 	$(BIN)/python -m pytest -m faults $(PYTEST_ARGS)
 
+# Which changes of the core no test notices; MUTANTS_ARGS="--sample 300 --seed 7" tries others.
+mutants: $(MUTANTS)/.ready
+	$(MUTANTS)/bin/python scripts/mutants.py $(MUTANTS_ARGS)
+
 # About five minutes, into benchmarks/RESULTS.md; the peers have an environment of their own.
 bench: $(VENV)/.ready $(PEERS)/.ready
 	PYTHONPATH=examples $(PEERS)/bin/python -m benchmarks
@@ -66,6 +71,7 @@ lock: $(UV)
 	$(COMPILE) requirements/test.txt pyproject.toml --extra test
 	$(COMPILE) requirements/dev.txt --constraint requirements/test.txt pyproject.toml --extra dev
 	$(COMPILE) requirements/backends.txt --constraint requirements/test.txt pyproject.toml --extra backends
+	$(COMPILE) requirements/mutants.txt --constraint requirements/test.txt pyproject.toml --extra mutants
 	echo uv | $(COMPILE) requirements/uv.txt -
 
 $(VENV)/.ready: pyproject.toml requirements/test.txt
@@ -77,6 +83,13 @@ $(VENV)/.ready: pyproject.toml requirements/test.txt
 
 $(VENV)/.ready-%: requirements/%.txt $(VENV)/.ready
 	$(LOCKED) $<
+	touch $@
+
+# Not beside the tests' own: mutmut brings much that they must do without.
+$(MUTANTS)/.ready: requirements/mutants.txt pyproject.toml
+	$(PYTHON) -m venv $(MUTANTS)
+	$(MUTANTS)/bin/$(PIP) --require-hashes --requirement $<
+	$(MUTANTS)/bin/$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
 $(UV): requirements/uv.txt
@@ -95,4 +108,4 @@ $(PEERS)/.ready: pyproject.toml benchmarks/peers/requirements.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-latest .venv-lowest .cache/uv $(PEERS) .tox .pytest_cache .hypothesis .ruff_cache dist
+	rm -rf mutants $(MUTANTS) $(VENV) .venv-latest .venv-lowest .cache/uv $(PEERS) .tox .pytest_cache .hypothesis .ruff_cache dist

@@ -1,0 +1,126 @@
+#!/usr/bin/env python3
+"""Changes the core in a random sample of places, one at a time, and shows what no test noticed.
+
+mutmut makes and runs the mutants; its settings are in pyproject.toml. Survivors that behave like
+the original are listed in docs/mutants.md, each with the reason, and do not count.
+
+    make mutants
+    make mutants MUTANTS_ARGS="--sample 300 --seed 7 --only '*.tracking.store.*'"
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from fnmatch import fnmatch
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+EQUIVALENT = ROOT / "docs" / "mutants.md"
+LOG = ROOT / "mutants" / "mutmut.log"
+MUTMUT = Path(sys.executable).with_name("mutmut")
+# mutmut generates the mutants and times the tests before it finds that none has this name.
+NO_MUTANT = "none-yet"
+
+
+def main() -> int:
+    """Runs the sample; 0 if enough of it was killed."""
+    args = arguments()
+    print(f"generating mutants; mutmut's own output is in {LOG.relative_to(ROOT)}", flush=True)
+    run([NO_MUTANT], args)
+    every = [name for name in statuses() if fnmatch(name, args.only)]
+    if not every:
+        print("there are no mutants of that name")
+        return 2
+    sample = random.Random(args.seed).sample(sorted(every), min(args.sample, len(every)))
+    print(f"seed {args.seed}: {len(sample)} of {len(every)} mutants", flush=True)
+    run(sample, args)
+    found = statuses()
+    return report({name: found[name] for name in sample}, args.aim)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--sample", type=int, default=100, help="how many mutants")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    parser.add_argument("--only", default="*", help="pattern of their names")
+    parser.add_argument("--minutes", type=float, default=15.0, help="stop after so many")
+    parser.add_argument("--children", type=int, default=1, help="how many at a time")
+    parser.add_argument("--aim", type=float, default=0.95, help="part that has to be killed")
+    return parser.parse_args()
+
+
+def run(names: list[str], args: argparse.Namespace) -> None:
+    """Runs mutmut, and stops it when its time is up; what it has found by then stays."""
+    LOG.parent.mkdir(exist_ok=True)
+    command = [MUTMUT, "run", "--max-children", str(args.children), *names]
+    with LOG.open("a") as log:
+        mutmut = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        try:
+            mutmut.wait(args.minutes * 60)
+        except subprocess.TimeoutExpired:
+            mutmut.send_signal(signal.SIGINT)
+            mutmut.wait()
+
+
+def statuses() -> dict[str, str]:
+    """What became of each mutant."""
+    shown = subprocess.run(
+        [MUTMUT, "results", "--all", "true"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    return dict(re.findall(r"^\s+(\S+): (.+)$", shown.stdout, re.MULTILINE))
+
+
+def report(found: dict[str, str], aim: float) -> int:
+    counts = Counter(found.values())
+    unnoticed = [name for name, status in found.items() if status in ("survived", "no tests")]
+    explained = equivalents()
+    unexplained = []
+    for name in unnoticed:
+        diff = subprocess.run(
+            [MUTMUT, "show", name], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        ).stdout
+        if (function(name), changed(diff)) not in explained:
+            unexplained.append(name)
+            print(f"\n{found[name]}: {diff}")
+    for status, count in counts.most_common():
+        print(f"{count:5} {status}")
+    ran = len(found) - counts["not checked"]
+    counted = ran - (len(unnoticed) - len(unexplained))
+    if not counted:
+        print("no mutant was run: do the tests pass without any? See the log")
+        return 2
+    killed = counted - len(unexplained)
+    part = killed / counted
+    print(f"{killed} of {counted} killed ({part:.0%}), {ran - counted} equivalent, aim {aim:.0%}")
+    return int(part < aim)
+
+
+def function(name: str) -> str:
+    """`tracking.store.LifecycleStore.start`, of mutmut's name of a mutant."""
+    name = name.removeprefix("otel_lifecycle.").rpartition("__mutmut_")[0]
+    return name.replace("xǁ", "").replace("ǁ", ".").replace(".x_", ".")
+
+
+def changed(diff: str) -> str:
+    """The line a mutant has instead."""
+    return next(
+        line[1:].strip()
+        for line in diff.splitlines()
+        if line.startswith("+") and not line.startswith("+++")
+    )
+
+
+def equivalents() -> set[tuple[str, str]]:
+    """Function and changed line of the mutants that are known to change nothing."""
+    rows = re.findall(r"^\| `(\S+)` \| `(.+?)` \|", EQUIVALENT.read_text("utf-8"), re.MULTILINE)
+    return {(where, line.replace("\\|", "|")) for where, line in rows}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
