@@ -148,6 +148,15 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
     outcome: Annotated[
         Outcome, declare("How it ended.", attribute=semconv.OUTCOME, section="result", always=True)
     ] = Outcome.COMPLETED
+    finish_reason: Annotated[
+        Text | None,
+        declare(
+            "Why the engine stopped: `stop`, `length`, `tool_calls`, ...",
+            attribute="llm_router.finish_reason",
+            section="result",
+            source="response",
+        ),
+    ] = None
     streaming: Annotated[
         bool | None,
         declare(

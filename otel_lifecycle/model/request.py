@@ -91,6 +91,7 @@ class RequestCompletion(msgspec.Struct, frozen=True):
         error_type: Short name of the error, for the outcome `error`.
         prefill_ms: What the prefill of a PD route took, from its call to its answer; None is
             unknown.
+        finish_reason: Why the engine stopped, in its own word: `stop`, `length`, `tool_calls`, ...
     """
 
     outcome: Outcome = Outcome.COMPLETED
@@ -100,3 +101,4 @@ class RequestCompletion(msgspec.Struct, frozen=True):
     error_type: str | None = None
     input_tokens: int | None = None
     prefill_ms: float | None = None
+    finish_reason: str | None = None

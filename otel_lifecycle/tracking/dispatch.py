@@ -152,6 +152,7 @@ def invalid_completion_values(completion: RequestCompletion, record: LifecycleRe
         + (completion.output_tokens is not None and record.output_length is None)
         + (completion.cached_tokens is not None and record.cached_tokens is None)
         + (completion.prefill_ms is not None and record.actual.prefill_ms is None)
+        + _is_lost(completion.finish_reason or None, record.finish_reason)
     )
 
 
@@ -187,6 +188,7 @@ def complete_record(
     _set_reported_length(record, completion.input_tokens)
     record.output_length = sanitize.count(completion.output_tokens)
     record.cached_tokens = sanitize.count(completion.cached_tokens)
+    record.finish_reason = sanitize.text(completion.finish_reason) or None
     if isinstance(completion.served_endpoint, Endpoint):
         record.served_endpoint = sanitize.text(completion.served_endpoint.id) or None
     if record.selected_route is not None:

@@ -70,6 +70,7 @@ class TrackedRequest:
         cached_tokens: int | None = None,
         served_endpoint: Endpoint | None = None,
         input_tokens: int | None = None,
+        finish_reason: str | None = None,
     ) -> None:
         """The response came to its proper end.
 
@@ -78,6 +79,7 @@ class TrackedRequest:
             cached_tokens: Prompt tokens the engine found in its prefix cache.
             served_endpoint: Who served it, where that may not be the selected endpoint.
             input_tokens: Prompt tokens of the usage, where the prompt was not tokenized before.
+            finish_reason: Why the engine stopped, in its own word: `stop`, `length`, ...
         """
         self.end(
             RequestCompletion(
@@ -85,6 +87,7 @@ class TrackedRequest:
                 cached_tokens=cached_tokens,
                 served_endpoint=served_endpoint,
                 input_tokens=input_tokens,
+                finish_reason=finish_reason,
             )
         )
 

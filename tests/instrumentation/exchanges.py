@@ -73,6 +73,7 @@ def streamed(selected: str | dict[str, Any], **changes: Any) -> dict[str, Any]:
         "operation": "text_completion",
         "provider": "",
         "outcome": "completed",
+        "finishReason": None,
         "streaming": True,
         "startedAt": TIMESTAMP,
         "firstChunkAt": TIMESTAMP,

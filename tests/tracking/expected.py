@@ -235,6 +235,7 @@ def record(e2e_ms: float = 0.0, **changes: Any) -> dict[str, Any]:
         "operation": "chat",
         "provider": "vllm",
         "outcome": "completed",
+        "finishReason": None,
         "streaming": True,
         "startedAt": timestamp(0),
         "firstChunkAt": None,

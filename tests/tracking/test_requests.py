@@ -581,6 +581,28 @@ def test_served_elsewhere(bench: Bench) -> None:
     assert_idle(bench)
 
 
+@pytest.mark.parametrize(
+    ("given", "kept", "invalid"),
+    [
+        ("length", "length", 0),
+        ("", None, 0),
+        ("x" * 600, "x" * 512, 1),
+        (42.5, None, 1),
+        (b"stop", "stop", 1),
+    ],
+    ids=["known", "empty", "too long", "no text", "bytes"],
+)
+def test_finish_reason(bench: Bench, given: Any, kept: str | None, invalid: int) -> None:
+    """Why the engine stopped is in record and span, as text of bounded length."""
+    bench.tracker.track(start()).complete(output_tokens=128, finish_reason=given)
+
+    (line,) = lines(bench)
+    (whole,) = bench.spans
+    assert line == record(outputLength=128, finishReason=kept)
+    assert whole["attributes"].get("llm_router.finish_reason") == kept
+    assert bench.tracker.store.ignored["invalid_value"] == invalid
+
+
 def test_dispatch_load_excludes_the_request(bench: Bench) -> None:
     """A request's own charge is not in its snapshot; those before it are."""
     first = bench.tracker.track(start("request-1"))

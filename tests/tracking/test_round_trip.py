@@ -30,6 +30,7 @@ completions = st.builds(
     served_endpoint=st.none() | endpoints,
     error_type=st.none() | st.text(max_size=20),
     prefill_ms=numbers,
+    finish_reason=st.none() | st.text(max_size=20),
 )
 
 
