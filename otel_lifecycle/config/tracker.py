@@ -127,6 +127,7 @@ class TrackerConfig(Settings):
         stale_after: Engine metrics and NPU values older than that are neither used as prediction
             inputs nor shown by gauges; 0 is never. Default: hermes-router's 5s.
         npu_device_attributes: Put per-device NPU arrays on the span.
+        first_byte_attribute: Put the time to the first byte of the answer on the span.
         phase_spans: Give the span of a stream two children, `prefill` and `decode`, so that a
             waterfall shows both endpoints.
         max_metric_values: How many endpoints, models, error types and so on metrics tell apart,
@@ -143,6 +144,7 @@ class TrackerConfig(Settings):
     max_inflight: int | None = Field(default=None, ge=1)
     stale_after: Duration = timedelta(seconds=5)
     npu_device_attributes: bool = False
+    first_byte_attribute: bool = False
     phase_spans: bool = False
     max_metric_values: int = Field(default=1_000, ge=1)
     close_timeout: Duration = timedelta(seconds=5)

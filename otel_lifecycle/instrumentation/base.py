@@ -39,6 +39,7 @@ class InstrumentorOptions:
     max_inflight: int | None = None
     stale_after: str | None = None
     npu_device_attributes: bool | None = None
+    first_byte_attribute: bool | None = None
     phase_spans: bool | None = None
     max_metric_values: int | None = None
     close_timeout: str | None = None

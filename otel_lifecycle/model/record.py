@@ -166,6 +166,18 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
         ),
     ] = None
     started_at: Annotated[Timestamp, declare("Dispatch. On the span: its start.", source="clock")]
+    first_byte_at: Annotated[
+        Timestamp | None,
+        declare(
+            "First byte of the answer, which may come before any output. On the span: how long "
+            "after the dispatch.",
+            "s",
+            "llm_router.response.time_to_first_byte",
+            section="result",
+            source="clock",
+            opt_in="first_byte_attribute",
+        ),
+    ] = None
     first_chunk_at: Annotated[
         Timestamp | None,
         declare(

@@ -7,7 +7,6 @@ are: one statement a field, with nothing left to look up while requests wait.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
 from enum import Enum
 from typing import Any, NamedTuple, TypeAlias
 
@@ -29,9 +28,11 @@ class Details(NamedTuple):
 
     Attributes:
         npu_device_attributes: The arrays with one value a chip.
+        first_byte_attribute: The time to the first byte.
     """
 
     npu_device_attributes: bool = False
+    first_byte_attribute: bool = False
 
 
 Setter: TypeAlias = Callable[[Attributes, Any, int, Details], None]
@@ -141,12 +142,12 @@ def _walk(struct: type[msgspec.Struct], prefix: str, within: _Within) -> Iterato
             yield from _walk(field.struct, prefixed(prefix, declared.attribute), inside)
         elif declared.attribute:
             unit = {"ms": "s", "%": "1"}.get(field.unit, field.unit)
-            kind = _TYPES.get(field.type, "string")
+            kind = "double" if unit == "s" else _TYPES.get(field.type, "string")
             many = "[]" if inside.many and not inside.section.startswith("event") else ""
             yield _attribute(field, inside, prefixed(prefix, declared.attribute), kind + many, unit)
 
 
-_TYPES = {int: "int", float: "double", bool: "boolean", datetime: "double"}
+_TYPES = {int: "int", float: "double", bool: "boolean"}
 
 
 def _attribute(field: Field, within: _Within, name: str, kind: str, unit: str) -> Attribute:

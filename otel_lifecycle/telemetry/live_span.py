@@ -89,7 +89,8 @@ def end_span(
     at = _moments(lifecycle, ended_monotonic_ns)
     try:
         if span.get_span_context().trace_flags.sampled:
-            finish_span(span, record, at, Details(config.npu_device_attributes), again=again)
+            details = Details(config.npu_device_attributes, config.first_byte_attribute)
+            finish_span(span, record, at, details, again=again)
             if config.phase_spans and not again:
                 emit_phases(tracer, span, record)
     except Exception:

@@ -183,6 +183,8 @@ def complete_record(
     first_chunk_ns = lifecycle.first_chunk_ns
     record.outcome = _outcome(completion.outcome)
     record.completed_at = format_timestamp(lifecycle.started_ns + e2e_ns)
+    if lifecycle.first_byte_ns is not None:
+        record.first_byte_at = format_timestamp(lifecycle.started_ns + lifecycle.first_byte_ns)
     if first_chunk_ns is not None:
         record.first_chunk_at = format_timestamp(lifecycle.started_ns + first_chunk_ns)
     _set_reported_length(record, completion.input_tokens)

@@ -64,6 +64,14 @@ class TrackedRequest:
         if self._lifecycle is not None:
             self._recorder.mark_first_chunk(self._lifecycle)
 
+    def first_byte(self) -> None:
+        """The first byte of the response arrived, which need not be output; later calls do nothing.
+
+        A reroute starts anew: what was sent by the former engine is no part of the answer.
+        """
+        if self._lifecycle is not None:
+            self._recorder.mark_first_byte(self._lifecycle)
+
     def complete(
         self,
         output_tokens: int | None = None,

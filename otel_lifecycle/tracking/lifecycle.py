@@ -26,6 +26,7 @@ class Lifecycle:
         span: Its span.
         started_ns: Dispatch, Unix nanoseconds.
         started_monotonic_ns: Dispatch on the monotonic clock.
+        first_byte_ns: Dispatch to first byte of the answer.
         first_chunk_ns: Dispatch to first chunk.
         dispatch_load: Load of the selected endpoint at dispatch, this request not counted.
         role_loads: The same for each counted endpoint, by role.
@@ -45,6 +46,7 @@ class Lifecycle:
         "dispatch_load",
         "finished",
         "finished_by",
+        "first_byte_ns",
         "first_chunk_ns",
         "handle",
         "handover",
@@ -77,6 +79,7 @@ class Lifecycle:
         self.span = span
         self.started_ns = started_ns
         self.started_monotonic_ns = started_monotonic_ns
+        self.first_byte_ns: int | None = None
         self.first_chunk_ns: int | None = None
         self.dispatch_load = Load()
         self.role_loads: dict[str, Load] = {}

@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider as SDKTracerProvider
 
 from otel_lifecycle.config import TrackerConfig
 from otel_lifecycle.model import Outcome, RequestCompletion, RequestStart, sanitize
+from otel_lifecycle.model.fields import fields_of
 from otel_lifecycle.model.record import LifecycleRecord, Reroute
 from otel_lifecycle.model.timestamps import format_timestamp
 from otel_lifecycle.records import LifecycleSpanProcessor
@@ -42,14 +43,7 @@ _logger = get_logger(__name__)
 
 _recorders: weakref.WeakSet[LifecycleRecorder] = weakref.WeakSet()
 
-_SPAN_FIELDS = (
-    "trace_id",
-    "span_id",
-    "parent_span_id",
-    "trace_flags",
-    "trace_state",
-    "span_kind",
-)
+_SPAN_FIELDS = [f.name for f in fields_of(LifecycleRecord) if f.declared.source == "trace"]
 
 
 class LifecycleRecorder:
@@ -162,6 +156,15 @@ class LifecycleRecorder:
             propagate.inject(headers, context=context)
         except Exception:
             self.breaker.failed("inject")
+
+    def mark_first_byte(self, lifecycle: Lifecycle) -> None:
+        """The first byte of the answer arrived; later calls do nothing."""
+        try:
+            if lifecycle.first_byte_ns is None:
+                elapsed = self._clock.monotonic_ns() - lifecycle.started_monotonic_ns
+                lifecycle.first_byte_ns = elapsed
+        except Exception:
+            self.breaker.failed("first_byte")
 
     def mark_first_chunk(self, lifecycle: Lifecycle) -> None:
         """The first chunk of a request arrived; later calls do nothing."""

@@ -219,6 +219,8 @@ class LifecycleStore:
             self._give_back(lifecycle)
             lifecycle.deleted_roles.clear()
             lifecycle.start = start
+            if len(record.rerouted) > len(lifecycle.record.rerouted):
+                lifecycle.first_byte_ns = None
             # What the chunks so far have told of the response stays true.
             record.streaming = lifecycle.record.streaming or record.streaming
             lifecycle.record = record

@@ -76,6 +76,7 @@ def streamed(selected: str | dict[str, Any], **changes: Any) -> dict[str, Any]:
         "finishReason": None,
         "streaming": True,
         "startedAt": TIMESTAMP,
+        "firstByteAt": None,
         "firstChunkAt": TIMESTAMP,
         "completedAt": TIMESTAMP,
         "inputTokenLength": 30,

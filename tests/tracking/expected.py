@@ -238,6 +238,7 @@ def record(e2e_ms: float = 0.0, **changes: Any) -> dict[str, Any]:
         "finishReason": None,
         "streaming": True,
         "startedAt": timestamp(0),
+        "firstByteAt": None,
         "firstChunkAt": None,
         "completedAt": timestamp(e2e_ms),
         "inputTokenLength": 512,

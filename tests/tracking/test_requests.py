@@ -603,6 +603,43 @@ def test_finish_reason(bench: Bench, given: Any, kept: str | None, invalid: int)
     assert bench.tracker.store.ignored["invalid_value"] == invalid
 
 
+@pytest.mark.parametrize("asked_for", [True, False])
+def test_first_byte(make_bench: Callable[..., Bench], asked_for: bool) -> None:
+    """The first byte is in the record, and on the span if the settings ask for it."""
+    bench = make_bench(first_byte_attribute=asked_for)
+
+    with bench.tracker.track(start()) as tracked:
+        bench.clock.advance(125)
+        tracked.first_byte()
+        bench.clock.advance(125)
+        tracked.first_byte()
+        tracked.chunk()
+        bench.clock.advance(2_540)
+        tracked.complete(output_tokens=128, cached_tokens=200)
+
+    (whole,) = bench.spans
+    attributes = {"llm_router.response.time_to_first_byte": 0.125} if asked_for else {}
+    assert whole["attributes"] == {**AGGREGATED_ATTRIBUTES, **STREAMED_ATTRIBUTES, **attributes}
+    assert lines(bench) == [record(**STREAMED_RECORD, firstByteAt=timestamp(125))]
+
+
+@pytest.mark.parametrize("told_again", [True, False])
+def test_first_byte_of_the_last_route(bench: Bench, told_again: bool) -> None:
+    """What a former engine sent is no part of the answer; what became known of the route is."""
+    with bench.tracker.track(start()) as tracked:
+        bench.clock.advance(125)
+        tracked.first_byte()
+        tracked.reroute(aggregated("qwen-1"), reason="http_503")
+        bench.clock.advance(125)
+        if told_again:
+            tracked.first_byte()
+        tracked.extend(aggregated("qwen-2"))
+        tracked.complete()
+
+    (line,) = lines(bench)
+    assert line["firstByteAt"] == (timestamp(250) if told_again else None)
+
+
 def test_dispatch_load_excludes_the_request(bench: Bench) -> None:
     """A request's own charge is not in its snapshot; those before it are."""
     first = bench.tracker.track(start("request-1"))

@@ -35,9 +35,9 @@ completions = st.builds(
 
 
 @pytest.fixture
-def devices_bench(make_bench: Callable[..., Bench]) -> Iterator[Bench]:
-    """A bench whose spans carry all NPU devices, which is what makes them complete."""
-    return make_bench(npu_device_attributes=True)  # type: ignore[return-value]
+def detailed_bench(make_bench: Callable[..., Bench]) -> Iterator[Bench]:
+    """A bench whose spans carry all optional attributes, which is what makes them complete."""
+    return make_bench(npu_device_attributes=True, first_byte_attribute=True)  # type: ignore[return-value]
 
 
 def comparable(span: ReadableSpan) -> dict[str, object]:
@@ -71,6 +71,7 @@ def comparable(span: ReadableSpan) -> dict[str, object]:
 @given(
     request=starts,
     completion=completions,
+    first_byte=st.booleans(),
     chunks=st.integers(0, 2),
     reroute=st.none() | routes,
     traced=st.booleans(),
@@ -81,20 +82,23 @@ def comparable(span: ReadableSpan) -> dict[str, object]:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_record_and_span_rebuild_each_other(
-    devices_bench: Bench,
+    detailed_bench: Bench,
     request: RequestStart,
     completion: RequestCompletion,
+    first_byte: bool,
     chunks: int,
     reroute: Route | None,
     traced: bool,
 ) -> None:
     """Whatever the router says, the record is valid, survives JSON, and equals its span."""
-    bench = devices_bench
+    bench = detailed_bench
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     headers = {"traceparent": parent, "tracestate": "vendor=value"} if traced else {}
     before = len(bench.telemetry.spans)
 
     tracked = bench.tracker.track(request, headers=headers)
+    if first_byte:
+        tracked.first_byte()
     for _ in range(chunks):
         tracked.chunk()
     if reroute is not None:
