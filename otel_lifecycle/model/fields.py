@@ -10,7 +10,7 @@ sanitizing, the JSON Schema and the tables of the docs are all made from this.
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from enum import Enum
 from functools import cache
@@ -20,6 +20,7 @@ from typing import (
     Literal,
     NamedTuple,
     TypeAlias,
+    TypeVar,
     Union,
     cast,
     get_args,
@@ -64,6 +65,9 @@ _UNITS = {
 }
 
 Source: TypeAlias = Literal["router", "engine", "device", "response", "clock", "load", "trace", ""]
+
+
+_Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 
 class DeclarationError(TypeError):
@@ -169,6 +173,22 @@ def fields_of(struct: type[msgspec.Struct]) -> tuple[Field, ...]:
         DeclarationError: One is not declared, or declared twice, or is a number without a unit.
     """
     return tuple(_fields(struct))
+
+
+def constructor(
+    struct: type[_Struct], argument: Callable[[Field], str], functions: Mapping[str, Any]
+) -> Callable[[Any], _Struct]:
+    """Compiles a function that makes a struct of something else.
+
+    Args:
+        struct: What it makes.
+        argument: For a field, the expression of its value, of the argument `o`.
+        functions: What these expressions call, by name.
+    """
+    arguments = ", ".join(map(argument, fields_of(struct)))
+    # Named after this file, so that a profile or a traceback tells whose it is.
+    code = compile(f"lambda o: struct({arguments})", f"{__file__}:{struct.__name__}", "eval")
+    return eval(code, {**functions, "struct": struct})
 
 
 def _fields(struct: type[msgspec.Struct]) -> Iterator[Field]:

@@ -9,11 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
-from functools import cache
 from itertools import islice
-from typing import Any, TypeVar, cast
-
-import msgspec
+from typing import cast
 
 from otel_lifecycle.model.endpoint import EndpointMetrics, NPUDevice, NPUState
 from otel_lifecycle.model.fields import (
@@ -21,7 +18,7 @@ from otel_lifecycle.model.fields import (
     MAX_MILLISECONDS,
     MAX_TEXT_LENGTH,
     Field,
-    fields_of,
+    constructor,
 )
 
 MAX_TRACE_STATE_LENGTH = 512
@@ -30,7 +27,6 @@ _LONG_MEMBER = 128
 _MAX_MODELS = 256
 _MAX_DEVICES = 256
 _NO_DEVICE = NPUDevice()
-_Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 
 def text(value: object) -> str:
@@ -120,28 +116,12 @@ def moment(value: object) -> datetime | None:
 
 def metrics(value: object) -> EndpointMetrics | None:
     """The metrics with every unusable field unknown."""
-    return _clean(EndpointMetrics, value) if isinstance(value, EndpointMetrics) else None
+    return _clean_metrics(value) if isinstance(value, EndpointMetrics) else None
 
 
 def npu(value: object) -> NPUState | None:
     """The NPU state with every unusable field unknown."""
-    return _clean(NPUState, value) if isinstance(value, NPUState) else None
-
-
-def _clean(struct: type[_Struct], value: _Struct) -> _Struct:
-    return struct(*[clean(getattr(value, name)) for name, clean in _cleaners(struct)])
-
-
-@cache
-def _cleaners(struct: type[msgspec.Struct]) -> tuple[tuple[str, Callable[[object], Any]], ...]:
-    """What makes each field of a struct safe, by the kind it is declared to be."""
-    return tuple((field.name, _cleaner(field)) for field in fields_of(struct))
-
-
-def _cleaner(field: Field) -> Callable[[object], Any]:
-    if field.struct is not None:
-        return _devices
-    return _BY_KIND[field.kind] if field.kind else _models
+    return _clean_npu(value) if isinstance(value, NPUState) else None
 
 
 def _finite(value: object) -> float | None:
@@ -175,14 +155,24 @@ def _devices(value: object) -> tuple[NPUDevice, ...]:
 
 
 def _device(device: object) -> NPUDevice:
-    return _clean(NPUDevice, device) if isinstance(device, NPUDevice) else _NO_DEVICE
+    return _clean_device(device) if isinstance(device, NPUDevice) else _NO_DEVICE
 
 
-_BY_KIND: Mapping[str, Callable[[object], Any]] = {
+def _cleaned(field: Field) -> str:
+    """The call that makes a field safe, by the kind it is declared to be."""
+    name = "devices" if field.struct is not None else field.kind or "models"
+    return f"{name}(o.{field.name})"
+
+
+_CLEANERS: Mapping[str, Callable[[object], object]] = {
     "text": text,
     "count": count,
     "fraction": fraction,
     "percent": percent,
-    "milliseconds": milliseconds,
     "moment": moment,
+    "models": _models,
+    "devices": _devices,
 }
+_clean_metrics = constructor(EndpointMetrics, _cleaned, _CLEANERS)
+_clean_npu = constructor(NPUState, _cleaned, _CLEANERS)
+_clean_device = constructor(NPUDevice, _cleaned, _CLEANERS)

@@ -29,7 +29,7 @@ from otel_lifecycle.model import (
     RouteEndpoint,
     sanitize,
 )
-from otel_lifecycle.model.fields import Field, fields_of
+from otel_lifecycle.model.fields import Field, constructor, fields_of
 from otel_lifecycle.tracking.protocols import (
     Response,
     SchedulingEndpoint,
@@ -296,22 +296,22 @@ def _output_tokens(usage: object) -> Any:
 def _metrics(metrics: object) -> EndpointMetrics | None:
     if metrics is None or isinstance(metrics, EndpointMetrics):
         return metrics
-    return EndpointMetrics(*[read(metrics, name) for name, read in _METRICS_FIELDS])
+    return _read_metrics(metrics)
 
 
 def _npu(state: object) -> NPUState | None:
     if isinstance(state, NPUState):
         return state
-    for name, _ in _NPU_FIELDS:
+    for name in _NPU_FIELDS:
         if _read(state, name, _UNUSABLE) is not None:
-            return NPUState(*[read(state, name) for name, read in _NPU_FIELDS])
+            return _read_npu(state)
     return None  # of another type
 
 
 def _device(device: object) -> NPUDevice:
     if isinstance(device, NPUDevice):
         return device
-    return NPUDevice(*[read(device, name) for name, read in _DEVICE_FIELDS])
+    return _read_device(device)
 
 
 def _attribute(endpoint: object, key: str) -> Any:
@@ -367,26 +367,25 @@ def _devices(source: object, name: str) -> tuple[NPUDevice, ...]:
     return tuple(map(_device, cast("list[object]", devices)))
 
 
-_READERS: Mapping[str, Callable[[object, str], Any]] = {"text": _text, "moment": _moment}
+def _seed_name(field: Field) -> str:
+    """The seed's name of a field, in snake_case."""
+    return re.sub("[A-Z]", lambda capital: "_" + capital[0].lower(), field.record_name)
 
 
-def _seed_fields(
-    struct: type[msgspec.Struct],
-) -> tuple[tuple[str, Callable[[object, str], Any]], ...]:
-    """The name that the seed gives each field, in snake_case, and what reads it."""
-    return tuple((_snake_case(field.record_name), _reader(field)) for field in fields_of(struct))
+def _field(field: Field) -> str:
+    """The call that reads a field, by the kind it is declared to be."""
+    name = "devices" if field.struct is not None else field.kind or "models"
+    return f"{name if name in _READERS else 'number'}(o, {_seed_name(field)!r})"
 
 
-def _snake_case(name: str) -> str:
-    return re.sub("[A-Z]", lambda capital: "_" + capital[0].lower(), name)
-
-
-def _reader(field: Field) -> Callable[[object, str], Any]:
-    if field.struct is not None:
-        return _devices
-    return _READERS.get(field.kind, _number) if field.kind else _models
-
-
-_METRICS_FIELDS = _seed_fields(EndpointMetrics)
-_NPU_FIELDS = _seed_fields(NPUState)
-_DEVICE_FIELDS = _seed_fields(NPUDevice)
+_READERS: Mapping[str, Callable[[object, str], object]] = {
+    "text": _text,
+    "moment": _moment,
+    "models": _models,
+    "devices": _devices,
+    "number": _number,
+}
+_NPU_FIELDS = tuple(map(_seed_name, fields_of(NPUState)))
+_read_metrics = constructor(EndpointMetrics, _field, _READERS)
+_read_npu = constructor(NPUState, _field, _READERS)
+_read_device = constructor(NPUDevice, _field, _READERS)
