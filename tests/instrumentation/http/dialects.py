@@ -275,6 +275,13 @@ STREAMS = [
         ),
     ),
     Said(
+        "vLLM's demo",
+        lines({"text": ["a"]}, {"text": ["ab"]}),
+        usage=(None, None, None),
+        reason=None,
+        ended=False,
+    ),
+    Said(
         "text without an end mark",
         sse({"text_output": "a", "model_name": "m"}, {"text_output": "b", "model_name": "m"}),
         usage=(None, None, None),

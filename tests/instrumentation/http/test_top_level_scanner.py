@@ -28,9 +28,9 @@ EVERYTHING = [
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text('a\\"{}[]:,\u00e9 \n'),
     lambda inner: st.lists(inner) | st.dictionaries(st.text('a\\"{}'), inner),
-    max_leaves=20,
+    max_leaves=8,
 )
-objects = st.dictionaries(st.sampled_from(WANTED) | st.text('ab"\\'), values, max_size=8)
+objects = st.dictionaries(st.sampled_from(WANTED) | st.text('ab"\\'), values, max_size=5)
 
 
 def scan(*chunks: bytes, limit: int = 4096) -> tuple[dict[str, Any], bool | None]:

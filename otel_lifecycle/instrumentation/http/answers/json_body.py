@@ -42,8 +42,8 @@ _items_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 class JsonBody:
     r"""Keeps a body until its end, unless its first line shows that each line is a piece.
 
-    Ollama ends its lines with a line feed, FastChat's workers with a NUL. Of a body that is too big
-    only some values are kept. Not thread-safe.
+    Ollama and vLLM's demo end their lines with a line feed, FastChat's workers with a NUL.
+    Of a body that is too big only some values are kept. Not thread-safe.
 
     Args:
         is_lines: Whether the header says that there is a piece in each line.
@@ -155,5 +155,7 @@ def _is_piece(line: bytes, end_of_line: bytes) -> bool:
         keys = decode_parts(line)
     except UNREADABLE:
         return False
+    if end_of_line == b"\0" or keys.keys() == {"text"}:
+        return True
     done = keys.get("done")
-    return end_of_line == b"\0" or (done is not None and bytes(done) == b"false")
+    return done is not None and bytes(done) == b"false"

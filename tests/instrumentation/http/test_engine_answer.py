@@ -1,0 +1,27 @@
+"""The engine's own answer, read before the router rebuilds it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import httpx
+
+from otel_lifecycle.instrumentation.http.engine_answer import read_answer
+from otel_lifecycle.instrumentation.http.exchange import Attempt
+from tests.instrumentation.http.dialects import WHOLE
+
+
+def test_unpacked_by_the_client() -> None:
+    """An answer that the client library has unpacked is read, whatever its headers say."""
+    answer = WHOLE[0]
+    packed = gzip.compress(answer.body)
+    headers = {"content-encoding": "gzip", "content-length": str(len(packed))}
+    response = httpx.Response(200, headers=headers, content=packed)
+    attempt = Attempt("decode")
+    read_answer(attempt, response)
+
+    assert attempt.answer is not None
+    attempt.answer.finish()
+    assert json.loads(response.content) == json.loads(answer.body)
+    assert (attempt.answer.is_truncated, attempt.answer.output_tokens) == (False, 3)
