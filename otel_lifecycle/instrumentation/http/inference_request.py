@@ -15,7 +15,7 @@ from otel_lifecycle.instrumentation.http.top_level_scanner import (
 MAX_BUFFERED_BYTES = 1 << 20
 _CHARACTERS_PER_TOKEN = 4
 _MAX_PARTS = 20_000  # of a prompt; the length of one that has more is not estimated
-_MAX_CHOICES = 1 << 12
+_MAX_CHOICES = 1 << 10
 _NOT_OF_TOKEN_IDS = bytes(byte for byte in range(256) if byte not in b"0123456789,[]")
 _BLANKS = b" \t\r\n"
 _TRUE = frozenset({"true", "1", "on", "yes", "y", "t"})

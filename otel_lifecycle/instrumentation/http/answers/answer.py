@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-_MAX_CHOICES: Final = 1 << 12
+_MAX_CHOICES: Final = 1 << 10
 _MAX_TOKENS: Final = 1 << 53
 _MAX_REASON: Final = 64
 _FAILED: Final = frozenset({"abort", "aborted", "error"})
@@ -64,7 +64,7 @@ class Answer:
         if self._done:
             return True
         finished = len(self._finished)
-        return 0 < finished >= self._choices and not self.open_choices
+        return 0 < finished >= min(self._choices, _MAX_CHOICES) and not self.open_choices
 
     @property
     def input_tokens(self) -> int | None:
