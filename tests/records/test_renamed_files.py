@@ -355,7 +355,7 @@ def test_descriptors_are_bounded(
 
 def test_batch_of_large_records(path: Path, follow: Follow) -> None:
     """A batch is bounded by bytes too, however few records that is."""
-    large = lines("x" * (1 << 20))
+    large = lines("a")[:-2] + b',"padding":"%s"}\n' % (b"x" * (1 << 20))
     append(path, large * 20)
     followed = follow(path)
     batches = [followed.poll() for _ in range(3)]

@@ -78,6 +78,7 @@ class Collector:
     Attributes:
         answer: Says what to answer, given the request ids of an export.
         port: Where it listens; 0: somewhere.
+        largest: The bytes of a request that it takes over gRPC.
         exports: What was accepted.
         asked: The request ids of every export, accepted or not.
         authorization: The header of the last export.
@@ -86,13 +87,15 @@ class Collector:
     protocol: str
     answer: Answering = accept
     port: int = 0
+    largest: int = 4 << 20
     exports: list[ExportTraceServiceRequest] = field(default_factory=list)
     asked: list[list[str]] = field(default_factory=list)
     authorization: str | None = None
 
     def __enter__(self) -> Collector:
         if self.protocol == GRPC:
-            self._grpc = grpc.server(ThreadPoolExecutor(2))
+            limit = ("grpc.max_receive_message_length", self.largest)
+            self._grpc = grpc.server(ThreadPoolExecutor(2), options=[limit])
             add_TraceServiceServicer_to_server(_Servicer(self), self._grpc)
             self.port = self._grpc.add_insecure_port(f"127.0.0.1:{self.port}")
             self._grpc.start()

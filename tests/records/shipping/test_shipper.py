@@ -238,8 +238,8 @@ def test_too_large(
 ) -> None:
     """What is more than a gRPC server takes at once is sent in halves."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.75")
-    append(folder / "records.jsonl", traced(*"abcd", model="m" * (3 << 18)))
-    with Collector(GRPC) as collector:
+    append(folder / "records.jsonl", traced(*"abcd", model="m" * 500))
+    with Collector(GRPC, largest=2_500) as collector:
         use(collector)
         assert shipping.once() == Counts(sent=4)
         assert collector.request_ids == ["a", "b", "c", "d"]
