@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from otel_lifecycle import Outcome
+from otel_lifecycle import LatencyPrediction, Outcome
 from otel_lifecycle.analysis.formatting import shortened
 from otel_lifecycle.cli import main
 from otel_lifecycle.model.record import ActualLatency, ErrorInfo, LifecycleRecord, Reroute
@@ -227,19 +227,17 @@ def test_unfinished_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         {"completed_at": "1970-01-01T00:00:00.000000000Z"},
         {"completed_at": "2262-01-01T00:00:00.000000000Z"},
         {"first_chunk_at": "1970-01-01T00:00:00.000000000Z"},
-        {"input_token_length": 2**63},
-        {"input_token_length": -(2**63)},
+        {"input_token_length": 2**53 - 1},
         {"rerouted": [Reroute("1970-01-01T00:00:00.000000000Z", "a", "b", "c")]},
         {"actual": ActualLatency(1e308, 1e308, 1e308)},
-        {"actual": ActualLatency(1e308, -1e308, 5e-324)},
-        {"actual": ActualLatency(-1e308, None, -1.0)},
+        {"actual": ActualLatency(1e308, 0.0, 5e-324)},
     ],
 )
 def test_unlikely_numbers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], fields: dict[str, Any]
 ) -> None:
     """A record whose numbers make no sense is reported with the others."""
-    odd = record("odd", disaggregated("a", "b"), 0, e2e_ms=1, predicted=(-5e307, -5e307))
+    odd = record("odd", disaggregated("a", "b"), 0, e2e_ms=1, predicted=(1e9, 1e9))
     odd = structs.replace(odd, **fields)
     path = write(tmp_path / "records.jsonl", odd, *RECORDS, odd)
 
@@ -248,6 +246,28 @@ def test_unlikely_numbers(
     output = capsys.readouterr()
     expected = (0, "", f"{len(RECORDS) + 2} requests")
     assert (code, output.err, output.out.partition(" · ")[0]) == expected
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"input_token_length": 2**63},
+        {"input_token_length": -1},
+        {"prediction": LatencyPrediction(-1.0, None)},
+        {"actual": ActualLatency(-1e308, None, -1.0)},
+    ],
+)
+def test_impossible_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fields: dict[str, Any]
+) -> None:
+    """A line whose numbers are out of the schema's bounds is no record: it is counted as bad."""
+    odd = structs.replace(record("odd", disaggregated("a", "b"), 0, e2e_ms=1), **fields)
+
+    code = main(["report", str(write(tmp_path / "records.jsonl", odd, *RECORDS))])
+
+    output = capsys.readouterr()
+    assert (code, output.out.partition(" · ")[0]) == (1, f"{len(RECORDS)} requests")
+    assert output.err.startswith("otel-lifecycle: 1 problem skipped, the first: ")
 
 
 def test_prefers_a_predicted_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
