@@ -10,7 +10,7 @@ from typing import Any
 import wrapt
 
 from otel_lifecycle.instrumentation.base import RouterInstrumentor, Wrapper
-from otel_lifecycle.instrumentation.http.asgi import flush, observe, observed_operation
+from otel_lifecycle.instrumentation.http.asgi import flush, follow
 from otel_lifecycle.instrumentation.http.clients import (
     observe_aiohttp,
     observe_httpx,
@@ -45,7 +45,7 @@ class GenericRouterInstrumentor(RouterInstrumentor):
         applications; the clients only look for a request that is followed.
         """
         return {
-            "starlette.routing": {"Router.__call__": self._route},
+            "starlette.routing": {"Router.__call__": self._serve},
             "uvicorn.config": {"Config.load": self._serving("loaded_app")},
             "uvicorn.server": {"Server.shutdown": self._shut_down},
             "hypercorn.app_wrappers": {"ASGIWrapper.__init__": self._serving("app")},
@@ -75,21 +75,9 @@ class GenericRouterInstrumentor(RouterInstrumentor):
         return wrapper
 
     def _serve(self, wrapped: Any, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self._observe(wrapped, args, kwargs, routed=False)
-
-    def _route(self, wrapped: Any, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self._observe(wrapped, args, kwargs, routed=True)
-
-    def _observe(
-        self, wrapped: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, routed: bool
-    ) -> Any:
-        tracker = self.tracker
-        if tracker is None or len(args) != 3:
+        if self.tracker is None or len(args) != 3:
             return wrapped(*args, **kwargs)
-        operation = observed_operation(args[0], routed=routed)
-        if operation is None:
-            return wrapped(*args, **kwargs)
-        return observe(tracker, operation, wrapped, *args, routed=routed)
+        return follow(self.tracker, wrapped, *args)
 
     async def _shut_down(
         self, wrapped: Any, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -12,7 +12,6 @@ from typing import Any
 
 from otel_lifecycle.instrumentation.base import RouterInstrumentor, Wrapper
 from otel_lifecycle.runtime.logs import get_logger
-from otel_lifecycle.tracking.current_request import claim
 from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 
 _logger = get_logger(__name__)
@@ -44,7 +43,6 @@ class HermesRouterInstrumentor(RouterInstrumentor):
             result = wrapped(*args, **kwargs)
             tracker = self.tracker
             if tracker is not None:
-                claim()  # the generic layer may be there too
                 try:
                     observe(tracker, *args, **kwargs)
                 except Exception:

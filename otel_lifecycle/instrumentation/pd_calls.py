@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from otel_lifecycle.instrumentation.enriching import Call, Observer
-from otel_lifecycle.instrumentation.http.answers import AnswerReader
 from otel_lifecycle.instrumentation.routing import DECODE, PREFILL, Routing, endpoint_at
 from otel_lifecycle.model import Endpoint, RouteEndpoint
 
@@ -24,14 +23,6 @@ def sent(leg: str) -> Observer:
         routing.plan(leg, _at(client))
 
     return observe
-
-
-def prefilled(routing: Routing, call: Call) -> None:
-    """`send_request_to_service(...) -> httpx.Response`: the answer of the prefill engine."""
-    reader = AnswerReader()
-    reader.feed(call.result.content)
-    reader.finish()
-    routing.cached_tokens = reader.cached_tokens
 
 
 def picked_from_pools(routing: Routing, call: Call) -> None:

@@ -39,7 +39,7 @@ _PICKERS = {
 
 
 class PDProxyInstrumentor(EnrichingInstrumentor):
-    """Tells prefill from decode, and adds policy, candidates and the prefill's cached tokens.
+    """Tells prefill from decode, and adds policy and candidates.
 
     The names that a proxy's handlers look up are rebound when uvicorn has loaded the application:
     the script has run by then, and nothing has been served.
@@ -55,7 +55,7 @@ class PDProxyInstrumentor(EnrichingInstrumentor):
         """What wraps what in a module that turns out to be such a proxy."""
         decoding = self.before(pd_calls.sent(DECODE))
         return {
-            _SENDS: self._prefilling(),
+            _SENDS: self.before(pd_calls.sent(PREFILL)),
             **dict.fromkeys(_STREAMS, decoding),
             **{name: self.after(observe) for name, observe in _PICKERS.items()},
         }
@@ -99,20 +99,6 @@ class PDProxyInstrumentor(EnrichingInstrumentor):
                 "nothing known in %s chooses endpoints: policy and candidates are missing",
                 module.__name__,
             )
-
-    def _prefilling(self) -> Wrapper:
-        before = self.before(pd_calls.sent(PREFILL))
-        after = self.after(pd_calls.prefilled)
-
-        def wrapper(
-            wrapped: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> Any:
-            def call(*args: Any, **kwargs: Any) -> Any:
-                return after(wrapped, instance, args, kwargs)
-
-            return before(call, instance, args, kwargs)
-
-        return wrapper
 
 
 def _module_names(app: Any) -> Iterator[str]:

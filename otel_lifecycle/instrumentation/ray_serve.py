@@ -22,11 +22,11 @@ from otel_lifecycle.instrumentation.base import RouterInstrumentor, Wrapper
 from otel_lifecycle.instrumentation.http.asgi import (
     Message,
     flush,
+    follow,
+    is_inference,
     left,
-    observe,
     observe_received,
     observe_sent,
-    observed_operation,
     open_exchange,
 )
 from otel_lifecycle.instrumentation.http.exchange import Exchange, current_exchange
@@ -77,15 +77,9 @@ class RayServeInstrumentor(RouterInstrumentor):
         self, wrapped: Any, _proxy: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """`__call__(scope, receive, send)`, an ASGI application."""
-        tracker = self.tracker
-        operation = (
-            observed_operation(args[0], routed=True)
-            if tracker is not None and len(args) == 3
-            else None
-        )
-        if tracker is None or operation is None:
+        if self.tracker is None or len(args) != 3:
             return wrapped(*args, **kwargs)
-        return observe(tracker, operation, wrapped, *args)
+        return follow(self.tracker, wrapped, *args)
 
     def _failed(
         self, wrapped: Any, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -199,10 +193,9 @@ class RayServeInstrumentor(RouterInstrumentor):
         if tracker is None or len(args) != 4:
             return wrapped(*args, **kwargs)
         metadata, callback, scope, receive = args
-        operation = observed_operation(scope, routed=True)
-        if operation is None:
+        if current_exchange() is not None or not is_inference(scope):
             return wrapped(*args, **kwargs)
-        exchange = open_exchange(tracker, operation, scope)
+        exchange = open_exchange(tracker, scope)
         followed = _tracing_context(metadata)
         if _FOLLOWED in followed:
             exchange.claimed = True

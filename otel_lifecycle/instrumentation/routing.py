@@ -22,10 +22,8 @@ class Routing:
         candidates: How many endpoints it chose from.
         input_tokens: Length of the prompt, where the router itself tokenized it.
         prefix_cache_score: Cached part of the prompt on the chosen endpoint, 0 to 1.
-        cached_tokens: Prompt tokens that the prefill endpoint found in its cache.
         request_id: What the router calls the request.
-        rebuilds_answers: The router passes on no answer as it is; what the engine said is read
-            before.
+        rebuilds_answers: The router passes on no answer as it is, and counts tokens itself.
     """
 
     def __init__(self) -> None:
@@ -33,7 +31,6 @@ class Routing:
         self.candidates: int | None = None
         self.input_tokens: int | None = None
         self.prefix_cache_score: float | None = None
-        self.cached_tokens: int | None = None
         self.request_id = ""
         self.rebuilds_answers = False
         self._known: dict[tuple[str, str], RouteEndpoint] = {}

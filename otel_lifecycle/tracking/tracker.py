@@ -21,6 +21,7 @@ from otel_lifecycle.model import (
 from otel_lifecycle.runtime.clock import Clock, SystemClock
 from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.tracking import protocols, scheduling
+from otel_lifecycle.tracking.current_request import claim
 from otel_lifecycle.tracking.handle import TrackedRequest
 from otel_lifecycle.tracking.lifecycle import Lifecycle
 from otel_lifecycle.tracking.recorder import LifecycleRecorder
@@ -119,6 +120,7 @@ class RequestLifecycleTracker:
             start: The request, with its route.
             headers: The inbound headers, in lower case; only the trace context is read.
         """
+        claim()
         return TrackedRequest(self._recorder, start, headers)
 
     def pre_request(
@@ -134,6 +136,7 @@ class RequestLifecycleTracker:
             scheduling_result: Where it goes.
             headers: As for `track`.
         """
+        claim()
         if self._recorder.breaker.steps_aside():
             return
         start = self._read_start(request, scheduling_result)
@@ -177,6 +180,7 @@ class RequestLifecycleTracker:
             headers: As for `track`.
             outcome: `rejected`, or `client_disconnect`, which needs no reason.
         """
+        claim()
         try:
             if _request_id(request) is None:
                 self._store.ignore("no_request_id")

@@ -11,7 +11,7 @@ import aiohttp
 import httpx
 import pytest
 
-from otel_lifecycle.instrumentation.http.asgi import observe
+from otel_lifecycle.instrumentation.http.asgi import follow
 from otel_lifecycle.instrumentation.http.clients import observe_aiohttp, observe_httpx
 from otel_lifecycle.instrumentation.http.exchange import Exchange
 from otel_lifecycle.tracking.current_request import current_request
@@ -44,7 +44,7 @@ async def call_engine() -> None:
     """One call that an engine answers at once."""
 
     async def answer(_: httpx.Request) -> httpx.Response:
-        return httpx.Response(200)
+        return httpx.Response(200, json={})
 
     await observe_httpx(answer, None, (httpx.Request("POST", ENGINE, content=b"{}"),), {})
 
@@ -53,7 +53,11 @@ def serve(
     bench: Bench, application: Callable[..., Awaitable[None]], scope: dict[str, Any] = SCOPE
 ) -> None:
     """Serves one request with the application."""
-    asyncio.run(observe(bench.tracker, "text_completion", application, scope, receive, send))  # type: ignore[arg-type]
+
+    async def served() -> None:
+        await follow(bench.tracker, application, scope, receive, send)  # type: ignore[arg-type]
+
+    asyncio.run(served())
 
 
 def endings(bench: Bench) -> list[tuple[str, str | None]]:
@@ -66,7 +70,7 @@ def endings(bench: Bench) -> list[tuple[str, str | None]]:
 
 def test_coroutine_closed_elsewhere(bench: Bench) -> None:
     """A request or a call that nobody finished can be closed in any context."""
-    serving = observe(bench.tracker, "chat", never, dict(SCOPE), receive, send)  # type: ignore[arg-type]
+    serving: Any = follow(bench.tracker, never, dict(SCOPE), receive, send)  # type: ignore[arg-type]
     copy_context().run(serving.send, None)
     serving.close()
 

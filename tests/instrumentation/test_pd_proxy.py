@@ -38,6 +38,7 @@ DOUBLES = Path(__file__).parent / "doubles" / "pd_proxies"
 ASKED = {"stream": True, "stream_options": {"include_usage": True}}
 ID = {"x-request-id": "request-1"}
 PREFILL_CACHED = 16
+BROKEN = "httpx.RemoteProtocolError"
 
 
 class Kind(NamedTuple):
@@ -46,16 +47,15 @@ class Kind(NamedTuple):
     double: str
     policy: str
     app: str = "app"
-    cached_tokens: int = PREFILL_CACHED
 
 
 KINDS = [
     Kind("ascend_proxy", "SharedProxyScheduler"),
     Kind("ascend_proxy_old", "ProxyState"),
     Kind("toy_proxy", "get_next_client"),
-    Kind("demo_proxy", "RoundRobinSchedulingPolicy", "create_app", cached_tokens=0),
+    Kind("demo_proxy", "RoundRobinSchedulingPolicy", "create_app"),
     Kind("lmcache_proxy", "round_robin_pick_clients"),
-    Kind("mini_lb", "MiniLoadBalancer", cached_tokens=0),
+    Kind("mini_lb", "MiniLoadBalancer"),
 ]
 ASCEND, OLD, TOY = KINDS[:3]
 
@@ -139,7 +139,7 @@ class Proxied(Observed):
 
     def expected(self, kind: Kind, **changes: Any) -> dict[str, Any]:
         """The record of a stream to its proper end."""
-        known = {"policy": kind.policy, "candidates": 3, "cachedTokens": kind.cached_tokens}
+        known = {"policy": kind.policy, "candidates": 3, "cachedTokens": PREFILL_CACHED}
         return paired(self.prefill.url, self.decode.url, **{**known, **changes})
 
     def seen_by_decode(self) -> list[dict[str, str]]:
@@ -282,9 +282,7 @@ def test_decode_cut_in_mid_stream(proxy: Proxied) -> None:
     proxy.cluster.break_engine("decode", "drop_mid_stream")
     assert proxy.post(headers=ID, **ASKED).status_code == 200
 
-    assert plain(proxy.record()) == proxy.expected(
-        ASCEND, **failed("stream_truncated", first_chunk=True)
-    )
+    assert plain(proxy.record()) == proxy.expected(ASCEND, **failed(BROKEN, first_chunk=True))
 
 
 def test_decode_sent_again_in_mid_stream(proxy: Proxied) -> None:
@@ -294,9 +292,9 @@ def test_decode_sent_again_in_mid_stream(proxy: Proxied) -> None:
     proxy.post(headers=ID, **ASKED)
 
     pair = f"{endpoint_id(proxy.prefill)}+{endpoint_id(proxy.decode)}"
-    change = {"at": TIMESTAMP, "from": pair, "to": pair, "reason": "retry"}
+    change = {"at": TIMESTAMP, "from": pair, "to": pair, "reason": BROKEN}
     assert plain(proxy.record()) == proxy.expected(
-        OLD, **failed("stream_truncated", first_chunk=True), attempt=3, rerouted=[change] * 2
+        OLD, **failed(BROKEN, first_chunk=True), attempt=3, rerouted=[change] * 2
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from otel_lifecycle.instrumentation import providers
 from otel_lifecycle.instrumentation.http.exchange import (
@@ -26,38 +26,48 @@ _READ_OF_REQUEST = (b"x-request-id", b"traceparent", b"tracestate", b"baggage")
 _READ_OF_RESPONSE = (b"content-length", b"content-type", b"content-encoding")
 
 
-def observed_operation(scope: Any, *, routed: bool) -> str | None:
-    """The GenAI operation of a request that is to be tracked; None for all others.
+def follow(
+    tracker: RequestLifecycleTracker,
+    application: Application,
+    scope: Message,
+    receive: Receive,
+    send: Send,
+) -> Awaitable[None]:
+    """Serves one request with the application, and follows it if it is one for inference.
 
-    Args:
-        scope: The ASGI scope.
-        routed: Asked by the routing, which takes over from the server. It is nearer: below the
-            server's span, above what middleware makes of the response.
+    A server does this first, and follows the request to its end; a routing below it only tells what
+    passes there. Where no server does it, the routing is the server.
     """
-    if not isinstance(scope, dict) or scope.get("type") != "http":  # pyright: ignore[reportUnknownMemberType]
-        return None
-    if scope.get("method") != "POST":  # pyright: ignore[reportUnknownMemberType]
-        return None
-    path = scope.get("path")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    name = operation(path) if isinstance(path, str) else None
-    if name is None:
-        return None
+    messages: _Messages | _Routed | None = None
+    try:
+        if is_inference(scope):
+            messages = _followed(tracker, scope, receive, send)
+    except Exception:
+        tracker.failed("exchange")
+    if isinstance(messages, _Messages):
+        return _serve(application, scope, messages)
+    if messages is not None:
+        return _route(application, scope, receive, messages)
+    return application(scope, receive, send)
+
+
+def _followed(
+    tracker: RequestLifecycleTracker, scope: Message, receive: Receive, send: Send
+) -> _Messages | _Routed | None:
     exchange = current_exchange()
-    if exchange is None or exchange.done or (routed and exchange.hand_over()):
-        return name
-    return None
+    if exchange is None:
+        return _Messages(open_exchange(tracker, scope, receive).current, receive, send)
+    return _Routed(exchange.current, send) if exchange.enter_routing() else None
 
 
 def open_exchange(
-    tracker: RequestLifecycleTracker,
-    operation_name: str,
-    scope: Message,
-    *,
-    routed: bool = True,
+    tracker: RequestLifecycleTracker, scope: Message, receive: Receive | None = None
 ) -> Exchange:
-    """What follows one request; for `routed` see above."""
+    """What follows one request."""
     headers = _headers(scope.get("headers", ()), _READ_OF_REQUEST)
-    return Exchange(tracker, operation_name, headers, routed=routed)
+    name = operation(scope["path"]) or ""
+    server = getattr(receive, "__self__", None)
+    return Exchange(tracker, name, headers, server=server)
 
 
 def observe_received(current: CurrentRequest, message: Message) -> None:
@@ -71,32 +81,29 @@ def observe_received(current: CurrentRequest, message: Message) -> None:
         exchange.disconnected()
 
 
-def observe_sent(current: CurrentRequest, message: Message) -> None:
-    """The next message to the client was sent."""
+def observe_sent(current: CurrentRequest, message: Message, *, routing: bool = False) -> None:
+    """The next message to the client was sent; `routing` where there may be middleware above."""
     exchange = exchange_of(current)
     if exchange is None:
         return
     if message["type"] == "http.response.start":
         headers = _headers(message.get("headers", ()), _READ_OF_RESPONSE)
-        exchange.answering(message.get("status", 0), headers)
+        exchange.answering(message.get("status", 0), headers, routing=routing)
     elif message["type"] == "http.response.body":
-        exchange.sent(message.get("body", b""), more=message.get("more_body", False))
+        body, more = message.get("body", b""), message.get("more_body", False)
+        exchange.sent(body, more=more, routing=routing)
 
 
-async def observe(
-    tracker: RequestLifecycleTracker,
-    operation_name: str,
-    application: Application,
-    scope: Message,
-    receive: Receive,
-    send: Send,
-    *,
-    routed: bool = True,
-) -> None:
-    """Serves one request with the application, and follows it; for `routed` see above."""
+def left(current: CurrentRequest, error: BaseException | None) -> None:
+    """The application is done with a request."""
+    exchange = exchange_of(current)
+    if exchange is not None:
+        exchange.left(error)
+
+
+async def _serve(application: Application, scope: Message, messages: _Messages) -> None:
     # No other name for the exchange: this may go on for long after the request's end.
-    current = open_exchange(tracker, operation_name, scope, routed=routed).current
-    messages = _Messages(current, receive, send)
+    current = messages.current
     token = current_request.set(current)
     try:
         await application(scope, messages.receive, messages.send)
@@ -108,50 +115,83 @@ async def observe(
     left(current, None)
 
 
-def left(current: CurrentRequest, error: BaseException | None) -> None:
-    """The application is done with a request."""
-    exchange = exchange_of(current)
-    if exchange is not None:
-        exchange.left(error)
+async def _route(
+    application: Application, scope: Message, receive: Receive, routed: _Routed
+) -> None:
+    try:
+        await application(scope, receive, routed.send)
+    except BaseException as error:
+        routed.left(error)
+        raise
+    routed.left(None)
 
 
 class _Messages:
-    """Passes the messages of one request on; applications keep these for as long as they like.
+    """Passes the messages of one request on; applications keep these for as long as they like."""
 
-    Whoever took over has calls of its own around these: they are to cost nothing.
-    """
-
-    __slots__ = ("_current", "_receive", "_send")
+    __slots__ = ("_receive", "_send", "current")
 
     def __init__(self, current: CurrentRequest, receive: Receive, send: Send) -> None:
-        self._current = current
+        self.current = current
         self._receive = receive
         self._send = send
 
     def receive(self) -> Awaitable[Message]:
-        exchange = exchange_of(self._current)
-        followed = exchange is not None and not exchange.claimed
-        return self._receiving() if followed else self._receive()
+        exchange = exchange_of(self.current)
+        if exchange is None or exchange.claimed:
+            return self._receive()
+        return self._receiving()
 
     def send(self, message: Message) -> Awaitable[None]:
-        exchange = exchange_of(self._current)
-        followed = exchange is not None and not exchange.claimed
-        return self._sending(message) if followed else self._send(message)
+        exchange = exchange_of(self.current)
+        if exchange is None or exchange.claimed:
+            return self._send(message)
+        if exchange.needs_no_chunk and message.get("more_body"):
+            return self._send(message)
+        return self._sending(exchange, message)
 
     async def _receiving(self) -> Message:
         message = await self._receive()
-        observe_received(self._current, message)
+        observe_received(self.current, message)
         return message
 
-    async def _sending(self, message: Message) -> None:
+    async def _sending(self, exchange: Exchange, message: Message) -> None:
+        exchange.look_at_client()
         try:
             await self._send(message)
         except OSError:  # how servers say that the client is gone (ASGI, HTTP, 2.4)
-            exchange = exchange_of(self._current)
-            if exchange is not None:
-                exchange.disconnected()
+            exchange.disconnected()
             raise
-        observe_sent(self._current, message)
+        observe_sent(self.current, message)
+
+
+class _Routed:
+    """Passes on what a routing sends, towards the server."""
+
+    __slots__ = ("_current", "_send")
+
+    def __init__(self, current: CurrentRequest, send: Send) -> None:
+        self._current = current
+        self._send = send
+
+    async def send(self, message: Message) -> None:
+        await self._send(message)
+        observe_sent(self._current, message, routing=True)
+
+    def left(self, error: BaseException | None) -> None:
+        exchange = exchange_of(self._current)
+        if exchange is not None:
+            exchange.leave_routing(error)
+
+
+def is_inference(scope: Any) -> bool:
+    """Whether a request is one to be followed."""
+    if not isinstance(scope, dict):
+        return False
+    asked = cast("Message", scope)
+    path = asked.get("path")
+    is_post = asked.get("type") == "http" and asked.get("method") == "POST"
+    return is_post and isinstance(path, str) and operation(path) is not None
 
 
 def flush(tracker: RequestLifecycleTracker) -> None:

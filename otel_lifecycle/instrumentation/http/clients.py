@@ -8,8 +8,9 @@ from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
-from otel_lifecycle.instrumentation.http.engine_answer import read_answer
-from otel_lifecycle.instrumentation.http.exchange import Attempt, Exchange, current_exchange
+from otel_lifecycle.instrumentation.http.attempt import Attempt
+from otel_lifecycle.instrumentation.http.engine_answer import read_aiohttp, read_httpx
+from otel_lifecycle.instrumentation.http.exchange import Exchange, current_exchange
 from otel_lifecycle.instrumentation.http.inference_request import MAX_BUFFERED_BYTES
 from otel_lifecycle.instrumentation.http.operations import operation
 from otel_lifecycle.runtime.logs import get_logger
@@ -31,7 +32,9 @@ async def observe_aiohttp(
     attempt, headers = found
     with exchange.through(attempt):
         response = await wrapped(*args, **{**kwargs, "headers": headers})
-    _called(attempt, response.status)
+    attempt.answered(response.status)
+    if response.status < 400:
+        read_aiohttp(attempt, response, unpacked=session.auto_decompress)
     return response
 
 
@@ -45,7 +48,7 @@ async def observe_httpx(
         return await wrapped(*args, **kwargs)
     with exchange.through(attempt):
         response = await wrapped(*args, **kwargs)
-    _httpx_called(exchange, attempt, response)
+    _httpx_called(attempt, response)
     return response
 
 
@@ -59,7 +62,7 @@ def observe_httpx_blocking(
         return wrapped(*args, **kwargs)
     with exchange.through(attempt):
         response = wrapped(*args, **kwargs)
-    _httpx_called(exchange, attempt, response)
+    _httpx_called(attempt, response)
     return response
 
 
@@ -108,14 +111,10 @@ def _httpx_attempt(
     )
 
 
-def _httpx_called(exchange: Exchange, attempt: Attempt, response: Any) -> None:
-    _called(attempt, response.status_code)
-    if exchange.routing.rebuilds_answers and response.status_code < 400:
-        read_answer(attempt, response)
-
-
-def _called(attempt: Attempt, status: int) -> None:
-    attempt.answered(f"http_{status}" if status >= 400 else "")
+def _httpx_called(attempt: Attempt, response: Any) -> None:
+    attempt.answered(response.status_code)
+    if response.status_code < 400:
+        read_httpx(attempt, response)
 
 
 def _aiohttp_url(session: Any, given: Any) -> Any:

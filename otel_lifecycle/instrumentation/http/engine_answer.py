@@ -1,42 +1,80 @@
-"""What an engine answers, read on its way to a router that makes an answer of its own of it.
+"""What an engine answers, read on its way to the router.
 
-Such a router may add a terminator that the engine never sent, hide the usage it asked for itself,
-or put zeros where there was none.
+A router may add a terminator that the engine never sent, hide the usage it asked for itself, put
+zeros where there was none, or go on when the engine's connection broke. The bytes pass through
+untouched, as they come; compressed ones are read where the client library unpacks them, else not.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from functools import cache
 from typing import Any
 
 import wrapt
 
 from otel_lifecycle.instrumentation.http.answers import AnswerReader
-from otel_lifecycle.instrumentation.http.exchange import Attempt
+from otel_lifecycle.instrumentation.http.attempt import Attempt
 from otel_lifecycle.runtime.logs import get_logger
-from otel_lifecycle.tracking.scheduling import error_type
 
 _logger = get_logger(__name__)
 
+# aiohttp's streams have no room for it; an entry goes when its stream or its request ends.
+_reading: dict[int, Attempt] = {}
 
-def read_answer(attempt: Attempt, response: Any) -> None:
-    """Reads a response of httpx, now or while the router does; a compressed stream is left alone.
 
-    The bytes pass through untouched, as they come.
-    """
+def read_httpx(attempt: Attempt, response: Any) -> None:
+    """Reads a response of httpx, now or while the router does."""
     try:
-        answer = AnswerReader()
-        if response.is_stream_consumed:  # httpx has decoded it
-            answer.begin(response.status_code, {})
+        answer = _begin(response.status_code, response.headers)
+        if response.is_stream_consumed:
             answer.feed(response.content)
+            attempt.is_over = True
         elif response.headers.get("content-encoding", "identity") == "identity":
-            answer.begin(response.status_code, response.headers)
             response.stream = _Stream(response.stream, attempt)
         else:
             return
         attempt.answer = answer
     except Exception:
         _logger.debug("the engine's answer could not be read", exc_info=True)
+
+
+def read_aiohttp(attempt: Attempt, response: Any, *, unpacked: bool) -> None:
+    """Reads a response of aiohttp while it arrives.
+
+    Args:
+        attempt: Its call.
+        response: The response.
+        unpacked: Whether the session unpacks what is compressed.
+    """
+    try:
+        content, reading = response.content, _reading_stream()
+        if type(content) is not reading.__base__:
+            return
+        if not unpacked and response.headers.get("content-encoding", "identity") != "identity":
+            return
+        attempt.answer = _begin(response.status, response.headers)
+        for chunk in content._buffer:  # what came with the headers
+            attempt.read(chunk)
+        attempt.is_over = content.is_eof()
+        if not attempt.is_over:
+            _reading[id(content)] = attempt
+
+            def let_loose() -> None:
+                _reading.pop(id(content), None)
+                content.__class__ = reading.__base__
+
+            attempt.let_loose = let_loose
+            content.__class__ = reading
+    except Exception:
+        _logger.debug("the engine's answer could not be read", exc_info=True)
+
+
+def _begin(status: int, headers: Any) -> AnswerReader:
+    """Of the headers only the type counts: the libraries count the bytes, and unpack them."""
+    answer = AnswerReader()
+    answer.begin(status, {"content-type": headers.get("content-type", "")})
+    return answer
 
 
 class _Stream(wrapt.ObjectProxy):  # pyright: ignore[reportMissingTypeArgument]
@@ -54,8 +92,9 @@ class _Stream(wrapt.ObjectProxy):  # pyright: ignore[reportMissingTypeArgument]
                 attempt.read(chunk)
                 yield chunk
         except Exception as error:
-            attempt.failure = error_type(error)
+            attempt.broken(error)
             raise
+        attempt.is_over = True
 
     def __iter__(self) -> Iterator[bytes]:
         attempt = self._self_attempt
@@ -64,5 +103,38 @@ class _Stream(wrapt.ObjectProxy):  # pyright: ignore[reportMissingTypeArgument]
                 attempt.read(chunk)
                 yield chunk
         except Exception as error:
-            attempt.failure = error_type(error)
+            attempt.broken(error)
             raise
+        attempt.is_over = True
+
+
+@cache
+def _reading_stream() -> Any:
+    """The class of a stream of aiohttp while it is read: the same, and it tells what it is fed."""
+    from aiohttp import ClientConnectionError, StreamReader
+
+    feed_data: Any = StreamReader.feed_data
+
+    class ReadStream(StreamReader):
+        __slots__ = ()
+
+        def feed_data(self, data: bytes, *args: Any, **kwargs: Any) -> Any:
+            attempt = _reading.get(id(self))
+            if attempt is not None:
+                attempt.read(data)
+            return feed_data(self, data, *args, **kwargs)
+
+        def feed_eof(self) -> None:
+            attempt = _reading.get(id(self))
+            if attempt is not None:
+                attempt.is_over = True
+            super().feed_eof()
+
+        def set_exception(self, exc: Any, *args: Any, **kwargs: Any) -> None:
+            attempt = _reading.get(id(self))
+            # The very class stands for a response that the router closed itself.
+            if attempt is not None and type(exc) is not ClientConnectionError:
+                attempt.broken(exc)
+            super().set_exception(exc, *args, **kwargs)
+
+    return ReadStream

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from asyncio import CancelledError
 from collections.abc import Callable, Mapping, MutableMapping
-from contextvars import Token
 from functools import wraps
 from threading import Lock
-from types import TracebackType
-from typing import Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from uuid import uuid4
 
 import msgspec
-from opentelemetry import context, trace
 
 from otel_lifecycle.instrumentation.http.answers import AnswerReader
+from otel_lifecycle.instrumentation.http.attempt import Attempt, Call
 from otel_lifecycle.instrumentation.http.caller import caller_span
+from otel_lifecycle.instrumentation.http.client import has_left
 from otel_lifecycle.instrumentation.http.inference_request import (
     InferenceRequest,
     RequestReader,
@@ -31,7 +29,7 @@ from otel_lifecycle.model import (
     Route,
     RouteEndpoint,
 )
-from otel_lifecycle.tracking.current_request import CurrentRequest, current_request, restore
+from otel_lifecycle.tracking.current_request import CurrentRequest, current_request
 from otel_lifecycle.tracking.handle import TrackedRequest, ending
 from otel_lifecycle.tracking.scheduling import error_type
 from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
@@ -74,76 +72,15 @@ def current_routing() -> Routing | None:
     return None if exchange is None or exchange.claimed else exchange.routing
 
 
-class Attempt:
-    """One call of the router to an engine.
-
-    Attributes:
-        leg: Which leg of the route it is.
-        failure: Why it failed; empty when it did not.
-        milliseconds: How long the engine took to answer.
-        answer: What the engine said, where that is read at its own side.
-    """
-
-    __slots__ = ("_started_ns", "answer", "failure", "leg", "milliseconds")
-
-    def __init__(self, leg: str) -> None:
-        self.leg = leg
-        self.failure = ""
-        self.milliseconds: float | None = None
-        self.answer: AnswerReader | None = None
-        self._started_ns = time.monotonic_ns()
-
-    def read(self, chunk: bytes) -> None:
-        """The next bytes of the engine's answer."""
-        if self.answer is not None:
-            self.answer.feed(chunk)
-
-    def answered(self, failure: str) -> None:
-        """The engine answered (`failure` is empty), refused, or could not be reached."""
-        self.failure = failure
-        self.milliseconds = (time.monotonic_ns() - self._started_ns) / 1e6
-
-
-class Call:
-    """A call to an engine, as long as it lasts; a context manager.
-
-    Our span is current, for the span of the client library. Connections are made here, and keep the
-    context for as long as they live: so it holds the span's ids alone. What comes below is nobody's
-    request yet: httpx may be set on top of aiohttp, and may call another router in this process.
-    """
-
-    __slots__ = ("_attempt", "_request_token", "_span_context", "_span_token")
-
-    def __init__(self, attempt: Attempt, span_context: trace.SpanContext) -> None:
-        self._attempt = attempt
-        self._span_context = span_context
-
-    def __enter__(self) -> None:
-        self._request_token: Token[CurrentRequest | None] = current_request.set(None)
-        self._span_token: Token[context.Context] | None = None
-        # A span that could not start must not hide the router's own.
-        if self._span_context.is_valid:
-            span = trace.NonRecordingSpan(self._span_context)
-            self._span_token = context.attach(trace.set_span_in_context(span))
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._span_token is not None:
-            context.detach(self._span_token)
-        restore(self._request_token)
-        if exc is not None:
-            self._attempt.answered(error_type(exc))
-
-
 class Exchange:
     """Follows one inference request; every method may be called by code that must not fail.
 
     The lifecycle starts with the first call to an engine: that is when the router has chosen, and
     when the server's span, if any, is current.
+
+    The server tells what the client gets, and when the request ends. The routing below it, where
+    there is one, tells what the application answers: before middleware compresses it, once more
+    when middleware has the request routed again, and with the exception if there is one.
 
     Attributes:
         claimed: Somebody else tracks this request, or nobody does.
@@ -158,46 +95,45 @@ class Exchange:
         operation: str,
         headers: Mapping[str, str],
         request: InferenceRequest | None = None,
-        *,
-        routed: bool = True,
+        server: Any = None,
     ) -> None:
         self.claimed = tracker.steps_aside()
         self.done = False
         self.current = CurrentRequest(self)
         self.routing = Routing()
-        self._routed = routed
         self._tracker = tracker
         self._operation = operation
         self._headers = headers
+        self._server = server
         self._body = RequestReader()
         self._body_is_here = False
         # A router may choose in another thread than the one that reads the body.
         self._lock = Lock()
         self._request = request
         self._response = AnswerReader()
+        self._error: BaseException | None = None
         self._status = 0
+        self._is_routed = False
+        self._is_routing = False
+        self._has_reached_client = False
+        self._has_output = False
         self._answered = False
         self._disconnected = False
         self._attempts: list[Attempt] = []
         self._router_id = ""
         self._route: Route | None = None
         self._tracked: TrackedRequest | None = None
+        self._is_starting = False
 
     def give_up(self) -> None:
         """Follows the request no further: an exception of ours is being handled."""
         self.claimed = True
         self._tracker.failed("exchange")
 
-    def hand_over(self) -> bool:
-        """The routing was reached of a request that its server follows.
-
-        Returns:
-            Whether the routing follows it from here on; not when it has been sent to an engine.
-        """
-        if self._routed or self.claimed or self._attempts:
-            return False
-        self.claimed = True
-        return True
+    @property
+    def needs_no_chunk(self) -> bool:
+        """Whether the server need not tell of a chunk that is not the last."""
+        return self._is_routed and self._has_output
 
     @_safely
     def received(self, body: bytes, *, more: bool = False) -> None:
@@ -209,13 +145,19 @@ class Exchange:
                 self._tracked.describe(self._start(self._route))
 
     def yield_to_another(self) -> None:
-        """Somebody else tracks the request."""
-        self.claimed = True
+        """Somebody else tracks the request, unless that began here."""
+        if not self._is_starting and self._tracked is None:
+            self.claimed = True
 
     def disconnected(self) -> None:
         """The client went away, before or after the end."""
         if not self._answered:
             self._disconnected = True
+
+    def look_at_client(self) -> None:
+        """Notes whether the client is still there, as far as the server can tell."""
+        if not self._disconnected and not self._answered:
+            self._disconnected = has_left(self._server)
 
     @_safely
     def calling(
@@ -253,6 +195,7 @@ class Exchange:
             route = self.routing.route
             if self._tracked is None:
                 self._router_id = headers.get("x-request-id", "")
+                self._is_starting = True
                 with caller_span(self._headers, headers):
                     self._tracked = self._tracker.track(self._start(route), self._headers)
             elif reason:
@@ -269,28 +212,57 @@ class Exchange:
         assert self._tracked is not None
         return Call(attempt, self._tracked.span_context)
 
-    @_safely
-    def answering(self, status: int, headers: Mapping[str, str]) -> None:
-        """The response begins."""
-        self._status = status
-        self._response.begin(status, headers)
+    def enter_routing(self) -> bool:
+        """The request comes to the routing; returns whether what is sent there is to be told."""
+        if self.claimed or self.done or self._is_routing:
+            return False
+        if self._is_routed:  # middleware did not like the first answer
+            self._response = AnswerReader()
+            self._error = None
+        self._is_routed = self._is_routing = True
+        return True
 
     @_safely
-    def sent(self, body: bytes, *, more: bool) -> None:
-        """The next bytes of the response's body went to the client."""
+    def leave_routing(self, error: BaseException | None) -> None:
+        """The routing is done with the request."""
+        self._is_routing = False
+        self._error = error
+        if self._answered:
+            self._conclude(None)
+
+    @_safely
+    def answering(self, status: int, headers: Mapping[str, str], *, routing: bool = False) -> None:
+        """The response begins."""
+        if not routing:
+            self._status = status
+        if routing or not self._is_routed:
+            self._response.begin(status, headers)
+
+    @_safely
+    def sent(self, body: bytes, *, more: bool, routing: bool = False) -> None:
+        """The next bytes of the response's body went to the client, or to the middleware."""
+        if routing:
+            self.look_at_client()
         if body:
-            self._response.feed(body)
-            if self._tracked is not None and self._response.has_output:
-                self._tracked.chunk()
-        if not more:
+            # What nobody got does not count as the answer's end.
+            if (routing or not self._is_routed) and not self._disconnected:
+                self._response.feed(body)
+            if not routing:
+                self._has_reached_client = True
+            if not self._has_output and self._response.has_output and self._has_reached_client:
+                self._mark_output()
+        if more:
+            return
+        if routing:
+            self._is_routing = False
+        else:
             self._answered = True
-            self._finish()
-            self.let_go()
+        if self._answered and not self._is_routing:
+            self._conclude(None)
 
     def left(self, error: BaseException | None) -> None:
         """The application is done with the request."""
-        if not self.done:
-            self._leave(error)
+        self._conclude(error)
         self.let_go()
 
     def let_go(self) -> None:
@@ -298,85 +270,91 @@ class Exchange:
         self.done = True
         self.current.follower = None
         for attempt in self._attempts:
-            attempt.answer = None
+            attempt.let_go()
+
+    def _mark_output(self) -> None:
+        if self._disconnected or self._status >= 400:
+            return
+        self._has_output = True
+        if self._tracked is not None and self._response.is_stream:
+            self._tracked.chunk()
 
     @_safely
-    def _leave(self, error: BaseException | None) -> None:
-        if self._tracked is None:
-            if self._disconnected or isinstance(error, (CancelledError, GeneratorExit)):
-                self._reject("", Outcome.CLIENT_DISCONNECT)
-            else:
-                self._reject("no_answer" if error is None else error_type(error))
-        elif self._disconnected:
-            self._end(RequestCompletion(outcome=Outcome.CLIENT_DISCONNECT))
-        elif error is None:
-            self._fail("response_incomplete")
-        else:
-            self._end(ending(error))
-
-    def _finish(self) -> None:
+    def _conclude(self, error: BaseException | None) -> None:
+        """Ends the request, with the exception that left the application if there is one."""
         if self.done:
             return
+        self.look_at_client()
         self.done = True
-        answer = self._answer
-        for reader in (answer, self._response):
-            request = self._read_request()
-            reader.finish(choices=request.choices, samples=request.samples)
+        request = self._read_request()
+        for answer in (self._response, *(attempt.answer for attempt in self._attempts)):
+            if answer is not None:
+                answer.finish(choices=request.choices, samples=request.samples)
         if self._tracked is None:
-            if self._status < 400:
-                # From a cache, or through a client nobody observes: who served it is not known.
-                self._tracker.store.ignore("no_endpoint")
-            else:
-                self._reject(f"http_{self._status}")
-        elif self._status >= 400:
-            self._fail(f"http_{self._status}")
-        elif self._failure and not answer.ended and answer.output_tokens is None:
-            # Some routers begin a response of status 200 before they know.
-            self._fail(self._failure)
-        elif answer.failed or self._response.failed:
-            self._fail("stream_error" if answer.is_stream else "response_error")
-        elif answer.is_truncated or self._response.is_truncated:
-            asked = self._request is not None and self._request.streaming
-            self._fail("stream_truncated" if answer.is_stream or asked else "response_truncated")
+            self._conclude_without_engine(error)
         else:
-            self._end(
-                RequestCompletion(
-                    output_tokens=answer.output_tokens,
-                    input_tokens=answer.input_tokens,
-                    # A decode engine counts as cached what the prefill engine has just computed.
-                    cached_tokens=answer.cached_tokens
-                    if self.routing.cached_tokens is None
-                    else self.routing.cached_tokens,
-                    served_endpoint=self.routing.route.leader.endpoint,
-                )
-            )
+            attempt = self._last(DECODE) or self._attempts[-1]
+            completion = self._completion(attempt, error or self._error)
+            prefill = self._prefill
+            if prefill is not None:
+                completion = msgspec.structs.replace(completion, prefill_ms=prefill.milliseconds)
+            self._tracked.end(completion)
+        self.let_go()
 
-    def _fail(self, error: str) -> None:
-        self._end(RequestCompletion(outcome=Outcome.ERROR, error_type=error))
+    def _conclude_without_engine(self, error: BaseException | None) -> None:
+        if self._disconnected or isinstance(error, (CancelledError, GeneratorExit)):
+            self._reject("", Outcome.CLIENT_DISCONNECT)
+        elif error or (self._error and self._status >= 500):
+            self._reject(error_type(error or self._error))
+        elif not self._answered:
+            self._reject("no_answer")
+        elif self._status >= 400:
+            self._reject(f"http_{self._status}")
+        else:
+            # From a cache, or through a client nobody observes: who served it is not known.
+            self._tracker.store.ignore("no_endpoint")
 
-    def _end(self, completion: RequestCompletion) -> None:
-        assert self._tracked is not None
-        prefills = [attempt for attempt in self._attempts if attempt.leg == PREFILL]
-        if prefills and not prefills[-1].failure and self.routing.route.prefill is not None:
-            milliseconds = prefills[-1].milliseconds
-            completion = msgspec.structs.replace(completion, prefill_ms=milliseconds)
-        self._tracked.end(completion)
+    def _completion(self, attempt: Attempt, error: BaseException | None) -> RequestCompletion:
+        """How the request ended, in the order of what weighs most."""
+        response, engine = self._response, attempt.answer
+        answer = engine or response
+        if self._disconnected:
+            if not response.ended:
+                return RequestCompletion(outcome=Outcome.CLIENT_DISCONNECT)
+        elif error is not None and (self._status >= 500 or not self._answered):
+            if isinstance(error, Exception):
+                return _failure(attempt.engine_status or error_type(error))
+            return ending(error)
+        elif self._status >= 400:
+            return _failure(f"http_{self._status}")
+        elif not self._answered:
+            return _failure("response_incomplete")
+        if attempt.failure and not answer.ended and answer.output_tokens is None:
+            # Some routers begin a response of status 200 before they know.
+            return _failure(attempt.failure)
+        if answer.failed or response.failed:
+            told = answer if answer.failed else response
+            return _failure("stream_error" if told.is_stream else "response_error")
+        if attempt.is_cut or response.is_truncated:
+            told = answer if attempt.is_cut else response
+            streams = told.is_stream or self._read_request().streaming
+            return _failure("stream_truncated" if streams else "response_truncated")
+        return self._completed(response if engine is None else engine)
 
-    @property
-    def _answering(self) -> Attempt:
-        """The last call whose answer is the client's; there has to be a call."""
-        answering = [attempt for attempt in self._attempts if attempt.leg == DECODE]
-        return (answering or self._attempts)[-1]
-
-    @property
-    def _failure(self) -> str:
-        return self._answering.failure
-
-    @property
-    def _answer(self) -> AnswerReader:
-        """What the engine said, else what the router made of it for the client."""
-        answer = self._answering.answer if self._attempts else None
-        return self._response if answer is None else answer
+    def _completed(self, answer: AnswerReader) -> RequestCompletion:
+        prefill = self._prefill
+        cached = answer.cached_tokens
+        if prefill is not None:
+            # A decode engine counts as cached what the prefill engine has just computed.
+            cached = None if prefill.answer is None else prefill.answer.cached_tokens
+        if answer.output_tokens is None and not self.routing.rebuilds_answers:
+            answer = self._response  # a router that translates
+        return RequestCompletion(
+            output_tokens=answer.output_tokens,
+            input_tokens=answer.input_tokens,
+            cached_tokens=cached,
+            served_endpoint=self.routing.route.leader.endpoint,
+        )
 
     def _enter(self, leg: str, endpoint: RouteEndpoint, retry: bool | None) -> str:
         """Notes the call of a leg; returns why the route is another now, empty if it is not."""
@@ -387,7 +365,17 @@ class Exchange:
         again = self.routing.call(leg, endpoint)
         return failure or ("retry" if (again if retry is None else retry) else "")
 
+    @property
+    def _prefill(self) -> Attempt | None:
+        """The call of the prefill of a PD route, unless it failed."""
+        prefill = None if self.routing.route.prefill is None else self._last(PREFILL)
+        return None if prefill is None or prefill.failure else prefill
+
+    def _last(self, leg: str) -> Attempt | None:
+        return next((attempt for attempt in self._attempts[::-1] if attempt.leg == leg), None)
+
     def _reject(self, reason: str, outcome: Outcome = Outcome.REJECTED) -> None:
+        self._is_starting = True
         self._tracker.reject(self._start(None), reason, self._headers, outcome)
 
     def _start(self, route: Route | None) -> RequestStart:
@@ -430,3 +418,7 @@ class Exchange:
             suffix = uuid4().hex
             return f"{request_id}-{suffix}" if request_id else suffix
         return request_id
+
+
+def _failure(error: str) -> RequestCompletion:
+    return RequestCompletion(outcome=Outcome.ERROR, error_type=error)
