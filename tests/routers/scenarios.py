@@ -105,8 +105,8 @@ SCENARIOS = {
         does="truncate", outcome="error", error="response_truncated", usage=False
     ),
     "slow stream": stream(does="slow"),
-    "broken events": stream(does="broken", usage=False),
-    "events in no encoding": stream(does="binary", usage=False),
+    "broken events": stream(does="broken", usage=False, first_chunk=False),
+    "events in no encoding": stream(does="binary", usage=False, first_chunk=False),
     "gigantic event": stream(does="gigantic", usage=False),
     "gigantic answer": whole(does="gigantic"),
     "gigantic request": whole(model="x" * GIGANTIC),

@@ -60,8 +60,10 @@ class Attempt:
         self._take(f"http_{status}" if status >= 400 else "")
 
     def failed(self, error: BaseException) -> None:
-        """The engine could not be called."""
-        self._take(error_type(error))
+        """The engine could not be called, or the library raised the status of its answer."""
+        status = getattr(error, "status", 0)
+        refused = type(status) is int and status >= 400
+        self._take(f"http_{status}" if refused else error_type(error))
 
     def broken(self, error: BaseException) -> None:
         """The engine's answer could not be read to its end."""

@@ -1,0 +1,442 @@
+"""What the client got and what the engine said: each hides from the other what only it knows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from otel_lifecycle import Endpoint, RequestStart, RouteEndpoint
+from otel_lifecycle import Route as LifecycleRoute
+from tests.examples.cluster import eventually
+from tests.instrumentation.test_generic import Observed, unobserved
+
+EVENT = b'data: {"choices":[{"index":0,"text":"word","finish_reason":null}]}\n\n'
+LAST = b'data: {"choices":[{"index":0,"text":"","finish_reason":"stop"}]}\n\n'
+DONE = b"data: [DONE]\n\n"
+WHOLE = b'{"choices":[{"index":0,"text":"word","finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":2}}'  # noqa: E501
+
+
+class Engine:
+    """An engine that answers with given pieces.
+
+    Attributes:
+        status: Of the answer.
+        pieces: Bytes are sent, numbers are seconds to wait, None breaks the connection.
+        called: How often it was called.
+    """
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.pieces: list[bytes | float | None] = [EVENT, LAST, DONE]
+        self.called = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves any path."""
+        if scope["type"] != "http":
+            return
+        self.called += 1
+        headers = [(b"content-type", b"text/plain")]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        for piece in self.pieces:
+            if piece is None:
+                return
+            if isinstance(piece, bytes):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await asyncio.sleep(0.01 if isinstance(piece, bytes) else piece)
+        await send({"type": "http.response.body"})
+
+
+class Router:
+    """A router whose handler the test says; `chunks` calls the engine through a library."""
+
+    def __init__(self, observed: Observed, library: str) -> None:
+        self.observed = observed
+        self.engine = Engine()
+        self.engine_url = observed.cluster.add_app("engine", unobserved(self.engine)).url
+        self.library = library
+        self.left = False
+
+    def serve(self, handler: Any, *middleware: Any) -> str:
+        """Starts a router with the handler behind its path."""
+        app = Starlette(
+            routes=[Route("/v1/completions", handler, methods=["POST"])], lifespan=self._lifespan
+        )
+        for each in middleware:
+            app.add_middleware(each)
+        return self.observed.serve(app)
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        async with (
+            httpx.AsyncClient(trust_env=False) as self.httpx_client,
+            aiohttp.ClientSession() as self.session,
+        ):
+            yield
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The engine's answer, raised for an error status."""
+        url = f"{self.engine_url}/v1/completions"
+        if self.library == "httpx":
+            async with self.httpx_client.stream("POST", url, json={}) as response:
+                response.raise_for_status()
+                async for chunk in response.aiter_raw():
+                    yield chunk
+        else:
+            async with self.session.post(url, json={}, raise_for_status=True) as answer:
+                async for chunk in answer.content.iter_any():
+                    yield chunk
+
+
+@pytest.fixture
+def observed(tmp_path: Path) -> Iterator[Observed]:
+    """A generic instrumentation."""
+    observed = Observed(tmp_path / "records.jsonl")
+    yield observed
+    observed.stop()
+
+
+@pytest.fixture(params=["httpx", "aiohttp"])
+def router(observed: Observed, request: pytest.FixtureRequest) -> Router:
+    """A router with one engine, through each client library."""
+    return Router(observed, request.param)
+
+
+def ending(observed: Observed) -> tuple[str, str | None]:
+    """Outcome and error type of the only record."""
+    record = observed.record()
+    return record.outcome.value, record.error and record.error.type
+
+
+def post_and_leave(url: str, *, after: bytes = b"") -> None:
+    """Sends a request, and leaves once a text of the answer has come."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    body = b'{"model":"m","stream":true}'
+    with socket.create_connection((host, int(port))) as client:
+        client.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            b"content-length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        seen = b""
+        while after not in seen:
+            seen += client.recv(1 << 16)
+
+
+def test_own_terminator(router: Router) -> None:
+    """A router that ends its stream properly hides no engine that did not."""
+    router.engine.pieces = [EVENT]
+
+    async def handler(_: Request) -> Response:
+        async def answer() -> AsyncIterator[bytes]:
+            async for chunk in router.chunks():
+                yield chunk
+            yield LAST + DONE
+
+        return StreamingResponse(answer())
+
+    router.serve(handler)
+    assert router.observed.post(stream=True).content.endswith(DONE)
+
+    assert ending(router.observed) == ("error", "stream_truncated")
+
+
+def test_broken_read_that_the_router_swallows(router: Router) -> None:
+    """An engine whose connection breaks has failed, whatever the router makes of it."""
+    router.engine.pieces = [EVENT, 0.2, None]
+
+    async def handler(_: Request) -> Response:
+        async def answer() -> AsyncIterator[bytes]:
+            try:
+                async for chunk in router.chunks():
+                    yield chunk
+            except (httpx.HTTPError, aiohttp.ClientError):
+                pass
+            yield LAST + DONE
+
+        return StreamingResponse(answer())
+
+    router.serve(handler)
+    assert router.observed.post(stream=True).content.endswith(DONE)
+
+    outcome, error = ending(router.observed)
+    assert outcome == "error"
+    assert error is not None
+    assert error.endswith(("RemoteProtocolError", "ClientPayloadError"))
+
+
+def test_stopped_by_the_router(router: Router) -> None:
+    """A router that has read enough breaks the engine off: that is no error."""
+    router.engine.pieces = [EVENT, EVENT, 2.0]
+
+    async def handler(_: Request) -> Response:
+        async def answer() -> AsyncIterator[bytes]:
+            chunks = router.chunks()
+            yield await anext(chunks)
+            await chunks.aclose()  # type: ignore[attr-defined]
+            yield LAST + DONE
+
+        return StreamingResponse(answer())
+
+    router.serve(handler)
+    router.observed.post(stream=True)
+
+    assert ending(router.observed) == ("completed", None)
+
+
+def test_usage_that_the_router_hides(router: Router) -> None:
+    """What the router leaves out of the engine's answer is known all the same."""
+    router.engine.pieces = [WHOLE]
+
+    async def handler(_: Request) -> Response:
+        answer = json.loads(b"".join([chunk async for chunk in router.chunks()]))
+        return JSONResponse({"choices": answer["choices"]})
+
+    router.serve(handler)
+    router.observed.post()
+
+    record = router.observed.record()
+    assert (record.output_length, record.input_token_length) == (2, 3)
+
+
+@pytest.mark.parametrize("prompt", ["raised", "wrapped"])
+def test_status_behind_an_exception(router: Router, prompt: str) -> None:
+    """An exception of the client library, or of the router, hides no status of the engine."""
+    router.engine.status = 503
+
+    async def handler(request: Request) -> Response:
+        try:
+            return Response(b"".join([chunk async for chunk in router.chunks()]))
+        except Exception as error:
+            if b"wrapped" in await request.body():
+                raise RuntimeError("no backend") from error
+            raise
+
+    router.serve(handler)
+    assert router.observed.post(prompt=prompt).status_code == 500
+
+    assert ending(router.observed) == ("error", "http_503")
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_disconnect_that_the_router_swallows(router: Router, whole: bool) -> None:
+    """A router that goes on, or ends in good order, when its client has left."""
+    router.engine.pieces = [EVENT, 0.5, LAST, DONE]
+
+    async def handler(_: Request) -> Response:
+        if whole:
+            return Response(b"".join([chunk async for chunk in router.chunks()]))
+
+        async def answer() -> AsyncIterator[bytes]:
+            try:
+                async for chunk in router.chunks():
+                    yield chunk
+            except asyncio.CancelledError:
+                pass
+
+        return StreamingResponse(answer())
+
+    url = router.serve(handler)
+    if whole:
+        with ThreadPoolExecutor(1) as clients:
+            left = clients.submit(post_and_leave, url)
+            left.result()
+    else:
+        post_and_leave(url, after=b"word")
+
+    assert ending(router.observed) == ("client_disconnect", None)
+    assert (router.observed.record().first_chunk_at is None) is whole
+
+
+def test_application_that_returns_when_its_client_has_left(observed: Observed) -> None:
+    """An application without a framework that notices and returns."""
+    router = Router(observed, "httpx")
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"
+        await receive()
+        async with httpx.AsyncClient(trust_env=False) as client:
+            await client.post(f"{router.engine_url}/v1/completions", json={})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    post_and_leave(observed.serve(application))
+
+    assert ending(observed) == ("client_disconnect", None)
+
+
+def test_client_that_leaves_after_the_last_event(router: Router) -> None:
+    """A client that has all it asked for may close at once."""
+    router.engine.pieces = [EVENT, LAST, DONE, 0.5]
+
+    async def handler(_: Request) -> Response:
+        return StreamingResponse(router.chunks())
+
+    post_and_leave(router.serve(handler), after=DONE)
+
+    assert ending(router.observed) == ("completed", None)
+
+
+def test_first_output_that_nobody_got(router: Router) -> None:
+    """A first output after the client has left is none."""
+    router.engine.pieces = [b": wait\n\n", 0.5, EVENT, LAST, DONE]
+
+    async def handler(_: Request) -> Response:
+        chunks = [chunk async for chunk in router.chunks()]
+
+        async def answer() -> AsyncIterator[bytes]:
+            for chunk in chunks:
+                yield chunk
+
+        return StreamingResponse(answer())
+
+    post_and_leave(router.serve(handler))
+
+    record = router.observed.record()
+    assert (record.outcome.value, record.first_chunk_at) == ("client_disconnect", None)
+
+
+class AskingAgain:
+    """Middleware that has a request routed again when its first answer is an error."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        body = await receive()
+        for _ in range(2):
+            messages: list[Any] = []
+            unread = [body]
+
+            async def again(unread: list[Any] = unread) -> Any:
+                return unread.pop() if unread else await receive()
+
+            async def keep(message: Any, kept: list[Any] = messages) -> None:
+                kept.append(message)
+
+            await self.app(scope, again, keep)
+            if messages[0]["status"] < 500:
+                break
+        for message in messages:
+            await send(message)
+
+
+class PassingOn(BaseHTTPMiddleware):
+    """Middleware that hands each answer on through a stream of its own."""
+
+    async def dispatch(self, request: Request, call_next: Any) -> Response:
+        """Serves."""
+        answer: Response = await call_next(request)
+        return answer
+
+
+@pytest.mark.parametrize("middleware", [(AskingAgain,), (AskingAgain, PassingOn)])
+def test_middleware_that_routes_again(router: Router, middleware: tuple[Any, ...]) -> None:
+    """The record tells what the client got, and each call to an engine."""
+
+    async def handler(_: Request) -> Response:
+        router.engine.status = 503 if router.engine.called == 0 else 200
+        try:
+            chunks = [chunk async for chunk in router.chunks()]
+        except (httpx.HTTPError, aiohttp.ClientError):
+            return JSONResponse({"error": "engine"}, 503)
+        return StreamingResponse(_each(chunks))
+
+    router.serve(handler, *middleware)
+    assert router.observed.post(stream=True).status_code == 200
+
+    record = router.observed.record()
+    assert (record.outcome.value, record.attempt) == ("completed", 2)
+    assert record.first_chunk_at is not None
+
+
+async def _each(chunks: list[bytes]) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+def test_handle(router: Router) -> None:
+    """A request that a handle tracks has one record, the handle's."""
+    tracker = router.observed.instrumentor.tracker
+    assert tracker is not None
+
+    async def handler(request: Request) -> Response:
+        endpoint = RouteEndpoint(Endpoint(pod_name="chosen"))
+        start = RequestStart(request.headers["x-request-id"], LifecycleRoute(endpoint), "handled")
+        async with tracker.track(start) as tracked:
+            chunks = [chunk async for chunk in router.chunks()]
+            tracked.complete(output_tokens=5)
+        return Response(b"".join(chunks))
+
+    router.serve(handler)
+    for number in range(20):
+        router.observed.post(headers={"x-request-id": f"request-{number}"})
+
+    records = router.observed.records(20)
+    assert {(record.model, record.output_length) for record in records} == {("handled", 5)}
+
+
+def test_router_within_a_router(router: Router) -> None:
+    """A router that is called in the same process has a record of its own, below the other's."""
+
+    async def inner(_: Request) -> Response:
+        return StreamingResponse(router.chunks())
+
+    nested = Starlette(routes=[Route("/v1/completions", inner, methods=["POST"])])
+
+    async def outer(request: Request) -> Response:
+        transport = httpx.ASGITransport(nested)
+        async with httpx.AsyncClient(transport=transport, base_url="http://nested:80") as client:
+            answer = await client.post("/v1/completions", content=await request.body())
+        return Response(answer.content)
+
+    router.serve(outer)
+    router.observed.post(stream=True)
+
+    below, above = router.observed.records(2)
+    assert [record.outcome.value for record in (below, above)] == ["completed"] * 2
+    assert below.parent_span_id == above.span_id
+    assert above.selected_endpoint == "addr://nested:80"
+
+
+def test_task_that_outlives_its_request(router: Router) -> None:
+    """What a task calls after the end of the request that started it is no part of it."""
+    tasks: list[asyncio.Task[Any]] = []
+    ended = asyncio.Event()
+
+    async def later() -> list[bytes]:
+        await ended.wait()
+        return [chunk async for chunk in router.chunks()]
+
+    async def handler(_: Request) -> Response:
+        if tasks:
+            ended.set()
+            return Response(b"".join(await tasks[0]))
+        tasks.append(asyncio.create_task(later()))
+        return Response(b"".join([chunk async for chunk in router.chunks()]))
+
+    router.serve(handler)
+    first = router.observed.post(stream=True)
+    eventually(lambda: len(router.observed.telemetry.spans) == 1)
+    second = router.observed.post(stream=True)
+
+    assert first.content == second.content
+    assert router.observed.record().attempt == 1
