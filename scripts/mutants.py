@@ -97,7 +97,7 @@ def report(found: dict[str, str], aim: float) -> int:
         return 2
     killed = counted - len(unexplained)
     part = killed / counted
-    print(f"{killed} of {counted} killed ({part:.0%}), {ran - counted} equivalent, aim {aim:.0%}")
+    print(f"{killed} of {counted} noticed ({part:.0%}), {ran - counted} equivalent, aim {aim:.0%}")
     return int(part < aim)
 
 
