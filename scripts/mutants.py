@@ -108,12 +108,13 @@ def function(name: str) -> str:
 
 
 def changed(diff: str) -> str:
-    """The line a mutant has instead."""
-    return next(
-        line[1:].strip()
-        for line in diff.splitlines()
-        if line.startswith("+") and not line.startswith("+++")
-    )
+    """The line a mutant has instead; of one that only leaves lines out, the first of those."""
+    lines = diff.splitlines()
+    for sign in "+-":
+        for line in lines:
+            if line.startswith(sign) and not line.startswith(sign * 3):
+                return line[1:].strip()
+    return ""
 
 
 def equivalents() -> set[tuple[str, str]]:
