@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from operator import attrgetter
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from otel_lifecycle.model import SCHEMA_VERSION
+from otel_lifecycle.model.fields import fields_of
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.model.timestamps import parse_timestamp
 
@@ -15,12 +19,7 @@ LONGEST_LINE = 16 << 20
 _END_OF_TIME_NS = 1 << 63
 
 
-class _Version(msgspec.Struct, rename="camel"):
-    schema_version: int
-
-
-_version_decoder = msgspec.json.Decoder(_Version)
-_decoder = msgspec.json.Decoder(LifecycleRecord)
+_Record = TypeVar("_Record", bound=LifecycleRecord)
 
 
 class RecordError(ValueError):
@@ -57,34 +56,62 @@ class PositionedRecord(msgspec.Struct, frozen=True):
 
 
 def parse_line(line: bytes) -> LifecycleRecord:
-    """Returns the record of a line.
+    """Returns the record of a line, of whatever version of the schema.
 
     Raises:
         ValueError: It is not a record; the text says why.
     """
     try:
-        # First: of another version, nothing else need be as this one has it.
-        version = _version_decoder.decode(line).schema_version
-        if version > SCHEMA_VERSION:
-            raise ValueError(
-                f"schemaVersion {version} is newer than {SCHEMA_VERSION}, "
-                "the newest this version can read"
-            )
-        if version < SCHEMA_VERSION:
-            raise ValueError(
-                f"schemaVersion {version} is invalid; versions start at {SCHEMA_VERSION}"
-            )
-        record = _decoder.decode(line)
+        record = _decode(line)
         _check_timestamps(record)
     except RecursionError as error:
         raise ValueError(str(error)) from error
     return record
 
 
+def decoder(readers: Mapping[int, Callable[[bytes], _Record]]) -> Callable[[bytes], _Record]:
+    """Makes one function of the readers of several schema versions.
+
+    It raises ValueError for a line that none of them can read.
+
+    Args:
+        readers: By version, what makes of a line of that version a record of the newest.
+    """
+    newest = max(readers)
+    read_newest = readers[newest]
+    beginning = b'{"schemaVersion":%d,' % newest
+
+    def decode(line: bytes) -> _Record:
+        if line.startswith(beginning):  # as our writer begins a line: no second look is needed
+            record = read_newest(line)
+            if record.schema_version == newest:  # that the line says so twice is possible
+                return record
+        # First: of another version, nothing else need be as the newest has it.
+        version = _version_decoder.decode(line).schema_version
+        if version in readers:
+            return readers[version](line)
+        if version > newest:
+            raise ValueError(
+                f"schemaVersion {version} is newer than {newest}, the newest this version can read"
+            )
+        raise ValueError(f"schemaVersion {version} is invalid; versions start at {min(readers)}")
+
+    return decode
+
+
+class _Version(msgspec.Struct, rename="camel"):
+    schema_version: int
+
+
+_version_decoder = msgspec.json.Decoder(_Version)
+# A new version of the schema has a reader here, and so has each version before it.
+_decode = decoder({SCHEMA_VERSION: msgspec.json.Decoder(LifecycleRecord).decode})
+_timestamps = attrgetter(*(f.name for f in fields_of(LifecycleRecord) if f.kind == "timestamp"))
+
+
 def _check_timestamps(record: LifecycleRecord) -> None:
     """Their pattern lets through what no calendar has, and their type what no span can have."""
-    moments = (record.started_at, record.first_chunk_at, record.completed_at)
-    for moment in (*moments, *(reroute.at for reroute in record.rerouted)):
+    for moment in (*_timestamps(record), *(reroute.at for reroute in record.rerouted)):
         if moment is None:
             continue
         try:

@@ -136,7 +136,7 @@ def test_other_schema(
     assert f"{path}:2: schemaVersion {reason}" == str(refused.value)
 
 
-@pytest.mark.parametrize("field", ["startedAt", "firstChunkAt", "completedAt"])
+@pytest.mark.parametrize("field", ["startedAt", "firstByteAt", "firstChunkAt", "completedAt"])
 @pytest.mark.parametrize(
     ("date", "reason"),
     [
