@@ -28,8 +28,8 @@ NEEDS = {
 }
 # The package and its examples, and what only type checkers see.
 OWN = {"otel_lifecycle", "demo", "_typeshed"}
-# Parts of aiohttp's interface, used where a router has called it.
-OF_THE_ROUTER = {"multidict", "yarl"}
+# A client library and parts of it, used where a router has called it.
+OF_THE_ROUTER = {"aiohttp", "multidict", "yarl"}
 
 
 def modules() -> list[Path]:
