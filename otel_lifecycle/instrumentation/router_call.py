@@ -25,6 +25,7 @@ class RouterCall(Exchange):
     def chunk(self) -> None:
         """A chunk reached the caller."""
         if self._tracked is not None:
+            self._reached_client()
             self._tracked.chunk()
 
     def finished(self) -> None:

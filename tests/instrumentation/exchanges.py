@@ -73,10 +73,10 @@ def streamed(selected: str | dict[str, Any], **changes: Any) -> dict[str, Any]:
         "operation": "text_completion",
         "provider": "",
         "outcome": "completed",
-        "finishReason": None,
+        "finishReason": "length",
         "streaming": True,
         "startedAt": TIMESTAMP,
-        "firstByteAt": None,
+        "firstByteAt": TIMESTAMP,
         "firstChunkAt": TIMESTAMP,
         "completedAt": TIMESTAMP,
         "inputTokenLength": 30,
@@ -153,6 +153,8 @@ def disconnected() -> dict[str, Any]:
 def _cut(first_chunk: bool) -> dict[str, Any]:
     ttft = MEASURED if first_chunk else None
     return {
+        "finishReason": None,
+        "firstByteAt": TIMESTAMP if first_chunk else None,
         "firstChunkAt": TIMESTAMP if first_chunk else None,
         "inputTokenSource": "estimated",
         "outputLength": None,

@@ -123,7 +123,8 @@ def test_whole_answer(program: Program, blocking: bool) -> None:
 
     assert answer["usage"]["completion_tokens"] == 8
     assert plain(program.record()) == streamed(
-        engine.url, **{**KNOWN, **whole_answer(), "candidates": None if blocking else 1}
+        engine.url,
+        **{**KNOWN, **whole_answer(), "firstByteAt": None, "candidates": None if blocking else 1},
     )
 
 

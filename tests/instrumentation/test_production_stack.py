@@ -320,6 +320,8 @@ def test_unknown_model(router: Stack) -> None:
     assert plain(router.record()) == {
         **expected,
         "outcome": "rejected",
+        "finishReason": None,
+        "firstByteAt": None,
         "error": {"type": "http_404"},
         "dispatchInflight": None,
         "selectedEndpoint": "",
@@ -407,7 +409,10 @@ def test_decode_fails(router: Stack) -> None:
     assert router.post(headers=ID, **ASKED).status_code == 200
 
     assert plain(router.record()) == paired(
-        prefill.url, decode.url, **failed("http_500"), policy="DisaggregatedPrefillRouter"
+        prefill.url,
+        decode.url,
+        **{**failed("http_500"), "firstByteAt": TIMESTAMP},
+        policy="DisaggregatedPrefillRouter",
     )
 
 

@@ -194,6 +194,7 @@ def routed(name: str, candidates: int = 1, **changes: Any) -> dict[str, Any]:
         changes.pop("leader", replica(name)),
         **{
             "policy": "FirstRequestRouter",
+            "finishReason": None,
             "candidates": candidates,
             "traceId": TRACE_ID,
             "parentSpanId": CLIENT_SPAN_ID,
@@ -251,7 +252,7 @@ def test_ingress(serve: Serve) -> None:
     serve.post(ingress, json.dumps({**BODY, "stream": False}).encode())
 
     record = serve.record()
-    assert record == routed("Engine/r0", **whole_answer())
+    assert record == routed("Engine/r0", **whole_answer(), finishReason="stop")
     assert seen == [int(record["spanId"], 16)]
 
 

@@ -20,6 +20,7 @@ from otel_lifecycle.instrumentation.http.inference_request import (
     RequestReader,
     is_prefill,
 )
+from otel_lifecycle.instrumentation.http.verdict import End, judge
 from otel_lifecycle.instrumentation.routing import DECODE, PREFILL, Routing
 from otel_lifecycle.model import (
     InputTokenSource,
@@ -30,7 +31,7 @@ from otel_lifecycle.model import (
     RouteEndpoint,
 )
 from otel_lifecycle.tracking.current_request import CurrentRequest, current_request
-from otel_lifecycle.tracking.handle import TrackedRequest, ending
+from otel_lifecycle.tracking.handle import TrackedRequest
 from otel_lifecycle.tracking.scheduling import error_type
 from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 
@@ -133,7 +134,7 @@ class Exchange:
     @property
     def needs_no_chunk(self) -> bool:
         """Whether the server need not tell of a chunk that is not the last."""
-        return self._is_routed and self._has_output
+        return self._is_routed and self._has_output and self._has_reached_client
 
     @_safely
     def received(self, body: bytes, *, more: bool = False) -> None:
@@ -201,6 +202,7 @@ class Exchange:
             elif reason:
                 score = self.routing.prefix_cache_score
                 self._tracked.reroute(route, reason=reason, prefix_cache_score=score)
+                self._has_reached_client = False  # what it got is no part of the answer
             elif route != self._route:
                 self._tracked.extend(route)
             self._route = route
@@ -248,7 +250,7 @@ class Exchange:
             if (routing or not self._is_routed) and not self._disconnected:
                 self._response.feed(body)
             if not routing:
-                self._has_reached_client = True
+                self._reached_client()
             if not self._has_output and self._response.has_output and self._has_reached_client:
                 self._mark_output()
         if more:
@@ -272,6 +274,13 @@ class Exchange:
         for attempt in self._attempts:
             attempt.let_go()
 
+    def _reached_client(self) -> None:
+        if self._has_reached_client or self._disconnected:
+            return
+        self._has_reached_client = True
+        if self._status < 400 and self._tracked is not None:
+            self._tracked.first_byte()
+
     def _mark_output(self) -> None:
         if self._disconnected or self._status >= 400:
             return
@@ -293,12 +302,7 @@ class Exchange:
         if self._tracked is None:
             self._conclude_without_engine(error)
         else:
-            attempt = self._last(DECODE) or self._attempts[-1]
-            completion = self._completion(attempt, error or self._error)
-            prefill = self._prefill
-            if prefill is not None:
-                completion = msgspec.structs.replace(completion, prefill_ms=prefill.milliseconds)
-            self._tracked.end(completion)
+            self._tracked.end(self._judge(error))
         self.let_go()
 
     def _conclude_without_engine(self, error: BaseException | None) -> None:
@@ -314,47 +318,26 @@ class Exchange:
             # From a cache, or through a client nobody observes: who served it is not known.
             self._tracker.store.ignore("no_endpoint")
 
-    def _completion(self, attempt: Attempt, error: BaseException | None) -> RequestCompletion:
-        """How the request ended, in the order of what weighs most."""
-        response, engine = self._response, attempt.answer
-        answer = engine or response
-        if self._disconnected:
-            if not response.ended:
-                return RequestCompletion(outcome=Outcome.CLIENT_DISCONNECT)
-        elif error is not None and (self._status >= 500 or not self._answered):
-            if isinstance(error, Exception):
-                return _failure(attempt.engine_status or error_type(error))
-            return ending(error)
-        elif self._status >= 400:
-            return _failure(f"http_{self._status}")
-        elif not self._answered:
-            return _failure("response_incomplete")
-        if attempt.failure and not answer.ended and answer.output_tokens is None:
-            # Some routers begin a response of status 200 before they know.
-            return _failure(attempt.failure)
-        if answer.failed or response.failed:
-            told = answer if answer.failed else response
-            return _failure("stream_error" if told.is_stream else "response_error")
-        if attempt.is_cut or response.is_truncated:
-            told = answer if attempt.is_cut else response
-            streams = told.is_stream or self._read_request().streaming
-            return _failure("stream_truncated" if streams else "response_truncated")
-        return self._completed(response if engine is None else engine)
-
-    def _completed(self, answer: AnswerReader) -> RequestCompletion:
-        prefill = self._prefill
-        cached = answer.cached_tokens
-        if prefill is not None:
-            # A decode engine counts as cached what the prefill engine has just computed.
-            cached = None if prefill.answer is None else prefill.answer.cached_tokens
-        if answer.output_tokens is None and not self.routing.rebuilds_answers:
-            answer = self._response  # a router that translates
-        return RequestCompletion(
-            output_tokens=answer.output_tokens,
-            input_tokens=answer.input_tokens,
-            cached_tokens=cached,
-            served_endpoint=self.routing.route.leader.endpoint,
+    def _judge(self, error: BaseException | None) -> RequestCompletion:
+        prefill = None if self.routing.route.prefill is None else self._last(PREFILL)
+        if prefill is not None and prefill.failure:
+            prefill = None
+        end = End(
+            response=self._response,
+            attempt=self._last(DECODE) or self._attempts[-1],
+            prefill=prefill,
+            status=self._status,
+            answered=self._answered,
+            disconnected=self._disconnected,
+            error=error or self._error,
+            streaming=self._read_request().streaming,
+            counts_itself=self.routing.rebuilds_answers,
+            served=self.routing.route.leader.endpoint,
         )
+        completion = judge(end)
+        if prefill is None:
+            return completion
+        return msgspec.structs.replace(completion, prefill_ms=prefill.milliseconds)
 
     def _enter(self, leg: str, endpoint: RouteEndpoint, retry: bool | None) -> str:
         """Notes the call of a leg; returns why the route is another now, empty if it is not."""
@@ -364,12 +347,6 @@ class Exchange:
             self.routing.drop(self._attempts[-1].leg)
         again = self.routing.call(leg, endpoint)
         return failure or ("retry" if (again if retry is None else retry) else "")
-
-    @property
-    def _prefill(self) -> Attempt | None:
-        """The call of the prefill of a PD route, unless it failed."""
-        prefill = None if self.routing.route.prefill is None else self._last(PREFILL)
-        return None if prefill is None or prefill.failure else prefill
 
     def _last(self, leg: str) -> Attempt | None:
         return next((attempt for attempt in self._attempts[::-1] if attempt.leg == leg), None)
@@ -418,7 +395,3 @@ class Exchange:
             suffix = uuid4().hex
             return f"{request_id}-{suffix}" if request_id else suffix
         return request_id
-
-
-def _failure(error: str) -> RequestCompletion:
-    return RequestCompletion(outcome=Outcome.ERROR, error_type=error)

@@ -1,0 +1,89 @@
+"""How a request ended, from what both of its sides tell."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from otel_lifecycle.instrumentation.http.answers import AnswerReader
+from otel_lifecycle.instrumentation.http.attempt import Attempt
+from otel_lifecycle.model import Endpoint, Outcome, RequestCompletion
+from otel_lifecycle.tracking.handle import ending
+from otel_lifecycle.tracking.scheduling import error_type
+
+
+class End(NamedTuple):
+    """What is known of a request that reached an engine, when it has ended.
+
+    Attributes:
+        response: What the client got.
+        attempt: The call whose answer was the client's.
+        prefill: The call of the prefill of a PD route, unless it failed.
+        status: Of the response, 0 if it never began.
+        answered: Whether the response came to its end.
+        disconnected: Whether the client left before that.
+        error: What left the application.
+        streaming: Whether the client asked for a stream.
+        counts_itself: Whether the router makes up the usage that it sends.
+        served: Who served it.
+    """
+
+    response: AnswerReader
+    attempt: Attempt
+    prefill: Attempt | None
+    status: int
+    answered: bool
+    disconnected: bool
+    error: BaseException | None
+    streaming: bool | None
+    counts_itself: bool
+    served: Endpoint
+
+
+def judge(end: End) -> RequestCompletion:
+    """The completion of a request, by what weighs most."""
+    response, attempt = end.response, end.attempt
+    answer = attempt.answer or response
+    if end.disconnected:
+        if not response.ended:
+            return RequestCompletion(outcome=Outcome.CLIENT_DISCONNECT)
+    elif end.error is not None and (end.status >= 500 or not end.answered):
+        if isinstance(end.error, Exception):
+            return _failure(attempt.engine_status or error_type(end.error))
+        return ending(end.error)
+    elif end.status >= 400:
+        return _failure(f"http_{end.status}")
+    elif not end.answered:
+        return _failure("response_incomplete")
+    if attempt.failure and not answer.ended and answer.output_tokens is None:
+        # Some routers begin a response of status 200 before they know.
+        return _failure(attempt.failure)
+    if answer.failed or response.failed:
+        told = answer if answer.failed else response
+        return _failure("stream_error" if told.is_stream else "response_error", told)
+    if attempt.is_cut or response.is_truncated:
+        told = answer if attempt.is_cut else response
+        is_stream = told.is_stream or end.streaming
+        return _failure("stream_truncated" if is_stream else "response_truncated")
+    return _completed(end, answer)
+
+
+def _completed(end: End, answer: AnswerReader) -> RequestCompletion:
+    cached = answer.cached_tokens
+    if end.prefill is not None:
+        # A decode engine counts as cached what the prefill engine has just computed.
+        cached = None if end.prefill.answer is None else end.prefill.answer.cached_tokens
+    counted = answer
+    if answer.output_tokens is None and not end.counts_itself:
+        counted = end.response  # of a router that translates
+    return RequestCompletion(
+        output_tokens=counted.output_tokens,
+        input_tokens=counted.input_tokens,
+        cached_tokens=cached,
+        served_endpoint=end.served,
+        finish_reason=answer.finish_reason or end.response.finish_reason,
+    )
+
+
+def _failure(error: str, told: AnswerReader | None = None) -> RequestCompletion:
+    reason = None if told is None else told.finish_reason
+    return RequestCompletion(outcome=Outcome.ERROR, error_type=error, finish_reason=reason)
