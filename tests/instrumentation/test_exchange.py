@@ -223,3 +223,57 @@ def test_client_that_is_not_as_expected(bench: Bench, monkeypatch: pytest.Monkey
         return await observe_aiohttp(post, None, ("POST", ENGINE), {})
 
     assert asyncio.run(call()) == "answer"
+
+
+PARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_child", "state"),
+    [
+        (
+            [(b"traceparent", PARENT), (b"tracestate", b"a=1"), (b"tracestate", b"b=2")],
+            True,
+            "a=1,b=2",
+        ),
+        ([(b"traceparent", PARENT), (b"traceparent", PARENT), (b"tracestate", b"a=1")], False, ""),
+    ],
+    ids=["tracestate", "traceparent"],
+)
+def test_trace_headers_that_come_twice(
+    bench: Bench, headers: list[tuple[bytes, bytes]], is_child: bool, state: str
+) -> None:
+    """A trace state in parts is one; of two parents none can be told."""
+
+    async def application(*_: Any) -> None:
+        await call_engine()
+
+    serve(bench, application, {**SCOPE, "headers": headers})
+
+    (record,) = bench.records
+    assert (record.trace_id == PARENT[3:35].decode()) is is_child
+    assert record.trace_state == state
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "ending"),
+    [
+        (200, [(b"content-length", b"9" * 5000)], ("completed", None)),
+        (200, [(b"content-length", b"-1")], ("completed", None)),
+        (204, [], ("completed", None)),
+    ],
+    ids=["5,000 digits", "negative", "no content"],
+)
+def test_headers_that_tell_nothing(
+    bench: Bench, status: int, headers: list[Any], ending: tuple[str, str | None]
+) -> None:
+    """A length that is none is unknown, and an answer that has no body is whole."""
+
+    async def application(_: Any, __: Any, answer: Any) -> None:
+        await call_engine()
+        await answer({"type": "http.response.start", "status": status, "headers": headers})
+        await answer({"type": "http.response.body", "body": b"" if status == 204 else b"{}"})
+
+    serve(bench, application)
+
+    assert endings(bench) == [ending]

@@ -23,6 +23,7 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Application: TypeAlias = Callable[..., Awaitable[None]]
 
 _READ_OF_REQUEST = (b"x-request-id", b"traceparent", b"tracestate", b"baggage")
+_LISTS = (b"tracestate", b"baggage")
 _READ_OF_RESPONSE = (b"content-length", b"content-type", b"content-encoding")
 
 
@@ -207,10 +208,18 @@ def flush(tracker: RequestLifecycleTracker) -> None:
 
 
 def _headers(raw: Iterable[tuple[bytes, bytes]], names: Collection[bytes]) -> dict[str, str]:
-    """The few headers that are read."""
+    """The few headers that are read; what comes twice is read as W3C Trace Context says."""
+    found: dict[str, str] = {}
     try:
-        return {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in raw if name in names
-        }
+        for name, value in raw:
+            if name not in names:
+                continue
+            key, text = name.decode("latin-1"), value.decode("latin-1")
+            if key in found and name in _LISTS:
+                text = f"{found[key]},{text}"
+            elif key in found and name == b"traceparent":
+                text = ""  # whose child this is cannot be told: a new trace
+            found[key] = text
     except (AttributeError, TypeError, ValueError):  # not what ASGI says
         return {}
+    return found
