@@ -107,7 +107,7 @@ SCENARIOS = {
     "slow stream": stream(does="slow"),
     "broken events": stream(does="broken", usage=False, first_chunk=False),
     "events in no encoding": stream(does="binary", usage=False, first_chunk=False),
-    "gigantic event": stream(does="gigantic", usage=False),
+    "gigantic event": stream(does="gigantic", usage=False, first_chunk=False),
     "gigantic answer": whole(does="gigantic"),
     "gigantic request": whole(model="x" * GIGANTIC),
     "stream without usage": stream(does="no_usage", usage=False),
