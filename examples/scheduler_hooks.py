@@ -6,7 +6,7 @@ Run it with `python examples/scheduler_hooks.py`. Any objects of that shape will
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from otel_lifecycle import RequestLifecycleTracker
@@ -97,10 +97,39 @@ class Usage:
 
 @dataclass
 class Response:
-    """A chunk of the response."""
+    """A chunk of the response; the last one says how the request ended.
+
+    The hooks see no failures: a last chunk with neither cause nor error counts as completed.
+    """
 
     end_of_stream: bool
     usage: Usage | None = None
+    termination_cause: str | None = None  # natural, client-disconnect, evicted, error
+    error: BaseException | None = None
+
+
+def stream(
+    tracker: RequestLifecycleTracker,
+    request: Request,
+    chunks: Iterable[Response],
+    served_by: Metadata,
+) -> None:
+    """Passes chunks on; whatever happens, the hook hears of the end, and of its cause."""
+    last = Response(end_of_stream=True, termination_cause="error")
+    try:
+        for chunk in chunks:
+            if chunk.end_of_stream:
+                last = chunk
+            else:
+                tracker.response_body(request, chunk, served_by)
+    except ConnectionResetError:  # the client's connection
+        last = Response(end_of_stream=True, termination_cause="client-disconnect")
+        raise
+    except Exception as error:
+        last = Response(end_of_stream=True, error=error)
+        raise
+    finally:
+        tracker.response_body(request, last, served_by)
 
 
 def main() -> None:
@@ -116,9 +145,13 @@ def main() -> None:
 
     tracker.pre_request(request, result)
     print("dispatched", tracker.store.loads())
-    tracker.response_body(request, Response(end_of_stream=False), leader.metadata)
-    print("first chunk", tracker.store.loads())
-    tracker.response_body(request, Response(end_of_stream=True, usage=Usage(128)), leader.metadata)
+
+    def chunks() -> Iterator[Response]:
+        yield Response(end_of_stream=False)
+        print("first chunk", tracker.store.loads())
+        yield Response(end_of_stream=True, usage=Usage(128), termination_cause="natural")
+
+    stream(tracker, request, chunks(), leader.metadata)
     print("completed", tracker.store.loads())
     tracker.close()
 

@@ -100,7 +100,9 @@ class Response(Protocol):
     """A chunk of the response.
 
     Optional: `usage` (`.prompt_tokens`, `.completion_tokens`,
-    `.prompt_token_details.cached_tokens`), `termination_cause` and `error` on the last.
+    `.prompt_token_details.cached_tokens`) on the last. A request that did not complete must say so
+    there, or it is recorded as `completed`: by `termination_cause` (`client-disconnect`,
+    `evicted`, `error`) or by `error`, an exception or a short type name.
     """
 
     @property

@@ -117,21 +117,26 @@ def request_facts(request: SchedulingRequest) -> RequestStart:
 def request_completion(response: Response, served: object) -> RequestCompletion:
     """What the seed's `ResponseBody` reads of the last chunk.
 
-    `termination_cause` is llm-d-router's, and newer than the seed: without it a forced completion
-    cannot be told from a natural one.
+    `termination_cause` is llm-d-router's, and newer than the seed. Without it and without an
+    `error`, a forced completion cannot be told from a natural one.
     """
     cause = _read(response, "termination_cause")
     usage = _read(response, "usage")
     error = _read(response, "error")
     return RequestCompletion(
-        outcome=Outcome.COMPLETED
-        if cause is None
-        else _OUTCOMES.get(sanitize.text(_plain(cause)), Outcome.ERROR),
+        outcome=_outcome(cause, error),
         output_tokens=_output_tokens(usage),
         cached_tokens=_number(_read(usage, "prompt_token_details"), "cached_tokens"),
         served_endpoint=None if served is None else endpoint_from(served),
         error_type="error" if error is None else error_type(error),
     )
+
+
+def _outcome(cause: object, error: object) -> Outcome:
+    """How the request ended; a response with an error did not complete, whatever else it says."""
+    known = "" if cause is None else sanitize.text(_plain(cause))
+    outcome = _OUTCOMES.get(known, Outcome.ERROR)
+    return Outcome.ERROR if outcome is Outcome.COMPLETED and error is not None else outcome
 
 
 def error_type(error: object) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from otel_lifecycle import Endpoint, Load
+from otel_lifecycle.model.record import ErrorInfo
 from tests.conftest import Bench
 from tests.hooks.shapes import (
     Request,
@@ -199,6 +200,28 @@ def test_forced_completion(
     assert (written.first_chunk_at is not None) == bool(chunks)
     assert bench.spans[0]["status"] == ("ERROR" if error else "UNSET")
     assert bench.tracker.load(identity("qwen-0")) == Load()
+
+
+@pytest.mark.parametrize("cause", ["natural", "", None, "error"])
+@pytest.mark.parametrize("error", [TimeoutError("secret"), TimeoutError, "TimeoutError"])
+def test_error_without_cause(bench: Bench, cause: Any, error: Any) -> None:
+    """A response that holds an error did not complete, whether or not a cause says so."""
+    request = begin(bench)
+    bench.tracker.response_body(request, last(termination_cause=cause, error=error))
+
+    (written,) = bench.records
+    assert (written.outcome.value, written.first_chunk_at) == ("error", None)
+    assert written.error == ErrorInfo("TimeoutError")
+
+
+@pytest.mark.parametrize("cause", ["client-disconnect", "evicted"])
+def test_cause_beside_an_error(bench: Bench, cause: str) -> None:
+    """The router's cause tells more than the exception that came of it."""
+    request = begin(bench)
+    bench.tracker.response_body(request, last(termination_cause=cause, error=OSError()))
+
+    (written,) = bench.records
+    assert (written.outcome.value, written.error) == (cause.replace("-", "_"), None)
 
 
 @pytest.mark.parametrize("cause", ["natural", "", None])
