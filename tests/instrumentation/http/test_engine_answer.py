@@ -7,8 +7,8 @@ import json
 
 import httpx
 
-from otel_lifecycle.instrumentation.http.engine_answer import read_answer
-from otel_lifecycle.instrumentation.http.exchange import Attempt
+from otel_lifecycle.instrumentation.http.attempt import Attempt
+from otel_lifecycle.instrumentation.http.engine_answer import read_httpx
 from tests.instrumentation.http.dialects import WHOLE
 
 
@@ -19,7 +19,7 @@ def test_unpacked_by_the_client() -> None:
     headers = {"content-encoding": "gzip", "content-length": str(len(packed))}
     response = httpx.Response(200, headers=headers, content=packed)
     attempt = Attempt("decode")
-    read_answer(attempt, response)
+    read_httpx(attempt, response)
 
     assert attempt.answer is not None
     attempt.answer.finish()
