@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -37,12 +38,14 @@ class Engine:
 
     Attributes:
         status: Of the answer.
+        headers: Likewise.
         pieces: Bytes are sent, numbers are seconds to wait, None breaks the connection.
         called: How often it was called.
     """
 
     def __init__(self) -> None:
         self.status = 200
+        self.headers: list[tuple[bytes, bytes]] = [(b"content-type", b"text/plain")]
         self.pieces: list[bytes | float | None] = [EVENT, LAST, DONE]
         self.called = 0
 
@@ -51,8 +54,8 @@ class Engine:
         if scope["type"] != "http":
             return
         self.called += 1
-        headers = [(b"content-type", b"text/plain")]
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        start = {"status": self.status, "headers": self.headers}
+        await send({"type": "http.response.start", **start})
         for piece in self.pieces:
             if piece is None:
                 return
@@ -440,3 +443,38 @@ def test_task_that_outlives_its_request(router: Router) -> None:
 
     assert first.content == second.content
     assert router.observed.record().attempt == 1
+
+
+def test_first_byte_before_the_first_output(router: Router) -> None:
+    """A comment is a first byte and no output; why the engine stopped is told as it says."""
+    router.engine.pieces = [b": wait\n\n", 0.3, EVENT, LAST, DONE]
+
+    async def handler(_: Request) -> Response:
+        return StreamingResponse(router.chunks())
+
+    router.serve(handler)
+    router.observed.post(stream=True)
+
+    record = router.observed.record()
+    assert record.first_byte_at is not None
+    assert record.first_chunk_at is not None
+    assert record.first_byte_at < record.first_chunk_at
+    assert record.finish_reason == "stop"
+
+
+def test_compressed_answer(router: Router) -> None:
+    """What aiohttp unpacks is read; what httpx hands over as it came is unknown, and no error."""
+    router.engine.headers += [(b"content-encoding", b"gzip")]
+    router.engine.pieces = [gzip.compress(WHOLE)]
+
+    async def handler(_: Request) -> Response:
+        answer = b"".join([chunk async for chunk in router.chunks()])
+        text = gzip.decompress(answer) if router.library == "httpx" else answer
+        return JSONResponse({"choices": json.loads(text)["choices"]})
+
+    router.serve(handler)
+    assert router.observed.post().json() == {"choices": json.loads(WHOLE)["choices"]}
+
+    record = router.observed.record()
+    assert record.outcome.value == "completed"
+    assert record.output_length == (None if router.library == "httpx" else 2)
