@@ -1,0 +1,124 @@
+"""The recipe for an adapter, step by step; a pattern for the tests of another one."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+from own_router import adapter
+from own_router.adapter import OwnRouterInstrumentor
+from own_router.router import Engine, ShortestQueue, create_app
+
+from otel_lifecycle import instrumentation
+from otel_lifecycle.instrumentation.base import RouterInstrumentor
+from tests.instrumentation.exchanges import endpoint, metrics, plain, streamed, whole_answer
+from tests.instrumentation.test_generic import Observed
+
+ROOT = Path(__file__).parents[2]
+ID = {"x-request-id": "request-1"}
+
+
+class Adapted(Observed):
+    """The router with engines: `asgi_router` follows its requests, the adapter adds to them."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.adapter = OwnRouterInstrumentor()
+        self.adapter.instrument(
+            tracer_provider=self.telemetry.tracer_provider,
+            meter_provider=self.telemetry.meter_provider,
+            store_name=str(path),
+            persistence_output_path=str(path),
+        )
+
+    def stop(self) -> None:
+        """Stops everything."""
+        super().stop()
+        self.adapter.uninstrument()
+
+
+@pytest.fixture
+def router(tmp_path: Path) -> Iterator[Adapted]:
+    """The router, instrumented, to be filled with engines."""
+    adapted = Adapted(tmp_path / "records.jsonl")
+    yield adapted
+    adapted.stop()
+
+
+def test_what_only_the_router_knows(router: Adapted) -> None:
+    """The one record has what the adapter tells, beside what the traffic shows."""
+    busy, idle = router.add_engine("busy"), router.add_engine("idle")
+    engines = [Engine(busy.url, waiting=7), Engine(idle.url, waiting=2)]
+    router.serve(create_app(engines, ShortestQueue()))
+    assert router.post(headers=ID).status_code == 200
+
+    waiting = {**metrics(0, 2, None), "runningRequestsSize": None}
+    assert plain(router.record()) == streamed(
+        endpoint(idle.url, metrics=waiting),
+        **whole_answer(),
+        policy="ShortestQueue",
+        candidates=2,
+    )
+
+
+def test_error_of_the_router(router: Adapted) -> None:
+    """The router's own exception reaches it, and its request is rejected."""
+    router.serve(create_app([], ShortestQueue()))
+    assert router.post(headers=ID).status_code == 503
+
+    record = router.record()
+    assert (record.outcome, record.policy, record.candidates) == ("rejected", "", None)
+
+
+def test_another_release_of_the_router(router: Adapted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be read is missing; the answer and the rest of the record are not."""
+    monkeypatch.setattr(adapter, "endpoint_at", None)
+    engine = router.add_engine("engine")
+    router.serve(create_app([Engine(engine.url)], ShortestQueue()))
+    assert router.post(headers=ID).status_code == 200
+
+    assert plain(router.record()) == streamed(
+        engine.url, **whole_answer(), policy="ShortestQueue", candidates=1
+    )
+
+
+def test_uninstrumented(router: Adapted) -> None:
+    """An adapter that lets go leaves the router's class as it was."""
+    assert hasattr(ShortestQueue.pick, "__wrapped__")
+    router.adapter.uninstrument()
+
+    assert not hasattr(ShortestQueue.pick, "__wrapped__")
+
+
+def test_every_adapter_has_an_entry_point() -> None:
+    """An instrumentation of the package that nothing loads would be forgotten."""
+    modules = [
+        importlib.import_module(f"{instrumentation.__name__}.{module.name}")
+        for module in pkgutil.iter_modules(instrumentation.__path__)
+    ]
+    adapters = {
+        f"{adapter.__module__}:{adapter.__qualname__}"
+        for module in modules
+        for adapter in vars(module).values()
+        if isinstance(adapter, type)
+        and issubclass(adapter, RouterInstrumentor)
+        and adapter.__module__ == module.__name__
+        and not inspect.isabstract(adapter)
+    }
+    loaded = {entry.value for entry in entry_points(group="opentelemetry_instrumentor")}
+
+    assert adapters == {value for value in loaded if value.startswith(instrumentation.__name__)}
+
+
+def test_the_recipe_is_the_example() -> None:
+    """`CONTRIBUTING.md` shows the code that the tests above run."""
+    _, _, recipe = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("## Add an adapter")
+    code = recipe.partition("```python\n")[2].partition("```")[0]
+
+    assert code
+    assert code in Path(adapter.__file__).read_text("utf-8")
