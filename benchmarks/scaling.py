@@ -57,6 +57,7 @@ from otel_lifecycle import (
     read_records,
 )
 from otel_lifecycle.records.writer import RecordWriter
+from otel_lifecycle.runtime.clock import SystemClock
 from otel_lifecycle.telemetry.metrics import LifecycleMetrics
 
 BATCH = 512  # spans an export, the SDK's default
@@ -217,7 +218,9 @@ class Request:
     def _metrics_us(self) -> float:
         tracker = RequestLifecycleTracker(TrackerConfig(store_name=f"{self._name}-metrics"))
         meters = MeterProvider([InMemoryMetricReader()])
-        metrics = LifecycleMetrics(tracker.store, tracker.config, meters, lambda: None)
+        metrics = LifecycleMetrics(
+            tracker.store, tracker.config, meters, lambda: None, SystemClock()
+        )
 
         def record_all() -> None:
             for record in self.records:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from otel_lifecycle.config.settings import Duration, Settings
+from otel_lifecycle.config.settings import Duration, Settings, duration
 from otel_lifecycle.runtime.text import without_secrets
 
 Source: TypeAlias = Literal["engine", "npu_exporter", "dcgm", "amd", "npu_smi"]
@@ -63,7 +63,7 @@ class TargetConfig(Settings):
 
     source: Source = "engine"
     url: Url = ""
-    endpoints: dict[str, Annotated[tuple[str, ...], Field(strict=False)]] = Field({})
+    endpoints: dict[str, Annotated[tuple[str, ...], Field(strict=False)]] = Field(default={})
     authorization_file: str = ""
 
     def __str__(self) -> str:
@@ -137,10 +137,10 @@ class CollectionConfig(Settings):
     exporter_namespace: str = ""
     exporter_source: Literal["npu_exporter", "dcgm", "amd"] = "npu_exporter"
     exporter_port: int = Field(default=8082, ge=1, le=65535)
-    interval: Annotated[Duration, AfterValidator(_at_least)] = timedelta(seconds=1)
-    timeout: Annotated[Duration, AfterValidator(_at_least)] = timedelta(seconds=1)
-    max_backoff: Duration = timedelta(seconds=30)
-    forget_after: Duration = timedelta(minutes=1)
+    interval: Annotated[Duration, AfterValidator(_at_least)] = duration(seconds=1)
+    timeout: Annotated[Duration, AfterValidator(_at_least)] = duration(seconds=1)
+    max_backoff: Duration = duration(seconds=30)
+    forget_after: Duration = duration(minutes=1)
     concurrency: int = Field(default=32, ge=1)
     max_response_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
     ca_file: str = ""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from pydantic import Field
 
 from otel_lifecycle.config.collection import Url
-from otel_lifecycle.config.settings import Duration, Settings
+from otel_lifecycle.config.settings import Duration, Settings, duration
 
 
 class PredictionConfig(Settings):
@@ -24,5 +22,5 @@ class PredictionConfig(Settings):
 
     url: Url = ""
     training_url: Url = ""
-    timeout: Duration = timedelta(milliseconds=100)
+    timeout: Duration = duration(milliseconds=100)
     max_queue: int = Field(default=1_000, ge=1)

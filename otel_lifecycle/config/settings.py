@@ -37,7 +37,21 @@ def _duration(value: object) -> object:
     return value
 
 
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
+if TYPE_CHECKING:
+
+    class Duration:
+        """A `timedelta` to those who read it; constructors also take a Go duration as text."""
+
+        def __get__(self, settings: object, owner: type[object]) -> timedelta: ...
+        def __set__(self, settings: object, value: timedelta | str) -> None: ...
+
+else:
+    Duration = Annotated[timedelta, BeforeValidator(_duration)]
+
+
+def duration(**units: float) -> Any:
+    """The default of a `Duration`, as a `timedelta` of these units."""
+    return timedelta(**units)
 
 
 class FieldError(ValueError):

@@ -23,7 +23,14 @@ from pydantic.alias_generators import to_camel
 
 from otel_lifecycle.config.collection import CollectionConfig
 from otel_lifecycle.config.prediction import PredictionConfig
-from otel_lifecycle.config.settings import ConfigError, Duration, FieldError, Settings, problems
+from otel_lifecycle.config.settings import (
+    ConfigError,
+    Duration,
+    FieldError,
+    Settings,
+    duration,
+    problems,
+)
 from otel_lifecycle.runtime.files import read_file
 from otel_lifecycle.runtime.text import shown
 
@@ -66,11 +73,11 @@ class PersistenceConfig(Settings):
 
     enabled: bool = False
     flush_threshold: int = Field(default=0, ge=0)
-    flush_interval: Duration = timedelta(0)
+    flush_interval: Duration = duration(seconds=0)
     output_path: str = Field(default="", validation_alias=AliasChoices("outputPath", "output_path"))
     max_queue: int = Field(default=100_000, ge=1)
     rotate_bytes: int = Field(default=0, ge=0)
-    rotate_interval: Duration = timedelta(0)
+    rotate_interval: Duration = duration(seconds=0)
     retain_segments: int = Field(default=0, ge=0)
     retain_bytes: int = Field(default=0, ge=0)
     compression: Literal["none", "gzip"] = "none"
@@ -142,12 +149,12 @@ class TrackerConfig(Settings):
     prediction: PredictionConfig = PredictionConfig()
     release_on_first_chunk: Literal["prefill", "all", "none"] = "prefill"
     max_inflight: int | None = Field(default=None, ge=1)
-    stale_after: Duration = timedelta(seconds=5)
+    stale_after: Duration = duration(seconds=5)
     npu_device_attributes: bool = False
     first_byte_attribute: bool = False
     phase_spans: bool = False
     max_metric_values: int = Field(default=1_000, ge=1)
-    close_timeout: Duration = timedelta(seconds=5)
+    close_timeout: Duration = duration(seconds=5)
 
     @model_validator(mode="after")
     def _collects_often_enough(self) -> TrackerConfig:

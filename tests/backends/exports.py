@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from opentelemetry.sdk.metrics.export import (
     HistogramDataPoint,
@@ -46,7 +46,7 @@ class Export:
 
     def __init__(self, data: MetricsData) -> None:
         self.points: dict[str, list[Point]] = {
-            metric.name: list(metric.data.data_points)  # type: ignore[arg-type]
+            metric.name: list(cast("list[Point]", metric.data.data_points))
             for resource in data.resource_metrics
             for scope in resource.scope_metrics
             for metric in scope.metrics

@@ -73,7 +73,7 @@ def test_terminate(start_worker: StartWorker, report: Report, folder: Path) -> N
     """A process that ends by itself when it is told to loses nothing."""
     path = folder / "records.jsonl"
     rng = random.Random(0)
-    runs, served = 10, 0
+    runs, served, found = 10, 0, read(path)
     for run in range(runs):
         worker = start_worker(workers.serve_until_terminated, path, f"run {run}")
         worker.next()

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 from importlib import resources
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import jsonschema
 import pytest
@@ -135,7 +135,7 @@ def missing(record: LifecycleRecord) -> dict[str, str]:
 @pytest.mark.parametrize("field", ["prompt_tokens", "prompt_tokens_estimate"])
 def test_token_counts(bench: Bench, field: str, value: Any) -> None:
     """A length that is no count is unknown, charges no tokens, and is counted."""
-    request = SimpleNamespace(request_id="request-1", target_model="", **{field: value})
+    request: Any = SimpleNamespace(request_id="request-1", target_model="", **{field: value})
     bench.tracker.pre_request(request, result(predicted("qwen-0")))
     assert bench.tracker.load(identity("qwen-0")) == Load(tokens=0, requests=1)
     stream(bench.tracker, request)
@@ -159,7 +159,7 @@ def test_request_size(bench: Bench, value: Any) -> None:
 def test_gigantic_loads_stay_exportable(bench: Bench) -> None:
     """A hundred requests of the greatest length still add up to what OTLP can hold."""
     for number in range(100):
-        request = SimpleNamespace(request_id=f"request-{number}", prompt_tokens=2**53 - 1)
+        request: Any = SimpleNamespace(request_id=f"request-{number}", prompt_tokens=2**53 - 1)
         bench.tracker.pre_request(request, result(predicted("qwen-0")))
 
     tokens = bench.telemetry.metrics()["llm_router.inflight.tokens"]
@@ -629,10 +629,10 @@ def test_group_of_nobody(bench: Bench) -> None:
 @pytest.mark.parametrize("cause", [None, 7, [], "x" * 1_000_000, "\ud800", Raising()], ids=type)
 def test_last_chunks(bench: Bench, usage_: Any, cause: Any) -> None:
     """Whatever comes with the last chunk, the request ends and its load goes back."""
-    request = Request()
+    request, target = Request(), cast("Any", Raising())
     bench.tracker.pre_request(request, result(predicted("qwen-0")))
     bench.tracker.response_body(
-        request, last(usage=usage_, termination_cause=cause, error="\ud800" * 1000), Raising()
+        request, last(usage=usage_, termination_cause=cause, error="\ud800" * 1000), target
     )
 
     (record,) = checked_records(bench)

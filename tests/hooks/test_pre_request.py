@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from datetime import timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -210,7 +210,7 @@ def test_incomplete_route(bench: Bench, dispatched: Any) -> None:
         pd_group(None, endpoint("decode-0")),
         pd_group(endpoint("prefill-0"), None),
         pd_group(ScheduledEndpoint(None), endpoint("decode-0")),
-        pd_group(endpoint("prefill-0"), ScheduledEndpoint(Metadata(None, "", "", ""))),
+        pd_group(endpoint("prefill-0"), ScheduledEndpoint(Metadata(cast("Any", None), "", "", ""))),
     ],
     ids=[
         "null",

@@ -437,7 +437,7 @@ def test_same_answers(tmp_path: Path, upstream: type[Upstream]) -> None:
     ) -> list[tuple[int, dict[str, str], bytes]]:
         engine = cluster.add_engine("engine", seed=7)
         url = serve(make_router(upstream([engine.url])))
-        found: list[object] = []
+        found: list[tuple[int, dict[str, str], bytes]] = []
         for fields in ({}, {"stream": True}, {"max_tokens": -1}, {"prompt": "refuse"}):
             body = {"model": "m", "prompt": "hello", "max_tokens": 8, **fields}
             response = httpx.post(f"{url}/v1/completions", json=body, timeout=30)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from jsonschema.protocols import Validator
 
 from otel_lifecycle.model.schema import record_schema
 from tests.conftest import Bench
@@ -61,7 +62,7 @@ def line(bench: Bench, request: Callable[[Bench], None]) -> Any:
     return json.loads(bench.path.read_text("utf-8"))
 
 
-def validator() -> jsonschema.protocols.Validator:
+def validator() -> Validator:
     """A validator of the shipped schema."""
     schema = json.loads(SCHEMA.read_text("utf-8"))
     jsonschema.Draft202012Validator.check_schema(schema)

@@ -302,7 +302,7 @@ def check_trace(telemetry: InstrumentedProxy, engines: Engines, record: Lifecycl
     assert record.parent_span_id in servers
     assert servers[str(record.parent_span_id)].trace_id.hex() == record.trace_id
     ours = f"00-{record.trace_id}-{record.span_id}-"
-    calls = [sent for sent in engines.fake.traceparents if record.trace_id in sent]
+    calls = [sent for sent in engines.fake.traceparents if str(record.trace_id) in sent]
     assert all(sent.startswith(ours) for sent in calls)
     assert calls
 
@@ -315,7 +315,7 @@ def test_stream(instrumented: InstrumentedProxy, engines: Engines, asked: dict[s
 
     record = instrumented.record(request_id)
     assert response.status_code == 200
-    known = any(record.trace_id in call for call in engines.fake.asked_for_usage)
+    known = any(str(record.trace_id) in call for call in engines.fake.asked_for_usage)
     assert known or not asked
     assert plain(record) == routed(
         engines, request_id, "good", candidates=2, **({} if known else UNCOUNTED)

@@ -320,7 +320,8 @@ class Run:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """Runs all scenarios."""
-    with InflightReceiver() as receiver:
+    receiver = InflightReceiver()
+    with receiver:
         cluster = RayCluster(tmp_path_factory.mktemp("ray"), receiver)
         tool = str(BIN / "opentelemetry-instrument")
         with cluster.running():

@@ -114,7 +114,7 @@ class TracedRouter:
         self, body: Mapping[str, Any] | bytes, headers: Mapping[str, str] | None = None
     ) -> Reply:
         """Sends one request, and takes what comes."""
-        content = {"content": body} if isinstance(body, bytes) else {"json": body}
+        content: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body}
         received = bytearray()
         with self._client.stream(
             "POST", f"{self.url}/v1/completions", headers=headers, **content

@@ -370,11 +370,14 @@ def test_fork(collecting: Callable[..., Bench], site: Site) -> None:
 
     def child() -> None:
         store = bench.tracker.store
-        before = store.collector.targets()  # type: ignore[union-attr]
+
+        def targets() -> object:
+            assert store.collector is not None
+            return store.collector.targets()
+
+        before = targets()
         request(bench, endpoint)
-        eventually(
-            lambda: store.collector.targets() == {("engine", "up"): 1, ("npu_exporter", "up"): 1}
-        )  # type: ignore[union-attr]
+        eventually(lambda: targets() == {("engine", "up"): 1, ("npu_exporter", "up"): 1})
         sending.send(before)
 
     process = fork.Process(target=child)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from typing import cast
 
 import msgspec
 import pytest
@@ -133,13 +134,13 @@ SECOND = EndpointMetrics(
 BOTH = EndpointMetrics(
     running_requests=4,
     waiting_requests=None,
-    kv_cache_usage=pytest.approx(0.3),
+    kv_cache_usage=cast("float", pytest.approx(0.3)),
     kv_cache_max_token_capacity=320,
     cache_num_blocks=20,
     cache_block_size=16,
     active_models={"lora-a": 1, "lora-b": 2},
     max_active_models=4,
-    prefix_cache_hit_rate=pytest.approx(0.6),
+    prefix_cache_hit_rate=cast("float", pytest.approx(0.6)),
     update_time=SCRAPED,
 )
 UNLIKE = msgspec.structs.replace(SECOND, cache_block_size=32, max_active_models=8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def test_the_first_end_counts(
 def test_generator_closed_in_the_middle(bench: Bench) -> None:
     """Closing a generator that streams a response disconnects the request."""
 
-    def stream() -> Iterator[bytes]:
+    def stream() -> Generator[bytes, None, None]:
         with bench.tracker.track(start()) as tracked:
             for part in (b"a", b"b"):
                 tracked.chunk()

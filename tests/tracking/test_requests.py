@@ -672,6 +672,7 @@ def test_ranks_of_one_pod(bench: Bench) -> None:
 def test_prefix_cache_hit_rate(bench: Bench) -> None:
     """The hit rate of the engine's prefix cache is in the record and on the span."""
     route = aggregated()
+    assert route.leader.metrics is not None
     metrics = msgspec.structs.replace(route.leader.metrics, prefix_cache_hit_rate=0.62)
     route = Route(msgspec.structs.replace(route.leader, metrics=metrics))
     bench.tracker.track(start(route=route)).complete()
@@ -685,6 +686,7 @@ def test_old_npu_state(bench: Bench) -> None:
     """An NPU state as old as metrics may not be is no feature, whatever its status says."""
     route = aggregated()
     old = NOW - timedelta(minutes=1)
+    assert route.leader.npu is not None
     npu = msgspec.structs.replace(route.leader.npu, observation_time=old)
     route = Route(msgspec.structs.replace(route.leader, npu=npu))
     bench.tracker.track(start(route=route)).complete()

@@ -114,6 +114,7 @@ def assert_linear(read: Callable[[list[bytes]], None], make: Callable[[int], byt
     for chunk, size in ((32 * KIB, 100 * KIB), (1 << 30, 100 * KIB), (1, 5 * KIB)):
         small, big = (pieces(make(size * factor), chunk) for factor in (1, 2))
         least = 1e-3  # what is quicker is linear enough, and lost in the noise
+        once = twice = 0.0
         for _ in range(4):  # a busy machine may slow one of the two
             once, twice = (max(cpu(lambda c=c: read(c)), least) for c in (small, big))
             if twice <= GROWTH * once:

@@ -163,7 +163,8 @@ class _Servicer(TraceServiceServicer):
         self._collector = collector
 
     def Export(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        self._collector.authorization = dict(context.invocation_metadata()).get("authorization")
+        metadata: dict[str, Any] = dict(context.invocation_metadata())
+        self._collector.authorization = metadata.get("authorization")
         reply = self._collector.take(request)
         if reply.code is not grpc.StatusCode.OK:
             context.abort(reply.code, reply.message)

@@ -281,7 +281,7 @@ def test_stopped_while_the_checkpoint_cannot_be_written(
     append(folder / "records.jsonl", traced(*numbered("request", BATCH + 1)))
     collector.answer = lambda ids: shutil.rmtree(state, ignore_errors=True) or ACCEPT
 
-    counts = shipping.until(lambda: shipping.told)
+    counts = shipping.until(lambda: bool(shipping.told))
     collector.answer = lambda ids: ACCEPT
     state.mkdir()
     again = shipping.once()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -95,12 +96,12 @@ def test_npu_exporter() -> None:
 
 def test_old_npu_exporter() -> None:
     """An exporter that knows no pods has one time for all, and -1 falls back on used and total."""
-    at = {"hbm_at": UTILIZATION_AT}
+    old_npu = partial(npu, hbm_at=UTILIZATION_AT)
     assert npu_exporter.read(body("npu_exporter_id_only"), SCRAPED_AT) == [
-        *(npu(i, 10.0 * i, 3.0 * i, 5.0 * i, **at) for i in range(5)),
-        npu(5, None, 15.0, 25.0, invalid=["core"], **at),
-        npu(6, 60.0, 100 * 6000 / 32768, 30.0, **at),
-        npu(7, 70.0, 21.0, None, invalid=["memory_bandwidth"], **at),
+        *(old_npu(i, 10.0 * i, 3.0 * i, 5.0 * i) for i in range(5)),
+        old_npu(5, None, 15.0, 25.0, invalid=["core"]),
+        old_npu(6, 60.0, 100 * 6000 / 32768, 30.0),
+        old_npu(7, 70.0, 21.0, None, invalid=["memory_bandwidth"]),
     ]
 
 

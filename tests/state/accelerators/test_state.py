@@ -14,6 +14,7 @@ from otel_lifecycle import NPUDevice, NPUState
 from otel_lifecycle.model.features import missing_npu
 from otel_lifecycle.model.sanitize import npu as sanitized
 from otel_lifecycle.state.accelerators import STALE_AFTER, DeviceReading, npu_state
+from otel_lifecycle.state.accelerators.reading import Group
 
 NOW = 1_755_859_200.0
 
@@ -117,7 +118,7 @@ def test_staleness_by_group(age: float, hbm_age: float, status: str) -> None:
 
 def test_own_limits() -> None:
     """Limits can be set by group."""
-    limits = {**STALE_AFTER, "core": 5.0}
+    limits: dict[Group, float] = {**STALE_AFTER, "core": 5.0}
 
     assert npu_state([device(age=6.0)], now=NOW, stale_after=limits).data_status == "stale"
     assert npu_state([device(age=5.0)], now=NOW, stale_after=limits).data_status == "fresh"
