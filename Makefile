@@ -62,7 +62,9 @@ docs: $(VENV)/.ready
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m scripts.snippets
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/mypy
 
 # Resolves the locked versions anew, for every Python and platform.
 lock: COMPILE = UV_CUSTOM_COMPILE_COMMAND='make lock' $(UV) pip compile --quiet --upgrade \

@@ -1,6 +1,7 @@
 """Settings, and the places they come from."""
 
-from otel_lifecycle.config.collection import CollectionConfig
+from otel_lifecycle.config.collection import CollectionConfig, TargetConfig
+from otel_lifecycle.config.prediction import PredictionConfig
 from otel_lifecycle.config.settings import ConfigError
 from otel_lifecycle.config.tracker import (
     CONFIG_FILE_VARIABLE,
@@ -15,6 +16,8 @@ __all__ = [
     "CollectionConfig",
     "ConfigError",
     "PersistenceConfig",
+    "PredictionConfig",
+    "TargetConfig",
     "TrackerConfig",
     "environment_variables",
     "unknown_variables",

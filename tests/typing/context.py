@@ -1,0 +1,51 @@
+"""What the snippets of the pages leave out: names that they only use."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from otel_lifecycle import (
+    EndpointEvent,
+    RequestLifecycleTracker,
+    RequestStart,
+    Route,
+    TrackerConfig,
+)
+from otel_lifecycle.model.features import PredictionInput
+from otel_lifecycle.model.record import ActualLatency
+from otel_lifecycle.records import PositionedRecord
+
+config: TrackerConfig
+tracker: RequestLifecycleTracker
+start: RequestStart
+route: Route
+headers: dict[str, str]
+upstream_headers: dict[str, str]
+upstream: AsyncIterator[str]
+usage: Any
+parameters: str
+request: Any
+scheduling_result: Any
+response: Any
+target_endpoint: Any
+event: EndpointEvent
+inputs: Sequence[PredictionInput]
+saved: bytes
+
+
+def engine(headers: dict[str, str]) -> AsyncIterator[str]:
+    """Asks an engine."""
+    raise NotImplementedError
+
+
+def send(records: Sequence[PositionedRecord]) -> None:
+    """Sends records somewhere."""
+
+
+def save(position: bytes) -> None:
+    """Keeps a position."""
+
+
+def train(features: Sequence[PredictionInput], latency: ActualLatency) -> None:
+    """Learns."""
