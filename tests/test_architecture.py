@@ -12,14 +12,14 @@ import pytest
 from opentelemetry.semconv.schemas import Schemas
 
 import otel_lifecycle
-from otel_lifecycle.telemetry import semconv
+from otel_lifecycle.model import semconv
 from otel_lifecycle.telemetry.attributes import span_attributes
 
 PACKAGE = Path(otel_lifecycle.__file__).parent
 
 # Each room, or module of one, may import those of earlier lines, and of its own.
 LAYERS = [
-    {"version", "runtime", "config", "telemetry.semconv", "state.exposition"},
+    {"version", "runtime", "config", "model.semconv", "state.exposition"},
     {"model"},
     {"state.engines", "state.accelerators"},
     {"tracking.endpoint_state", "tracking.lifecycle"},

@@ -15,7 +15,7 @@ from opentelemetry.metrics import NoOpMeter, NoOpMeterProvider
 
 from otel_lifecycle import RequestLifecycleTracker, TrackerConfig
 from otel_lifecycle.config import environment_variables
-from otel_lifecycle.telemetry import semconv
+from otel_lifecycle.model import semconv
 from scripts.docs import generated
 
 ROOT = Path(__file__).parents[1]

@@ -15,8 +15,8 @@ from rich.table import Table
 from demo.otlp_receiver import OTLPReceiver
 from demo.replay import Answer
 from otel_lifecycle.analysis.formatting import plural
+from otel_lifecycle.model import semconv
 from otel_lifecycle.records import read_records
-from otel_lifecycle.telemetry import semconv
 
 SETTLE_SECONDS = 15.0
 POLL_SECONDS = 0.25

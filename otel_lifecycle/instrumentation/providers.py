@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import os
 import threading
 
 from opentelemetry import metrics, trace
+
+from otel_lifecycle.runtime.forks import repair_in_forked_child
 
 _flushing: threading.Thread | None = None
 _shutdown: _Shutdown | None = None
@@ -46,7 +47,7 @@ class _Shutdown:
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
         self._start()
-        os.register_at_fork(after_in_child=self._start)
+        repair_in_forked_child(self, _Shutdown._start)
         # Later in registration than the SDK's own exit handlers, so before them.
         atexit.register(self._run)
 

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import msgspec
 
+from otel_lifecycle.model import semconv
 from otel_lifecycle.model.endpoint import Load
 from otel_lifecycle.model.features import MissingFeature, PredictionInput
 from otel_lifecycle.model.fields import (
@@ -28,7 +29,6 @@ from otel_lifecycle.model.fields import (
 )
 from otel_lifecycle.model.request import InputTokenSource, Outcome
 from otel_lifecycle.model.route import LatencyPrediction, RouteSnapshot
-from otel_lifecycle.telemetry import semconv
 
 SCHEMA_VERSION = 1
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import chain, islice
@@ -16,6 +14,7 @@ from otel_lifecycle.model.features import PredictionInput, prediction_input
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.prediction.llm_d import LLMDPredictor, training_entries
 from otel_lifecycle.prediction.predictor import predict_within, route_prediction
+from otel_lifecycle.runtime.forks import repair_in_forked_child
 from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.runtime.loop_thread import LoopThread
 from otel_lifecycle.runtime.text import without_secrets
@@ -27,8 +26,6 @@ _logger = get_logger(__name__)
 _SEND_SECONDS = 1.0
 _MAX_ENTRIES = 1_000
 _EXCHANGE_SECONDS = 5.0  # also for training data
-
-_all: weakref.WeakSet[ShadowPrediction] = weakref.WeakSet()
 
 
 class _Waiting(NamedTuple):
@@ -56,7 +53,7 @@ class ShadowPrediction:
         self._work = asyncio.Event()
         self._problem = ""
         self._thread = LoopThread("otel-lifecycle-predict", self._run)
-        _all.add(self)
+        repair_in_forked_child(self, ShadowPrediction._after_fork_in_child)
 
     def predict(self, lifecycle: Lifecycle) -> None:
         """Has a request in flight predicted, if there is room."""
@@ -80,7 +77,7 @@ class ShadowPrediction:
         """
         self._thread.close(timeout)
 
-    def after_fork_in_child(self) -> None:
+    def _after_fork_in_child(self) -> None:
         """What is queued is the parent's to send."""
         self._waiting.clear()
         self._finished.clear()
@@ -149,12 +146,3 @@ def _inputs(record: LifecycleRecord, loads: Mapping[str, Load]) -> list[Predicti
         one.inflight_tokens = load.tokens
         inputs.append(one)
     return inputs
-
-
-def _after_fork_in_child() -> None:
-    for shadow in list(_all):
-        shadow.after_fork_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

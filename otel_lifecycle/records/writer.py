@@ -17,6 +17,7 @@ import msgspec
 from otel_lifecycle.config import PersistenceConfig
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.records.record_file import RecordFile
+from otel_lifecycle.runtime.forks import repair_in_forked_child
 from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.runtime.process_exit import run_at_exit
 
@@ -83,6 +84,7 @@ class RecordWriter:
         self.written = 0
         self.dropped = 0
         _writers.add(self)
+        repair_in_forked_child(self, RecordWriter._after_fork_in_child)
         self._start_thread()
 
     @property
@@ -174,7 +176,7 @@ class RecordWriter:
         self._closed = True
         self._wake.put(True)
 
-    def after_fork_in_child(self) -> None:
+    def _after_fork_in_child(self) -> None:
         """Leaves what is queued to the parent, and opens the file anew: locks go with the fd."""
         self._queue = deque()
         self._flushes = deque()
@@ -378,16 +380,9 @@ def _waitable(seconds: float | None) -> float:
     return threading.TIMEOUT_MAX if seconds is None else min(seconds, threading.TIMEOUT_MAX)
 
 
-def _after_fork_in_child() -> None:
-    for writer in list(_writers):
-        writer.after_fork_in_child()
-
-
 def _close_all() -> None:
     for writer in list(_writers):
         writer.close()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 run_at_exit(_close_all)

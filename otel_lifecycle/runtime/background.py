@@ -12,6 +12,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
+from otel_lifecycle.runtime.forks import repair_in_forked_child
 from otel_lifecycle.runtime.logs import get_logger
 
 _logger = get_logger(__name__)
@@ -21,7 +22,6 @@ _JOBS_BETWEEN_PAUSES = 4
 # Not zero: a thread that only offers the interpreter's lock has it again before another wakes up.
 _PAUSE_SECONDS = 0.0001
 _BACKLOG = 256
-_workers: weakref.WeakSet[Background] = weakref.WeakSet()
 
 
 class Background:
@@ -39,7 +39,7 @@ class Background:
         self._closed = threading.Event()
         self._failed = False
         self._pid = 0
-        _workers.add(self)
+        repair_in_forked_child(self, Background._after_fork_in_child)
         self.ensure_running()
 
     def ensure_running(self) -> None:
@@ -115,7 +115,7 @@ class Background:
         """Set by `close`."""
         return self._closed
 
-    def after_fork_in_child(self) -> None:
+    def _after_fork_in_child(self) -> None:
         """The jobs are the parent's to do; the thread is started anew when one is needed."""
         self._jobs = deque()
         self._wake = SimpleQueue()
@@ -138,12 +138,3 @@ def _run(worker: weakref.ref[Background], wake: SimpleQueue[bool]) -> None:
         if background.closed.is_set():
             return
         del background
-
-
-def _after_fork_in_child() -> None:
-    for worker in list(_workers):
-        worker.after_fork_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

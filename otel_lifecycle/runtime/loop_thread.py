@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import weakref
 from collections.abc import Awaitable, Callable
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 from otel_lifecycle.runtime.daemon_executor import DaemonExecutor
+from otel_lifecycle.runtime.forks import repair_in_forked_child
 from otel_lifecycle.runtime.logs import get_logger
 
 _logger = get_logger(__name__)
-
-_threads: weakref.WeakSet[LoopThread] = weakref.WeakSet()
 
 
 class LoopThread:
@@ -36,7 +34,7 @@ class LoopThread:
         self._closed = False
         self._thread: threading.Thread | None = None
         self._stopped: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
-        _threads.add(self)
+        repair_in_forked_child(self, LoopThread._after_fork_in_child)
 
     @property
     def is_running(self) -> bool:
@@ -81,7 +79,7 @@ class LoopThread:
             self.wake(stopped[1].set)
         thread.join(timeout)
 
-    def after_fork_in_child(self) -> None:
+    def _after_fork_in_child(self) -> None:
         """The parent's thread may have held the lock, and does not exist here."""
         self._lock = threading.Lock()
 
@@ -119,12 +117,3 @@ async def _cancel_all() -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _after_fork_in_child() -> None:
-    for thread in list(_threads):
-        thread.after_fork_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
+from otel_lifecycle.model import semconv
 from otel_lifecycle.model.fields import DeclarationError, Field, fields_of, prefixed
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.model.timestamps import datetime_to_ns, parse_timestamp
-from otel_lifecycle.telemetry import semconv
 
 Attributes: TypeAlias = dict[str, Any]
 

@@ -27,10 +27,9 @@ from opentelemetry.metrics._internal import (
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
 from otel_lifecycle.config import TrackerConfig
-from otel_lifecycle.model import Outcome
+from otel_lifecycle.model import Outcome, semconv
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.runtime.clock import Clock
-from otel_lifecycle.telemetry import semconv
 from otel_lifecycle.telemetry.cardinality import OTHER, BoundedValues
 from otel_lifecycle.telemetry.observations import (
     Observe,

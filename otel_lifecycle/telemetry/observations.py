@@ -9,9 +9,8 @@ from typing import TypeAlias
 from opentelemetry.metrics import Observation
 
 from otel_lifecycle.config import TrackerConfig
-from otel_lifecycle.model import EndpointMetrics, NPUState, sanitize
+from otel_lifecycle.model import EndpointMetrics, NPUState, sanitize, semconv
 from otel_lifecycle.model.timestamps import datetime_to_ns
-from otel_lifecycle.telemetry import semconv
 from otel_lifecycle.telemetry.cardinality import OTHER
 from otel_lifecycle.tracking.endpoint_state import EndpointState
 from otel_lifecycle.tracking.store import LifecycleStore

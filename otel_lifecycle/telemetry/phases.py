@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 
+from otel_lifecycle.model import semconv
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.model.route import EndpointSnapshot
 from otel_lifecycle.model.timestamps import parse_timestamp
-from otel_lifecycle.telemetry import semconv
 from otel_lifecycle.telemetry.spans import server_attributes
 
 

@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import Link, SpanKind, TraceState
 from opentelemetry.util.types import Attributes
 
-from otel_lifecycle.telemetry import semconv
+from otel_lifecycle.model import semconv
 
 
 class RecordAllSampler(Sampler):

@@ -14,13 +14,19 @@ import msgspec
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import SpanKind
 
-from otel_lifecycle.model import LatencyPrediction, MissingReason, Outcome, latency, sanitize
+from otel_lifecycle.model import (
+    LatencyPrediction,
+    MissingReason,
+    Outcome,
+    latency,
+    sanitize,
+    semconv,
+)
 from otel_lifecycle.model.features import POD_TYPES, MissingFeature, prediction_input
 from otel_lifecycle.model.fields import Field, fields_of, prefixed
 from otel_lifecycle.model.record import ActualLatency, LifecycleRecord, Reroute
 from otel_lifecycle.model.route import RouteSnapshot
 from otel_lifecycle.model.timestamps import datetime_from_ns, format_timestamp, parse_timestamp
-from otel_lifecycle.telemetry import semconv
 from otel_lifecycle.telemetry.attributes import UNKNOWN, attribute_name
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)

@@ -24,12 +24,11 @@ from opentelemetry.trace import (
 )
 from opentelemetry.util.types import AttributeValue
 
-from otel_lifecycle.model import EndpointMetrics, InputTokenSource, NPUState
+from otel_lifecycle.model import EndpointMetrics, InputTokenSource, NPUState, semconv
 from otel_lifecycle.model.fields import Field
 from otel_lifecycle.model.record import LifecycleRecord, Reroute
 from otel_lifecycle.model.route import EndpointSnapshot, RouteSnapshot
 from otel_lifecycle.model.timestamps import parse_timestamp
-from otel_lifecycle.telemetry import semconv
 from otel_lifecycle.telemetry.attributes import Attributes, Details, Setter, attribute_name, setter
 from otel_lifecycle.telemetry.clean_attributes import add_clean_event, set_clean_attributes
 from otel_lifecycle.version import __version__

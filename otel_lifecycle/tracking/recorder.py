@@ -13,7 +13,7 @@ from opentelemetry import metrics, propagate, trace
 from opentelemetry.sdk.trace import TracerProvider as SDKTracerProvider
 
 from otel_lifecycle.config import TrackerConfig
-from otel_lifecycle.model import Outcome, RequestCompletion, RequestStart, sanitize
+from otel_lifecycle.model import Outcome, RequestCompletion, RequestStart, sanitize, semconv
 from otel_lifecycle.model.fields import fields_of
 from otel_lifecycle.model.record import LifecycleRecord, Reroute
 from otel_lifecycle.model.timestamps import format_timestamp
@@ -23,7 +23,7 @@ from otel_lifecycle.runtime.background import Background
 from otel_lifecycle.runtime.clock import Clock, Deadline
 from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.runtime.process_exit import run_at_exit
-from otel_lifecycle.telemetry import live_span, semconv
+from otel_lifecycle.telemetry import live_span
 from otel_lifecycle.telemetry.metrics import LifecycleMetrics
 from otel_lifecycle.telemetry.spans import span_name, start_attributes
 from otel_lifecycle.tracking.breaker import STEPPED_ASIDE, Breaker

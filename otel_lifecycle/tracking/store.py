@@ -7,9 +7,7 @@ that was deleted and joined again starts at zero and never goes below.
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import ClassVar
@@ -19,6 +17,7 @@ from otel_lifecycle.model import Endpoint, Load, RequestStart, sanitize
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.model.route import EndpointSnapshot
 from otel_lifecycle.runtime.clock import Deadline
+from otel_lifecycle.runtime.forks import repair_in_forked_child
 from otel_lifecycle.tracking.attachments import RecordSink, StateCollector
 from otel_lifecycle.tracking.endpoint_state import Collected, EndpointState, Lease
 from otel_lifecycle.tracking.lifecycle import Lifecycle
@@ -46,7 +45,6 @@ class LifecycleStore:
 
     _shared: ClassVar[dict[str, LifecycleStore]] = {}
     _shared_lock: ClassVar[threading.RLock] = threading.RLock()
-    _all: ClassVar[weakref.WeakSet[LifecycleStore]] = weakref.WeakSet()
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -62,7 +60,7 @@ class LifecycleStore:
         self._users = 0
         self._inflight: dict[str, Lifecycle] = {}
         self._endpoints: dict[Hashable, EndpointState] = {}
-        LifecycleStore._all.add(self)
+        repair_in_forked_child(self, LifecycleStore._after_fork_in_child)
 
     @classmethod
     def shared(
@@ -348,6 +346,10 @@ class LifecycleStore:
         for listener in tuple(self.on_deleted):
             listener(sanitize.text(endpoint.label))
 
+    @staticmethod
+    def _unlock_shared(stores: type[LifecycleStore]) -> None:
+        stores._shared_lock = threading.RLock()
+
     def _after_fork_in_child(self) -> None:
         self._lock = threading.RLock()
         for lifecycle in self._inflight.values():
@@ -357,11 +359,5 @@ class LifecycleStore:
             state.tokens = state.requests = 0
 
 
-def _after_fork_in_child() -> None:
-    LifecycleStore._shared_lock = threading.RLock()  # pyright: ignore[reportPrivateUsage]
-    for store in list(LifecycleStore._all):  # pyright: ignore[reportPrivateUsage]
-        store._after_fork_in_child()  # pyright: ignore[reportPrivateUsage]
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+# Of the class itself: its lock may be held while it has no stores.
+repair_in_forked_child(LifecycleStore, LifecycleStore._unlock_shared)  # pyright: ignore[reportPrivateUsage]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,13 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from tests.backends.spans import traces_data
 from tests.instrumentation.instrumented_process import free_port
+from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / ".cache/backends"
 CONFIGURATIONS = ROOT / "collector"
 
 GRPC, HTTP_PROTOBUF = "grpc", "http/protobuf"
-
-PATIENCE_SECONDS = 60.0  # until something comes about that must; the machine may be busy
 
 HTTP = httpx.Client(timeout=30, trust_env=False)
 
@@ -45,14 +44,6 @@ def validate(configurations: Sequence[Path], environment: Mapping[str, str]) -> 
         check=False,
     )
     return done.stdout + done.stderr if done.returncode else ""
-
-
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Waits for a condition; fails only if it does not come about at all."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"it did not come about: {what}"
-        time.sleep(0.1)
 
 
 class Service:
@@ -77,7 +68,7 @@ class Service:
     def start(self) -> None:
         """Returns when it serves."""
         self._processes.start(self.name, self._command, {**os.environ, **self._environment})
-        eventually(self._healthy, f"{self.name} serves; it said: {self.log()[-2_000:]}")
+        eventually(self._healthy, what=f"{self.name} serves; it said: {self.log()[-2_000:]}")
 
     def stop(self) -> None:
         """Ends it as an update would."""

@@ -21,7 +21,7 @@ from demo.workload import (
 )
 
 from otel_lifecycle import LifecycleRecord, read_records
-from tests.backends.programs import eventually
+from tests.waiting import eventually
 
 AGGREGATED = ("aggregated", "aggregated")
 DISAGGREGATED = ("leader", "prefill", "decode")
@@ -71,7 +71,7 @@ class Router:
 
     def records(self, count: int) -> list[LifecycleRecord]:
         """All records, once there are so many."""
-        eventually(lambda: len(self._read()) >= count, f"{count} records")
+        eventually(lambda: len(self._read()) >= count, what=f"{count} records")
         records = self._read()
         assert len(records) == count
         return records

@@ -17,9 +17,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from tests.backends.certificates import HOST, make_certificates
-from tests.backends.programs import GRPC, HTTP_PROTOBUF, Backends, eventually
+from tests.backends.programs import GRPC, HTTP_PROTOBUF, Backends
 from tests.backends.routers import Router, Routers, requests
 from tests.instrumentation.instrumented_process import free_port
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.backends
 
@@ -79,7 +80,7 @@ def serve(routers: Routers, environment: Mapping[str, str]) -> Router:
 
 def assert_one_line_each(router: Router) -> None:
     """One line for spans and one for metrics at most, however often it was tried; then it ends."""
-    eventually(lambda: "export" in router.log(), "a line in the log")
+    eventually(lambda: "export" in router.log(), what="a line in the log")
     router.stop()
     lines = router.log().splitlines()
     assert 1 <= len(lines) <= 2, router.log()

@@ -32,8 +32,9 @@ from tests.backends.exports import (
     value,
 )
 from tests.backends.programs import CONFIGURATIONS, HTTP, Backends, Prometheus
-from tests.examples.cluster import Cluster, eventually
+from tests.examples.cluster import Cluster
 from tests.routes import aggregated, start
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.backends
 

@@ -13,9 +13,10 @@ from demo.workload import PlannedRequest
 
 from otel_lifecycle import LifecycleRecord, Outcome
 from otel_lifecycle.model.timestamps import parse_timestamp
-from tests.backends.programs import GRPC, Backends, Jaeger, eventually
+from tests.backends.programs import GRPC, Backends, Jaeger
 from tests.backends.routers import Routers, requests
 from tests.backends.spans import PlainSpan, as_recorded, recorded_spans
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.backends
 
@@ -76,7 +77,7 @@ def test_a_collector_killed_under_load(backends: Backends, routers: Routers) -> 
     assert {record.request_id for record in records} == {request.request_id for request in plan}
     assert without / before < 1.5
     assert after / before < 1.5
-    eventually(lambda: last["span_id"] in told(jaeger), "the last span in Jaeger")
+    eventually(lambda: last["span_id"] in told(jaeger), what="the last span in Jaeger")
 
 
 def test_nothing_is_lost_behind_a_queue(backends: Backends, routers: Routers) -> None:
@@ -108,6 +109,6 @@ def test_nothing_is_lost_behind_a_queue(backends: Backends, routers: Routers) ->
         gateway.start()
 
     expected = {span["span_id"]: span for span in recorded_spans(router.records(len(plan)))}
-    eventually(lambda: len(told(jaeger)) >= len(expected), f"{len(expected)} spans in Jaeger")
+    eventually(lambda: len(told(jaeger)) >= len(expected), what=f"{len(expected)} spans in Jaeger")
 
     assert told(jaeger) == expected

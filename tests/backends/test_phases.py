@@ -6,9 +6,10 @@ import pytest
 from demo.environment import SERVICE_NAME
 
 from otel_lifecycle.telemetry.phases import phases
-from tests.backends.programs import GRPC, Backends, eventually
+from tests.backends.programs import GRPC, Backends
 from tests.backends.routers import DISAGGREGATED, Routers, requests
 from tests.backends.spans import PlainSpan, plain_spans
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.backends
 
@@ -29,7 +30,7 @@ def test_phases(backends: Backends, routers: Routers) -> None:
         spans = plain_spans(jaeger.traces(SERVICE_NAME))
         return [span for span in spans if span["name"] in ("prefill", "decode")]
 
-    eventually(lambda: len(told()) >= len(expected), f"{len(expected)} phases in Jaeger")
+    eventually(lambda: len(told()) >= len(expected), what=f"{len(expected)} phases in Jaeger")
 
     fields = ("trace_id", "parent_span_id", "name", "start", "end", "attributes")
     assert sorted(tuple(span[field] for field in fields) for span in told()) == expected

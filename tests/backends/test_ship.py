@@ -11,10 +11,11 @@ import pytest
 from demo.environment import SERVICE_NAME
 
 from tests.backends.certificates import HOST, make_certificates
-from tests.backends.programs import GRPC, HTTP_PROTOBUF, Backends, Jaeger, eventually
+from tests.backends.programs import GRPC, HTTP_PROTOBUF, Backends, Jaeger
 from tests.backends.routers import DISAGGREGATED, Routers, requests
 from tests.backends.spans import PlainSpan, as_recorded, plain_spans, recorded_spans
 from tests.cli.command import Command
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.backends
 
@@ -41,7 +42,8 @@ def ship(tmp_path: Path) -> Iterator[Callable[..., Command]]:
 def told(jaeger: Jaeger, count: int) -> list[PlainSpan]:
     """What Jaeger tells, once there is so much."""
     eventually(
-        lambda: len(plain_spans(jaeger.traces(SERVICE_NAME))) >= count, f"{count} spans in Jaeger"
+        lambda: len(plain_spans(jaeger.traces(SERVICE_NAME))) >= count,
+        what=f"{count} spans in Jaeger",
     )
     return plain_spans(jaeger.traces(SERVICE_NAME))
 
@@ -123,7 +125,7 @@ def test_no_exporter_in_the_router(
     router.kill()
     ship(router.path, agent.exporting(GRPC))
 
-    eventually(lambda: len(spans_by_id(jaeger)) == count, f"{count} spans in Jaeger")
+    eventually(lambda: len(spans_by_id(jaeger)) == count, what=f"{count} spans in Jaeger")
 
     assert list(spans_by_id(jaeger).values()) == recorded_spans(records)
     twice = gateway.metric("otelcol_receiver_accepted_spans") - count

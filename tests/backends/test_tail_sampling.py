@@ -17,9 +17,10 @@ from otel_lifecycle import LatencyPrediction, LifecycleRecord, Outcome
 from otel_lifecycle.model.record import ActualLatency, ErrorInfo, PredictionError, Reroute
 from otel_lifecycle.model.timestamps import format_timestamp
 from otel_lifecycle.telemetry.spans import span_from_record
-from tests.backends.programs import GRPC, Backends, Collector, Jaeger, eventually
+from tests.backends.programs import GRPC, Backends, Collector, Jaeger
 from tests.backends.routers import AGGREGATED, Routers, requests
 from tests.backends.spans import plain_spans
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.backends
 
@@ -103,7 +104,7 @@ def test_a_router_behind_two_gateways(backends: Backends, routers: Routers) -> N
 
     records = router.records(61)
     expected = sorted(record.request_id for record in records if promised(record))
-    eventually(lambda: kept(jaeger) == expected, f"{expected}; kept: {kept(jaeger)}")
+    eventually(lambda: kept(jaeger) == expected, what=f"{expected}; kept: {kept(jaeger)}")
 
     assert {record.outcome for record in records} >= {Outcome.COMPLETED, Outcome.SUPERSEDED}
     assert 0 < len(expected) < len(records)
@@ -166,7 +167,7 @@ def test_each_promise(backends: Backends) -> None:
 
     send(collector, [finished(name, **fields) for name, fields in {**KEPT, **DROPPED}.items()])
 
-    eventually(lambda: kept(jaeger) == sorted(KEPT), f"{sorted(KEPT)}; kept: {kept(jaeger)}")
+    eventually(lambda: kept(jaeger) == sorted(KEPT), what=f"{sorted(KEPT)}; kept: {kept(jaeger)}")
 
 
 def test_a_share_of_the_rest(backends: Backends) -> None:
@@ -177,7 +178,7 @@ def test_a_share_of_the_rest(backends: Backends) -> None:
 
     send(collector, [finished(f"fast-{number}") for number in range(rest)])
     send(collector, [finished("left", outcome=Outcome.CLIENT_DISCONNECT)])
-    eventually(lambda: "left" in kept(jaeger), "the last one in Jaeger")
+    eventually(lambda: "left" in kept(jaeger), what="the last one in Jaeger")
 
     share = len(kept(jaeger)) - 1
     assert share == pytest.approx(0.2 * rest, abs=6 * sqrt(rest * 0.2 * 0.8))

@@ -14,9 +14,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from otel_lifecycle import LifecycleRecord
 from tests.backends.certificates import HOST, make_certificates
-from tests.backends.programs import GRPC, HTTP, HTTP_PROTOBUF, Backends, Jaeger, eventually
+from tests.backends.programs import GRPC, HTTP, HTTP_PROTOBUF, Backends, Jaeger
 from tests.backends.routers import DISAGGREGATED, Routers, requests
 from tests.backends.spans import PlainSpan, as_recorded, plain_spans, recorded_spans
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.backends
 
@@ -28,7 +29,7 @@ def assert_told(jaeger: Jaeger, records: list[LifecycleRecord]) -> None:
     def told() -> list[PlainSpan]:
         return as_recorded(jaeger.traces(SERVICE_NAME))
 
-    eventually(lambda: len(told()) >= len(expected), f"{len(expected)} spans in Jaeger")
+    eventually(lambda: len(told()) >= len(expected), what=f"{len(expected)} spans in Jaeger")
 
     assert told() == expected
 
@@ -97,7 +98,9 @@ def test_a_trace_across_processes(backends: Backends, routers: Routers) -> None:
     provider.shutdown()
     router.records(1)
 
-    eventually(lambda: len(plain_spans(jaeger.traces("client"))) == 2, "both spans in one trace")
+    eventually(
+        lambda: len(plain_spans(jaeger.traces("client"))) == 2, what="both spans in one trace"
+    )
     ask, route = plain_spans(jaeger.traces("client"))
     assert (ask["name"], ask["resource"]["service.name"]) == ("ask", "client")
     assert (route["name"], route["resource"]["service.name"]) == ("route m", SERVICE_NAME)

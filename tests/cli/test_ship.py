@@ -19,11 +19,11 @@ from otel_lifecycle.cli import main
 from otel_lifecycle.records import Follower, Position
 from otel_lifecycle.records.shipping import Checkpoint
 from tests.cli.command import Command
-from tests.records.helpers import eventually
 from tests.records.segments import append
 from tests.records.shipping.collectors import GRPC, HTTP_PROTOBUF, Collector
 from tests.records.shipping.hostile import Server
 from tests.records.shipping.records import traced
+from tests.waiting import eventually
 from tests.wording import NOT_AN_OBJECT, TRUNCATED, missing
 
 

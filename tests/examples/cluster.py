@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +17,7 @@ from hermes_router.config import RouterConfig, parse_endpoint
 from hermes_router.model import SchedulingResult, Usage
 from starlette.types import ASGIApp
 
-PATIENCE_SECONDS = 10.0
+from tests.waiting import eventually
 
 # One client, since each costs an SSL context; no connection outlives its request.
 HTTP = httpx.Client(timeout=10, limits=httpx.Limits(max_keepalive_connections=0))
@@ -152,11 +150,3 @@ class Cluster:
             self.router.stop()
         for engine in self.engines.values():
             engine.begin_stop()
-
-
-def eventually(condition: Callable[[], bool], patience: float = PATIENCE_SECONDS) -> None:
-    """Waits for a condition; fails only if it does not come about at all."""
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.005)

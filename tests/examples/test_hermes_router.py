@@ -14,7 +14,8 @@ import pytest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from tests.examples.cluster import HTTP, Attempt, Calls, Cluster, End, Server, eventually
+from tests.examples.cluster import HTTP, Attempt, Calls, Cluster, End, Server
+from tests.waiting import eventually
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 EVENT_STREAM = [(b"content-type", b"text/event-stream")]

@@ -16,7 +16,8 @@ import pytest
 from tests.faults import workers
 from tests.faults.processes import PATIENCE_SECONDS, Found, Worker, read
 from tests.faults.table import Result
-from tests.records.helpers import eventually, held, make_tracker, numbered, serve
+from tests.records.helpers import held, make_tracker, numbered, serve
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.faults
 

@@ -22,11 +22,12 @@ from tests.faults import workers
 from tests.faults.processes import Worker, read
 from tests.faults.table import Result
 from tests.instrumentation.instrumented_process import free_port
-from tests.records.helpers import eventually, numbered
+from tests.records.helpers import numbered
 from tests.records.segments import append
 from tests.records.shipping.collectors import ACCEPT, HTTP_PROTOBUF, Collector, Reply
 from tests.records.shipping.hostile import Server, head
 from tests.records.shipping.records import traced
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.faults
 

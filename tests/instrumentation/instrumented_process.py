@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from otel_lifecycle import LifecycleRecord, read_records
-from tests.examples.cluster import eventually
+from tests.waiting import eventually
 
 _START_SECONDS = 60.0  # imports take long on a machine that is busy with other things
 

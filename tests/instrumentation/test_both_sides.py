@@ -24,8 +24,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from otel_lifecycle import Endpoint, RequestStart, RouteEndpoint
 from otel_lifecycle import Route as LifecycleRoute
-from tests.examples.cluster import eventually
 from tests.instrumentation.test_generic import Observed, unobserved
+from tests.waiting import eventually
 
 EVENT = b'data: {"choices":[{"index":0,"text":"word","finish_reason":null}]}\n\n'
 LAST = b'data: {"choices":[{"index":0,"text":"","finish_reason":"stop"}]}\n\n'

@@ -19,7 +19,7 @@ from otel_lifecycle import LifecycleRecord, Load, Outcome, read_records
 from otel_lifecycle.instrumentation.generic import GenericRouterInstrumentor
 from otel_lifecycle.testing import InMemoryTelemetry
 from otel_lifecycle.tracking.current_request import claim
-from tests.examples.cluster import Cluster, Server, eventually
+from tests.examples.cluster import Cluster, Server
 from tests.instrumentation.generic_routers import (
     AiohttpUpstream,
     HttpxUpstream,
@@ -28,6 +28,7 @@ from tests.instrumentation.generic_routers import (
     make_router,
 )
 from tests.instrumentation.instrumented_process import closed_port
+from tests.waiting import eventually
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

@@ -15,8 +15,9 @@ from opentelemetry.trace import SpanKind
 from otel_lifecycle import LifecycleRecord, Load, Outcome, read_records
 from otel_lifecycle.instrumentation.hermes_router import HermesRouterInstrumentor
 from otel_lifecycle.testing import InMemoryTelemetry
-from tests.examples.cluster import Cluster, eventually
+from tests.examples.cluster import Cluster
 from tests.matchers import SAMPLED
+from tests.waiting import eventually
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

@@ -16,7 +16,6 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from otel_lifecycle.instrumentation.pd_proxy import PDProxyInstrumentor
-from tests.examples.cluster import eventually
 from tests.instrumentation.exchanges import (
     disconnected,
     failed,
@@ -33,6 +32,7 @@ from tests.instrumentation.instrumented_process import (
 )
 from tests.instrumentation.test_generic import Observed, endpoint_id, make_engine, unobserved
 from tests.matchers import SAMPLED, TIMESTAMP
+from tests.waiting import eventually
 
 DOUBLES = Path(__file__).parent / "doubles" / "pd_proxies"
 ASKED = {"stream": True, "stream_options": {"include_usage": True}}

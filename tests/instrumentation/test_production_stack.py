@@ -16,7 +16,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.trace import SpanKind
 
 from otel_lifecycle.instrumentation.production_stack import ProductionStackInstrumentor
-from tests.examples.cluster import Server, eventually
+from tests.examples.cluster import Server
 from tests.instrumentation.exchanges import (
     ANY_ID,
     disconnected,
@@ -31,6 +31,7 @@ from tests.instrumentation.exchanges import (
 from tests.instrumentation.instrumented_process import closed_port
 from tests.instrumentation.test_generic import Observed, endpoint_id
 from tests.matchers import TIMESTAMP
+from tests.waiting import eventually
 
 DOUBLE = Path(__file__).parent / "doubles" / "production_stack"
 ASKED = {"stream": True, "stream_options": {"include_usage": True}}

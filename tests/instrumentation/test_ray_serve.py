@@ -18,7 +18,6 @@ from otel_lifecycle import LifecycleRecord, Load, read_records
 from otel_lifecycle.instrumentation.ray_serve import RayServeInstrumentor
 from otel_lifecycle.model.record import ErrorInfo
 from otel_lifecycle.testing import InMemoryTelemetry
-from tests.examples.cluster import eventually
 from tests.instrumentation.exchanges import (
     disconnected,
     failed,
@@ -27,6 +26,7 @@ from tests.instrumentation.exchanges import (
     streamed,
     whole_answer,
 )
+from tests.waiting import eventually
 
 DOUBLE = Path(__file__).parent / "doubles" / "ray_serve"
 BODY = {"model": "m", "prompt": "hello " * 20, "stream": True}

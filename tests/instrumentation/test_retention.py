@@ -19,9 +19,9 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from otel_lifecycle.tracking.current_request import CurrentRequest
-from tests.examples.cluster import eventually
 from tests.instrumentation.generic_routers import AiohttpUpstream, HttpxUpstream, Upstream
 from tests.instrumentation.test_generic import Observed, unobserved
+from tests.waiting import eventually
 
 ANSWER_BYTES = 900_000
 REQUESTS = 60

@@ -16,7 +16,8 @@ from demo.otlp_receiver import OTLPReceiver
 
 from otel_lifecycle import Outcome, read_records
 from otel_lifecycle.records import Follower, PositionedRecord
-from tests.examples.cluster import Cluster, eventually
+from tests.examples.cluster import Cluster
+from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 ROUTER = """

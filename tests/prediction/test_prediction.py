@@ -22,9 +22,9 @@ from otel_lifecycle.prediction import (
     training_entries,
 )
 from tests.conftest import Bench
-from tests.examples.cluster import eventually
 from tests.routes import aggregated, disaggregated
 from tests.state.servers import Answer, Site, send
+from tests.waiting import eventually
 
 PREFILL = PredictionInput("prefill", 512, 0.42, 1, 3, 0.31, 1024, 71.0, 63.0, 40.0, "10.0.0.7")
 DECODE = PredictionInput("decode", 512, 0.42, 0, 5, 0.5, 2048, None, None, None, "10.0.0.8")

@@ -28,14 +28,6 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 60.0
 
 
-def eventually(condition: Callable[[], Any]) -> None:
-    """Waits until a condition holds; fails when it never does."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.005)
-
-
 def settle() -> None:
     """Gives a writer that is too eager the time to show it."""
     time.sleep(0.1)

@@ -19,15 +19,8 @@ from otel_lifecycle import (
     TrackerConfig,
 )
 from otel_lifecycle.testing import InMemoryTelemetry
-from tests.records.helpers import (
-    Disk,
-    enabled,
-    eventually,
-    numbered,
-    open_descriptors,
-    recorded,
-    serve,
-)
+from tests.records.helpers import Disk, enabled, numbered, open_descriptors, recorded, serve
+from tests.waiting import eventually
 
 MakeTracker = Callable[..., RequestLifecycleTracker]
 

@@ -15,7 +15,6 @@ from otel_lifecycle import LifecycleSpanProcessor, RequestLifecycleTracker
 from tests.records.helpers import (
     Disk,
     enabled,
-    eventually,
     numbered,
     open_descriptors,
     recorded,
@@ -26,6 +25,7 @@ from tests.records.helpers import (
 from tests.records.helpers import (
     make_tracker as new_tracker,
 )
+from tests.waiting import eventually
 
 
 def test_threshold(

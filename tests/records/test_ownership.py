@@ -17,8 +17,9 @@ from otel_lifecycle import ConfigError, RequestLifecycleTracker
 from otel_lifecycle.records.names import segment_of
 from otel_lifecycle.records.ownership import ForeignFile
 from otel_lifecycle.records.segment import Segment
-from tests.records.helpers import eventually, numbered, open_descriptors, recorded, serve
+from tests.records.helpers import numbered, open_descriptors, recorded, serve
 from tests.records.segments import append, closed, lines
+from tests.waiting import eventually
 
 MakeTracker = Callable[..., RequestLifecycleTracker]
 

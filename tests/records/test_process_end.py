@@ -8,15 +8,8 @@ from pathlib import Path
 import pytest
 
 from otel_lifecycle import LifecycleRecord, Outcome, read_records
-from tests.records.helpers import (
-    eventually,
-    make_tracker,
-    numbered,
-    recorded,
-    run_script,
-    serve,
-    start_script,
-)
+from tests.records.helpers import make_tracker, numbered, recorded, run_script, serve, start_script
+from tests.waiting import eventually
 
 _OPEN_AT_EXIT = """
 import os, signal, sys

@@ -13,7 +13,6 @@ import pytest
 from otel_lifecycle import RequestLifecycleTracker
 from otel_lifecycle.records.names import SegmentKey, files_in, segment_of, segment_path
 from tests.records.helpers import (
-    eventually,
     numbered,
     open_descriptors,
     recorded,
@@ -22,6 +21,7 @@ from tests.records.helpers import (
     start_script,
 )
 from tests.records.segments import append, closed, lines
+from tests.waiting import eventually
 
 MakeTracker = Callable[..., RequestLifecycleTracker]
 

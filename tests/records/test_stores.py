@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from otel_lifecycle import ConfigError, RequestLifecycleTracker
-from tests.records.helpers import eventually, open_descriptors, recorded, serve
+from tests.records.helpers import open_descriptors, recorded, serve
+from tests.waiting import eventually
 
 MakeTracker = Callable[..., RequestLifecycleTracker]
 

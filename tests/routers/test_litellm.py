@@ -24,7 +24,7 @@ import uvicorn
 from demo.otlp_receiver import OTLPReceiver
 
 from otel_lifecycle import LifecycleRecord, read_records
-from tests.examples.cluster import Server, eventually
+from tests.examples.cluster import Server
 from tests.instrumentation.exchanges import (
     ANY_ID,
     disconnected,
@@ -38,6 +38,7 @@ from tests.instrumentation.test_generic import closed_port
 from tests.matchers import MEASURED, SPAN_ID, TIMESTAMP, Matching
 from tests.routers.litellm_engine import FakeEngine
 from tests.routers.litellm_settings import PROMPT, ROUTER, model_list
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.routers
 

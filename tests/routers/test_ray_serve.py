@@ -23,7 +23,6 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from otel_lifecycle import LifecycleRecord, read_records
-from tests.examples.cluster import eventually
 from tests.instrumentation.exchanges import (
     disconnected,
     failed,
@@ -34,6 +33,7 @@ from tests.instrumentation.exchanges import (
 )
 from tests.instrumentation.instrumented_process import free_port
 from tests.matchers import SPAN_ID, Matching
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.routers]
 pytest.importorskip("ray.serve")

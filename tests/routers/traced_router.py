@@ -17,7 +17,7 @@ from demo.otlp_receiver import OTLPReceiver
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from otel_lifecycle import LifecycleRecord, read_records
-from tests.examples.cluster import eventually
+from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 180.0

@@ -12,8 +12,9 @@ import httpx
 import pytest
 
 from otel_lifecycle import read_records
-from tests.examples.cluster import Cluster, eventually
+from tests.examples.cluster import Cluster
 from tests.instrumentation.test_zero_code import ROUTER, answers, free_port
+from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 # Far longer than anybody here waits: a test on a name that is waited for fails by its time-out.

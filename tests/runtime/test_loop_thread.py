@@ -8,7 +8,7 @@ import threading
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
 from otel_lifecycle.runtime.loop_thread import LoopThread
-from tests.examples.cluster import eventually
+from tests.waiting import eventually
 
 
 def test_makes_no_spans() -> None:

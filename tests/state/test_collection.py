@@ -28,10 +28,10 @@ from otel_lifecycle import (
 from otel_lifecycle.config.collection import CollectionConfig
 from otel_lifecycle.model.features import PredictionInput
 from tests.conftest import Bench
-from tests.examples.cluster import eventually
 from tests.matchers import MEASURED
 from tests.state.conftest import endpoint_of, reasons, request
 from tests.state.servers import Site, engine_exposition, npu_exposition
+from tests.waiting import eventually
 
 _METRICS_FEATURES = ("numRequestWaiting", "numRequestRunning", "kvCacheUsage")
 _NPU_FEATURES = ("hbmUtilization", "aiCoreUtilization", "bandwidthUtilization")

@@ -14,9 +14,9 @@ import trustme
 
 from otel_lifecycle import Endpoint
 from tests.conftest import Bench
-from tests.examples.cluster import eventually
 from tests.state.conftest import reasons, request
 from tests.state.servers import Site, npu_exposition, send
+from tests.waiting import eventually
 
 
 def pod(name: str, namespace: str, address: str) -> dict[str, object]:

@@ -15,7 +15,6 @@ import trustme
 
 from otel_lifecycle import Endpoint
 from tests.conftest import Bench
-from tests.examples.cluster import eventually
 from tests.state.conftest import endpoint_of, reasons, request
 from tests.state.servers import (
     Answer,
@@ -27,6 +26,7 @@ from tests.state.servers import (
     packed,
     send,
 )
+from tests.waiting import eventually
 
 GOOD = engine_exposition()
 

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import get_current_span
 
 from otel_lifecycle import RequestLifecycleTracker, TrackerConfig
-from otel_lifecycle.telemetry import semconv
+from otel_lifecycle.model import semconv
 from tests.routes import disaggregated, start
 
 

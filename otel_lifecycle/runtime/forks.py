@@ -1,0 +1,30 @@
+"""What a forked child sets right before it goes on: locks, threads and queues of its parent."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+
+_repairs: weakref.WeakKeyDictionary[Any, Callable[[Any], None]] = weakref.WeakKeyDictionary()
+
+
+def repair_in_forked_child(owner: _T, repair: Callable[[_T], None]) -> None:
+    """Has each forked child call `repair(owner)`, as long as the owner lives.
+
+    A child has one thread, and none of its parent's: a lock that another thread held stays locked,
+    and what that thread would have done is not done.
+    """
+    _repairs[owner] = repair
+
+
+def _repair_all() -> None:
+    for owner, repair in list(_repairs.items()):
+        repair(owner)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_repair_all)

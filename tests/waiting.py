@@ -1,0 +1,28 @@
+"""Waiting for what another thread or process does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+PATIENCE_SECONDS = 60.0
+
+
+def eventually(
+    condition: Callable[[], Any],
+    patience: float = PATIENCE_SECONDS,
+    *,
+    what: str = "the condition",
+) -> None:
+    """Waits for a condition; fails only if it never holds.
+
+    Args:
+        condition: Is called again and again.
+        patience: Seconds to wait at most: a guard, not an expectation.
+        what: What is waited for, for the failure's text.
+    """
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, f"it never came true: {what}"
+        time.sleep(0.005)
