@@ -325,8 +325,9 @@ class AskingAgain:
             await self.app(scope, receive, send)
             return
         body = await receive()
+        messages: list[Any] = []
         for _ in range(2):
-            messages: list[Any] = []
+            messages = []
             unread = [body]
 
             async def again(unread: list[Any] = unread) -> Any:
