@@ -11,7 +11,7 @@ import httpx
 import pytest
 from engine_sim.app import create_app as create_engine
 from engine_sim.config import EngineConfig
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import SpanContext, SpanKind
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -233,6 +233,32 @@ def test_answered_by_middleware(observed: Observed) -> None:
     record = observed.record()
     assert record.error is not None
     assert (record.outcome, record.error.type) == (Outcome.REJECTED, "http_401")
+
+
+@pytest.mark.parametrize("prompt", ["refuse", "explode"])
+def test_rejected_below_a_span_of_middleware(observed: Observed, prompt: str) -> None:
+    """A request that reaches no engine is below the span that the routing ran in, all the same."""
+    spans: list[SpanContext] = []
+
+    class Tracing:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            tracer = observed.telemetry.tracer_provider.get_tracer("middleware")
+            with tracer.start_as_current_span("middleware") as span:
+                spans.append(span.get_span_context())
+                await self.app(scope, receive, send)
+
+    app = make_router(HttpxUpstream([]))
+    app.add_middleware(Tracing)
+    observed.serve(app)
+    assert observed.post(prompt=prompt).status_code >= 400
+
+    record = observed.record()
+    assert record.outcome is Outcome.REJECTED
+    assert record.span_kind == "internal"
+    assert record.parent_span_id in [format(span.span_id, "016x") for span in spans]
 
 
 def test_next_request_of_a_connection(observed: Observed) -> None:

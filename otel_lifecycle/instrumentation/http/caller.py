@@ -26,12 +26,20 @@ def caller_span(
     sent = outbound.get("traceparent")
     if not sent or sent == inbound.get("traceparent"):
         return nullcontext()
+    theirs = trace.get_current_span(propagate.extract(dict(outbound))).get_span_context()
+    return unless_current(
+        SpanContext(theirs.trace_id, theirs.span_id, False, theirs.trace_flags, theirs.trace_state)
+    )
+
+
+def unless_current(span_context: SpanContext | None) -> AbstractContextManager[Any]:
+    """Makes a span current, as far as it is one, where none is current already.
+
+    Args:
+        span_context: Of a span of this process.
+    """
+    if span_context is None or not span_context.is_valid:
+        return nullcontext()
     if trace.get_current_span().get_span_context().is_valid:
         return nullcontext()
-    theirs = trace.get_current_span(propagate.extract(dict(outbound))).get_span_context()
-    if not theirs.is_valid:
-        return nullcontext()
-    local = SpanContext(
-        theirs.trace_id, theirs.span_id, False, theirs.trace_flags, theirs.trace_state
-    )
-    return trace.use_span(NonRecordingSpan(local), end_on_exit=False)
+    return trace.use_span(NonRecordingSpan(span_context), end_on_exit=False)

@@ -10,10 +10,12 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from uuid import uuid4
 
 import msgspec
+from opentelemetry import trace
+from opentelemetry.trace import SpanContext
 
 from otel_lifecycle.instrumentation.http.answers import AnswerReader
 from otel_lifecycle.instrumentation.http.attempt import Attempt, Call
-from otel_lifecycle.instrumentation.http.caller import caller_span
+from otel_lifecycle.instrumentation.http.caller import caller_span, unless_current
 from otel_lifecycle.instrumentation.http.client import has_left
 from otel_lifecycle.instrumentation.http.inference_request import (
     InferenceRequest,
@@ -125,6 +127,7 @@ class Exchange:
         self._route: Route | None = None
         self._tracked: TrackedRequest | None = None
         self._is_starting = False
+        self._span_above: SpanContext | None = None
 
     def give_up(self) -> None:
         """Follows the request no further: an exception of ours is being handled."""
@@ -229,6 +232,8 @@ class Exchange:
         """The routing is done with the request."""
         self._is_routing = False
         self._error = error
+        if self._tracked is None:
+            self._span_above = trace.get_current_span().get_span_context()
         if self._answered:
             self._conclude(None)
 
@@ -353,7 +358,8 @@ class Exchange:
 
     def _reject(self, reason: str, outcome: Outcome = Outcome.REJECTED) -> None:
         self._is_starting = True
-        self._tracker.reject(self._start(None), reason, self._headers, outcome)
+        with unless_current(self._span_above):  # of a middleware that has been left since
+            self._tracker.reject(self._start(None), reason, self._headers, outcome)
 
     def _start(self, route: Route | None) -> RequestStart:
         request, routing = self._read_request(), self.routing
