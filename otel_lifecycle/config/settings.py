@@ -23,6 +23,13 @@ class ConfigError(ValueError):
     """A setting that cannot be used; the text names the field, the value and what is allowed."""
 
 
+def missing_extra(setting: str, error: ImportError) -> ConfigError:
+    """Returns the error of a setting that needs what the extra `collect` installs."""
+    return ConfigError(
+        f"{setting}: {error}; install the extra: pip install 'otel-lifecycle[collect]'"
+    )
+
+
 def _duration(value: object) -> object:
     if isinstance(value, str):
         try:

@@ -26,17 +26,17 @@ class Route(msgspec.Struct, frozen=True):
     decode: RouteEndpoint | None = None
 
     @property
-    def counted(self) -> tuple[tuple[str, RouteEndpoint], ...]:
-        """The endpoints that carry the request's load, each with its role.
+    def counted(self) -> tuple[str, ...]:
+        """The roles of the endpoints that carry the request's load.
 
         Prefill and decode of a complete PD route (the leader is a proxy), once if they are the
         same; else the selected endpoint alone.
         """
         if self.prefill is None or self.decode is None:
-            return (("leader", self.leader),)
+            return ("leader",)
         if self.prefill.endpoint.identity == self.decode.endpoint.identity:
-            return (("prefill", self.prefill),)
-        return (("prefill", self.prefill), ("decode", self.decode))
+            return ("prefill",)
+        return ("prefill", "decode")
 
 
 class LatencyPrediction(msgspec.Struct, frozen=True, rename=record_name, gc=False):

@@ -6,10 +6,10 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from otel_lifecycle.config.prediction import PredictionConfig
-from otel_lifecycle.model import Load
+from otel_lifecycle.model import LatencyPrediction, Load
 from otel_lifecycle.model.features import PredictionInput, prediction_input
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.prediction.llm_d import LLMDPredictor, training_entries
@@ -18,7 +18,6 @@ from otel_lifecycle.runtime.forks import repair_in_forked_child
 from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.runtime.loop_thread import LoopThread
 from otel_lifecycle.runtime.text import without_secrets
-from otel_lifecycle.tracking.lifecycle import Lifecycle
 
 _logger = get_logger(__name__)
 
@@ -28,10 +27,24 @@ _MAX_ENTRIES = 1_000
 _EXCHANGE_SECONDS = 5.0  # also for training data
 
 
+class InFlight(Protocol):
+    """A request in flight, as far as it is predicted.
+
+    Attributes:
+        record: Its record.
+        role_loads: Load of each counted endpoint at dispatch, by role.
+        shadow: A prediction that its router did not make, and the record that it is for.
+    """
+
+    record: LifecycleRecord
+    role_loads: dict[str, Load]
+    shadow: tuple[LifecycleRecord, LatencyPrediction] | None
+
+
 class _Waiting(NamedTuple):
     """A request as it was dispatched."""
 
-    lifecycle: Lifecycle
+    request: InFlight
     record: LifecycleRecord
     loads: Mapping[str, Load]
 
@@ -55,12 +68,12 @@ class ShadowPrediction:
         self._thread = LoopThread("otel-lifecycle-predict", self._run)
         repair_in_forked_child(self, ShadowPrediction._after_fork_in_child)
 
-    def predict(self, lifecycle: Lifecycle) -> None:
+    def predict(self, request: InFlight) -> None:
         """Has a request in flight predicted, if there is room."""
         if self._config.url and len(self._waiting) < self._config.max_queue:
             self._thread.ensure_running()
             # Now: a request that is sent elsewhere gets another record and other loads.
-            self._waiting.append(_Waiting(lifecycle, lifecycle.record, lifecycle.role_loads))
+            self._waiting.append(_Waiting(request, request.record, request.role_loads))
             self._thread.wake(self._work.set)
 
     def learn(self, record: LifecycleRecord) -> None:
@@ -115,7 +128,7 @@ class ShadowPrediction:
         for waiting, own in zip(batch, inputs, strict=True):
             prediction = route_prediction(own, list(islice(predictions, len(own))))
             # One reference, with the record it is for: the request may go elsewhere by now.
-            waiting.lifecycle.shadow = (waiting.record, prediction)
+            waiting.request.shadow = (waiting.record, prediction)
 
     async def _teach(self, service: LLMDPredictor) -> None:
         while True:

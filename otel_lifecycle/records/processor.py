@@ -5,17 +5,42 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.trace import SpanContext
 
 from otel_lifecycle.config import ConfigError, PersistenceConfig
 from otel_lifecycle.model.record import LifecycleRecord
-from otel_lifecycle.records.handover import offered
 from otel_lifecycle.records.writer import RecordWriter
 from otel_lifecycle.telemetry.span_reader import is_lifecycle_span, record_from_span
 
 _SHUTDOWN_MILLIS = 5_000
+
+
+class _Handover(NamedTuple):
+    """A record, the name of the store it comes from, and the processors that have taken it."""
+
+    record: LifecycleRecord
+    store_name: str
+    taken_by: list[object]
+
+
+_offered: dict[tuple[int, int], _Handover] = {}
+
+
+def offer(context: SpanContext, record: LifecycleRecord, store_name: str) -> None:
+    """Makes a record available to the processors of its span, until `withdraw`.
+
+    That is cheaper than reading it back from attributes, and a span that is not sampled has none.
+    """
+    _offered[context.trace_id, context.span_id] = _Handover(record, store_name, [])
+
+
+def withdraw(context: SpanContext) -> None:
+    """The span has ended."""
+    _offered.pop((context.trace_id, context.span_id), None)
 
 
 class LifecycleSpanProcessor(SpanProcessor):
@@ -63,7 +88,7 @@ class LifecycleSpanProcessor(SpanProcessor):
         try:
             if not is_lifecycle_span(span) or span.context is None:
                 return
-            handover = offered(span.context)
+            handover = _offered.get((span.context.trace_id, span.context.span_id))
             if handover is None:
                 if self._store_name is None:
                     self._writer.put(record_from_span(span))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from otel_lifecycle.config import TrackerConfig
+from otel_lifecycle.model.endpoint_state import EndpointState
 from otel_lifecycle.runtime.loop_thread import LoopThread
 from otel_lifecycle.state.fetch import tls_context
 from otel_lifecycle.state.loop import CollectionLoop
-from otel_lifecycle.tracking.store import LifecycleStore
 
 
 class Collector:
@@ -18,14 +18,14 @@ class Collector:
 
     Args:
         config: Settings.
-        store: Whose endpoints are told of.
+        endpoints: Returns the endpoints of the moment; called from its thread.
 
     Raises:
         ConfigError: A certificate cannot be read.
     """
 
-    def __init__(self, config: TrackerConfig, store: LifecycleStore) -> None:
-        self._loop = CollectionLoop(config, tls_context(config.collection), store)
+    def __init__(self, config: TrackerConfig, endpoints: Callable[[], list[EndpointState]]) -> None:
+        self._loop = CollectionLoop(config, tls_context(config.collection), endpoints)
         self._thread = LoopThread("otel-lifecycle-collect", self._loop.run)
         self.ensure_running()
 

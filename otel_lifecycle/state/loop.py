@@ -7,11 +7,12 @@ import logging
 import ssl
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from otel_lifecycle.config import TrackerConfig
 from otel_lifecycle.model import Endpoint, EndpointMetrics
+from otel_lifecycle.model.endpoint_state import Collected, EndpointState
 from otel_lifecycle.model.timestamps import datetime_to_ns
 from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.state.accelerators import STALE_AFTER, npu_state
@@ -19,23 +20,12 @@ from otel_lifecycle.state.fetch import Fetcher
 from otel_lifecycle.state.kubernetes import Pods
 from otel_lifecycle.state.matching import Fleet
 from otel_lifecycle.state.targets import TargetsFile, configured, merged
-from otel_lifecycle.state.watch import Readings, Watch
-from otel_lifecycle.tracking.endpoint_state import Collected, EndpointState
-from otel_lifecycle.tracking.store import LifecycleStore
+from otel_lifecycle.state.watch import Watch
 
 _logger = get_logger(__name__)
 
 _LONGEST_TICK_SECONDS = 1.0  # endpoints that come are noticed, and values age, that soon
 _ALL_STALE = dict.fromkeys(STALE_AFTER, 0.0)
-
-
-class _Known:
-    """What was scraped of one endpoint, before it is judged."""
-
-    def __init__(self) -> None:
-        self.metrics: EndpointMetrics | None = None
-        self.readings: dict[Watch, Readings] = {}
-        self.judged_at = 0.0
 
 
 class CollectionLoop:
@@ -44,13 +34,18 @@ class CollectionLoop:
     Args:
         config: Settings.
         tls: For targets behind https.
-        store: Whose endpoints are told of.
+        endpoints: Returns the endpoints of the moment, which are given what targets say.
     """
 
-    def __init__(self, config: TrackerConfig, tls: ssl.SSLContext, store: LifecycleStore) -> None:
+    def __init__(
+        self,
+        config: TrackerConfig,
+        tls: ssl.SSLContext,
+        endpoints: Callable[[], list[EndpointState]],
+    ) -> None:
         self._config = config.collection
         self._tls = tls
-        self._store = store
+        self._list_endpoints = endpoints
         self._tick = min(self._config.interval.total_seconds(), _LONGEST_TICK_SECONDS)
         self._forget_after = self._config.forget_after.total_seconds()
         self._stale_after = config.stale_after.total_seconds() or float("inf")
@@ -62,13 +57,14 @@ class CollectionLoop:
         self._endpoints: list[tuple[EndpointState, Endpoint]] = []
         self._known_pods: Mapping[str, object] = {}
         self._fleet = Fleet((), {})
-        self._known: dict[EndpointState, _Known] = {}
         self._failed = False
         self._fed: dict[Watch, set[EndpointState]] = {}
 
     async def run(self, stopped: asyncio.Event) -> None:
         """Scrapes until it is stopped; begins anew, as in a forked child."""
-        self._tasks, self._fed, self._known = {}, {}, {}
+        self._tasks, self._fed = {}, {}
+        for state in self._list_endpoints():
+            state.forget_scrapes()
         self._slots = asyncio.Semaphore(self._config.concurrency)
         async with Fetcher(
             self._tls,
@@ -104,7 +100,7 @@ class CollectionLoop:
 
     def _refresh(self, fetcher: Fetcher) -> None:
         """Takes in what came and went since the last time, and judges what was not scraped."""
-        states, pods = self._store.endpoints(), self._pods.by_address
+        states, pods = self._list_endpoints(), self._pods.by_address
         # Both: one that left and came back is another state of an equal endpoint.
         endpoints = [(state, state.endpoint) for state in states]
         explicit = [*self._explicit, *self._file.read(), *self._pods.exporters]
@@ -118,7 +114,6 @@ class CollectionLoop:
         if endpoints != self._endpoints or pods is not self._known_pods:
             self._endpoints, self._known_pods = endpoints, pods
             self._fleet = Fleet(states, pods)
-            self._known = {state: self._known[state] for state in states if state in self._known}
             for watch in self._tasks:
                 if watch.scraped_at:
                     self._scraped(watch)
@@ -126,41 +121,38 @@ class CollectionLoop:
             watch = Watch(target, self._config)
             self._tasks[watch] = asyncio.create_task(watch.run(fetcher, self._slots, self._scraped))
         now = time.time()
-        for state, known in self._known.items():
-            if now - known.judged_at > 1.5 * self._tick:
-                self._judge(state, known, now)
+        for state in states:
+            if state.judged_at and now - state.judged_at > 1.5 * self._tick:
+                self._judge(state, now)
 
     def _scraped(self, watch: Watch) -> None:
         """Hands on what a target said."""
         now = time.time()
         for state, metrics in self._fleet.metrics(watch.target, watch.ranks).items():
-            known = self._known.setdefault(state, _Known())
-            known.metrics = metrics
-            self._judge(state, known, now)
+            state.scraped_metrics = metrics
+            self._judge(state, now)
         devices = self._fleet.devices(watch.target, watch.readings)
         for state in self._fed.get(watch, set()) - devices.keys():
-            if state in self._known:
-                self._known[state].readings.pop(watch, None)
-                self._judge(state, self._known[state], now)
+            state.readings.pop(watch, None)
+            self._judge(state, now)
         for state, readings in devices.items():
-            known = self._known.setdefault(state, _Known())
-            known.readings[watch] = readings
-            self._judge(state, known, now)
+            state.readings[watch] = readings
+            self._judge(state, now)
         self._fed[watch] = set(devices)
 
-    def _judge(self, state: EndpointState, known: _Known, now: float) -> None:
+    def _judge(self, state: EndpointState, now: float) -> None:
         """Publishes an endpoint's state: by one reference, which readers share."""
-        known.judged_at = now
-        metrics = known.metrics
+        state.judged_at = now
+        metrics = state.scraped_metrics
         if metrics is not None and self._is_forgotten(_seconds(metrics), now):
-            metrics = known.metrics = None
-        for watch in list(known.readings):
+            metrics = state.scraped_metrics = None
+        for watch in list(state.readings):
             if watch not in self._tasks or self._is_forgotten(watch.scraped_at, now):
-                del known.readings[watch]
-        readings = [reading for several in known.readings.values() for reading in several]
+                del state.readings[watch]
+        readings = [reading for several in state.readings.values() for reading in several]
         npu = None
         if readings:
-            scraped_at = max(watch.scraped_at for watch in known.readings)
+            scraped_at = max(watch.scraped_at for watch in state.readings)
             is_silent = now - scraped_at > self._stale_after
             npu = npu_state(readings, now=now, stale_after=_ALL_STALE if is_silent else STALE_AFTER)
         state.collected = Collected(

@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 
 from otel_lifecycle.model import EndpointMetrics
+from otel_lifecycle.model.endpoint_state import EndpointState
 from otel_lifecycle.model.fields import Field, fields_of
 from otel_lifecycle.state.accelerators import DeviceReading
 from otel_lifecycle.state.targets import Target, bracketed
 from otel_lifecycle.state.watch import Ranks, Readings
-from otel_lifecycle.tracking.endpoint_state import EndpointState
 
 _RANK = re.compile(r"-rank-(\d+)$")
 

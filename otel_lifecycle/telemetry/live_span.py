@@ -7,17 +7,37 @@ from collections.abc import Mapping
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.trace import Span, SpanKind, Tracer, TracerProvider
+from opentelemetry.trace import (
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    Tracer,
+    TracerProvider,
+)
 
 from otel_lifecycle.config import TrackerConfig
-from otel_lifecycle.model import sanitize
+from otel_lifecycle.model import sanitize, semconv
+from otel_lifecycle.model.endpoint_state import EndpointView
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.telemetry.attributes import Details
+from otel_lifecycle.telemetry.clean_attributes import add_clean_event, set_clean_attributes
 from otel_lifecycle.telemetry.phases import emit_phases
 from otel_lifecycle.telemetry.span_reader import resource_attributes
-from otel_lifecycle.telemetry.spans import Moments, finish_span, span_name, start_attributes
-from otel_lifecycle.tracking.dispatch import set_span
-from otel_lifecycle.tracking.lifecycle import Lifecycle
+from otel_lifecycle.telemetry.spans import (
+    Moments,
+    end_attributes,
+    span_events,
+    span_name,
+    start_attributes,
+)
+from otel_lifecycle.version import __version__
+
+
+def tracer_of(provider: TracerProvider) -> Tracer:
+    """What makes the package's spans."""
+    return provider.get_tracer(semconv.SCOPE, __version__, semconv.SCHEMA_URL)
 
 
 def resource_of(provider: TracerProvider) -> dict[str, str]:
@@ -61,13 +81,21 @@ def start_span(
         attributes=start_attributes(record),
         start_time=started_ns,
     )
-    set_span(record, span, parent, kind.name.lower())
+    _link(record, span, parent, kind.name.lower())
     return span
 
 
+def rename_span(span: Span, record: LifecycleRecord) -> None:
+    """Has a live span tell of another model."""
+    span.update_name(span_name(record.model))
+    span.set_attributes(start_attributes(record))
+
+
 def end_span(
-    lifecycle: Lifecycle,
-    ended_monotonic_ns: int,
+    span: Span,
+    record: LifecycleRecord,
+    at: Moments,
+    views: Mapping[str, EndpointView],
     config: TrackerConfig,
     tracer: Tracer,
     *,
@@ -76,27 +104,38 @@ def end_span(
     """Puts on the span of a finished request what its record says, and ends it.
 
     Args:
-        lifecycle: The request, with its record complete.
-        ended_monotonic_ns: Its end, on the monotonic clock.
+        span: The live span.
+        record: The finished request.
+        at: Its moments.
+        views: The endpoints of its route, by role.
         config: Which details there are.
         tracer: Makes the spans of its phases.
-        again: Whether that was begun before, and broken off anywhere.
+        again: Whether an earlier attempt was interrupted, at any point.
 
     Raises:
         SpanProcessorError: A processor raised; the span has ended.
     """
-    span, record = lifecycle.span, lifecycle.record
-    at = _moments(lifecycle, ended_monotonic_ns)
     try:
         if span.get_span_context().trace_flags.sampled:
             details = Details(config.npu_device_attributes, config.first_byte_attribute)
-            finish_span(span, record, at, details, again=again)
+            set_clean_attributes(span, end_attributes(record, at.started_ns, details, views))
+            _add_events(span, record, at, again=again)
+            if record.error is not None:
+                span.set_status(Status(StatusCode.ERROR))
             if config.phase_spans and not again:
                 emit_phases(tracer, span, record)
     except Exception:
         _end(span, at.completed_ns)
         raise
     _end(span, at.completed_ns)
+
+
+def _add_events(span: Span, record: LifecycleRecord, at: Moments, *, again: bool) -> None:
+    events = getattr(span, "events", ()) if again else ()
+    there = {(event.name, event.timestamp) for event in events}
+    for name, at_ns, attributes in span_events(record, at):
+        if (name, at_ns) not in there:
+            add_clean_event(span, name, attributes, at_ns)
 
 
 def _end(span: Span, at_ns: int | None) -> None:
@@ -106,11 +145,19 @@ def _end(span: Span, at_ns: int | None) -> None:
         raise SpanProcessorError from error
 
 
-def _moments(lifecycle: Lifecycle, ended_monotonic_ns: int) -> Moments:
-    """The same that are in its record as text."""
-    started_ns, first_chunk_ns = lifecycle.started_ns, lifecycle.first_chunk_ns
-    return Moments(
-        started_ns,
-        None if first_chunk_ns is None else started_ns + first_chunk_ns,
-        started_ns + max(0, ended_monotonic_ns - lifecycle.started_monotonic_ns),
-    )
+def _link(record: LifecycleRecord, span: Span, parent: SpanContext, kind: str) -> None:
+    """Links a record to its span, as far as there is one."""
+    context = span.get_span_context()
+    if parent.is_valid:
+        record.parent_span_id = format(parent.span_id, "016x")
+    if not context.is_valid:
+        return
+    span_id = context.span_id
+    record.trace_id = format(context.trace_id, "032x")
+    record.trace_flags = int(context.trace_flags)
+    if context.trace_state:
+        record.trace_state = sanitize.trace_state(context.trace_state.to_header())
+    # A disabled tracer hands out the parent's context instead of a span of its own.
+    if span_id != parent.span_id:
+        record.span_id = format(span_id, "016x")
+        record.span_kind = kind

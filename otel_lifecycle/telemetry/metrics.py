@@ -32,6 +32,7 @@ from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.runtime.clock import Clock
 from otel_lifecycle.telemetry.cardinality import OTHER, BoundedValues
 from otel_lifecycle.telemetry.observations import (
+    LiveState,
     Observe,
     observe_engine,
     observe_gpu,
@@ -41,7 +42,6 @@ from otel_lifecycle.telemetry.observations import (
     observe_sink,
     observe_targets,
 )
-from otel_lifecycle.tracking.store import LifecycleStore
 from otel_lifecycle.version import __version__
 
 _Attributes: TypeAlias = "dict[str, str | int]"
@@ -88,7 +88,7 @@ class LifecycleMetrics:
 
     def __init__(
         self,
-        store: LifecycleStore,
+        store: LiveState,
         config: TrackerConfig,
         meter_provider: MeterProvider,
         before_collect: Callable[[], None],
@@ -117,16 +117,16 @@ class LifecycleMetrics:
             counted[semconv.REQUEST_MODEL] = attributes[semconv.REQUEST_MODEL]
         instruments.requests.add(1, counted, context)
         actual = record.actual
-        predicted = record.prediction
-        for actual_ms, predicted_ms, measured, believed in (
-            (actual.ttft_ms, predicted.ttft_ms, instruments.ttft, instruments.predicted_ttft),
-            (actual.tpot_ms, predicted.tpot_ms, instruments.tpot, instruments.predicted_tpot),
+        prediction = record.prediction
+        for actual_ms, predicted_ms, measured, predicted in (
+            (actual.ttft_ms, prediction.ttft_ms, instruments.ttft, instruments.predicted_ttft),
+            (actual.tpot_ms, prediction.tpot_ms, instruments.tpot, instruments.predicted_tpot),
         ):
             if actual_ms is not None:
                 measured.record(actual_ms / 1000, attributes, context)
                 # What was never measured has no counterpart to be compared with.
                 if predicted_ms is not None:
-                    believed.record(predicted_ms / 1000, attributes, context)
+                    predicted.record(predicted_ms / 1000, attributes, context)
         self._record_prediction_error(record, context)
         if actual.e2e_ms is not None:
             attributes = {**attributes, semconv.OUTCOME: outcome}
@@ -357,7 +357,7 @@ class _Instruments:
 
         def callback(_: CallbackOptions) -> Iterator[Observation]:
             totals: dict[frozenset[tuple[str, Any]], Observation] = {}
-            seen: set[LifecycleStore] = set()
+            seen: set[LiveState] = set()
             for source in self._shown_by(callback):
                 source.before_collect()
                 if source.store in seen:

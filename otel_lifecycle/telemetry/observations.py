@@ -2,28 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timezone
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from opentelemetry.metrics import Observation
 
 from otel_lifecycle.config import TrackerConfig
 from otel_lifecycle.model import EndpointMetrics, NPUState, sanitize, semconv
+from otel_lifecycle.model.endpoint_state import EndpointState
 from otel_lifecycle.model.timestamps import datetime_to_ns
 from otel_lifecycle.telemetry.cardinality import OTHER
-from otel_lifecycle.tracking.endpoint_state import EndpointState
-from otel_lifecycle.tracking.store import LifecycleStore
+
+
+class Sink(Protocol):
+    """Where the records of a store go."""
+
+    @property
+    def queued(self) -> int:
+        """Records waiting to be written."""
+        ...
+
+    @property
+    def written(self) -> int:
+        """Records written."""
+        ...
+
+    @property
+    def dropped(self) -> int:
+        """Records lost."""
+        ...
+
+
+class Collecting(Protocol):
+    """What asks engines and devices for the state of a store's endpoints."""
+
+    def targets(self) -> Mapping[tuple[str, str], int]:
+        """How many targets there are by source and state."""
+        ...
+
+
+class LiveState(Protocol):
+    """What gauges and counters read of a store; from any thread.
+
+    Attributes:
+        ignored: Calls and values that were not used, by reason.
+    """
+
+    ignored: Counter[str]
+
+    @property
+    def sink(self) -> Sink | None:
+        """Where its records go."""
+        ...
+
+    @property
+    def collector(self) -> Collecting | None:
+        """What collects the state of its endpoints."""
+        ...
+
+    def endpoints(self) -> list[EndpointState]:
+        """The known endpoints."""
+        ...
+
 
 # The last argument: Unix nanoseconds, now and then those before which a value is stale.
-Observe: TypeAlias = "Callable[[LifecycleStore, TrackerConfig, int], Iterator[Observation]]"
+Observe: TypeAlias = "Callable[[LiveState, TrackerConfig, int], Iterator[Observation]]"
 _PointsOf: TypeAlias = "Callable[[EndpointState, str, int], Iterator[Observation]]"
 
 
 def observe_load(field: str) -> Observe:
     """What is in flight on each endpoint; those beyond the bound as one."""
 
-    def observe(store: LifecycleStore, config: TrackerConfig, _: int) -> Iterator[Observation]:
+    def observe(store: LiveState, config: TrackerConfig, _: int) -> Iterator[Observation]:
         others = 0
         states = store.endpoints()
         for state in states[: config.max_metric_values]:
@@ -39,7 +91,7 @@ def observe_load(field: str) -> Observe:
 def observe_engine(field: str) -> Observe:
     """What engines said of themselves, unless it is stale."""
 
-    def observe(store: LifecycleStore, config: TrackerConfig, now_ns: int) -> Iterator[Observation]:
+    def observe(store: LiveState, config: TrackerConfig, now_ns: int) -> Iterator[Observation]:
         oldest_ns = _oldest(config, now_ns)
         for state in store.endpoints()[: config.max_metric_values]:
             metrics = _engine_metrics(state, oldest_ns)
@@ -61,7 +113,7 @@ def observe_gpu(field: str) -> Observe:
 
 
 def _observe_devices(field: str, points_of: _PointsOf) -> Observe:
-    def observe(store: LifecycleStore, config: TrackerConfig, now_ns: int) -> Iterator[Observation]:
+    def observe(store: LiveState, config: TrackerConfig, now_ns: int) -> Iterator[Observation]:
         points, oldest_ns = 0, _oldest(config, now_ns)
         for state in store.endpoints():
             for observation in points_of(state, field, oldest_ns):
@@ -108,7 +160,7 @@ def _gpu_points(state: EndpointState, field: str, oldest_ns: int) -> Iterator[Ob
             yield Observation(value / 100, attributes)
 
 
-def observe_targets(store: LifecycleStore, _: TrackerConfig, __: int) -> Iterator[Observation]:
+def observe_targets(store: LiveState, _: TrackerConfig, __: int) -> Iterator[Observation]:
     """How the collection does, by source and state of its targets."""
     if store.collector is not None:
         for (source, condition), count in store.collector.targets().items():
@@ -119,14 +171,14 @@ def observe_targets(store: LifecycleStore, _: TrackerConfig, __: int) -> Iterato
 def observe_sink(field: str) -> Observe:
     """What has become of the records."""
 
-    def observe(store: LifecycleStore, _: TrackerConfig, __: int) -> Iterator[Observation]:
+    def observe(store: LiveState, _: TrackerConfig, __: int) -> Iterator[Observation]:
         if store.sink is not None:
             yield Observation(getattr(store.sink, field))
 
     return observe
 
 
-def observe_ignored(store: LifecycleStore, _: TrackerConfig, __: int) -> Iterator[Observation]:
+def observe_ignored(store: LiveState, _: TrackerConfig, __: int) -> Iterator[Observation]:
     """Calls and values that were not used, by reason."""
     for reason, count in store.ignored.copy().items():
         yield Observation(count, {semconv.IGNORED_REASON: reason})

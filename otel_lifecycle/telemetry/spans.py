@@ -8,13 +8,13 @@ on it, a request in flight holds little memory, and an unsampled request builds 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
-    Span,
     SpanContext,
     SpanKind,
     Status,
@@ -24,16 +24,17 @@ from opentelemetry.trace import (
 )
 from opentelemetry.util.types import AttributeValue
 
-from otel_lifecycle.model import EndpointMetrics, InputTokenSource, NPUState, semconv
+from otel_lifecycle.model import InputTokenSource, semconv
+from otel_lifecycle.model.endpoint_state import EndpointView
 from otel_lifecycle.model.fields import Field
 from otel_lifecycle.model.record import LifecycleRecord, Reroute
 from otel_lifecycle.model.route import EndpointSnapshot, RouteSnapshot
 from otel_lifecycle.model.timestamps import parse_timestamp
 from otel_lifecycle.telemetry.attributes import Attributes, Details, Setter, attribute_name, setter
-from otel_lifecycle.telemetry.clean_attributes import add_clean_event, set_clean_attributes
 from otel_lifecycle.version import __version__
 
 _NO_DETAILS = Details()
+_NO_VIEWS: Mapping[str, EndpointView] = MappingProxyType({})
 ALL_DETAILS = Details(*(True for _ in Details._fields))
 
 _KINDS = {"server": SpanKind.SERVER, "internal": SpanKind.INTERNAL}
@@ -73,8 +74,7 @@ def end_attributes(
     record: LifecycleRecord,
     started_ns: int,
     details: Details = _NO_DETAILS,
-    *,
-    keep: bool = True,
+    views: Mapping[str, EndpointView] = _NO_VIEWS,
 ) -> Attributes:
     """All other attributes of a finished request.
 
@@ -82,7 +82,8 @@ def end_attributes(
         record: The finished request.
         started_ns: Its dispatch, Unix nanoseconds.
         details: Which optional attributes to add.
-        keep: Whether to keep what other requests to the same endpoints will have in common.
+        views: The endpoints of its route, by role: they keep what other requests to them will say
+            too.
     """
     attributes: Attributes = {}
     _set_request(attributes, record, started_ns, details)
@@ -95,10 +96,11 @@ def end_attributes(
         for role in _ROLES:
             snapshot: EndpointSnapshot | None = getattr(route, role.name)
             if snapshot is not None:
+                view = views.get(role.name)
                 attributes.update(
-                    _kept_attributes(role, snapshot, details)
-                    if keep
-                    else _shared_attributes(role, snapshot, details)
+                    _shared_attributes(role, snapshot, details)
+                    if view is None
+                    else _kept_attributes(role, snapshot, details, view)
                 )
                 role.set_own(attributes, snapshot, dispatched_ns, details)
     _set_result(attributes, record, started_ns, details)
@@ -126,28 +128,6 @@ def span_events(record: LifecycleRecord, at: Moments) -> list[tuple[str, int, At
             completion[semconv.ROUTE_SERVED_ID] = record.served_endpoint
         events.append((semconv.EVENT_COMPLETION, at.completed_ns, completion))
     return events
-
-
-def finish_span(
-    span: Span, record: LifecycleRecord, at: Moments, details: Details, *, again: bool = False
-) -> None:
-    """Puts what a finished request has to say on its live span; the caller ends it.
-
-    Args:
-        span: The live span.
-        record: The finished request.
-        at: Its moments.
-        details: Which optional attributes to add.
-        again: Whether some of it may be there already.
-    """
-    events = getattr(span, "events", ()) if again else ()
-    there = {(event.name, event.timestamp) for event in events}
-    set_clean_attributes(span, end_attributes(record, at.started_ns, details))
-    for name, at_ns, attributes in span_events(record, at):
-        if (name, at_ns) not in there:
-            add_clean_event(span, name, attributes, at_ns)
-    if record.error is not None:
-        span.set_status(Status(StatusCode.ERROR))
 
 
 def server_attributes(endpoint: EndpointSnapshot) -> Attributes:
@@ -199,8 +179,7 @@ def span_from_record(
         resource=Resource({**(resource or {}), **record.resource}),
         attributes={
             **start_attributes(record),
-            # A record that was read shares no endpoint state with others.
-            **end_attributes(record, at.started_ns, details, keep=False),
+            **end_attributes(record, at.started_ns, details),
         },
         events=[
             Event(name, attributes, at_ns) for name, at_ns, attributes in span_events(record, at)
@@ -304,36 +283,17 @@ def _role(name: str) -> _Role:
 
 _ROLES = tuple(map(_role, RouteSnapshot.__struct_fields__))
 
-# Of each known endpoint what it says in two roles: as itself, or as one half of a pair.
-_MAX_KEPT_ENDPOINTS = 20_000
 
-
-class _Kept(NamedTuple):
-    metrics: EndpointMetrics | None
-    npu: NPUState | None
-    details: Details
-    attributes: Attributes
-
-
-_kept_endpoints: dict[tuple[str, ...], _Kept] = {}
-
-
-def _kept_attributes(role: _Role, snapshot: EndpointSnapshot, details: Details) -> Attributes:
+def _kept_attributes(
+    role: _Role, snapshot: EndpointSnapshot, details: Details, view: EndpointView
+) -> Attributes:
     """The part that stays the same until the next scrape, kept for the requests until then."""
-    key = (role.name, snapshot.id, snapshot.address, snapshot.port, snapshot.name)
-    metrics, npu = snapshot.metrics, snapshot.npu
-    kept = _kept_endpoints.get(key)
-    if (
-        kept is None
-        or kept.metrics is not metrics
-        or kept.npu is not npu
-        or kept.details != details
-    ):
-        if len(_kept_endpoints) >= _MAX_KEPT_ENDPOINTS:
-            _kept_endpoints.clear()
-        attributes = _shared_attributes(role, snapshot, details)
-        kept = _kept_endpoints[key] = _Kept(metrics, npu, details, attributes)
-    return kept.attributes
+    # As the leader of a pair an endpoint is only identified.
+    key = role.name, snapshot.metrics is None and snapshot.npu is None, details
+    kept = view.attributes.get(key)
+    if kept is None:
+        kept = view.attributes[key] = _shared_attributes(role, snapshot, details)
+    return kept
 
 
 def _shared_attributes(role: _Role, snapshot: EndpointSnapshot, details: Details) -> Attributes:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from enum import Enum
 from operator import is_
-
-from opentelemetry.trace import Span, SpanContext
 
 from otel_lifecycle.model import (
     Endpoint,
@@ -20,18 +18,28 @@ from otel_lifecycle.model import (
     latency,
     sanitize,
 )
+from otel_lifecycle.model.endpoint_state import EndpointView
 from otel_lifecycle.model.features import (
     PredictionInput,
     missing_request_features,
     prediction_input,
 )
-from otel_lifecycle.model.record import ActualLatency, ErrorInfo, LifecycleRecord, PredictionError
+from otel_lifecycle.model.fields import fields_of
+from otel_lifecycle.model.record import (
+    ActualLatency,
+    ErrorInfo,
+    LifecycleRecord,
+    PredictionError,
+    Reroute,
+)
 from otel_lifecycle.model.route import EndpointSnapshot, RouteSnapshot
 from otel_lifecycle.model.timestamps import format_timestamp
-from otel_lifecycle.tracking.lifecycle import Lifecycle
-from otel_lifecycle.tracking.snapshots import EndpointViews
+from otel_lifecycle.tracking.lifecycle import Dispatch, Lifecycle
 
 _NO_PREDICTION = LatencyPrediction()
+_SPAN_FIELDS = [
+    field.name for field in fields_of(LifecycleRecord) if field.declared.source == "trace"
+]
 _SOURCES = {source.value: source for source in InputTokenSource}
 
 
@@ -50,17 +58,17 @@ def is_trackable(start: object) -> bool:
 
 def begin_record(
     start: RequestStart,
-    views: EndpointViews,
+    look: Callable[[RouteEndpoint], EndpointView],
     *,
     started_ns: int,
     now_ns: int,
     stale_after_ns: int,
-) -> LifecycleRecord:
-    """The record of a request that is about to be dispatched, or rejected.
+) -> Dispatch:
+    """Begins the record of a request that is about to be dispatched, or rejected.
 
     Args:
         start: What the router says; made safe here.
-        views: The endpoints made safe before.
+        look: Makes an endpoint safe, or has done so before.
         started_ns: First dispatch of the request, Unix nanoseconds.
         now_ns: This dispatch.
         stale_after_ns: Age from which engine metrics count as stale; 0 never.
@@ -91,27 +99,50 @@ def begin_record(
     )
     route = start.route
     if route is None:
-        return record
-    # Each looked up once: what is collected may be replaced at any moment.
-    leader = views.of(route.leader)
+        return Dispatch(record, {}, ())
+    # Each looked at once: what is collected may be replaced at any moment.
+    leader = look(route.leader)
     record.selected_endpoint = leader.id
+    views = {"leader": leader}
     if route.prefill is None or route.decode is None:
-        counted = {"leader": leader}
         record.selected_route = RouteSnapshot(leader.snapshot())
     else:
-        prefill, decode = views.of(route.prefill), views.of(route.decode)
-        counted = {"prefill": prefill}
-        if decode.identity != prefill.identity:
-            counted["decode"] = decode
+        prefill, decode = look(route.prefill), look(route.decode)
+        views |= {"prefill": prefill, "decode": decode}
         record.selected_route = RouteSnapshot(
             leader.identify(), prefill.snapshot(), decode.snapshot()
         )
+    counted = route.counted
     missing = missing_request_features(counted, tokens, start.prefix_cache_score, score)
-    for role, view in counted.items():
+    for role in counted:
+        view = views[role]
         record.tracked_endpoints.append(view.id)
         missing += view.missing(role, now_ns, stale_after_ns)
     record.missing_feature_reasons = missing
-    return record
+    return Dispatch(record, views, counted)
+
+
+def take_over(lifecycle: Lifecycle, dispatch: Dispatch, now_ns: int, reason: str | None) -> None:
+    """Takes over into a record begun anew what the request has told before.
+
+    Args:
+        lifecycle: The request.
+        dispatch: The request as it is sent now; its record is changed.
+        now_ns: When, in Unix nanoseconds.
+        reason: Why it is sent somewhere else; None when its route is only known better.
+    """
+    old, record = lifecycle.record, dispatch.record
+    for field in _SPAN_FIELDS:
+        setattr(record, field, getattr(old, field))
+    record.rerouted = old.rerouted
+    if reason is not None:
+        change = Reroute(
+            format_timestamp(now_ns),
+            "+".join(old.tracked_endpoints),
+            "+".join(record.tracked_endpoints),
+            sanitize.text(reason),
+        )
+        record.rerouted = [*old.rerouted, change]
 
 
 def invalid_values(start: RequestStart, record: LifecycleRecord) -> int:
@@ -154,24 +185,6 @@ def invalid_completion_values(completion: RequestCompletion, record: LifecycleRe
         + (completion.prefill_ms is not None and record.actual.prefill_ms is None)
         + _is_lost(completion.finish_reason or None, record.finish_reason)
     )
-
-
-def set_span(record: LifecycleRecord, span: Span, parent: SpanContext, kind: str) -> None:
-    """Links a record to its span, as far as there is one."""
-    context = span.get_span_context()
-    if parent.is_valid:
-        record.parent_span_id = format(parent.span_id, "016x")
-    if not context.is_valid:
-        return
-    span_id = context.span_id
-    record.trace_id = format(context.trace_id, "032x")
-    record.trace_flags = int(context.trace_flags)
-    if context.trace_state:
-        record.trace_state = sanitize.trace_state(context.trace_state.to_header())
-    # A disabled tracer hands out the parent's context instead of a span of its own.
-    if span_id != parent.span_id:
-        record.span_id = format(span_id, "016x")
-        record.span_kind = kind
 
 
 def complete_record(

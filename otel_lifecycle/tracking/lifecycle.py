@@ -1,28 +1,45 @@
-"""One request in flight."""
+"""One request in flight, and what it charges to endpoints."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 from opentelemetry.trace import Span
 
-from otel_lifecycle.model import LatencyPrediction, Load, RequestStart
+from otel_lifecycle.model import LatencyPrediction, Load, RequestStart, RouteEndpoint
+from otel_lifecycle.model.endpoint_state import EndpointState, EndpointView
 from otel_lifecycle.model.record import LifecycleRecord
-from otel_lifecycle.tracking.endpoint_state import Lease
+from otel_lifecycle.telemetry.spans import Moments
 
 _NOTHING: Iterator[LifecycleRecord] = iter(())
 
 
+class Dispatch(NamedTuple):
+    """A request as it is sent to the endpoints of one route.
+
+    Attributes:
+        record: Its record, begun.
+        views: The endpoints of its route, by role.
+        counted: The roles of those that carry its load: `Route.counted`.
+    """
+
+    record: LifecycleRecord
+    views: dict[str, EndpointView]
+    counted: tuple[str, ...]
+
+
 class Lifecycle:
-    """One request in flight; what it charges, only the store changes.
+    """One request in flight; only the store changes what it charges.
 
     Attributes:
         request_id: The id as the router gave it.
         owner: The tracker that finishes it.
         start: What the router said.
         record: Its record, complete once it is finished.
+        views: The endpoints of its route, by role.
+        counted: The roles of those that carry its load.
         span: Its span.
         started_ns: Dispatch, Unix nanoseconds.
         started_monotonic_ns: Dispatch on the monotonic clock.
@@ -42,6 +59,7 @@ class Lifecycle:
 
     __slots__ = (
         "__weakref__",
+        "counted",
         "deleted_roles",
         "dispatch_load",
         "finished",
@@ -61,13 +79,14 @@ class Lifecycle:
         "start",
         "started_monotonic_ns",
         "started_ns",
+        "views",
     )
 
     def __init__(
         self,
         start: RequestStart,
         owner: LifecycleOwner,
-        record: LifecycleRecord,
+        dispatch: Dispatch,
         span: Span,
         started_ns: int,
         started_monotonic_ns: int,
@@ -75,7 +94,7 @@ class Lifecycle:
         self.request_id = start.request_id
         self.owner = owner
         self.start = start
-        self.record = record
+        self.record, self.views, self.counted = dispatch
         self.span = span
         self.started_ns = started_ns
         self.started_monotonic_ns = started_monotonic_ns
@@ -92,6 +111,70 @@ class Lifecycle:
         self.measured = False
         self.shadow: tuple[LifecycleRecord, LatencyPrediction] | None = None
 
+    def follow(self, handle: object) -> None:
+        """Has its owner end it as abandoned when its handle is collected first."""
+        # Not by the handle's `__del__`, which would run after each request: there Python swallows
+        # what a signal handler raises, such as KeyboardInterrupt.
+        self.handle = weakref.ref(handle, self._handle_collected)
+
+    def charge(self, successor: Callable[[EndpointState], EndpointState]) -> None:
+        """Puts its load on the endpoints that carry it, under the lock of the store.
+
+        Args:
+            successor: Returns the state of an endpoint whose own was deleted since it was seen.
+        """
+        if not self.counted:
+            return
+        tokens = self.record.input_token_length or 0
+        leader = _live(self.views["leader"], successor)
+        self.dispatch_load = Load(leader.tokens, leader.requests)
+        self.role_loads = {}
+        for role in self.counted:
+            view = self.views[role]
+            state = _live(view, successor)
+            state.listed = True
+            self.role_loads[role] = Load(state.tokens, state.requests)
+            # After the first chunk of a request that is sent again, nothing is left to prefill.
+            if self.first_chunk_ns is None or role != "prefill" or len(self.counted) == 1:
+                lease = Lease(role, state, tokens)
+                self.leases.append(lease)  # first, for whoever gives it back
+                lease.charge()
+            # Only the router's own: what was collected is there already.
+            given: RouteEndpoint = getattr(self.start.route, role)
+            if given.metrics is not None:
+                state.metrics = view.metrics or state.metrics
+            if given.npu is not None:
+                state.npu = view.npu or state.npu
+
+    def give_back(self, role: str | None = None) -> None:
+        """Takes back the load of one role, or all of it; under the same lock, and repeatable.
+
+        A signal handler may do so in the middle.
+        """
+        for lease in self.leases:
+            if role in (None, lease.role) and lease.give_back() and not lease.state.live:
+                self.deleted_roles.append(lease.role)
+        if role is None:
+            self.leases = []
+
+    def ended(self, monotonic_ns: int) -> Moments:
+        """Its moments, if it ends at `monotonic_ns` of the clock it was started by."""
+        started_ns, first_chunk_ns = self.started_ns, self.first_chunk_ns
+        return Moments(
+            started_ns,
+            None if first_chunk_ns is None else started_ns + first_chunk_ns,
+            started_ns + max(0, monotonic_ns - self.started_monotonic_ns),
+        )
+
+    def _handle_collected(self, _: object) -> None:
+        if not self.finished:
+            self.owner.abandon(self)
+
+
+def _live(view: EndpointView, successor: Callable[[EndpointState], EndpointState]) -> EndpointState:
+    state = view.state
+    return state if state.live else successor(state)
+
 
 class LifecycleOwner(Protocol):
     """The tracker that started a request, and that alone finishes it."""
@@ -103,3 +186,38 @@ class LifecycleOwner(Protocol):
     def abandon(self, lifecycle: Lifecycle) -> None:
         """Finishes a request whose handle was collected; never waits, and takes no lock."""
         ...
+
+
+class Lease:
+    """What one request charges to one endpoint, from `charge` to `give_back`.
+
+    A signal handler may give it back before it is charged. It cannot run in the middle of either:
+    they call nothing.
+    """
+
+    __slots__ = ("charged", "given_back", "role", "state", "tokens")
+
+    def __init__(self, role: str, state: EndpointState, tokens: int) -> None:
+        self.role = role
+        self.state = state
+        self.tokens = tokens
+        self.charged = False
+        self.given_back = False
+
+    def charge(self) -> None:
+        """Puts the charge on the counter."""
+        if self.given_back:
+            return
+        self.charged = True
+        self.state.requests += 1
+        self.state.tokens += self.tokens
+
+    def give_back(self) -> bool:
+        """Takes the charge off the counter it was put on; False when there is none."""
+        self.given_back = True
+        if not self.charged:
+            return False
+        self.charged = False
+        self.state.requests -= 1
+        self.state.tokens -= self.tokens
+        return True

@@ -6,26 +6,29 @@ import atexit
 import weakref
 from collections.abc import Mapping, MutableMapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from opentelemetry import metrics, propagate, trace
 from opentelemetry.sdk.trace import TracerProvider as SDKTracerProvider
 
 from otel_lifecycle.config import TrackerConfig
-from otel_lifecycle.model import Outcome, RequestCompletion, RequestStart, sanitize, semconv
-from otel_lifecycle.model.fields import fields_of
-from otel_lifecycle.model.record import LifecycleRecord, Reroute
-from otel_lifecycle.model.timestamps import format_timestamp
-from otel_lifecycle.records import LifecycleSpanProcessor
-from otel_lifecycle.records.handover import offer, withdraw
+from otel_lifecycle.config.settings import missing_extra
+from otel_lifecycle.model import Outcome, RequestCompletion, RequestStart
+from otel_lifecycle.records.processor import offer, withdraw
 from otel_lifecycle.runtime.background import Background
 from otel_lifecycle.runtime.clock import Clock, Deadline
 from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.runtime.process_exit import run_at_exit
-from otel_lifecycle.telemetry import live_span
+from otel_lifecycle.telemetry.live_span import (
+    SpanProcessorError,
+    end_span,
+    rename_span,
+    resource_of,
+    start_span,
+    tracer_of,
+)
 from otel_lifecycle.telemetry.metrics import LifecycleMetrics
-from otel_lifecycle.telemetry.spans import span_name, start_attributes
 from otel_lifecycle.tracking.breaker import STEPPED_ASIDE, Breaker
 from otel_lifecycle.tracking.dispatch import (
     begin_record,
@@ -33,17 +36,17 @@ from otel_lifecycle.tracking.dispatch import (
     invalid_completion_values,
     invalid_values,
     is_trackable,
+    take_over,
 )
-from otel_lifecycle.tracking.extras import ShadowPredictor, open_collector, open_shadow
-from otel_lifecycle.tracking.lifecycle import Lifecycle
+from otel_lifecycle.tracking.lifecycle import Dispatch, Lifecycle
 from otel_lifecycle.tracking.store import LifecycleStore
-from otel_lifecycle.version import __version__
+
+if TYPE_CHECKING:
+    from otel_lifecycle.prediction.shadow import ShadowPrediction
 
 _logger = get_logger(__name__)
 
 _recorders: weakref.WeakSet[LifecycleRecorder] = weakref.WeakSet()
-
-_SPAN_FIELDS = [f.name for f in fields_of(LifecycleRecord) if f.declared.source == "trace"]
 
 
 class LifecycleRecorder:
@@ -71,14 +74,11 @@ class LifecycleRecorder:
         self._clock = clock
         self._stale_after_ns = round(config.stale_after.total_seconds() * 1e9)
         self._closed = False
-        self._shadow: ShadowPredictor | None = None
-        self.store = LifecycleStore.shared(
-            config.store_name, config.persistence, LifecycleSpanProcessor
-        )
+        self._shadow: ShadowPrediction | None = None
+        self.store = LifecycleStore.shared(config)
         self.breaker = Breaker(self.store.ignore)
         try:
-            self.store.collect(config, open_collector)
-            self._shadow = open_shadow(config)
+            self._shadow = _open_shadow(config)
             self._use_provider(tracer_provider)
             self._background = Background()
             self._metrics = LifecycleMetrics(
@@ -110,9 +110,7 @@ class LifecycleRecorder:
                 return None
             lifecycle = self._lifecycle(start, headers)
             if handle is not None:
-                # Not by its `__del__`, which would run after each request: there Python swallows
-                # what a signal handler raises, such as KeyboardInterrupt.
-                lifecycle.handle = weakref.ref(handle, partial(_abandon, lifecycle))
+                lifecycle.follow(handle)
             self._supersede(self.store.find(start.request_id))
             self._supersede(self.store.start(lifecycle))  # one that came at this very moment
             self._predict(lifecycle)
@@ -191,25 +189,14 @@ class LifecycleRecorder:
             elapsed = self._clock.monotonic_ns() - lifecycle.started_monotonic_ns
             now_ns = lifecycle.started_ns + elapsed
             old = lifecycle.record
-            record = self._begin_record(start, lifecycle.started_ns, now_ns)
-            for field in _SPAN_FIELDS:
-                setattr(record, field, getattr(old, field))
-            record.rerouted = old.rerouted
-            if reason is not None:
-                change = Reroute(
-                    format_timestamp(now_ns),
-                    "+".join(old.tracked_endpoints),
-                    "+".join(record.tracked_endpoints),
-                    sanitize.text(reason),
-                )
-                record.rerouted = [*old.rerouted, change]
-            if not self.store.reroute(lifecycle, start, record):
+            dispatch = self._dispatch(start, lifecycle.started_ns, now_ns)
+            take_over(lifecycle, dispatch, now_ns, reason)
+            if not self.store.reroute(lifecycle, start, dispatch):
                 self.store.ignore("already_finished")
                 return
             self._predict(lifecycle)
-            if record.model != old.model:
-                lifecycle.span.update_name(span_name(record.model))
-                lifecycle.span.set_attributes(start_attributes(record))
+            if dispatch.record.model != old.model:
+                rename_span(lifecycle.span, dispatch.record)
         except Exception:
             self.breaker.failed("reroute")
 
@@ -228,7 +215,7 @@ class LifecycleRecorder:
                 self.store.ignore("already_finished")
         except Exception as error:
             # With another's processor that raises, record and metrics are complete all the same.
-            self.breaker.failed("end", ours=not isinstance(error, live_span.SpanProcessorError))
+            self.breaker.failed("end", ours=not isinstance(error, SpanProcessorError))
             self._end_again(lifecycle, completion, now, call)
         except BaseException:
             self._end_again(lifecycle, completion, now, call)
@@ -271,7 +258,7 @@ class LifecycleRecorder:
         """
         self._background.drain()
         sink = self.store.sink
-        if not isinstance(sink, LifecycleSpanProcessor):
+        if sink is None:
             return True
         return sink.force_flush(2**31 if timeout is None else round(timeout * 1000))
 
@@ -301,13 +288,13 @@ class LifecycleRecorder:
         if self._is_early:
             self._look_for_provider()
         started_ns, monotonic_ns = self._clock.wall_ns(), self._clock.monotonic_ns()
-        record = self._begin_record(start, started_ns, started_ns)
+        dispatch = self._dispatch(start, started_ns, started_ns)
         try:
-            span = live_span.start_span(self._tracer, record, headers, started_ns)
+            span = start_span(self._tracer, dispatch.record, headers, started_ns)
         except Exception:  # another processor's: the record is written without a span
             self.breaker.failed("start_span", ours=False)
             span = trace.INVALID_SPAN
-        return Lifecycle(start, self, record, span, started_ns, monotonic_ns)
+        return Lifecycle(start, self, dispatch, span, started_ns, monotonic_ns)
 
     def _predict(self, lifecycle: Lifecycle) -> None:
         """Has latencies predicted for the record, where the router predicted none."""
@@ -330,17 +317,17 @@ class LifecycleRecorder:
             return None if self.store.find(start.request_id) else "table_full"
         return None
 
-    def _begin_record(self, start: RequestStart, started_ns: int, now_ns: int) -> LifecycleRecord:
-        record = begin_record(
+    def _dispatch(self, start: RequestStart, started_ns: int, now_ns: int) -> Dispatch:
+        dispatch = begin_record(
             start,
-            self.store.views,
+            self.store.look,
             started_ns=started_ns,
             now_ns=now_ns,
             stale_after_ns=self._stale_after_ns,
         )
-        record.resource = self._resource
-        self._count_invalid(invalid_values(start, record))
-        return record
+        dispatch.record.resource = self._resource
+        self._count_invalid(invalid_values(start, dispatch.record))
+        return dispatch
 
     def _count_invalid(self, values: int) -> None:
         for _ in range(values):
@@ -355,7 +342,7 @@ class LifecycleRecorder:
             lifecycle: The request.
             completion: How it ended.
             now: When, on the monotonic clock.
-            again: Whether that was begun before, and broken off anywhere.
+            again: Whether an earlier attempt was interrupted, at any point.
         """
         record = complete_record(lifecycle, completion, now)
         span = lifecycle.span
@@ -363,12 +350,20 @@ class LifecycleRecorder:
         try:
             if is_recording:
                 offer(span.get_span_context(), record, self.store.name)
-                live_span.end_span(lifecycle, now, self._config, self._tracer, again=again)
+                end_span(
+                    span,
+                    record,
+                    lifecycle.ended(now),
+                    lifecycle.views,
+                    self._config,
+                    self._tracer,
+                    again=again,
+                )
         finally:
             if is_recording or again:
                 withdraw(span.get_span_context())
             sink = self.store.sink
-            if isinstance(sink, LifecycleSpanProcessor):
+            if sink is not None:
                 sink.take(lifecycle.handover)
             if not lifecycle.measured:
                 lifecycle.measured = True
@@ -389,10 +384,10 @@ class LifecycleRecorder:
         # The global provider is not set yet, and only has a stand-in: its spans would have neither
         # our processor nor the resource that will be theirs.
         self._is_early = isinstance(provider, trace.ProxyTracerProvider)
-        self._tracer = provider.get_tracer(semconv.SCOPE, __version__, semconv.SCHEMA_URL)
-        self._resource = live_span.resource_of(provider)
+        self._tracer = tracer_of(provider)
+        self._resource = resource_of(provider)
         sink = self.store.sink
-        if isinstance(sink, LifecycleSpanProcessor) and isinstance(provider, SDKTracerProvider):
+        if sink is not None and isinstance(provider, SDKTracerProvider):
             sink.attach(provider)
         # Again, to come before the shutdown of a provider made in the meantime.
         atexit.unregister(_close_all)
@@ -404,10 +399,15 @@ class LifecycleRecorder:
             self._use_provider(provider)
 
 
-def _abandon(lifecycle: Lifecycle, _: object) -> None:
-    """The handle of a request was collected, perhaps before it has ended."""
-    if not lifecycle.finished:
-        lifecycle.owner.abandon(lifecycle)
+def _open_shadow(config: TrackerConfig) -> ShadowPrediction | None:
+    """Starts shadow prediction, if there is a service for it."""
+    if not (config.prediction.url or config.prediction.training_url):
+        return None
+    try:
+        from otel_lifecycle.prediction.shadow import ShadowPrediction  # needs an extra
+    except ImportError as error:
+        raise missing_extra("prediction.url", error) from error
+    return ShadowPrediction(config.prediction)
 
 
 def _close_all() -> None:

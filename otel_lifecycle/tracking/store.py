@@ -10,18 +10,19 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from otel_lifecycle.config import CollectionConfig, ConfigError, PersistenceConfig, TrackerConfig
-from otel_lifecycle.model import Endpoint, Load, RequestStart, sanitize
-from otel_lifecycle.model.record import LifecycleRecord
-from otel_lifecycle.model.route import EndpointSnapshot
+from otel_lifecycle.config.settings import missing_extra
+from otel_lifecycle.model import Endpoint, Load, RequestStart, RouteEndpoint, sanitize
+from otel_lifecycle.model.endpoint_state import EndpointState, EndpointView
+from otel_lifecycle.records import LifecycleSpanProcessor
 from otel_lifecycle.runtime.clock import Deadline
 from otel_lifecycle.runtime.forks import repair_in_forked_child
-from otel_lifecycle.tracking.attachments import RecordSink, StateCollector
-from otel_lifecycle.tracking.endpoint_state import Collected, EndpointState, Lease
-from otel_lifecycle.tracking.lifecycle import Lifecycle
-from otel_lifecycle.tracking.snapshots import EndpointViews
+from otel_lifecycle.tracking.lifecycle import Dispatch, Lifecycle
+
+if TYPE_CHECKING:
+    from otel_lifecycle.state import Collector
 
 _MAX_ENDPOINTS = 10_000
 
@@ -39,7 +40,6 @@ class LifecycleStore:
         collection: What is collected of its endpoints.
         collector: What collects it.
         ignored: Calls and values that were not used, by reason.
-        views: Its endpoints, made safe to record.
         on_deleted: Called, without waiting, with the label of an endpoint that is forgotten.
     """
 
@@ -49,11 +49,10 @@ class LifecycleStore:
     def __init__(self, name: str) -> None:
         self.name = name
         self.persistence = PersistenceConfig()
-        self.sink: RecordSink | None = None
+        self.sink: LifecycleSpanProcessor | None = None
         self.collection = CollectionConfig()
-        self.collector: StateCollector | None = None
+        self.collector: Collector | None = None
         self.ignored: Counter[str] = Counter()
-        self.views = EndpointViews(self.collected)
         self.on_deleted: list[Callable[[str], None]] = []
         # Reentrant: a signal handler may close the tracker while the same thread is in here.
         self._lock = threading.RLock()
@@ -63,62 +62,58 @@ class LifecycleStore:
         repair_in_forked_child(self, LifecycleStore._after_fork_in_child)
 
     @classmethod
-    def shared(
-        cls,
-        name: str,
-        persistence: PersistenceConfig,
-        open_sink: Callable[[PersistenceConfig, str], RecordSink],
-    ) -> LifecycleStore:
-        """The store of that name, made if there is none; `release` it when done.
+    def shared(cls, config: TrackerConfig) -> LifecycleStore:
+        """The store that a tracker's settings name, made if there is none; `release` it when done.
 
-        Args:
-            name: The store's name.
-            persistence: Where its records go. When it is not enabled, the store keeps what others
-                set.
-            open_sink: Makes the sink; called once a store.
+        Where they ask for it, its records are written and the state of its endpoints is collected;
+        else the store keeps what other trackers asked for.
 
         Raises:
-            ConfigError: Others use the store with other persistence settings.
-            OSError: The sink cannot be opened.
+            ConfigError: Others use the store with other settings, the record file cannot be
+                written, or what collects cannot be started.
         """
         with cls._shared_lock:
-            store = cls._shared.get(name)
+            store = cls._shared.get(config.store_name)
             if store is None:
-                store = cls(name)
-            if persistence.enabled:
-                if store.sink is None:
-                    store.sink = open_sink(persistence, name)
-                    store.persistence = persistence
-                elif store.persistence != persistence:
-                    raise ConfigError(
-                        f"persistence of store {name!r} is already set to {store.persistence}, "
-                        f"and cannot be {persistence} as well; use one setting or two store names"
-                    )
-            cls._shared[name] = store
+                store = cls(config.store_name)
+            store._persist(config.persistence)
+            cls._shared[config.store_name] = store
             store._users += 1
+            try:
+                store._collect(config)
+            except BaseException:
+                store.release(0.0)
+                raise
             return store
 
-    def collect(
-        self,
-        config: TrackerConfig,
-        open_collector: Callable[[TrackerConfig, LifecycleStore], StateCollector],
-    ) -> None:
-        """Has the state of its endpoints collected, if that is enabled.
-
-        Raises:
-            ConfigError: Others have it collected with other settings.
-        """
-        if not config.collection.enabled:
+    def _persist(self, persistence: PersistenceConfig) -> None:
+        if not persistence.enabled:
             return
-        with self._shared_lock:
-            if self.collector is None:
-                self.collector = open_collector(config, self)
-                self.collection = config.collection
-            elif self.collection != config.collection:
-                raise ConfigError(
-                    f"collection of store {self.name!r} is already set to {self.collection}, and "
-                    f"cannot be {config.collection} as well; use one setting or two store names"
-                )
+        if self.sink is None:
+            self.sink = LifecycleSpanProcessor(persistence, self.name)
+            self.persistence = persistence
+        elif self.persistence != persistence:
+            raise ConfigError(
+                f"persistence of store {self.name!r} is already set to {self.persistence}, "
+                f"and cannot be {persistence} as well; use one setting or two store names"
+            )
+
+    def _collect(self, config: TrackerConfig) -> None:
+        collection = config.collection
+        if not collection.enabled:
+            return
+        if self.collector is None:
+            try:
+                from otel_lifecycle.state import Collector  # needs an extra, and takes long
+            except ImportError as error:
+                raise missing_extra("collection.enabled", error) from error
+            self.collector = Collector(config, self.endpoints)
+            self.collection = collection
+        elif self.collection != collection:
+            raise ConfigError(
+                f"collection of store {self.name!r} is already set to {self.collection}, and "
+                f"cannot be {collection} as well; use one setting or two store names"
+            )
 
     def release(self, timeout: float) -> None:
         """Gives the store back; the last user's call closes what it has, within `timeout`."""
@@ -149,7 +144,7 @@ class LifecycleStore:
         """What is in flight on each known endpoint, by `Endpoint.label`."""
         with self._lock:
             loads: dict[str, Load] = {}
-            for state in self._endpoints.values():
+            for state in self.endpoints():
                 other = loads.get(state.label, Load())
                 loads[state.label] = Load(
                     state.tokens + other.tokens, state.requests + other.requests
@@ -159,12 +154,16 @@ class LifecycleStore:
     def endpoints(self) -> list[EndpointState]:
         """The known endpoints; their numbers go on changing."""
         with self._lock:
-            return list(self._endpoints.values())
+            return [state for state in self._endpoints.values() if state.listed]
 
-    def collected(self, identity: Hashable) -> Collected | None:
-        """What the collector last knew of the endpoint with an `Endpoint.identity`."""
-        state = self._endpoints.get(identity)
-        return None if state is None else state.collected
+    def look(self, raw: RouteEndpoint) -> EndpointView:
+        """An endpoint of a route, made safe to record; it need not be known before."""
+        endpoint = raw.endpoint
+        state = self._endpoints.get(endpoint.identity)
+        if state is None or _has_moved(state, endpoint):
+            with self._lock:
+                state = self._state(endpoint)
+        return state.view(raw)
 
     def ignore(self, reason: str) -> None:
         """Counts a call or a value that was not used."""
@@ -191,22 +190,22 @@ class LifecycleStore:
             superseded = self._inflight.get(lifecycle.request_id)
             if superseded is not None:
                 # First, so that its load does not show in the new request's snapshot.
-                self._give_back(superseded)
+                superseded.give_back()
             try:
-                self._charge(lifecycle)
+                lifecycle.charge(self._successor)
             except BaseException:  # from a signal handler
-                self._give_back(lifecycle)
+                lifecycle.give_back()
                 raise
             self._inflight[lifecycle.request_id] = lifecycle
             return superseded
 
-    def reroute(self, lifecycle: Lifecycle, start: RequestStart, record: LifecycleRecord) -> bool:
+    def reroute(self, lifecycle: Lifecycle, start: RequestStart, dispatch: Dispatch) -> bool:
         """Charges a request in flight to the endpoints of another route instead.
 
         Args:
             lifecycle: The request.
             start: What the router says now.
-            record: The record begun anew.
+            dispatch: Its record, begun anew, and where it goes.
 
         Returns:
             False when the request has ended.
@@ -214,17 +213,18 @@ class LifecycleStore:
         with self._lock:
             if lifecycle.finished:
                 return False
-            self._give_back(lifecycle)
+            lifecycle.give_back()
             lifecycle.deleted_roles.clear()
             lifecycle.start = start
+            record = dispatch.record
             if len(record.rerouted) > len(lifecycle.record.rerouted):
                 lifecycle.first_byte_ns = None
             # What the chunks so far have told of the response stays true.
             record.streaming = lifecycle.record.streaming or record.streaming
-            lifecycle.record = record
-            self._charge(lifecycle)
+            lifecycle.record, lifecycle.views, lifecycle.counted = dispatch
+            lifecycle.charge(self._successor)
             if lifecycle.finished:  # by a signal handler, in the middle of this
-                self._give_back(lifecycle)
+                lifecycle.give_back()
             return not lifecycle.finished
 
     def first_chunk(self, lifecycle: Lifecycle, elapsed_ns: int, release: str) -> None:
@@ -248,10 +248,10 @@ class LifecycleStore:
             lifecycle.record.streaming = True
             lifecycle.first_chunk_ns = elapsed_ns
             if release == "all":
-                self._give_back(lifecycle)
+                lifecycle.give_back()
             # A prefill lease that also stands for the decode (one endpoint) is kept.
             elif release == "prefill" and len(lifecycle.leases) > 1:
-                self._give_back(lifecycle, "prefill")
+                lifecycle.give_back("prefill")
 
     def finish(self, lifecycle: Lifecycle, by: object) -> bool:
         """Ends a request, and forgets it.
@@ -276,50 +276,22 @@ class LifecycleStore:
         """Gives back what is left of an ended request's load; may be repeated."""
         with self._lock:
             lifecycle.handle = None
-            self._give_back(lifecycle)
+            lifecycle.give_back()
             if self._inflight.get(lifecycle.request_id) is lifecycle:
                 del self._inflight[lifecycle.request_id]
 
     def add_endpoint(self, endpoint: Endpoint) -> None:
         """Makes an endpoint known; a known one keeps its load."""
         with self._lock:
-            self._state(endpoint)
+            self._state(endpoint).listed = True
 
     def delete_endpoint(self, endpoint: Endpoint) -> None:
         """Forgets an endpoint and its counter; requests in flight on it go on."""
         with self._lock:
             self._forget_endpoint(endpoint)
 
-    def _charge(self, lifecycle: Lifecycle) -> None:
-        route, snapshots = lifecycle.start.route, lifecycle.record.selected_route
-        if route is None:
-            return
-        tokens = lifecycle.record.input_token_length or 0
-        counted = route.counted
-        lifecycle.dispatch_load = self.load(route.leader.endpoint)
-        lifecycle.role_loads = {}
-        for role, entry in counted:
-            state = self._state(entry.endpoint)
-            lifecycle.role_loads[role] = Load(state.tokens, state.requests)
-            # After the first chunk of a request that is sent again, nothing is left to prefill.
-            if lifecycle.first_chunk_ns is None or role != "prefill" or len(counted) == 1:
-                lease = Lease(role, state, tokens)
-                lifecycle.leases.append(lease)  # first, for whoever gives it back
-                lease.charge()
-            snapshot: EndpointSnapshot = getattr(snapshots, role)
-            # Only the router's own: what was collected is there already.
-            if entry.metrics is not None:
-                state.metrics = snapshot.metrics or state.metrics
-            if entry.npu is not None:
-                state.npu = snapshot.npu or state.npu
-
-    def _give_back(self, lifecycle: Lifecycle, role: str | None = None) -> None:
-        """Gives back the lease of one role, or all; a signal handler may do so in the middle."""
-        for lease in lifecycle.leases:
-            if role in (None, lease.role) and lease.give_back() and not lease.state.live:
-                lifecycle.deleted_roles.append(lease.role)
-        if role is None:
-            lifecycle.leases = []
+    def _successor(self, deleted: EndpointState) -> EndpointState:
+        return self._state(deleted.endpoint)
 
     def _state(self, endpoint: Endpoint) -> EndpointState:
         identity = endpoint.identity
@@ -328,7 +300,7 @@ class LifecycleStore:
             if len(self._endpoints) >= _MAX_ENDPOINTS:
                 self._forget_idle()
             state = self._endpoints[identity] = EndpointState(endpoint)
-        elif state.endpoint.address != endpoint.address or state.endpoint.port != endpoint.port:
+        elif _has_moved(state, endpoint):
             state.endpoint = endpoint
         return state
 
@@ -341,8 +313,7 @@ class LifecycleStore:
     def _forget_endpoint(self, endpoint: Endpoint) -> None:
         state = self._endpoints.pop(endpoint.identity, None)
         if state is not None:
-            state.live = False
-        self.views.forget(endpoint.identity)
+            state.delete()
         for listener in tuple(self.on_deleted):
             listener(sanitize.text(endpoint.label))
 
@@ -357,6 +328,13 @@ class LifecycleStore:
         self._inflight.clear()
         for state in self._endpoints.values():
             state.tokens = state.requests = 0
+
+
+def _has_moved(state: EndpointState, endpoint: Endpoint) -> bool:
+    known = state.endpoint
+    return known is not endpoint and (
+        known.address != endpoint.address or known.port != endpoint.port
+    )
 
 
 # Of the class itself: its lock may be held while it has no stores.

@@ -296,6 +296,13 @@ def test_bad_certificate_file(tmp_path: Path) -> None:
         RequestLifecycleTracker(TrackerConfig(store_name="bad-ca", collection=collection))
 
 
+def rewrite(path: Path, text: str) -> None:
+    """Writes a file at once: whoever reads it never finds it empty."""
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    part.replace(path)
+
+
 def test_targets_file(
     collecting: Callable[..., Bench],
     site: Site,
@@ -313,12 +320,12 @@ def test_targets_file(
         return lambda: site.asked[name] > before + 1
 
     eventually(lambda: len(caplog.messages) == 1)  # it is not there yet
-    path.write_text(f'[{{"url": "{site.url}/a"}}]')
+    rewrite(path, f'[{{"url": "{site.url}/a"}}]')
     eventually(asked("/a"))
-    path.write_text('[{"url": "http://"}]')
+    rewrite(path, '[{"url": "http://"}]')
     eventually(lambda: len(caplog.messages) == 2)
     eventually(asked("/a"))
-    path.write_text(f'[{{"url": "{site.url}/b"}}, {{"url": "{site.url}/b"}}]')
+    rewrite(path, f'[{{"url": "{site.url}/b"}}, {{"url": "{site.url}/b"}}]')
     eventually(asked("/b"))
 
     eventually(lambda: collector.targets() == {("engine", "up"): 1})

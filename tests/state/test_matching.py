@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from otel_lifecycle import Endpoint, EndpointMetrics
+from otel_lifecycle.model.endpoint_state import EndpointState
 from otel_lifecycle.state.accelerators import DeviceReading
 from otel_lifecycle.state.matching import Fleet, Pod
 from otel_lifecycle.state.targets import Target
-from otel_lifecycle.tracking.endpoint_state import EndpointState
 
 EXPORTER = Target("npu_exporter", "http://10.0.1.3:8082/metrics")
 POD = Endpoint("llm", "qwen-0", "10.0.0.7", "8000")

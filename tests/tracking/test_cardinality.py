@@ -6,9 +6,8 @@ import gc
 from collections.abc import Callable
 
 from otel_lifecycle import EndpointEvent, EndpointEventType, LatencyPrediction, RequestStart, Route
+from otel_lifecycle.model.endpoint_state import EndpointState, EndpointView
 from otel_lifecycle.telemetry.cardinality import UNUSED_NS, BoundedValues
-from otel_lifecycle.tracking.endpoint_state import EndpointState
-from otel_lifecycle.tracking.snapshots import EndpointView
 from tests.conftest import Bench
 from tests.routes import aggregated, disaggregated, endpoint, known
 

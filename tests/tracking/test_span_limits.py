@@ -32,7 +32,7 @@ def test_without_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = dict(served(None).attributes or {})
     offered: list[dict[str, object]] = []
     monkeypatch.setattr(
-        "otel_lifecycle.telemetry.spans.set_clean_attributes",
+        "otel_lifecycle.telemetry.live_span.set_clean_attributes",
         lambda span, attributes: (offered.append(attributes), span.set_attributes(attributes)),
     )
     cleaned = dict(served(None).attributes or {})
@@ -82,7 +82,7 @@ def test_events_without_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The events are those, in name, attributes and their types, that the SDK makes itself."""
     ours = served(None).events
     monkeypatch.setattr(
-        "otel_lifecycle.telemetry.spans.add_clean_event",
+        "otel_lifecycle.telemetry.live_span.add_clean_event",
         lambda span, name, attributes, at_ns: span.add_event(name, attributes, at_ns),
     )
     cleaned = served(None).events

@@ -1,0 +1,218 @@
+"""An endpoint while the router uses it: its load, and all that is known of it at the moment.
+
+A router keeps an endpoint's metrics object until the next scrape, while hundreds of requests are
+dispatched. Checking its numbers for each of them would cost more than all else on the request's
+path; since the values are immutable, it is done once, for a view that these requests share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from otel_lifecycle.model import sanitize
+from otel_lifecycle.model.endpoint import Endpoint, EndpointMetrics, NPUState
+from otel_lifecycle.model.features import (
+    POD_TYPES,
+    MissingFeature,
+    MissingReason,
+    missing_metrics,
+    missing_npu,
+)
+from otel_lifecycle.model.route import EndpointSnapshot, RouteEndpoint
+from otel_lifecycle.model.timestamps import datetime_to_ns
+
+_NOTHING_KNOWN = EndpointMetrics()
+
+
+class Collected(msgspec.Struct, frozen=True):
+    """What was collected of an endpoint; replaced as a whole, and never changed.
+
+    Attributes:
+        metrics: Of its engine.
+        npu: Of its devices; the status is already judged by the age of each value.
+        gpu: Whether the devices are GPUs.
+        judged_ns: When that was judged, Unix nanoseconds.
+    """
+
+    metrics: EndpointMetrics | None = None
+    npu: NPUState | None = None
+    gpu: bool = False
+    judged_ns: int = 0
+
+
+class EndpointState:
+    """One endpoint from when it is first seen until it is deleted; the store makes it.
+
+    Counters change under the store's lock. Everything else is replaced as a whole, so it is read
+    without one: a lost update costs only another check.
+
+    Attributes:
+        endpoint: The endpoint, with its current address.
+        id: Its id, safe to record.
+        label: What metrics call it.
+        tokens: Prompt tokens in flight on it.
+        requests: Requests in flight on it.
+        listed: Whether it is among the store's endpoints: it has carried load, or was added. The
+            leader of a pair carries none.
+        live: Whether it was not deleted since.
+        metrics: What the router last said of its engine.
+        npu: What the router last said of its devices.
+        collected: What was collected of it.
+        scraped_metrics: What its engine said when it was last scraped, for the collection alone.
+        readings: What each exporter last said of its devices, likewise.
+        judged_at: When `collected` was made of these, in seconds since the epoch; 0 before.
+    """
+
+    __slots__ = (
+        "_view",
+        "collected",
+        "endpoint",
+        "id",
+        "judged_at",
+        "label",
+        "listed",
+        "live",
+        "metrics",
+        "npu",
+        "readings",
+        "requests",
+        "scraped_metrics",
+        "tokens",
+    )
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.id = sanitize.text(endpoint.id)
+        self.label = sanitize.text(endpoint.label)
+        self.tokens = 0
+        self.requests = 0
+        self.listed = False
+        self.live = True
+        self.metrics: EndpointMetrics | None = None
+        self.npu: NPUState | None = None
+        self.collected: Collected | None = None
+        self.forget_scrapes()
+        self._view: EndpointView | None = None
+
+    def forget_scrapes(self) -> None:
+        """Forgets what was scraped, but not what was collected of it."""
+        self.scraped_metrics: EndpointMetrics | None = None
+        self.readings: dict[Any, Sequence[Any]] = {}
+        self.judged_at = 0.0
+
+    def view(self, raw: RouteEndpoint) -> EndpointView:
+        """What the router gave, made safe; of metrics or NPU state it has not, the collected."""
+        judged_ns: int | None = None
+        collected = self.collected
+        if collected is not None and (raw.metrics is None or raw.npu is None):
+            judged_ns = collected.judged_ns if raw.npu is None else None
+            raw = RouteEndpoint(
+                raw.endpoint, raw.metrics or collected.metrics, raw.npu or collected.npu
+            )
+        view = self._view
+        if view is None or not view.shows(raw, judged_ns):
+            view = self._view = EndpointView(self, raw, judged_ns)
+        return view
+
+    def delete(self) -> None:
+        """The router no longer uses it; requests in flight on it go on."""
+        self.live = False
+        self._view = None
+
+
+class EndpointView:
+    """An endpoint with its metrics and NPU state as they were given, made safe.
+
+    Requests share it until the next scrape, and with it what they say in the same words.
+
+    Args:
+        state: The endpoint.
+        raw: What the router gave, completed by what was collected.
+        judged_ns: When the status of the NPU state was found by the age of its values, which
+            may be of different age; None where it was not.
+
+    Attributes:
+        attributes: Span attributes made of it, by role and settings; filled by the telemetry.
+    """
+
+    __slots__ = (
+        "_judged_ns",
+        "_missing",
+        "_raw",
+        "address",
+        "attributes",
+        "id",
+        "metrics",
+        "name",
+        "npu",
+        "observed_ns",
+        "port",
+        "state",
+        "updated_ns",
+    )
+
+    def __init__(self, state: EndpointState, raw: RouteEndpoint, judged_ns: int | None) -> None:
+        endpoint = raw.endpoint
+        self.state = state
+        self._raw = raw
+        self._judged_ns = judged_ns
+        self._missing: dict[tuple[str, bool, bool], list[MissingFeature]] = {}
+        self.attributes: dict[Hashable, dict[str, Any]] = {}
+        self.id = sanitize.text(endpoint.id)
+        self.address = sanitize.text(endpoint.address)
+        self.port = sanitize.text(endpoint.port)
+        self.name = "" if endpoint.name == endpoint.pod_name else sanitize.text(endpoint.name)
+        metrics = sanitize.metrics(raw.metrics)
+        self.metrics = None if metrics == _NOTHING_KNOWN else metrics
+        self.npu = sanitize.npu(raw.npu)
+        self.updated_ns = None if self.metrics is None else _to_ns(self.metrics.update_time)
+        self.observed_ns = None if self.npu is None else _to_ns(self.npu.observation_time)
+
+    def shows(self, raw: RouteEndpoint, judged_ns: int | None) -> bool:
+        """Whether it was made from the same values."""
+        mine = self._raw
+        return mine is raw or (
+            self._judged_ns == judged_ns
+            and (mine.metrics is raw.metrics or mine.metrics == raw.metrics)
+            and (mine.npu is raw.npu or mine.npu == raw.npu)
+            and (mine.endpoint is raw.endpoint or mine.endpoint == raw.endpoint)
+        )
+
+    def identify(self) -> EndpointSnapshot:
+        """Who the endpoint is, and nothing else."""
+        return EndpointSnapshot(self.id, self.address, self.port, self.name)
+
+    def snapshot(self) -> EndpointSnapshot:
+        """The whole snapshot, but for the load."""
+        return EndpointSnapshot(
+            self.id, self.address, self.port, self.name, self.metrics, None, self.npu
+        )
+
+    def missing(self, role: str, now_ns: int, stale_after_ns: int) -> list[MissingFeature]:
+        """Which features of the predictor the endpoint itself cannot give, and why."""
+        updated_ns, observed_ns = self.updated_ns, self.observed_ns
+        old_metrics = updated_ns is not None and 0 < stale_after_ns < now_ns - updated_ns
+        if self._judged_ns is not None:
+            observed_ns = self._judged_ns
+        old_npu = observed_ns is not None and 0 < stale_after_ns < now_ns - observed_ns
+        missing = self._missing.get((role, old_metrics, old_npu))
+        if missing is None:
+            reasons = [
+                *missing_metrics(self._raw.metrics, self.metrics, stale=old_metrics),
+                *missing_npu(self._raw.npu, self.npu, stale=old_npu),
+            ]
+            if not self.address:
+                reasons.append(("serverIp", MissingReason.ADDRESS_MISSING))
+            pod_type = POD_TYPES[role]
+            missing = self._missing[(role, old_metrics, old_npu)] = [
+                MissingFeature(pod_type, feature, reason) for feature, reason in reasons
+            ]
+        return missing
+
+
+def _to_ns(moment: datetime | None) -> int | None:
+    return None if moment is None else datetime_to_ns(moment)
