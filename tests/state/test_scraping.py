@@ -83,7 +83,7 @@ def test_answers(
     site.answers = {path: answer for path, (answer, _) in ANSWERS.items()}
     bench = collecting(
         targets=",".join(f"{site.url}{path}" for path in ANSWERS),
-        timeout="2s",
+        timeout="5s",
         max_response_bytes=100_000,
     )
     expected = {path: state for path, (_, state) in ANSWERS.items()}
