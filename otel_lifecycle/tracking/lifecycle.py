@@ -126,12 +126,16 @@ class Lifecycle:
         if not self.counted:
             return
         tokens = self.record.input_token_length or 0
-        leader = _live(self.views["leader"], successor)
+        leader = self.views["leader"].state
+        if not leader.live:
+            leader = successor(leader)
         self.dispatch_load = Load(leader.tokens, leader.requests)
         self.role_loads = {}
         for role in self.counted:
             view = self.views[role]
-            state = _live(view, successor)
+            state = view.state
+            if not state.live:
+                state = successor(state)
             state.listed = True
             self.role_loads[role] = Load(state.tokens, state.requests)
             # After the first chunk of a request that is sent again, nothing is left to prefill.
@@ -169,11 +173,6 @@ class Lifecycle:
     def _handle_collected(self, _: object) -> None:
         if not self.finished:
             self.owner.abandon(self)
-
-
-def _live(view: EndpointView, successor: Callable[[EndpointState], EndpointState]) -> EndpointState:
-    state = view.state
-    return state if state.live else successor(state)
 
 
 class LifecycleOwner(Protocol):

@@ -160,7 +160,7 @@ class LifecycleStore:
         """An endpoint of a route, made safe to record; it need not be known before."""
         endpoint = raw.endpoint
         state = self._endpoints.get(endpoint.identity)
-        if state is None or _has_moved(state, endpoint):
+        if state is None or (state.endpoint is not endpoint and _has_moved(state, endpoint)):
             with self._lock:
                 state = self._state(endpoint)
         return state.view(raw)
@@ -332,9 +332,7 @@ class LifecycleStore:
 
 def _has_moved(state: EndpointState, endpoint: Endpoint) -> bool:
     known = state.endpoint
-    return known is not endpoint and (
-        known.address != endpoint.address or known.port != endpoint.port
-    )
+    return known.address != endpoint.address or known.port != endpoint.port
 
 
 # Of the class itself: its lock may be held while it has no stores.
