@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from otel_lifecycle.config.collection import CollectionConfig
+from otel_lifecycle.config.paths import Paths
 from otel_lifecycle.config.prediction import PredictionConfig
 from otel_lifecycle.config.settings import (
     ConfigError,
@@ -128,6 +129,9 @@ class TrackerConfig(Settings):
         persistence: The record file.
         collection: State of engines and devices that the router does not have.
         prediction: Latencies predicted for the record where the router predicts none.
+        paths: Further paths of inference requests, for zero code; each is how a path ends, with
+            `*` for any one segment, and may name the operation: `/ask`, `/v3/*/run=chat`. An empty
+            operation, `/messages=`, takes out one that is built in. In text separated by commas.
         release_on_first_chunk: Which load a request gives back at its first chunk: that of the
             `prefill` endpoint, `all` or `none`.
         max_inflight: Do not track new requests while that many are in flight; None is no limit.
@@ -147,6 +151,7 @@ class TrackerConfig(Settings):
     persistence: PersistenceConfig = PersistenceConfig()
     collection: CollectionConfig = CollectionConfig()
     prediction: PredictionConfig = PredictionConfig()
+    paths: Paths = Field(default=(), strict=False)
     release_on_first_chunk: Literal["prefill", "all", "none"] = "prefill"
     max_inflight: int | None = Field(default=None, ge=1)
     stale_after: Duration = duration(seconds=5)

@@ -35,6 +35,7 @@ class InstrumentorOptions:
     """The options of declarative configuration; see `TrackerConfig` for what they mean."""
 
     store_name: str | None = None
+    paths: str | None = None
     release_on_first_chunk: str | None = None
     max_inflight: int | None = None
     stale_after: str | None = None

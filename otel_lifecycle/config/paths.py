@@ -1,0 +1,44 @@
+"""Settings of which paths are inference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Final, cast
+
+from pydantic import BeforeValidator
+
+MAX_SEGMENTS: Final = 6
+_EXPECTED: Final = (
+    "must be endings of paths such as /ask, /v3/*/run=chat or :ask, "
+    f"of at most {MAX_SEGMENTS} segments"
+)
+
+
+def _paths(value: object) -> object:
+    """Text, as in an environment variable: `/ask, /v3/*/run=chat`; or a list of such endings."""
+    if isinstance(value, str):
+        value = list(filter(None, map(str.strip, value.split(","))))
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(_EXPECTED)
+    endings = tuple(cast("Iterable[object]", value))
+    if not all(isinstance(ending, str) and _is_ending(ending) for ending in endings):
+        raise ValueError(_EXPECTED)
+    return endings
+
+
+def _is_ending(text: str) -> bool:
+    ending, _, operation = text.partition("=")
+    body = ending[1:]
+    return (
+        ending.startswith(("/", ":"))
+        and bool(body.strip("/*"))
+        and not body.endswith("/")
+        and ending.count("/") <= MAX_SEGMENTS
+        and (ending.startswith("/") or "/" not in ending)
+        and text.isprintable()
+        and " " not in text
+        and "=" not in operation
+    )
+
+
+Paths = Annotated[tuple[str, ...], BeforeValidator(_paths)]
