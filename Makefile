@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 PEERS ?= .cache/peers
 MUTANTS := .cache/mutants
 UV := .cache/uv/bin/uv
+ACTIONLINT := .cache/actionlint/actionlint
 PIP := python -m pip install --quiet --disable-pip-version-check
 # The locked versions, each file by its hash; the package itself is built with the locked tools.
 LOCKED = $(BIN)/$(PIP) --require-hashes --requirement
@@ -13,7 +14,7 @@ PACKAGE = $(BIN)/$(PIP) --no-deps --no-build-isolation --editable .
 PARALLEL := --numprocesses auto --dist worksteal
 
 .PHONY: demo test test-latest test-lowest test-slow test-routers test-backends test-faults mutants bench docs check \
-  lock clean
+  check-workflows dist lock clean
 
 demo: $(VENV)/.ready
 	$(BIN)/otel-lifecycle demo $(DEMO_ARGS)
@@ -65,6 +66,15 @@ check: $(VENV)/.ready-dev
 	$(BIN)/python -m scripts.snippets
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/mypy
+	if command -v go >/dev/null; then $(MAKE) --no-print-directory check-workflows; fi
+
+check-workflows: $(ACTIONLINT)
+	$(ACTIONLINT)
+
+# The wheel and the source archive, built with the locked tools.
+dist: $(VENV)/.ready $(UV)
+	rm -rf dist
+	$(UV) build --quiet --no-build-isolation --python $(BIN)/python
 
 # Resolves the locked versions anew, for every Python and platform.
 lock: COMPILE = UV_CUSTOM_COMPILE_COMMAND='make lock' $(UV) pip compile --quiet --upgrade \
@@ -94,6 +104,9 @@ $(MUTANTS)/.ready: requirements/mutants.txt pyproject.toml
 	$(MUTANTS)/bin/$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
+$(ACTIONLINT):
+	GOBIN=$(CURDIR)/$(@D) go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+
 $(UV): requirements/uv.txt
 	$(PYTHON) -m venv .cache/uv
 	.cache/uv/bin/$(PIP) --require-hashes --requirement $<
@@ -110,4 +123,4 @@ $(PEERS)/.ready: pyproject.toml benchmarks/peers/requirements.txt
 	touch $@
 
 clean:
-	rm -rf mutants $(MUTANTS) $(VENV) .venv-latest .venv-lowest .cache/uv $(PEERS) .tox .pytest_cache .hypothesis .ruff_cache dist
+	rm -rf mutants $(MUTANTS) $(VENV) .venv-latest .venv-lowest .cache/uv .cache/actionlint $(PEERS) .tox .pytest_cache .hypothesis .ruff_cache dist

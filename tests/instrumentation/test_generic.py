@@ -414,6 +414,20 @@ def test_id_that_comes_again(observed: Observed) -> None:
     assert len({record.request_id for record in records}) == 2
 
 
+def test_no_content_leaves_the_router(observed: Observed, upstream: type[Upstream]) -> None:
+    """Neither span nor record has a prompt, a completion, a header or a key."""
+    engine = observed.add_engine("engine")
+    observed.serve(make_router(upstream([engine.url])))
+    secrets = {"authorization": "Bearer s3cret-key", "cookie": "s3cret-cookie"}
+    answer = observed.post(headers=secrets, prompt="s3cret-prompt " * 20, user="s3cret-user")
+    completion = answer.json()["choices"][0]["text"].strip()
+
+    observed.record()
+    emitted = repr(observed.telemetry.spans_as_dicts()) + observed.path.read_text("utf-8")
+    assert len(completion) > 8
+    assert [text for text in ("s3cret", completion) if text in emitted] == []
+
+
 def test_many_streams_at_once(observed: Observed, upstream: type[Upstream]) -> None:
     """Two hundred concurrent streams are two hundred spans and records, each its own."""
     engine = observed.add_engine("engine", max_running=200)
