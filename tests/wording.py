@@ -1,24 +1,36 @@
-"""What msgspec says of data that it refuses: its words change with its versions."""
+"""What libraries say of data that they refuse: their words change with their versions."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 
-def refusal(data: bytes, type_: Any = Any) -> str:
-    """Its words for data that are not of a type."""
+def words(call: Callable[..., object], *arguments: Any) -> str:
+    """The words of what a call raises."""
     try:
-        msgspec.json.decode(data, type=type_)
-    except (ValueError, RecursionError) as error:
+        call(*arguments)
+    except Exception as error:
         return str(error)
-    raise AssertionError(f"{data!r} is not refused")
+    raise AssertionError(f"{arguments!r} are not refused")
+
+
+def refusal(data: bytes | str, type_: Any = Any) -> str:
+    """Those of msgspec for data that are not of a type."""
+    return words(lambda: msgspec.json.decode(data, type=type_))
 
 
 def missing(field: str) -> str:
-    """Its words for an object without a field."""
+    """Those of msgspec for an object without a field."""
     return refusal(b"{}", msgspec.defstruct("Type", [(field, Any)]))
+
+
+def unknown(field: str) -> str:
+    """Those of msgspec for an object with a field that its type does not have."""
+    type_ = msgspec.defstruct("Type", [], forbid_unknown_fields=True)
+    return refusal(f'{{"{field}": 1}}', type_)
 
 
 TRUNCATED = refusal(b"")

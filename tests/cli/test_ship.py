@@ -24,7 +24,7 @@ from tests.records.shipping.collectors import GRPC, HTTP_PROTOBUF, Collector
 from tests.records.shipping.hostile import Server
 from tests.records.shipping.records import traced
 from tests.waiting import eventually
-from tests.wording import NOT_AN_OBJECT, TRUNCATED, missing
+from tests.wording import NOT_AN_OBJECT, TRUNCATED, missing, refusal, unknown
 
 
 @pytest.fixture(autouse=True)
@@ -178,7 +178,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     [
         ("", f"not a checkpoint: {TRUNCATED}"),
         ("{}", f"not a checkpoint: {missing('version')}"),
-        (traced("a").decode(), "not a checkpoint: Object contains unknown field `schemaVersion`"),
+        (traced("a").decode(), f"not a checkpoint: {unknown('schemaVersion')}"),
         (
             '{"version": 2, "position": {}}',
             "not a checkpoint: its version is 2, not 1",
@@ -189,11 +189,12 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         ),
         (
             '{"version": 1, "position": {"bananas": {}}}',
-            "not a checkpoint: not a position: Object contains unknown field `bananas`",
+            f"not a checkpoint: not a position: {unknown('bananas')}",
         ),
         (
             '{"version": 1, "position": {"files": {"/r": {"offset": -5}}}}',
-            "not a checkpoint: not a position: Expected `int` >= 0 - at `$.files[...].offset`",
+            "not a checkpoint: not a position: "
+            + refusal('{"files": {"/r": {"offset": -5}}}', Position),
         ),
         (
             '{"version": 1, "position": {"files": {"/elsewhere/r.jsonl": {}}}}',

@@ -18,7 +18,7 @@ from otel_lifecycle.records import Batch, Follower, Position
 from otel_lifecycle.records.line import LONGEST_LINE
 from tests.records.segments import append, closed, compress, lines
 from tests.rights import without_privileges
-from tests.wording import NOT_AN_OBJECT, TRUNCATED
+from tests.wording import NOT_AN_OBJECT, TRUNCATED, refusal
 from tests.wording import refusal as refusal_of
 
 CUT = "Compressed file ended before the end-of-stream marker was reached"
@@ -330,26 +330,19 @@ def test_endless_line(path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", f"not a position: {TRUNCATED}"),
-        ("[]", f"not a position: {NOT_AN_OBJECT}"),
-        (
-            '{"files": {"a": {"offset": "1"}}}',
-            "not a position: Expected `int`, got `str` - at `$.files[...].offset`",
-        ),
-        (
-            '{"files": {"a": {"offset": -5}}}',
-            "not a position: Expected `int` >= 0 - at `$.files[...].offset`",
-        ),
-        (
-            '{"files": {"a": {"line": 9223372036854775808}}}',
-            "not a position: Expected `int` <= 9223372036854775807 - at `$.files[...].line`",
+        *(
+            (text, f"not a position: {refusal(text, Position)}")
+            for text in (
+                "",
+                "[]",
+                '{"files": {"a": {"offset": "1"}}}',
+                '{"files": {"a": {"offset": -5}}}',
+                '{"files": {"a": {"line": 9223372036854775808}}}',
+                '{"bananas": {}}',
+                '{"files": {"a": {"b": 1}}}',
+            )
         ),
         ('{"files": {"a": {"offset": 5}}}', "not a position: it does not say which file a was"),
-        ('{"bananas": {}}', "not a position: Object contains unknown field `bananas`"),
-        (
-            '{"files": {"a": {"b": 1}}}',
-            "not a position: Object contains unknown field `b` - at `$.files[...]`",
-        ),
         ('{"files": {"a": {"closed": "x"}}}', "not a position: 'x' does not name a segment"),
     ],
 )
