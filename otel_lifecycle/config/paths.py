@@ -17,10 +17,11 @@ _EXPECTED: Final = (
 def _paths(value: object) -> object:
     """Text, as in an environment variable: `/ask, /v3/*/run=chat`; or a list of such endings."""
     if isinstance(value, str):
-        value = list(filter(None, map(str.strip, value.split(","))))
-    if not isinstance(value, (list, tuple)):
+        endings: tuple[object, ...] = tuple(filter(None, map(str.strip, value.split(","))))
+    elif isinstance(value, (list, tuple)):
+        endings = tuple(cast("Iterable[object]", value))
+    else:
         raise ValueError(_EXPECTED)
-    endings = tuple(cast("Iterable[object]", value))
     if not all(isinstance(ending, str) and _is_ending(ending) for ending in endings):
         raise ValueError(_EXPECTED)
     return endings

@@ -193,7 +193,7 @@ class RayServeInstrumentor(RouterInstrumentor):
         if tracker is None or len(args) != 4:
             return wrapped(*args, **kwargs)
         metadata, callback, scope, receive = args
-        if current_exchange() is not None or not is_inference(scope):
+        if current_exchange() is not None or not is_inference(tracker, scope):
             return wrapped(*args, **kwargs)
         exchange = open_exchange(tracker, scope)
         followed = _tracing_context(metadata)

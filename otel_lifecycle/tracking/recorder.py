@@ -132,15 +132,16 @@ class LifecycleRecorder:
         start: RequestStart,
         headers: Mapping[str, str] | None,
         completion: RequestCompletion,
+        waited: int = 0,
     ) -> None:
-        """Records a request that ended before the router had chosen an endpoint."""
+        """Records a request that came `waited` nanoseconds ago, and ended without a known route."""
         try:
             if self.breaker.steps_aside():
                 return
             if self._closed:
                 self.store.ignore("closed")
                 return
-            lifecycle = self._lifecycle(msgspec.structs.replace(start, route=None), headers)
+            lifecycle = self._lifecycle(msgspec.structs.replace(start, route=None), headers, waited)
             self.end(lifecycle, completion)
         except Exception:
             self.breaker.failed("reject")
@@ -248,13 +249,10 @@ class LifecycleRecorder:
         self.end(lifecycle, RequestCompletion(outcome=Outcome.SUPERSEDED))
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Does what is queued: abandoned requests, metrics and records.
+        """Does what is queued; returns whether all records are in the file.
 
         Args:
             timeout: Seconds the record file may take at most; None waits.
-
-        Returns:
-            Whether all records are in the file.
         """
         self._background.drain()
         sink = self.store.sink
@@ -281,13 +279,16 @@ class LifecycleRecorder:
         self._metrics.close()
         self.store.release(deadline.seconds_left)
 
-    def _lifecycle(self, start: RequestStart, headers: Mapping[str, str] | None) -> Lifecycle:
+    def _lifecycle(
+        self, start: RequestStart, headers: Mapping[str, str] | None, waited: int = 0
+    ) -> Lifecycle:
         self._background.ensure_running()
         if self.store.collector is not None:
             self.store.collector.ensure_running()
         if self._is_early:
             self._look_for_provider()
-        started_ns, monotonic_ns = self._clock.wall_ns(), self._clock.monotonic_ns()
+        started_ns = self._clock.wall_ns() - waited
+        monotonic_ns = self._clock.monotonic_ns() - waited
         dispatch = self._dispatch(start, started_ns, started_ns)
         try:
             span = start_span(self._tracer, dispatch.record, headers, started_ns)

@@ -192,6 +192,27 @@ class RequestLifecycleTracker:
         except Exception:
             self._recorder.breaker.failed("reject")
 
+    def record_unserved(
+        self,
+        start: RequestStart,
+        completion: RequestCompletion,
+        headers: Mapping[str, str] | None = None,
+        *,
+        waited_ns: int = 0,
+    ) -> None:
+        """Records a request that has ended, and whose engine, if there was one, is not known.
+
+        For instrumentations.
+
+        Args:
+            start: The request.
+            completion: How it ended.
+            headers: As for `track`.
+            waited_ns: How long ago it came, nanoseconds.
+        """
+        claim()
+        self._recorder.reject(start, headers, completion, max(0, waited_ns))
+
     def inject(
         self, request: protocols.SchedulingRequest, headers: MutableMapping[str, str]
     ) -> None:

@@ -100,6 +100,7 @@ def test_works(start: Callable[..., Command], tmp_path: Path, collector: int) ->
     )
     assert found["settings"] == words(
         f"store_name router ({file})",
+        "paths not set (default)",
         "release_on_first_chunk prefill (default)",
         "max_inflight 500 (OTEL_LIFECYCLE_MAX_INFLIGHT)",
         "stale_after 5s (default)",

@@ -47,6 +47,7 @@ def test_no_parameters(text: str | bytes) -> None:
             output_path="",
             max_queue=100_000,
         ),
+        paths=(),
         release_on_first_chunk="prefill",
         max_inflight=None,
         stale_after=timedelta(seconds=5),
@@ -393,6 +394,7 @@ def test_deeply_nested_json() -> None:
 _FROM_VARIABLES = {
     "OTEL_LIFECYCLE_STORE_NAME": ("from-env", {"store_name": "from-env"}),
     "OTEL_LIFECYCLE_RELEASE_ON_FIRST_CHUNK": ("none", {"release_on_first_chunk": "none"}),
+    "OTEL_LIFECYCLE_PATHS": ("/ask, :run=chat", {"paths": ("/ask", ":run=chat")}),
     "OTEL_LIFECYCLE_MAX_INFLIGHT": ("12", {"max_inflight": 12}),
     "OTEL_LIFECYCLE_STALE_AFTER": ("1m", {"stale_after": timedelta(minutes=1)}),
     "OTEL_LIFECYCLE_NPU_DEVICE_ATTRIBUTES": ("true", {"npu_device_attributes": True}),

@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from otel_lifecycle import Endpoint, RequestStart, RouteEndpoint
+from otel_lifecycle import Endpoint, Outcome, RequestStart, RouteEndpoint
 from otel_lifecycle import Route as LifecycleRoute
 from tests.instrumentation.test_generic import Observed, unobserved
 from tests.waiting import eventually
@@ -443,7 +443,9 @@ def test_task_that_outlives_its_request(router: Router) -> None:
     second = router.observed.post(stream=True)
 
     assert first.content == second.content
-    assert router.observed.record().attempt == 1
+    own, others = router.observed.records(2)
+    assert (own.attempt, len(own.tracked_endpoints)) == (1, 1)
+    assert (others.outcome, others.tracked_endpoints) == (Outcome.COMPLETED, [])
 
 
 def test_first_byte_before_the_first_output(router: Router) -> None:

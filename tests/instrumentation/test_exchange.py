@@ -89,7 +89,7 @@ def test_coroutine_closed_elsewhere(bench: Bench) -> None:
 
 
 def test_answered_by_somebody_unseen(bench: Bench) -> None:
-    """A good answer without a call that was seen is no rejection, and no error: it is not known."""
+    """A good answer without a call that was seen has a record, and nobody who served it."""
 
     async def application(_: Any, __: Any, answer: Any) -> None:
         await answer({"type": "http.response.start", "status": 200, "headers": []})
@@ -97,8 +97,14 @@ def test_answered_by_somebody_unseen(bench: Bench) -> None:
 
     serve(bench, application)
 
-    assert endings(bench) == []
-    assert bench.tracker.store.ignored == {"no_endpoint": 1}
+    assert endings(bench) == [("completed", None)]
+    (record,) = bench.records
+    assert (record.tracked_endpoints, record.served_endpoint, record.selected_route) == (
+        [],
+        None,
+        None,
+    )
+    assert bench.tracker.store.ignored == {}
 
 
 @pytest.mark.parametrize(

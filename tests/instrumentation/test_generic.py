@@ -36,7 +36,7 @@ TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 class Observed:
     """A generic router with engines, its answers and its telemetry."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, **options: Any) -> None:
         self.path = path
         self.cluster = Cluster()
         self.telemetry = InMemoryTelemetry()
@@ -47,6 +47,7 @@ class Observed:
             meter_provider=self.telemetry.meter_provider,
             store_name=str(path),
             persistence_output_path=str(path),
+            **options,
         )
 
     def add_engine(self, name: str, **settings: Any) -> Server:

@@ -13,7 +13,7 @@ from otel_lifecycle.instrumentation.http.exchange import (
     current_exchange,
     exchange_of,
 )
-from otel_lifecycle.instrumentation.http.operations import operation
+from otel_lifecycle.instrumentation.http.operations import paths
 from otel_lifecycle.tracking.current_request import CurrentRequest, current_request, restore
 from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 
@@ -41,7 +41,7 @@ def follow(
     """
     messages: _Messages | _Routed | None = None
     try:
-        if is_inference(scope):
+        if is_inference(tracker, scope):
             messages = _followed(tracker, scope, receive, send)
     except Exception:
         tracker.failed("exchange")
@@ -66,9 +66,10 @@ def open_exchange(
 ) -> Exchange:
     """What follows one request."""
     headers = _headers(scope.get("headers", ()), _READ_OF_REQUEST)
-    name = operation(scope["path"]) or ""
+    path: str = scope["path"]
+    name = paths(tracker.config.paths).operation(path) or ""
     server = getattr(receive, "__self__", None)
-    return Exchange(tracker, name, headers, server=server)
+    return Exchange(tracker, name, headers, server=server, path=path)
 
 
 def observe_received(current: CurrentRequest, message: Message) -> None:
@@ -185,14 +186,16 @@ class _Routed:
             exchange.leave_routing(error)
 
 
-def is_inference(scope: Any) -> bool:
+def is_inference(tracker: RequestLifecycleTracker, scope: Any) -> bool:
     """Whether a request is one to be followed."""
     if not isinstance(scope, dict):
         return False
     asked = cast("Message", scope)
     path = asked.get("path")
     is_post = asked.get("type") == "http" and asked.get("method") == "POST"
-    return is_post and isinstance(path, str) and operation(path) is not None
+    if not is_post or not isinstance(path, str):
+        return False
+    return paths(tracker.config.paths).operation(path) is not None
 
 
 def flush(tracker: RequestLifecycleTracker) -> None:

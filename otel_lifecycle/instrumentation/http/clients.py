@@ -11,8 +11,12 @@ import msgspec
 from otel_lifecycle.instrumentation.http.attempt import Attempt
 from otel_lifecycle.instrumentation.http.engine_answer import read_aiohttp, read_httpx
 from otel_lifecycle.instrumentation.http.exchange import Exchange, current_exchange
-from otel_lifecycle.instrumentation.http.inference_request import MAX_BUFFERED_BYTES
-from otel_lifecycle.instrumentation.http.operations import operation
+from otel_lifecycle.instrumentation.http.inference_request import (
+    MAX_BUFFERED_BYTES,
+    asks_for_output,
+)
+from otel_lifecycle.instrumentation.http.operations import serves
+from otel_lifecycle.instrumentation.http.unserved import call_name
 from otel_lifecycle.runtime.logs import get_logger
 
 _logger = get_logger(__name__)
@@ -87,10 +91,12 @@ def _aiohttp_attempt(
     if len(args) < 2 or str(args[0]).upper() != "POST":
         return None
     url = _aiohttp_url(session, args[1])
-    if operation(url.path) is None or url.host is None:
+    if url.host is None:
+        return None
+    body = _body(kwargs.get("data"), kwargs.get("json"))
+    if not _is_to_an_engine(exchange, "aiohttp", url.host, url.port or 80, url.path, body):
         return None
     headers = _aiohttp_headers(kwargs.get("headers"))
-    body = _body(kwargs.get("data"), kwargs.get("json"))
     attempt = exchange.calling(url.host, url.port or 80, body, headers)
     return None if attempt is None else (attempt, headers)
 
@@ -103,12 +109,27 @@ def _httpx_attempt(
     if request is None or getattr(request, "method", "") != "POST":
         return None
     url = request.url
-    if operation(url.path) is None:
-        return None
     port = url.port or (443 if url.scheme == "https" else 80)
-    return exchange.calling(
-        url.host, port, _body(getattr(request, "_content", None), None), request.headers
-    )
+    body = _body(getattr(request, "_content", None), None)
+    if not _is_to_an_engine(exchange, "httpx", url.host, port, url.path, body):
+        return None
+    return exchange.calling(url.host, port, body, request.headers)
+
+
+def _is_to_an_engine(
+    exchange: Exchange, library: str, host: str, port: int, path: str, body: bytes
+) -> bool:
+    """Return whether a call is one to an engine, by its path or by what it asks for.
+
+    Others are noted, for the case that there is no better one.
+    """
+    asked = exchange.paths.operation(path)
+    if asked is None and asks_for_output(body):
+        asked = exchange.operation
+    if asked is not None and serves(asked, exchange.operation):
+        return True
+    exchange.saw(call_name(library, host, port, path))
+    return False
 
 
 def _httpx_called(attempt: Attempt, response: Any) -> None:
@@ -132,13 +153,18 @@ def _aiohttp_headers(given: Any) -> MutableMapping[str, str]:
 
 
 def _body(data: Any, json: Any) -> bytes:
-    """The bytes of a call, as far as they are there: a streamed body is left alone."""
+    """The bytes of a call, as far as they are there: a streamed body is left alone.
+
+    Of an object that is still to be encoded the names, and the few values that are read.
+    """
     if isinstance(data, (bytes, str)) and len(data) <= MAX_BUFFERED_BYTES:
         return data if isinstance(data, bytes) else data.encode("utf-8", "replace")
     if isinstance(json, dict):
         telling = ("max_tokens", "max_completion_tokens", "kv_transfer_params")
         try:
-            return msgspec.json.encode({name: json[name] for name in telling if name in json})  # pyright: ignore[reportUnknownVariableType]
+            return msgspec.json.encode(
+                {name: json[name] if name in telling else None for name in json}  # pyright: ignore[reportUnknownVariableType]
+            )
         except (TypeError, ValueError, RecursionError):
             return b""
     return b""

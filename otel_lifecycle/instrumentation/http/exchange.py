@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncio import CancelledError
+import time
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import wraps
 from threading import Lock
@@ -22,7 +22,9 @@ from otel_lifecycle.instrumentation.http.inference_request import (
     RequestReader,
     is_prefill,
 )
-from otel_lifecycle.instrumentation.http.verdict import End, judge
+from otel_lifecycle.instrumentation.http.operations import Paths, paths
+from otel_lifecycle.instrumentation.http.unserved import MAX_SEEN, unserved
+from otel_lifecycle.instrumentation.http.verdict import End, judge, judge_unserved
 from otel_lifecycle.instrumentation.routing import DECODE, PREFILL, Routing
 from otel_lifecycle.model import (
     InputTokenSource,
@@ -34,7 +36,6 @@ from otel_lifecycle.model import (
 )
 from otel_lifecycle.tracking.current_request import CurrentRequest, current_request
 from otel_lifecycle.tracking.handle import TrackedRequest
-from otel_lifecycle.tracking.scheduling import error_type
 from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 
 _P = ParamSpec("_P")
@@ -90,6 +91,7 @@ class Exchange:
         done: It has ended. uvicorn may serve the next one of a connection in this one's context.
         current: What contexts know of it.
         routing: Where it goes.
+        operation: What it asks for.
     """
 
     def __init__(
@@ -99,13 +101,17 @@ class Exchange:
         headers: Mapping[str, str],
         request: InferenceRequest | None = None,
         server: Any = None,
+        path: str = "",
     ) -> None:
         self.claimed = tracker.steps_aside()
         self.done = False
         self.current = CurrentRequest(self)
         self.routing = Routing()
         self._tracker = tracker
-        self._operation = operation
+        self.operation = operation
+        self._path = path
+        self._arrived_ns = time.monotonic_ns()
+        self._calls_seen: list[str] = []
         self._headers = headers
         self._server = server
         self._body = RequestReader()
@@ -133,6 +139,16 @@ class Exchange:
         """Follows the request no further: an exception of ours is being handled."""
         self.claimed = True
         self._tracker.failed("exchange")
+
+    @property
+    def paths(self) -> Paths:
+        """The paths of inference requests."""
+        return paths(self._tracker.config.paths)
+
+    def saw(self, call: str) -> None:
+        """The router made a call that is none to an engine."""
+        if len(self._calls_seen) < MAX_SEEN:
+            self._calls_seen.append(call)
 
     @property
     def needs_no_chunk(self) -> bool:
@@ -311,17 +327,24 @@ class Exchange:
         self.let_go()
 
     def _conclude_without_engine(self, error: BaseException | None) -> None:
-        if self._disconnected or isinstance(error, (CancelledError, GeneratorExit)):
-            self._reject("", Outcome.CLIENT_DISCONNECT)
-        elif error or (self._error and self._status >= 500):
-            self._reject(error_type(error or self._error))
-        elif not self._answered:
-            self._reject("no_answer")
-        elif self._status >= 400:
-            self._reject(f"http_{self._status}")
-        else:
-            # From a cache, or through a client nobody observes: who served it is not known.
-            self._tracker.store.ignore("no_endpoint")
+        """Records what the client got; who served it, if anybody did, is not known."""
+        completion = judge_unserved(
+            response=self._response,
+            status=self._status,
+            answered=self._answered,
+            disconnected=self._disconnected,
+            error=error or self._error,
+            streaming=self._read_request().streaming,
+        )
+        is_refusal = completion.outcome in (Outcome.REJECTED, Outcome.CLIENT_DISCONNECT)
+        if not is_refusal or self._calls_seen:
+            unserved(self._tracker).tell(self._path, self._calls_seen)
+        self._is_starting = True
+        waited_ns = time.monotonic_ns() - self._arrived_ns
+        with unless_current(self._span_above):  # of a middleware that has been left since
+            self._tracker.record_unserved(
+                self._start(None), completion, self._headers, waited_ns=waited_ns
+            )
 
     def _judge(self, error: BaseException | None) -> RequestCompletion:
         prefill = None if self.routing.route.prefill is None else self._last(PREFILL)
@@ -356,11 +379,6 @@ class Exchange:
     def _last(self, leg: str) -> Attempt | None:
         return next((attempt for attempt in self._attempts[::-1] if attempt.leg == leg), None)
 
-    def _reject(self, reason: str, outcome: Outcome = Outcome.REJECTED) -> None:
-        self._is_starting = True
-        with unless_current(self._span_above):  # of a middleware that has been left since
-            self._tracker.reject(self._start(None), reason, self._headers, outcome)
-
     def _start(self, route: Route | None) -> RequestStart:
         request, routing = self._read_request(), self.routing
         tokens, source = request.input_tokens, request.input_token_source
@@ -377,7 +395,7 @@ class Exchange:
             candidates=routing.candidates,
             policy=routing.policy,
             engine_request_id=self._router_id or None,
-            operation=self._operation,
+            operation=self.operation,
         )
 
     def _read_request(self) -> InferenceRequest:

@@ -59,9 +59,26 @@ class _Call(msgspec.Struct):
     kv_transfer_params: _Transfer | None = None
 
 
+# What a body has that asks for output: something to answer, and how.
+_PROMPTS = frozenset({"prompt", "messages", "input", "inputs", "input_ids", "text", "contents"})
+_WAYS = frozenset(
+    {
+        "stream",
+        "max_tokens",
+        "max_completion_tokens",
+        "max_new_tokens",
+        "max_output_tokens",
+        "sampling_params",
+        "parameters",
+        "generationConfig",
+        "temperature",
+    }
+)
+
 _Text = _Scalar | _Part | list[_Scalar | _Part]
 _request_decoder = msgspec.json.Decoder(_Request)
 _call_decoder = msgspec.json.Decoder(_Call)
+_names_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _scalar_decoder = msgspec.json.Decoder(_Scalar)
 _text_decoder = msgspec.json.Decoder(_Text)
 _sampling_decoder = msgspec.json.Decoder(_Sampling)
@@ -78,6 +95,18 @@ def is_prefill(body: bytes) -> bool:
         return False
     limit = call.max_tokens or call.max_completion_tokens
     return transfer.do_remote_decode is True or limit == 1
+
+
+def asks_for_output(body: bytes) -> bool:
+    """Return whether a call, whatever its path, has a prompt and says how to answer it.
+
+    Moderation, tokenization and the like have the prompt alone.
+    """
+    try:
+        names = _names_decoder.decode(body).keys()
+    except _UNREADABLE:
+        return False
+    return not names.isdisjoint(_PROMPTS) and not names.isdisjoint(_WAYS)
 
 
 class InferenceRequest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from typing import NamedTuple
 
 from otel_lifecycle.instrumentation.http.answers import AnswerReader
@@ -65,6 +66,51 @@ def judge(end: End) -> RequestCompletion:
         is_stream = told.is_stream or end.streaming
         return _failure("stream_truncated" if is_stream else "response_truncated")
     return _completed(end, answer)
+
+
+def judge_unserved(
+    *,
+    response: AnswerReader,
+    status: int,
+    answered: bool,
+    disconnected: bool,
+    error: BaseException | None,
+    streaming: bool | None,
+) -> RequestCompletion:
+    """The completion of a request for which no engine was called, as far as was seen.
+
+    Args:
+        response: What the client got.
+        status: Of the response, 0 if it never began.
+        answered: Whether the response came to its end.
+        disconnected: Whether the client left before that.
+        error: What left the application, or its routing.
+        streaming: Whether the client asked for a stream.
+    """
+    if disconnected or isinstance(error, (CancelledError, GeneratorExit)):
+        return RequestCompletion(outcome=Outcome.CLIENT_DISCONNECT)
+    if error is not None and (status >= 500 or not answered):
+        return _refusal(error_type(error))
+    if not answered:
+        return _refusal("no_answer")
+    if status >= 400:
+        return _refusal(f"http_{status}")
+    if response.failed:
+        return _failure("stream_error" if response.is_stream else "response_error", response)
+    # Not every application is a router: an answer without output is none of an engine.
+    if response.is_truncated and response.has_output:
+        is_stream = response.is_stream or streaming
+        return _failure("stream_truncated" if is_stream else "response_truncated")
+    return RequestCompletion(
+        output_tokens=response.output_tokens,
+        input_tokens=response.input_tokens,
+        cached_tokens=response.cached_tokens,
+        finish_reason=response.finish_reason,
+    )
+
+
+def _refusal(reason: str) -> RequestCompletion:
+    return RequestCompletion(outcome=Outcome.REJECTED, error_type=reason)
 
 
 def _completed(end: End, answer: AnswerReader) -> RequestCompletion:
