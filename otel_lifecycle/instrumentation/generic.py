@@ -10,6 +10,7 @@ from typing import Any
 import wrapt
 
 from otel_lifecycle.instrumentation.base import RouterInstrumentor, Wrapper
+from otel_lifecycle.instrumentation.http.aiohttp_web import follow_aiohttp, observe_body
 from otel_lifecycle.instrumentation.http.asgi import flush, follow
 from otel_lifecycle.instrumentation.http.clients import (
     observe_aiohttp,
@@ -48,13 +49,15 @@ class GenericRouterInstrumentor(RouterInstrumentor):
             "starlette.routing": {"Router.__call__": self._serve},
             "uvicorn.config": {"Config.load": self._serving("loaded_app")},
             "uvicorn.server": {"Server.shutdown": self._shut_down},
+            "aiohttp.web_protocol": {"RequestHandler._handle_request": self._serve_aiohttp},
+            "aiohttp.web_request": {"BaseRequest.read": observe_body},
             "hypercorn.app_wrappers": {"ASGIWrapper.__init__": self._serving("app")},
             **_CLIENTS,
         }
 
     def needs_tracker(self, module: str) -> bool:
         """Where requests come in; any program may have a client."""
-        return module not in _CLIENTS
+        return module not in (*_CLIENTS, "aiohttp.web_request")
 
     def _serving(self, attribute: str) -> Wrapper:
         """Observes an application, once its server has it in this attribute."""
@@ -78,6 +81,13 @@ class GenericRouterInstrumentor(RouterInstrumentor):
         if self.tracker is None or len(args) != 3:
             return wrapped(*args, **kwargs)
         return follow(self.tracker, wrapped, *args)
+
+    def _serve_aiohttp(
+        self, wrapped: Any, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if self.tracker is None:
+            return wrapped(*args, **kwargs)
+        return follow_aiohttp(self.tracker, wrapped, args, kwargs)
 
     async def _shut_down(
         self, wrapped: Any, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import httpx
 import pytest
+from aiohttp import web
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -20,7 +22,8 @@ from starlette.types import Receive, Scope, Send
 from otel_lifecycle import Outcome
 from tests.examples.cluster import Server
 from tests.instrumentation.http.test_operations import BUILT_IN
-from tests.instrumentation.test_generic import Observed, endpoint_id, unobserved
+from tests.instrumentation.instrumented_process import closed_port
+from tests.instrumentation.test_generic import TRACEPARENT, Observed, endpoint_id, unobserved
 
 WHOLE = (
     b'{"choices":[{"index":0,"text":"a","finish_reason":"stop"}],"usage":{"completion_tokens":2}}'
@@ -173,3 +176,172 @@ def test_unserved_answers(
 
     record = observed.record()
     assert (record.outcome, record.error and record.error.type) == (outcome, error)
+
+
+class AiohttpServer:
+    """A router on aiohttp's own server, in a thread of its own."""
+
+    def __init__(self, handler: Any) -> None:
+        self._loop = asyncio.new_event_loop()
+        started = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(handler, started), daemon=True)
+        self._thread.start()
+        assert started.wait(30)
+
+    def _run(self, handler: Any, started: threading.Event) -> None:
+        asyncio.set_event_loop(self._loop)
+        app = web.Application()
+        app.router.add_post("/{path:.*}", handler)
+        runner = web.AppRunner(app)
+        self._loop.run_until_complete(runner.setup())
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        self._loop.run_until_complete(site.start())
+        self.port: int = runner.addresses[0][1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        started.set()
+        self._loop.run_forever()
+        self._loop.run_until_complete(runner.cleanup())
+        self._loop.close()
+
+    def stop(self) -> None:
+        """Stops the loop and what it serves."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(30)
+
+
+@pytest.fixture
+def serve_aiohttp(observed: Observed) -> Iterator[Callable[[Any], AiohttpServer]]:
+    """Starts routers on aiohttp's own server."""
+    servers: list[AiohttpServer] = []
+
+    def start(handler: Any) -> AiohttpServer:
+        servers.append(AiohttpServer(handler))
+        observed.cluster.router = servers[-1]  # type: ignore[assignment]
+        return servers[-1]
+
+    yield start
+    observed.cluster.router = None
+    for server in servers:
+        server.stop()
+
+
+async def passed_on(request: web.Request, url: str) -> web.StreamResponse:
+    """Calls an engine, and passes on what it answers as it comes."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(url + request.path, data=await request.read()) as answer,
+    ):
+        response = web.StreamResponse(
+            status=answer.status, headers={"content-type": answer.headers["content-type"]}
+        )
+        await response.prepare(request)
+        async for chunk in answer.content.iter_any():
+            await response.write(chunk)
+        await response.write_eof()
+        return response
+
+
+def test_aiohttp_stream(observed: Observed, serve_aiohttp: Callable[[Any], AiohttpServer]) -> None:
+    """A stream through aiohttp's own server is followed as through any other."""
+    engine = observed.add_engine("engine")
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return await passed_on(request, engine.url)
+
+    serve_aiohttp(handler)
+    headers = {"traceparent": TRACEPARENT, "x-request-id": "request-1"}
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    assert observed.post(headers=headers, **options).text.endswith("data: [DONE]\n\n")
+    assert observed.post(headers=headers, **options).status_code == 200
+
+    for record in observed.records(2):
+        assert (record.request_id, record.model, record.operation, record.streaming) == (
+            "request-1",
+            "m",
+            "text_completion",
+            True,
+        )
+        assert (record.outcome, record.selected_endpoint, record.output_length) == (
+            Outcome.COMPLETED,
+            endpoint_id(engine),
+            8,
+        )
+        assert (record.trace_id, record.parent_span_id) == (TRACEPARENT[3:35], TRACEPARENT[36:52])
+        assert record.actual.ttft_ms is not None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "outcome", "error", "status"),
+    [
+        ("whole", Outcome.COMPLETED, None, 200),
+        ("packed", Outcome.COMPLETED, None, 200),
+        ("refuse", Outcome.REJECTED, "http_503", 503),
+        ("explode", Outcome.REJECTED, "RuntimeError", 500),
+        ("nobody", Outcome.ERROR, "aiohttp.client_exceptions.ClientConnectorError", 500),
+    ],
+)
+def test_aiohttp_endings(
+    observed: Observed,
+    serve_aiohttp: Callable[[Any], AiohttpServer],
+    prompt: str,
+    outcome: Outcome,
+    error: str | None,
+    status: int,
+) -> None:
+    """Whole answers, also compressed, refusals and exceptions."""
+    engine = observed.add_engine("engine")
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        if body["prompt"] == "refuse":
+            raise web.HTTPServiceUnavailable
+        if body["prompt"] == "explode":
+            raise RuntimeError("secret")
+        url = closed_port() if body["prompt"] == "nobody" else engine.url
+        response = web.Response(
+            body=await call("aiohttp", url + request.path, body), content_type="application/json"
+        )
+        if body["prompt"] == "packed":
+            response.enable_compression()
+        return response
+
+    serve_aiohttp(handler)
+    assert observed.post(prompt=prompt).status_code == status
+
+    record = observed.record()
+    assert (record.outcome, record.error and record.error.type) == (outcome, error)
+    assert (record.model, record.streaming) == ("m", False)
+    assert record.output_length == (8 if outcome is Outcome.COMPLETED else None)
+
+
+def test_aiohttp_disconnect(
+    observed: Observed, serve_aiohttp: Callable[[Any], AiohttpServer]
+) -> None:
+    """A client that hangs up in mid-stream is a disconnect, and no error."""
+    engine = observed.add_engine("engine", time_scale=1.0)
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return await passed_on(request, engine.url)
+
+    url = serve_aiohttp(handler).url
+    body = {"model": "m", "prompt": "hello", "max_tokens": 4000, "stream": True}
+    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=30) as response:
+        next(response.iter_raw())
+
+    record = observed.record()
+    assert (record.outcome, record.error) == (Outcome.CLIENT_DISCONNECT, None)
+
+
+def test_aiohttp_other_paths(
+    observed: Observed, serve_aiohttp: Callable[[Any], AiohttpServer]
+) -> None:
+    """Only inference is followed."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return web.json_response({"length": len(await request.read())}, status=400)
+
+    serve_aiohttp(handler)
+    assert observed.post(path="/tokenize").status_code == 400
+    assert observed.post().status_code == 400
+
+    assert observed.record().outcome is Outcome.REJECTED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, TypeAlias, cast
 
@@ -57,18 +57,16 @@ def _followed(
 ) -> _Messages | _Routed | None:
     exchange = current_exchange()
     if exchange is None:
-        return _Messages(open_exchange(tracker, scope, receive).current, receive, send)
+        server = getattr(receive, "__self__", None)
+        return _Messages(open_exchange(tracker, scope, server).current, receive, send)
     return _Routed(exchange.current, send) if exchange.enter_routing() else None
 
 
-def open_exchange(
-    tracker: RequestLifecycleTracker, scope: Message, receive: Receive | None = None
-) -> Exchange:
-    """What follows one request."""
+def open_exchange(tracker: RequestLifecycleTracker, scope: Message, server: Any = None) -> Exchange:
+    """What follows one request; `server` knows whether the client is still there."""
     headers = _headers(scope.get("headers", ()), _READ_OF_REQUEST)
     path: str = scope["path"]
     name = paths(tracker.config.paths).operation(path) or ""
-    server = getattr(receive, "__self__", None)
     return Exchange(tracker, name, headers, server=server, path=path)
 
 
@@ -208,6 +206,12 @@ def flush(tracker: RequestLifecycleTracker) -> None:
         deadline = time.monotonic() + timeout
         tracker.flush(timeout)
         providers.flush(max(0.0, deadline - time.monotonic()))
+
+
+def read_response_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """The few headers of a response that are read, of a mapping in any case."""
+    names = [name.decode() for name in _READ_OF_RESPONSE]
+    return {name: headers[name] for name in names if name in headers}
 
 
 def _headers(raw: Iterable[tuple[bytes, bytes]], names: Collection[bytes]) -> dict[str, str]:
