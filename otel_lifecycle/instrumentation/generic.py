@@ -17,6 +17,7 @@ from otel_lifecycle.instrumentation.http.clients import (
     observe_httpx,
     observe_httpx_blocking,
 )
+from otel_lifecycle.instrumentation.http.urllib3_client import observe_submit, observe_urllib3
 from otel_lifecycle.runtime.logs import get_logger
 
 _logger = get_logger(__name__)
@@ -29,6 +30,8 @@ _CLIENTS: Mapping[str, Mapping[str, Wrapper]] = {
     "aiohttp.client": {"ClientSession._request": observe_aiohttp},
     "httpx": _HTTPX,
     "httpx2": _HTTPX,
+    "urllib3.connectionpool": {"HTTPConnectionPool.urlopen": observe_urllib3},
+    "concurrent.futures.thread": {"ThreadPoolExecutor.submit": observe_submit},
 }
 
 

@@ -6,14 +6,18 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import httpx
 import pytest
+import requests
+import urllib3
 from aiohttp import web
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -345,3 +349,118 @@ def test_aiohttp_other_paths(
     assert observed.post().status_code == 400
 
     assert observed.record().outcome is Outcome.REJECTED
+
+
+# What a router makes of an answer, without its usage.
+ANSWERED = b'data: {"choices":[{"index":0,"text":"a","finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+
+
+def blocking_call(url: str, body: bytes) -> requests.Response:
+    """Calls an engine as routers do that know requests alone."""
+    return requests.post(
+        url, data=body, headers={"content-type": "application/json"}, stream=True, timeout=30
+    )
+
+
+def iterated(url: str, body: bytes) -> bytes:
+    """The answer, read as it comes."""
+    return b"".join(blocking_call(url, body).iter_content(None))
+
+
+def fetched(url: str, body: bytes) -> bytes:
+    """The answer through urllib3 itself, which reads it at once."""
+    return urllib3.PoolManager().request("POST", url, body=body).data
+
+
+def lines(url: str, body: bytes) -> bytes:
+    """The answer by lines, in small pieces."""
+    return b"\n".join(blocking_call(url, body).iter_lines(16)) + b"\n"
+
+
+def raw(url: str, body: bytes) -> bytes:
+    """The answer, read whole from what is below requests."""
+    return blocking_call(url, body).raw.read(decode_content=True)
+
+
+async def in_executor(function: Any, *args: Any) -> Any:
+    """Runs a function in a thread that gets no context."""
+    return await asyncio.get_running_loop().run_in_executor(None, function, *args)
+
+
+@pytest.mark.parametrize("run", [in_executor, asyncio.to_thread, run_in_threadpool])
+@pytest.mark.parametrize("read", [iterated, fetched, lines, raw])
+def test_threads(observed: Observed, run: Any, read: Any) -> None:
+    """Calls of requests and urllib3 from threads belong to the request, and are read."""
+    engine = observed.add_engine("engine")
+
+    async def handler(request: Request) -> Response:
+        content = await run(read, engine.url + request.url.path, await request.body())
+        assert b"[DONE]" in content
+        return Response(ANSWERED, media_type="text/event-stream")
+
+    serve(observed, handler)
+    observed.post(
+        stream=True, stream_options={"include_usage": True}, headers={"traceparent": TRACEPARENT}
+    )
+
+    record = observed.record()
+    assert (record.selected_endpoint, record.attempt) == (endpoint_id(engine), 1)
+    assert (record.outcome, record.output_length) == (Outcome.COMPLETED, 8)
+    seen = httpx.get(f"{engine.url}/debug/traceparents").json()["traceparents"]
+    assert [found["traceparent"] for found in seen] == [f"00-{record.trace_id}-{record.span_id}-01"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome", "error"),
+    [
+        ("http_500", Outcome.ERROR, "http_500"),
+        ("truncate", Outcome.ERROR, "stream_truncated"),
+        ("drop_mid_stream", Outcome.ERROR, "requests.exceptions.ChunkedEncodingError"),
+    ],
+)
+def test_engine_faults_in_threads(
+    observed: Observed, fault: str, outcome: Outcome, error: str
+) -> None:
+    """What an engine does wrong is seen through requests as through any client."""
+    engine = observed.add_engine("engine")
+
+    def answer(url: str, body: bytes) -> Response:
+        response = blocking_call(url, body)
+        if response.status_code >= 400:
+            return Response(response.content, response.status_code)
+        b"".join(response.iter_content(None))
+        return Response(ANSWERED, media_type="text/event-stream")
+
+    async def handler(request: Request) -> Response:
+        return await in_executor(answer, engine.url + request.url.path, await request.body())
+
+    serve(observed, handler)
+    observed.cluster.break_engine("engine", fault)
+    observed.post(stream=True)
+
+    record = observed.record()
+    assert (record.outcome, record.error and record.error.type) == (outcome, error)
+
+
+def test_nobody_in_threads(observed: Observed) -> None:
+    """An engine that cannot be reached from a thread is one attempt, whatever is tried again."""
+    dead = closed_port()
+
+    def answer(body: bytes) -> Response:
+        session = requests.Session()
+        session.mount("http://", requests.adapters.HTTPAdapter(max_retries=2))
+        with suppress(requests.ConnectionError):
+            session.post(f"{dead}/v1/completions", data=body)
+        return JSONResponse({"error": "unavailable"}, 503)
+
+    async def handler(request: Request) -> Response:
+        return await in_executor(answer, await request.body())
+
+    serve(observed, handler)
+    observed.post()
+
+    record = observed.record()
+    assert (record.outcome, record.attempt) == (Outcome.ERROR, 1)
+    assert record.error is not None
+    assert record.error.type == "http_503"
+    assert record.selected_endpoint == dead.replace("http", "addr")

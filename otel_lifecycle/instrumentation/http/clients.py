@@ -70,7 +70,7 @@ def observe_httpx_blocking(
     return response
 
 
-def _unless_it_fails(find: Callable[P, T]) -> Callable[P, T | None]:
+def unless_it_fails(find: Callable[P, T]) -> Callable[P, T | None]:
     """What is not as expected in a client is no call that is followed, and no error."""
 
     @wraps(find)
@@ -84,7 +84,7 @@ def _unless_it_fails(find: Callable[P, T]) -> Callable[P, T | None]:
     return find_safely
 
 
-@_unless_it_fails
+@unless_it_fails
 def _aiohttp_attempt(
     exchange: Exchange, session: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Attempt, MutableMapping[str, str]] | None:
@@ -93,15 +93,15 @@ def _aiohttp_attempt(
     url = _aiohttp_url(session, args[1])
     if url.host is None:
         return None
-    body = _body(kwargs.get("data"), kwargs.get("json"))
-    if not _is_to_an_engine(exchange, "aiohttp", url.host, url.port or 80, url.path, body):
+    body = body_of_call(kwargs.get("data"), kwargs.get("json"))
+    if not is_to_an_engine(exchange, "aiohttp", url.host, url.port or 80, url.path, body):
         return None
     headers = _aiohttp_headers(kwargs.get("headers"))
     attempt = exchange.calling(url.host, url.port or 80, body, headers)
     return None if attempt is None else (attempt, headers)
 
 
-@_unless_it_fails
+@unless_it_fails
 def _httpx_attempt(
     exchange: Exchange, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Attempt | None:
@@ -110,13 +110,13 @@ def _httpx_attempt(
         return None
     url = request.url
     port = url.port or (443 if url.scheme == "https" else 80)
-    body = _body(getattr(request, "_content", None), None)
-    if not _is_to_an_engine(exchange, "httpx", url.host, port, url.path, body):
+    body = body_of_call(getattr(request, "_content", None), None)
+    if not is_to_an_engine(exchange, "httpx", url.host, port, url.path, body):
         return None
     return exchange.calling(url.host, port, body, request.headers)
 
 
-def _is_to_an_engine(
+def is_to_an_engine(
     exchange: Exchange, library: str, host: str, port: int, path: str, body: bytes
 ) -> bool:
     """Return whether a call is one to an engine, by its path or by what it asks for.
@@ -152,7 +152,7 @@ def _aiohttp_headers(given: Any) -> MutableMapping[str, str]:
     return CIMultiDict(given or ())
 
 
-def _body(data: Any, json: Any) -> bytes:
+def body_of_call(data: Any, json: Any) -> bytes:
     """The bytes of a call, as far as they are there: a streamed body is left alone.
 
     Of an object that is still to be encoded the names, and the few values that are read.
