@@ -8,7 +8,8 @@ their structure, wherever it is found, and mostly it is found in `__main__`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from operator import attrgetter
 from types import ModuleType
 from typing import Any
@@ -89,8 +90,8 @@ class PDProxyInstrumentor(EnrichingInstrumentor):
         if any(module is known for known, _ in self._adopted):
             return
         structure = self.structure()
-        names = [name for name in structure if _has(module, name)]
-        if not _is_proxy(module, names):
+        names = hooks_of(partial(_has, module))
+        if not names:
             return
         self._adopted.append((module, names))
         self._wrap(module, {name: structure[name] for name in names})
@@ -119,13 +120,20 @@ def _handler_modules(routed: Any) -> Iterator[str]:
         yield from _handler_modules(getattr(route, "original_router", route))
 
 
-def _is_proxy(module: ModuleType, names: list[str]) -> bool:
-    if _SENDS in names and any(name in names for name in _STREAMS):
-        return True
-    # `Proxy` is a common name; this one forwards what it schedules.
-    if "Proxy.schedule" in names and _has(module, "Proxy.forward_request"):
-        return True
-    return "MiniLoadBalancer.select_pair" in names
+def hooks_of(has: Callable[[str], bool]) -> list[str]:
+    """What would be wrapped in a module; nothing if it is no such proxy.
+
+    Args:
+        has: Whether the module has a function, or a method named `Class.method`.
+    """
+    names = [name for name in (_SENDS, *_STREAMS, *_PICKERS) if has(name)]
+    is_proxy = (
+        (_SENDS in names and any(name in names for name in _STREAMS))
+        # `Proxy` is a common name; this one forwards what it schedules.
+        or ("Proxy.schedule" in names and has("Proxy.forward_request"))
+        or "MiniLoadBalancer.select_pair" in names
+    )
+    return names if is_proxy else []
 
 
 def _has(module: ModuleType, name: str) -> bool:

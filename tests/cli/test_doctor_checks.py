@@ -71,6 +71,7 @@ def facts(groups: Mapping[str, list[EntryPoint]] | None = None, **others: Any) -
         libraries={},
         module="",
         module_found=False,
+        module_file="",
         native="",
         fastapi_traces=False,
     )

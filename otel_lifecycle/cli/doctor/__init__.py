@@ -13,6 +13,7 @@ from otel_lifecycle.cli.doctor.environment import examine_environment
 from otel_lifecycle.cli.doctor.instrumentations import examine_instrumentations
 from otel_lifecycle.cli.doctor.interpreter import Interpreter, ProbeError
 from otel_lifecycle.cli.doctor.program import INSTRUMENT, examine_program, examine_runs
+from otel_lifecycle.cli.doctor.script import examine_script
 from otel_lifecycle.cli.doctor.sdk import examine_sdk
 from otel_lifecycle.cli.doctor.settings import examine_record_file, examine_settings
 from otel_lifecycle.cli.errors import FAILED, CommandError
@@ -56,6 +57,8 @@ def _examine(diagnosis: Diagnosis, command: Sequence[str]) -> None:
     config = examine_settings(diagnosis, environment)
     if config is None:
         return
+    if command:
+        examine_script(diagnosis, command, program, facts, config.paths)
     examine_record_file(diagnosis, config.persistence)
     if not exported and not config.persistence.enabled:
         diagnosis.problem(

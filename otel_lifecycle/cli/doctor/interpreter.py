@@ -58,6 +58,7 @@ class Facts(msgspec.Struct, frozen=True):
     libraries: dict[str, str]
     module: str
     module_found: bool
+    module_file: str
     native: str
     fastapi_traces: bool
 

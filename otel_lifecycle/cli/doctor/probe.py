@@ -73,6 +73,7 @@ def main() -> None:
         "libraries": _libraries({name.partition(".")[0] for name in modules}),
         "module": module,
         "module_found": _find(module.partition(".")[0]) is not None,
+        "module_file": _file_of(module),
         "native": _native(module.partition(".")[0]),
         "fastapi_traces": _submodule_exists("fastapi", "telemetry"),
     }
@@ -137,6 +138,22 @@ def _module_of(command: str) -> str:
     """The module that a console script runs."""
     points = entry_points(group="console_scripts", name=command)
     return next((point.module for point in points), "")
+
+
+def _file_of(module: str) -> str:
+    """The source of a module; found without importing what it is in."""
+    package, *parts = module.split(".")
+    spec = _find(package)
+    if spec is None:
+        return ""
+    if not parts and spec.submodule_search_locations is None:
+        return spec.origin or ""
+    for folder in spec.submodule_search_locations or ():
+        place = Path(folder, *parts)
+        for file in (place.with_suffix(".py") if parts else place, place / "__main__.py"):
+            if file.is_file():
+                return str(file)
+    return ""
 
 
 def _native(package: str) -> str:

@@ -1,0 +1,137 @@
+"""What the doctor says of the source of a router."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from otel_lifecycle.cli.doctor.source import Source, read_source
+from tests.cli.command import Command
+from tests.cli.environments import make_package, sections, words
+
+NOT_EXPORTED = {"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"}
+PROXY = """
+    import threading
+    import grpc
+    import httpx
+    from fastapi import FastAPI
+
+    raise SystemExit("the script was run")
+    app = FastAPI()
+
+    def get_next_client(app, service): ...
+
+    async def send_request_to_service(client, endpoint): ...
+
+    async def stream_service_response(client, endpoint):
+        async with client["client"].stream("POST", f"{client['url']}/v1/completions?x=1"): ...
+        await client["client"].post("/door", json={})
+
+    @app.post("/v1/chat/completions")
+    async def chat(request): ...
+
+    @app.post("/ask")
+    async def ask(request): ...
+
+    @app.post("/other")
+    async def other(request): ...
+
+    @app.get("/health")
+    async def health(): ...
+
+    threading.Thread(target=print).start()
+    """
+
+
+def test_script(start: Callable[..., Command], tmp_path: Path) -> None:
+    """What it is recognised as, its paths and clients, and what will not be seen; it is not run."""
+    script = tmp_path / "proxy.py"
+    script.write_text(dedent(PROXY))
+    environment = {
+        **NOT_EXPORTED,
+        "OTEL_LIFECYCLE_PATHS": "/ask=chat",
+        "OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH": str(tmp_path / "records.jsonl"),
+    }
+
+    code, output, _ = start("doctor", sys.executable, str(script), environment=environment).wait()
+
+    found = sections(output)
+    assert (code, found["verdict"]) == (0, "this would work")
+    assert found["source"] == words(
+        f"looked at {script}; what it imports is not",
+        "recognised as a PD proxy (pd_proxy), by send_request_to_service,",
+        "stream_service_response, get_next_client",
+        "requests come in through fastapi (from its routing)",
+        "engines are called through httpx (followed), grpc (not followed)",
+        "serves by POST /v1/chat/completions (chat), /ask (chat), /other (no inference)",
+        "calls by POST /v1/completions (text_completion), /door (no inference)",
+    )
+    for warning in (
+        "engines are called through grpc, which nothing here follows",
+        "requests of /other are not followed",
+        "calls of /door count as calls of an engine only where",
+        f"{script} starts threads of its own",
+    ):
+        assert warning in found["warnings"]
+
+
+@pytest.mark.parametrize("module", ["router", "router.app"])
+def test_module(start: Callable[..., Command], tmp_path: Path, module: str) -> None:
+    """A module is looked at without importing what it is in."""
+    run = "raise SystemExit('the module was run')"
+    make_package(tmp_path / "router", __main__=run, app=f"import flask\n{run}")
+    (tmp_path / "router" / "__init__.py").write_text(run)
+
+    _, output, _ = start(
+        "doctor", "--", sys.executable, "-m", module, environment={"PYTHONPATH": str(tmp_path)}
+    ).wait()
+
+    found = sections(output)["source"]
+    file = "__main__" if module == "router" else "app"
+    assert f"looked at {tmp_path}/router/{file}.py; what it imports is not" in found
+    assert "recognised as no PD proxy: asgi_router follows it by its calls" in found
+    assert ("flask (not followed)" in found) is (file == "app")
+
+
+@pytest.mark.parametrize("content", [b"def", b"\xff\xfe", b"x = '\0'", b"(" * 100_000])
+def test_unreadable(start: Callable[..., Command], tmp_path: Path, content: bytes) -> None:
+    """What cannot be read is said, and is no reason to give up."""
+    script = tmp_path / "router.py"
+    script.write_bytes(content)
+
+    _, output, _ = start("doctor", sys.executable, str(script)).wait()
+
+    found = sections(output)
+    assert "cannot be read" in found["source"]
+    assert "record file" in found
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("app.post('/a')(handler)", Source(served={"/a": None})),
+        ("app.add_api_route('/a', handler, methods=['POST'])", Source(served={"/a": None})),
+        ("app.add_api_route('/a', handler, methods=['GET'])", Source()),
+        ("app.add_api_route('/a', handler, methods=[*METHODS])", Source(served={"/a": None})),
+        ("Route('/a/{path:path}', handler)", Source(served={"/a/{path:path}": None})),
+        ("web.post('/a', handler)", Source(served={"/a": None})),
+        ("client.post('/a')", Source(called={"/a": None})),
+        ("client.post(base + '/a')", Source(called={"/a": None})),
+        ("client.request('POST', f'{base}/a?key=x')", Source(called={"/a": None})),
+        ("requests.post('http://engine:80/v1/a')", Source(called={"/v1/a": None})),
+        ("requests.post('http://engine:80')", Source()),
+        ("requests.post(f'{url}')", Source()),
+        ("requests.post(f'')", Source()),
+        ("client.post()", Source()),
+        ("import a.b, c as d", Source(modules={"a", "a.b", "c"})),
+        ("from a import web\nfrom . import x", Source(modules={"a", "a.web"})),
+        ("class A:\n def b(self): ...\ndef c(): ...", Source(names={"A.b", "c"})),
+    ],
+)
+def test_source(text: str, expected: Source) -> None:
+    """Routes, calls, imports and definitions, in the ways they are written."""
+    assert read_source(text) == expected
