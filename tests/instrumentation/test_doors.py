@@ -17,6 +17,7 @@ import requests
 import urllib3
 from aiohttp import web
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -464,3 +465,27 @@ def test_nobody_in_threads(observed: Observed) -> None:
     assert record.error is not None
     assert record.error.type == "http_503"
     assert record.selected_endpoint == dead.replace("http", "addr")
+
+
+@pytest.mark.parametrize("library", ["httpx", "aiohttp"])
+def test_background_task(observed: Observed, engine: Server, library: str) -> None:
+    """An engine that is called behind the answer, by a background task, belongs to the request."""
+
+    async def later(url: str, body: dict[str, Any]) -> None:
+        await asyncio.sleep(0.05)
+        await call(library, url, body)
+
+    async def handler(request: Request) -> Response:
+        task = BackgroundTask(later, engine.url + request.url.path, await request.json())
+        return JSONResponse({"task": 1}, background=task)
+
+    serve(observed, handler)
+    assert observed.post().json() == {"task": 1}
+
+    record = observed.record()
+    assert (record.outcome, record.selected_endpoint, record.output_length) == (
+        Outcome.COMPLETED,
+        endpoint_id(engine),
+        2,
+    )
+    assert record.actual.ttft_ms is None

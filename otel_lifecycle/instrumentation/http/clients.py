@@ -16,7 +16,7 @@ from otel_lifecycle.instrumentation.http.inference_request import (
     asks_for_output,
 )
 from otel_lifecycle.instrumentation.http.operations import serves
-from otel_lifecycle.instrumentation.http.unserved import call_name
+from otel_lifecycle.instrumentation.http.unserved import MAX_SEEN, call_name
 from otel_lifecycle.runtime.logs import get_logger
 
 _logger = get_logger(__name__)
@@ -128,7 +128,8 @@ def is_to_an_engine(
         asked = exchange.operation
     if asked is not None and serves(asked, exchange.operation):
         return True
-    exchange.saw(call_name(library, host, port, path))
+    if len(exchange.calls_seen) < MAX_SEEN:
+        exchange.calls_seen.append(call_name(library, host, port, path))
     return False
 
 

@@ -23,7 +23,7 @@ from otel_lifecycle.instrumentation.http.inference_request import (
     is_prefill,
 )
 from otel_lifecycle.instrumentation.http.operations import Paths, paths
-from otel_lifecycle.instrumentation.http.unserved import MAX_SEEN, unserved
+from otel_lifecycle.instrumentation.http.unserved import unserved
 from otel_lifecycle.instrumentation.http.verdict import End, judge, judge_unserved
 from otel_lifecycle.instrumentation.routing import DECODE, PREFILL, Routing
 from otel_lifecycle.model import (
@@ -92,6 +92,7 @@ class Exchange:
         current: What contexts know of it.
         routing: Where it goes.
         operation: What it asks for.
+        calls_seen: Calls of the router that were none to an engine.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class Exchange:
         self.operation = operation
         self._path = path
         self._arrived_ns = time.monotonic_ns()
-        self._calls_seen: list[str] = []
+        self.calls_seen: list[str] = []
         self._headers = headers
         self._server = server
         self._body = RequestReader()
@@ -144,11 +145,6 @@ class Exchange:
     def paths(self) -> Paths:
         """The paths of inference requests."""
         return paths(self._tracker.config.paths)
-
-    def saw(self, call: str) -> None:
-        """The router made a call that is none to an engine."""
-        if len(self._calls_seen) < MAX_SEEN:
-            self._calls_seen.append(call)
 
     @property
     def needs_no_chunk(self) -> bool:
@@ -280,8 +276,17 @@ class Exchange:
             self._is_routing = False
         else:
             self._answered = True
-        if self._answered and not self._is_routing:
+        if self._answered and not self._is_routing and not self._may_call_later:
             self._conclude(None)
+
+    @property
+    def _may_call_later(self) -> bool:
+        """Whether the engine may be called behind an answer that has nothing of an engine in it.
+
+        Applications have background tasks, which they are not done without.
+        """
+        is_empty = self._tracked is None and not self._response.has_output
+        return is_empty and 0 < self._status < 400
 
     def left(self, error: BaseException | None) -> None:
         """The application is done with the request."""
@@ -337,8 +342,8 @@ class Exchange:
             streaming=self._read_request().streaming,
         )
         is_refusal = completion.outcome in (Outcome.REJECTED, Outcome.CLIENT_DISCONNECT)
-        if not is_refusal or self._calls_seen:
-            unserved(self._tracker).tell(self._path, self._calls_seen)
+        if not is_refusal or self.calls_seen:
+            unserved(self._tracker).tell(self._path, self.calls_seen)
         self._is_starting = True
         waited_ns = time.monotonic_ns() - self._arrived_ns
         with unless_current(self._span_above):  # of a middleware that has been left since

@@ -85,7 +85,8 @@ def _warn(paths: Counter[str], seen: dict[str, None]) -> None:
         "no call to an engine was seen for %d request%s (%s): %s have no endpoint. Other calls "
         "seen: %s. An answer may come from the router's own cache. Otherwise name the path of its "
         "engine in OTEL_LIFECYCLE_PATHS, or the engine is called where nothing is seen: from a "
-        "thread or process of its own, or through a client library that is not followed%s",
+        "thread, a process or a task that outlives the request, or through a client library that "
+        "is not followed%s",
         total,
         "" if total == 1 else "s",
         ", ".join(f"{path}: {count}" for path, count in paths.items()),
