@@ -16,6 +16,7 @@ import pytest
 import requests
 import urllib3
 from aiohttp import web
+from requests.adapters import HTTPAdapter
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
@@ -449,7 +450,7 @@ def test_nobody_in_threads(observed: Observed) -> None:
 
     def answer(body: bytes) -> Response:
         session = requests.Session()
-        session.mount("http://", requests.adapters.HTTPAdapter(max_retries=2))
+        session.mount("http://", HTTPAdapter(max_retries=2))
         with suppress(requests.ConnectionError):
             session.post(f"{dead}/v1/completions", data=body)
         return JSONResponse({"error": "unavailable"}, 503)

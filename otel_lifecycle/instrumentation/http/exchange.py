@@ -334,15 +334,9 @@ class Exchange:
     def _conclude_without_engine(self, error: BaseException | None) -> None:
         """Records what the client got; who served it, if anybody did, is not known."""
         completion = judge_unserved(
-            response=self._response,
-            status=self._status,
-            answered=self._answered,
-            disconnected=self._disconnected,
-            error=error or self._error,
-            streaming=self._read_request().streaming,
+            self._response, self._status, self._answered, self._disconnected, error or self._error
         )
-        is_refusal = completion.outcome in (Outcome.REJECTED, Outcome.CLIENT_DISCONNECT)
-        if not is_refusal or self.calls_seen:
+        if self.calls_seen or completion.outcome in (Outcome.COMPLETED, Outcome.ERROR):
             unserved(self._tracker).tell(self._path, self.calls_seen)
         self._is_starting = True
         waited_ns = time.monotonic_ns() - self._arrived_ns

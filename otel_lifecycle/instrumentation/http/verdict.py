@@ -69,13 +69,11 @@ def judge(end: End) -> RequestCompletion:
 
 
 def judge_unserved(
-    *,
     response: AnswerReader,
     status: int,
     answered: bool,
     disconnected: bool,
     error: BaseException | None,
-    streaming: bool | None,
 ) -> RequestCompletion:
     """The completion of a request for which no engine was called, as far as was seen.
 
@@ -85,7 +83,6 @@ def judge_unserved(
         answered: Whether the response came to its end.
         disconnected: Whether the client left before that.
         error: What left the application, or its routing.
-        streaming: Whether the client asked for a stream.
     """
     if disconnected or isinstance(error, (CancelledError, GeneratorExit)):
         return RequestCompletion(outcome=Outcome.CLIENT_DISCONNECT)
@@ -99,8 +96,7 @@ def judge_unserved(
         return _failure("stream_error" if response.is_stream else "response_error", response)
     # Not every application is a router: an answer without output is none of an engine.
     if response.is_truncated and response.has_output:
-        is_stream = response.is_stream or streaming
-        return _failure("stream_truncated" if is_stream else "response_truncated")
+        return _failure("stream_truncated" if response.is_stream else "response_truncated")
     return RequestCompletion(
         output_tokens=response.output_tokens,
         input_tokens=response.input_tokens,
