@@ -7,6 +7,7 @@ functions raises, whatever it is given.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from itertools import islice
@@ -24,6 +25,10 @@ from otel_lifecycle.model.fields import (
 MAX_TRACE_STATE_LENGTH = 512
 MAX_TRACE_STATE_MEMBERS = 32
 _LONG_MEMBER = 128
+_MEMBER = re.compile(
+    r"(?:[a-z][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
+    r"=[ -+\--<>-~]{0,255}[!-+\--<>-~]"
+)
 _MAX_MODELS = 256
 _MAX_DEVICES = 256
 _NO_DEVICE = NPUDevice()
@@ -48,7 +53,7 @@ def text(value: object) -> str:
 
 
 def trace_state(header: str) -> str:
-    """A `tracestate` header within the bounds of W3C Trace Context.
+    """A `tracestate` header within the bounds of W3C Trace Context; empty where it is invalid.
 
     As the specification says, members of more than 128 characters go first, and then the last ones.
     """
@@ -58,7 +63,7 @@ def trace_state(header: str) -> str:
     members = members[:MAX_TRACE_STATE_MEMBERS]
     while len(",".join(members)) > MAX_TRACE_STATE_LENGTH:
         members.pop()
-    return ",".join(members)
+    return ",".join(members) if all(map(_MEMBER.fullmatch, members)) else ""
 
 
 def count(value: object) -> int | None:

@@ -67,10 +67,7 @@ def start_span(
     parent = trace.get_current_span().get_span_context()
     kind = SpanKind.INTERNAL
     if not parent.is_valid and headers is not None:
-        state = headers.get("tracestate", "")
-        if len(state) > sanitize.MAX_TRACE_STATE_LENGTH:
-            headers = {**headers, "tracestate": sanitize.trace_state(state)}
-        context = propagate.extract(headers)
+        context = remote_context(headers)
         parent = trace.get_current_span(context).get_span_context()
     if not parent.is_valid or parent.is_remote:
         kind = SpanKind.SERVER
@@ -89,6 +86,19 @@ def rename_span(span: Span, record: LifecycleRecord) -> None:
     """Has a live span tell of another model."""
     span.update_name(span_name(record.model))
     span.set_attributes(start_attributes(record))
+
+
+def remote_context(headers: Mapping[str, str]) -> Context:
+    """The trace context in headers that others sent, within its bounds.
+
+    Without the baggage: nothing here reads it, and the SDK would log what it refuses of it as it
+    came, megabytes or control characters, and split it in time quadratic in its blanks. So it would
+    log an invalid `tracestate`.
+    """
+    carrier = {name: value for name, value in headers.items() if name != "baggage"}
+    if "tracestate" in carrier:
+        carrier["tracestate"] = sanitize.trace_state(carrier["tracestate"])
+    return propagate.extract(carrier)
 
 
 def end_span(

@@ -248,3 +248,27 @@ def test_trace_state_is_bounded(bench: Bench, given: str, kept: str) -> None:
 
     assert bench.records[0].trace_state == kept
     assert sent["tracestate"] == kept
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"baggage": "key=" + "x" * 10_000},
+        {"baggage": "\x9b31m"},
+        {"baggage": ",".join(["="] * 200)},
+        {"tracestate": "vendor=\x9b31m"},
+        {"tracestate": "a=1,A=2"},
+        {"tracestate": ",".join(f"m{n}=x" for n in range(40))},
+    ],
+    ids=["long", "control", "many", "control in state", "invalid member", "too many members"],
+)
+def test_headers_that_the_sdk_would_log(
+    bench: Bench, caplog: pytest.LogCaptureFixture, hostile: dict[str, str]
+) -> None:
+    """Nothing in a client's headers makes a log line; the request is its child all the same."""
+    headers = {"traceparent": TRACEPARENT, **hostile}
+    with bench.tracker.track(start(), headers=headers) as tracked:
+        tracked.complete()
+
+    assert caplog.records == []
+    assert bench.records[0].parent_span_id == TRACEPARENT.split("-")[2]

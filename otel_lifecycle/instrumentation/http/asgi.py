@@ -22,8 +22,7 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Application: TypeAlias = Callable[..., Awaitable[None]]
 
-_READ_OF_REQUEST = (b"x-request-id", b"traceparent", b"tracestate", b"baggage")
-_LISTS = (b"tracestate", b"baggage")
+_READ_OF_REQUEST = (b"x-request-id", b"traceparent", b"tracestate")
 _READ_OF_RESPONSE = (b"content-length", b"content-type", b"content-encoding")
 
 
@@ -216,17 +215,19 @@ def read_response_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 def _headers(raw: Iterable[tuple[bytes, bytes]], names: Collection[bytes]) -> dict[str, str]:
     """The few headers that are read; what comes twice is read as W3C Trace Context says."""
-    found: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     try:
         for name, value in raw:
-            if name not in names:
-                continue
-            key, text = name.decode("latin-1"), value.decode("latin-1")
-            if key in found and name in _LISTS:
-                text = f"{found[key]},{text}"
-            elif key in found and name == b"traceparent":
-                text = ""  # whose child this is cannot be told: a new trace
-            found[key] = text
+            if name in names:
+                found.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
     except (AttributeError, TypeError, ValueError):  # not what ASGI says
         return {}
-    return found
+    return {name: _one_value(name, values) for name, values in found.items()}
+
+
+def _one_value(name: str, values: list[str]) -> str:
+    if name == "tracestate":
+        return ",".join(values)
+    if name == "traceparent" and len(values) > 1:
+        return ""  # whose child this is cannot be told: a new trace
+    return values[-1]

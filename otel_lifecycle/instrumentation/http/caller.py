@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from opentelemetry import propagate, trace
+from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext
+
+from otel_lifecycle.telemetry.live_span import remote_context
 
 
 def caller_span(
@@ -26,7 +28,7 @@ def caller_span(
     sent = outbound.get("traceparent")
     if not sent or sent == inbound.get("traceparent"):
         return nullcontext()
-    theirs = trace.get_current_span(propagate.extract(dict(outbound))).get_span_context()
+    theirs = trace.get_current_span(remote_context(outbound)).get_span_context()
     return unless_current(
         SpanContext(theirs.trace_id, theirs.span_id, False, theirs.trace_flags, theirs.trace_state)
     )

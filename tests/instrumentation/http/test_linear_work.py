@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from otel_lifecycle.instrumentation.http.answers import AnswerReader
+from otel_lifecycle.instrumentation.http.asgi import open_exchange
 from otel_lifecycle.instrumentation.http.inference_request import RequestReader, is_prefill
+from tests.conftest import Bench
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -133,6 +135,22 @@ def test_answers(make: Callable[[int], bytes]) -> None:
 def test_requests(make: Callable[[int], bytes]) -> None:
     """Twice a request takes twice the work."""
     assert_linear(read_request, make)
+
+
+@pytest.mark.parametrize("name", [b"x-request-id", b"traceparent", b"tracestate", b"baggage"])
+def test_repeated_headers(bench: Bench, name: bytes) -> None:
+    """Twice as many headers of one name take twice the work: some servers take megabytes."""
+
+    def read(parts: list[bytes]) -> None:
+        headers = [(name, part) for part in parts]
+        open_exchange(bench.tracker, {"path": "/v1/completions", "headers": headers})
+
+    small, big = ([b"k=" + b"x" * 20] * count for count in (20_000, 40_000))
+    for _ in range(4):
+        once, twice = (max(cpu(lambda h=h: read(h)), 1e-3) for h in (small, big))
+        if twice <= GROWTH * once:
+            return
+    pytest.fail(f"{once * 1e3:.1f} ms became {twice * 1e3:.1f} ms")
 
 
 @pytest.mark.parametrize("make", [*HOSTILE.values(), *REQUESTS.values()], ids=[*HOSTILE, *REQUESTS])
