@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 import wrapt
@@ -104,7 +102,4 @@ class GenericRouterInstrumentor(RouterInstrumentor):
             return await wrapped(*args, **kwargs)
         finally:
             if self.tracker is not None:
-                # In a thread, since another server may share the loop; where there are no more
-                # threads the interpreter is about to flush itself.
-                with suppress(RuntimeError):
-                    await asyncio.to_thread(flush, self.tracker)
+                await flush(self.tracker)

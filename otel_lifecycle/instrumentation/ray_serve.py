@@ -8,7 +8,6 @@ learns it from the request's metadata.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import sys
 from collections.abc import AsyncIterator, Awaitable, Mapping
@@ -233,7 +232,7 @@ async def _flushed(tracker: RequestLifecycleTracker, ending: Awaitable[Any]) -> 
     try:
         return await ending
     finally:
-        await asyncio.to_thread(flush, tracker)
+        await flush(tracker)
 
 
 class _Receive:

@@ -21,11 +21,20 @@ from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 ROUTER = """
+import asyncio
 import os
+import threading
 import uvicorn
 from tests.instrumentation.generic_routers import HttpxUpstream, make_router
 
-app = make_router(HttpxUpstream([os.environ["ENGINE"]]))
+router = make_router(HttpxUpstream([os.environ["ENGINE"]]))
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        for _ in range(int(os.environ.get("HANGING_CALLS", "0"))):
+            asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)
+    await router(scope, receive, send)
+
 if __name__ == "__main__":
     workers = int(os.environ.get("WORKERS", "0"))
     uvicorn.run(
@@ -66,6 +75,17 @@ def test_signal(
     assert {record.span_id for record in written} == exported
     counted = receiver.gauge("llm_router.records.written")
     assert counted == {frozenset(): 10}
+
+
+def test_signal_beside_calls_that_hang(
+    tmp_path: Path, engine: str, receiver: OTLPReceiver
+) -> None:
+    """A router whose threads all hang ends at its signal as it does without us, and loses nothing."""
+    records = tmp_path / "records.jsonl"
+    settings = {"ENGINE": engine, "HANGING_CALLS": "100", **persisted(records)}
+    serve_until(signal.SIGTERM, 2, tmp_path, receiver, **settings)
+
+    assert [record.outcome for record in read_records(records)] == [Outcome.COMPLETED] * 2
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
@@ -195,11 +197,28 @@ def is_inference(tracker: RequestLifecycleTracker, scope: Any) -> bool:
     return paths(tracker.config.paths).operation(path) is not None
 
 
-def flush(tracker: RequestLifecycleTracker) -> None:
+async def flush(tracker: RequestLifecycleTracker) -> None:
     """Writes queued records, and exports what the global providers have.
 
-    Both together within the `close_timeout`; never raises.
+    Both together within the `close_timeout`; never raises. In a thread of its own: another server
+    may share the loop, and calls that hang may have all threads of the loop's executor.
     """
+    loop, flushed = asyncio.get_running_loop(), asyncio.Event()
+
+    def run() -> None:
+        _flush(tracker)
+        with suppress(RuntimeError):  # nobody waited, and the loop is closed
+            loop.call_soon_threadsafe(flushed.set)
+
+    thread = threading.Thread(target=run, name="otel-lifecycle-flush", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # no more threads: the interpreter is about to flush itself
+        return
+    await flushed.wait()
+
+
+def _flush(tracker: RequestLifecycleTracker) -> None:
     with suppress(Exception):
         timeout = tracker.config.close_timeout.total_seconds()
         deadline = time.monotonic() + timeout
