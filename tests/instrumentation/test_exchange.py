@@ -283,3 +283,62 @@ def test_headers_that_tell_nothing(
     serve(bench, application)
 
     assert endings(bench) == [ending]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {},
+        {"type": "http.response.start", "status": None},
+        {"type": "http.response.body", "body": None, "more_body": None},
+        {"type": "http.request", "body": None},
+        "text",
+    ],
+    ids=["nothing", "no status", "no body", "no request body", "no message"],
+)
+def test_messages_that_asgi_does_not_know(bench: Bench, odd: Any) -> None:
+    """What middleware makes up passes both ways as it is, also where nobody else minds it."""
+    sent: list[Any] = []
+
+    async def receive_odd() -> Any:
+        return odd
+
+    async def send_odd(message: Any) -> None:
+        sent.append(message)
+
+    async def application(_: Any, read: Any, answer: Any) -> None:
+        await call_engine()
+        assert await read() is odd
+        await answer(odd)
+
+    async def served() -> None:
+        await follow(bench.tracker, application, dict(SCOPE), receive_odd, send_odd)  # type: ignore[arg-type]
+
+    asyncio.run(served())
+
+    assert sent == [odd]
+
+
+class OddError(Exception):
+    """An error of a client library with a status that cannot be read."""
+
+    @property
+    def status(self) -> int:
+        raise ValueError("no status yet")
+
+
+def test_error_whose_status_cannot_be_read(bench: Bench) -> None:
+    """The router gets the very exception of its client, whatever that is like."""
+    raised = OddError()
+
+    async def fail(_: httpx.Request) -> httpx.Response:
+        raise raised
+
+    async def application(*_: Any) -> None:
+        await observe_httpx(fail, None, (httpx.Request("POST", ENGINE, content=b"{}"),), {})
+
+    with pytest.raises(OddError) as caught:
+        serve(bench, application)
+
+    assert caught.value is raised
+    assert endings(bench) == [("error", f"{__name__}.OddError")]

@@ -76,10 +76,13 @@ def observe_received(current: CurrentRequest, message: Message) -> None:
     exchange = exchange_of(current)
     if exchange is None:
         return
-    if message["type"] == "http.request":
-        exchange.received(message.get("body", b""), more=message.get("more_body", False))
-    elif message["type"] == "http.disconnect":
-        exchange.disconnected()
+    try:
+        if message["type"] == "http.request":
+            exchange.received(message.get("body") or b"", more=bool(message.get("more_body")))
+        elif message["type"] == "http.disconnect":
+            exchange.disconnected()
+    except Exception:  # middleware made up a message that ASGI does not know
+        exchange.give_up()
 
 
 def observe_sent(current: CurrentRequest, message: Message, *, routing: bool = False) -> None:
@@ -87,12 +90,15 @@ def observe_sent(current: CurrentRequest, message: Message, *, routing: bool = F
     exchange = exchange_of(current)
     if exchange is None:
         return
-    if message["type"] == "http.response.start":
-        headers = _headers(message.get("headers", ()), _READ_OF_RESPONSE)
-        exchange.answering(message.get("status", 0), headers, routing=routing)
-    elif message["type"] == "http.response.body":
-        body, more = message.get("body", b""), message.get("more_body", False)
-        exchange.sent(body, more=more, routing=routing)
+    try:
+        if message["type"] == "http.response.start":
+            headers = _headers(message.get("headers", ()), _READ_OF_RESPONSE)
+            exchange.answering(message.get("status", 0), headers, routing=routing)
+        elif message["type"] == "http.response.body":
+            body, more = message.get("body") or b"", bool(message.get("more_body"))
+            exchange.sent(body, more=more, routing=routing)
+    except Exception:  # middleware took a message that ASGI does not know
+        exchange.give_up()
 
 
 def left(current: CurrentRequest, error: BaseException | None) -> None:

@@ -61,7 +61,10 @@ class Attempt:
 
     def failed(self, error: BaseException) -> None:
         """The engine could not be called, or the library raised the status of its answer."""
-        status = getattr(error, "status", 0)
+        try:
+            status: object = error.status  # type: ignore[attr-defined]
+        except Exception:  # it has none, or a property that raises
+            status = 0
         refused = type(status) is int and status >= 400
         self._take(f"http_{status}" if refused else error_type(error))
 
