@@ -265,7 +265,8 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
     rerouted: Annotated[
         list[Reroute],
         declare(
-            f"Changes of route on the way. On the span: events `{semconv.EVENT_REROUTED}`.",
+            "Changes of route on the way, the last 64 of them. On the span: events "
+            f"`{semconv.EVENT_REROUTED}`.",
             section="event " + semconv.EVENT_REROUTED,
         ),
     ] = []

@@ -36,6 +36,7 @@ from otel_lifecycle.model.route import EndpointSnapshot, RouteSnapshot
 from otel_lifecycle.model.timestamps import format_timestamp
 from otel_lifecycle.tracking.lifecycle import Dispatch, Lifecycle
 
+_MAX_REROUTES = 64  # a router may try again for as long as an engine takes to start
 _NO_PREDICTION = LatencyPrediction()
 _SPAN_FIELDS = [
     field.name for field in fields_of(LifecycleRecord) if field.declared.source == "trace"
@@ -142,7 +143,7 @@ def take_over(lifecycle: Lifecycle, dispatch: Dispatch, now_ns: int, reason: str
             "+".join(record.tracked_endpoints),
             sanitize.text(reason),
         )
-        record.rerouted = [*old.rerouted, change]
+        record.rerouted = [*old.rerouted, change][-_MAX_REROUTES:]
 
 
 def invalid_values(start: RequestStart, record: LifecycleRecord) -> int:

@@ -217,7 +217,7 @@ class LifecycleStore:
             lifecycle.deleted_roles.clear()
             lifecycle.start = start
             record = dispatch.record
-            if len(record.rerouted) > len(lifecycle.record.rerouted):
+            if record.rerouted is not lifecycle.record.rerouted:
                 lifecycle.first_byte_ns = None
             # What the chunks so far have told of the response stays true.
             record.streaming = lifecycle.record.streaming or record.streaming

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from otel_lifecycle.instrumentation.http.answers import AnswerReader
 from otel_lifecycle.tracking.current_request import CurrentRequest
 from tests.instrumentation.generic_routers import AiohttpUpstream, HttpxUpstream, Upstream
 from tests.instrumentation.test_generic import Observed, unobserved
@@ -182,3 +183,85 @@ def test_nothing_is_kept(
         assert grown < KEPT_NOTHING_MIB
     finally:
         observed.stop()
+
+
+@pytest.mark.parametrize("kind", [HttpxUpstream, AiohttpUpstream])
+def test_many_calls_of_one_request(
+    tmp_path: Path, kind: Callable[[list[str]], Upstream]
+) -> None:
+    """A request that makes any number of calls keeps the answer of the last one alone."""
+    observed = Observed(tmp_path / "records.jsonl")
+    try:
+        engine = observed.cluster.add_app("engine", unobserved(big_engine))
+        upstream, counts = kind([]), []
+
+        async def route(request: Request) -> Response:
+            body = await request.body()
+            for _ in range(10):
+                answer = await upstream.call(engine.url + request.url.path, body)
+                assert answer is not None
+                async for _ in answer[2]:
+                    pass
+                counts.append(ours().get(f"{AnswerReader.__module__}.AnswerReader", 0))
+            return Response(b"{}")
+
+        observed.serve(serving(route, upstream))
+        observed.post(stream=False)
+
+        assert counts[0] > 0
+        assert max(counts) <= counts[0] + 1
+    finally:
+        observed.stop()
+
+
+@pytest.mark.parametrize("kind", [HttpxUpstream, AiohttpUpstream])
+def test_calls_that_outlive_their_request(
+    tmp_path: Path, kind: Callable[[list[str]], Upstream]
+) -> None:
+    """An engine that answers when the request has ended leaves nothing behind."""
+    observed = Observed(tmp_path / "records.jsonl")
+    try:
+        engine = observed.cluster.add_app("engine", unobserved(big_engine))
+        upstream, calls = kind([]), []
+
+        async def route(request: Request) -> Response:
+            body = await request.body()
+            called = asyncio.Event()
+
+            async def call() -> None:
+                called.set()
+                answer = await upstream.call(engine.url + request.url.path, body)
+                assert answer is not None
+                async for _ in answer[2]:
+                    pass
+
+            calls.append(asyncio.create_task(call()))
+            await called.wait()
+            return Response(b"{}")
+
+        observed.serve(serving(route, upstream))
+        observed.post(stream=False)
+        eventually(lambda: all(call.done() for call in calls))
+        before = ours()
+        for _ in range(10):
+            observed.post(stream=False)
+        eventually(lambda: all(call.done() for call in calls))
+
+        assert [call.exception() for call in calls] == [None] * 11
+        assert more_than(before) == {}
+    finally:
+        observed.stop()
+
+
+def serving(route: Callable[..., Any], upstream: Upstream) -> Starlette:
+    """An application of one route, which may use the client."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await upstream.start()
+        yield
+        await upstream.stop()
+
+    return Starlette(
+        routes=[Route("/v1/completions", route, methods=["POST"])], lifespan=lifespan
+    )

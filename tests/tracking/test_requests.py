@@ -434,6 +434,24 @@ def test_reroute(bench: Bench) -> None:
     assert_idle(bench)
 
 
+def test_rerouted_again_and_again(bench: Bench) -> None:
+    """A router that tries for as long as an engine takes to start makes no record without end."""
+    with bench.tracker.track(start(route=aggregated("qwen-0"))) as tracked:
+        for number in range(1_000):
+            tracked.first_byte()
+            bench.clock.advance(1)
+            tracked.reroute(aggregated("qwen-0"), reason=f"attempt {number}")
+        tracked.first_byte()
+        tracked.complete()
+
+    (record,) = bench.records
+    assert [change.reason for change in record.rerouted] == [
+        f"attempt {number}" for number in range(936, 1_000)
+    ]
+    assert record.attempt == 1_001
+    assert record.first_byte_at == record.completed_at  # of the last route
+
+
 def test_duplicate_id(bench: Bench) -> None:
     """A second start of an id in flight supersedes the first; the first handle is stale."""
     tracker = bench.tracker

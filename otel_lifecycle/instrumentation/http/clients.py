@@ -37,7 +37,8 @@ async def observe_aiohttp(
     with exchange.through(attempt):
         response = await wrapped(*args, **{**kwargs, "headers": headers})
     attempt.answered(response.status)
-    if response.status < 400:
+    # After the request's end nothing would take back what reads the answer.
+    if response.status < 400 and not exchange.done:
         read_aiohttp(attempt, response, unpacked=session.auto_decompress)
     return response
 

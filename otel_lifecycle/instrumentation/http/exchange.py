@@ -170,6 +170,7 @@ class Exchange:
         if not self._answered:
             self._disconnected = True
 
+    @_safely
     def look_at_client(self) -> None:
         """Notes whether the client is still there, as far as the server can tell."""
         if not self._disconnected and not self._answered:
@@ -207,6 +208,7 @@ class Exchange:
                 return None
             attempt = Attempt(leg)
             reason = self._enter(leg, endpoint, retry)
+            self._let_go_of_former(leg)
             self._attempts.append(attempt)
             route = self.routing.route
             if self._tracked is None:
@@ -374,6 +376,13 @@ class Exchange:
             self.routing.drop(self._attempts[-1].leg)
         again = self.routing.call(leg, endpoint)
         return failure or ("retry" if (again if retry is None else retry) else "")
+
+    def _let_go_of_former(self, leg: str) -> None:
+        """Only the last call of a leg counts, and there may be any number of them."""
+        for former in self._attempts[:]:
+            if former.leg == leg and former.milliseconds is not None:
+                self._attempts.remove(former)
+                former.let_go()
 
     def _last(self, leg: str) -> Attempt | None:
         return next((attempt for attempt in self._attempts[::-1] if attempt.leg == leg), None)
