@@ -154,12 +154,13 @@ class RouterInstrumentor(BaseInstrumentor):
             tracker.close()
 
     def _on_import(self, module: ModuleType) -> None:
+        """Wraps a module of the router; what it raised would be raised by the router's import."""
         if self._make_tracker is None:
             return
         if self._tracker is None and self.needs_tracker(module.__name__):
             try:
                 self._tracker = self._make_tracker()
-            except ConfigError as error:
+            except Exception as error:  # no more threads, for instance
                 _report_refusal(error)
                 self._make_tracker = None
                 return
@@ -185,14 +186,22 @@ class RouterInstrumentor(BaseInstrumentor):
                 _logger.warning(
                     "%s.%s does not exist: what it would tell is missing", module.__name__, name
                 )
+            except Exception as error:  # a compiled class takes no attributes
+                _logger.warning(
+                    "%s.%s cannot be wrapped, what it would tell is missing: %s",
+                    module.__name__,
+                    name,
+                    error,
+                )
 
     @classmethod
     def _options(cls) -> Collection[str]:
         return cls.configuration.__dataclass_fields__
 
 
-def _report_refusal(error: ConfigError) -> None:
-    _report(logging.ERROR, f"otel-lifecycle does not instrument the router: {error}")
+def _report_refusal(error: Exception) -> None:
+    reason = error if isinstance(error, ConfigError) else repr(error)
+    _report(logging.ERROR, f"otel-lifecycle does not instrument the router: {reason}")
 
 
 def _report(level: int, message: str) -> None:

@@ -254,3 +254,39 @@ def test_options_and_variables() -> None:
     variables = {name.removeprefix("OTEL_LIFECYCLE_").lower() for name in environment_variables()}
 
     assert set(InstrumentorOptions.__dataclass_fields__) == variables - {"config_file"}
+
+
+def test_no_thread_can_be_started(
+    toy_router: str,
+    instrumentor: ToyInstrumentor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Where nothing can be set up, the router's import goes on, and the log says why."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("otel_lifecycle.instrumentation.base._reported", set())
+    monkeypatch.setattr("otel_lifecycle.instrumentation.providers.shut_down_at_exit", fail)
+    instrumentor.instrument()
+
+    assert load(toy_router).Router().dispatch("request-1") == "dispatched request-1"
+    assert instrumentor.seen == []
+    assert "can't start new thread" in caplog.text
+
+
+def test_class_that_cannot_be_wrapped(
+    toy_router: str, tmp_path: Path, instrumentor: ToyInstrumentor
+) -> None:
+    """A router may be compiled: what cannot be wrapped is left alone."""
+    (tmp_path / "toy_router.py").write_text(
+        "class Immutable(type):\n"
+        "    def __setattr__(self, name, value):\n"
+        "        raise TypeError('immutable')\n"
+        + TOY_ROUTER.replace("class Router:", "class Router(metaclass=Immutable):")
+    )
+    instrumentor.instrument()
+
+    assert load(toy_router).Router().dispatch("request-1") == "dispatched request-1"
+    assert instrumentor.seen == []
