@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import copy_context
 from typing import Any
@@ -10,9 +11,14 @@ from typing import Any
 import aiohttp
 import httpx
 import pytest
+from opentelemetry.sdk.trace import SpanProcessor
 
 from otel_lifecycle.instrumentation.http.asgi import follow
-from otel_lifecycle.instrumentation.http.clients import observe_aiohttp, observe_httpx
+from otel_lifecycle.instrumentation.http.clients import (
+    observe_aiohttp,
+    observe_httpx,
+    observe_httpx_blocking,
+)
 from otel_lifecycle.instrumentation.http.exchange import Exchange
 from otel_lifecycle.tracking.current_request import current_request
 from tests.conftest import Bench
@@ -342,3 +348,61 @@ def test_error_whose_status_cannot_be_read(bench: Bench) -> None:
 
     assert caught.value is raised
     assert endings(bench) == [("error", f"{__name__}.OddError")]
+
+
+class CallingProcessor(SpanProcessor):
+    """Calls an engine when a span starts."""
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        def answer(_: httpx.Request) -> httpx.Response:
+            return httpx.Response(200, json={})
+
+        request = httpx.Request("POST", ENGINE, content=b"{}")
+        observe_httpx_blocking(answer, None, (request,), {})
+
+
+def test_span_processor_that_calls_an_engine(bench: Bench) -> None:
+    """What is called within our own work for a request does not wait for that work's end."""
+    bench.telemetry.tracer_provider.add_span_processor(CallingProcessor())
+    done = threading.Event()
+
+    async def application(*_: Any) -> None:
+        await call_engine()
+
+    def served() -> None:
+        serve(bench, application)
+        done.set()
+
+    threading.Thread(target=served, daemon=True).start()
+
+    assert done.wait(30)
+
+
+@pytest.mark.parametrize("error", [ValueError, RuntimeError])
+def test_server_that_cannot_be_asked(bench: Bench, error: type[Exception]) -> None:
+    """Whether the client is still there is unknown where the server raises."""
+
+    class Server:
+        @property
+        def disconnected(self) -> bool:
+            raise error
+
+        async def receive(self) -> dict[str, Any]:
+            return await receive()
+
+    sent: list[Any] = []
+
+    async def collect(message: Any) -> None:
+        sent.append(message)
+
+    async def application(_: Any, __: Any, answer: Any) -> None:
+        await call_engine()
+        await answer({"type": "http.response.start", "status": 200, "headers": []})
+        await answer({"type": "http.response.body", "body": b"{}"})
+
+    async def served() -> None:
+        await follow(bench.tracker, application, dict(SCOPE), Server().receive, collect)  # type: ignore[arg-type]
+
+    asyncio.run(served())
+
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import wraps
-from threading import Lock
+from threading import RLock
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from uuid import uuid4
 
@@ -117,8 +117,9 @@ class Exchange:
         self._server = server
         self._body = RequestReader()
         self._body_is_here = False
-        # A router may choose in another thread than the one that reads the body.
-        self._lock = Lock()
+        # A router may choose in another thread than the one that reads the body. Reentrant: a span
+        # processor of others may call an engine too.
+        self._lock = RLock()
         self._request = request
         self._response = AnswerReader()
         self._error: BaseException | None = None
