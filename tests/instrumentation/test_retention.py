@@ -186,9 +186,7 @@ def test_nothing_is_kept(
 
 
 @pytest.mark.parametrize("kind", [HttpxUpstream, AiohttpUpstream])
-def test_many_calls_of_one_request(
-    tmp_path: Path, kind: Callable[[list[str]], Upstream]
-) -> None:
+def test_many_calls_of_one_request(tmp_path: Path, kind: Callable[[list[str]], Upstream]) -> None:
     """A request that makes any number of calls keeps the answer of the last one alone."""
     observed = Observed(tmp_path / "records.jsonl")
     try:
@@ -262,6 +260,4 @@ def serving(route: Callable[..., Any], upstream: Upstream) -> Starlette:
         yield
         await upstream.stop()
 
-    return Starlette(
-        routes=[Route("/v1/completions", route, methods=["POST"])], lifespan=lifespan
-    )
+    return Starlette(routes=[Route("/v1/completions", route, methods=["POST"])], lifespan=lifespan)

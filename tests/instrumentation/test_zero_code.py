@@ -77,10 +77,8 @@ def test_signal(
     assert counted == {frozenset(): 10}
 
 
-def test_signal_beside_calls_that_hang(
-    tmp_path: Path, engine: str, receiver: OTLPReceiver
-) -> None:
-    """A router whose threads all hang ends at its signal as it does without us, and loses nothing."""
+def test_signal_beside_calls_that_hang(tmp_path: Path, engine: str, receiver: OTLPReceiver) -> None:
+    """A router whose threads all hang ends at its signal all the same, and loses nothing."""
     records = tmp_path / "records.jsonl"
     settings = {"ENGINE": engine, "HANGING_CALLS": "100", **persisted(records)}
     serve_until(signal.SIGTERM, 2, tmp_path, receiver, **settings)
