@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextvars import Token
 from types import TracebackType
+from typing import Any
 
 from opentelemetry import context, trace
 
@@ -61,8 +62,9 @@ class Attempt:
 
     def failed(self, error: BaseException) -> None:
         """The engine could not be called, or the library raised the status of its answer."""
+        raised: Any = error
         try:
-            status: object = error.status  # type: ignore[attr-defined]
+            status: Any = raised.status
         except Exception:  # it has none, or a property that raises
             status = 0
         refused = type(status) is int and status >= 400
