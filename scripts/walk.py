@@ -32,8 +32,8 @@ from otel_lifecycle import (
     RouteEndpoint,
     TrackerConfig,
 )
+from otel_lifecycle.tracking.scheduling import PD_GROUP_KEY
 
-PD_GROUP_KEY = "PDGroupInfoKey"
 PACKAGE = str(Path(otel_lifecycle.__file__).parent)
 
 Step = tuple[str, str]

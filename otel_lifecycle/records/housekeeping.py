@@ -47,15 +47,13 @@ class Housekeeping:
     Args:
         config: Enabled settings; without rotation there is nothing to do.
         live: The live file of this process.
-        complain: Told of what goes wrong.
+        warn: Told of what goes wrong.
     """
 
-    def __init__(
-        self, config: PersistenceConfig, live: Path, complain: Callable[[str], None]
-    ) -> None:
+    def __init__(self, config: PersistenceConfig, live: Path, warn: Callable[[str], None]) -> None:
         self._config = config
         self._live = live
-        self._complain = complain
+        self._warn = warn
         self._syncs = config.fsync != "never"
         self._needed = config.rotates and (
             config.compression != "none"
@@ -94,7 +92,7 @@ class Housekeeping:
             try:
                 self.tidy()
             except OSError as error:
-                self._complain(f"closed segments cannot be looked after: {error}")
+                self._warn(f"closed segments cannot be looked after: {error}")
             time.sleep(_PAUSE_SECONDS)
 
     def tidy(self) -> None:
@@ -124,7 +122,7 @@ class Housekeeping:
                 except BlockingIOError:  # it is being written after all
                     continue
                 except OSError as error:  # what is to be deleted is deleted all the same
-                    self._complain(f"{live} cannot be closed: {error}")
+                    self._warn(f"{live} cannot be closed: {error}")
 
     def _delete_unfinished(self) -> None:
         for path in self._live.parent.glob(f"*{UNFINISHED}"):
@@ -134,7 +132,7 @@ class Housekeeping:
                 try:
                     _delete_half_compressed(path)
                 except OSError as error:
-                    self._complain(f"{path} cannot be deleted: {error}")
+                    self._warn(f"{path} cannot be deleted: {error}")
 
     def _compress(self, path: Path) -> Path:
         """Compresses a segment; returns under which name it is there now."""
@@ -153,7 +151,7 @@ class Housekeeping:
         except FileNotFoundError:
             return compressed
         except OSError as error:  # what is to be deleted is deleted all the same
-            self._complain(f"{path} cannot be compressed: {error}")
+            self._warn(f"{path} cannot be compressed: {error}")
             return path
         return compressed
 
@@ -196,7 +194,7 @@ class Housekeeping:
             except FileNotFoundError:  # another process was faster
                 continue
             except OSError as error:
-                self._complain(f"{path} cannot be deleted: {error}")
+                self._warn(f"{path} cannot be deleted: {error}")
 
     def _closed_segments(self) -> list[Path]:
         """Of all processes, oldest first."""

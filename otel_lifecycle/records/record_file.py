@@ -24,7 +24,7 @@ class RecordFile:
 
     Args:
         config: Enabled settings.
-        complain: Told of what goes wrong beside the writing.
+        warn: Told of what goes wrong beside the writing.
 
     Raises:
         OSError: The file cannot be opened.
@@ -32,15 +32,15 @@ class RecordFile:
         RuntimeError: The path begins with `~` and there is no home folder.
     """
 
-    def __init__(self, config: PersistenceConfig, complain: Callable[[str], None]) -> None:
+    def __init__(self, config: PersistenceConfig, warn: Callable[[str], None]) -> None:
         self._config = config
-        self._complain = complain
+        self._warn = warn
         self._interval = config.rotate_interval.total_seconds()
         self._syncs = config.fsync != "never"
         self._last = self._next = NO_SEGMENT
         self._failed_at = -_RETRY_SECONDS
         self._segment = Segment(live_path(config.output_path), sync=config.fsync == "flush")
-        self._housekeeping = Housekeeping(config, self._segment.path, complain)
+        self._housekeeping = Housekeeping(config, self._segment.path, warn)
         self._housekeeping.begin()
 
     def append(self, lines: Sequence[bytes]) -> int:
@@ -87,7 +87,7 @@ class RecordFile:
             try:
                 self._segment.sync()
             except OSError as error:
-                self._complain(f"cannot be synced at the end: {error}")
+                self._warn(f"cannot be synced at the end: {error}")
 
     def close(self) -> None:
         """Closes the file as it is; in a forked child, the parent's."""
@@ -100,7 +100,7 @@ class RecordFile:
             raise
         except OSError as error:
             self._failed_at = time.monotonic()
-            self._complain(f"cannot be rotated, and grows on: {error}")
+            self._warn(f"cannot be rotated, and grows on: {error}")
             return False
         self._last = self._next
         self._housekeeping.begin()

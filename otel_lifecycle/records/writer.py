@@ -77,7 +77,7 @@ class RecordWriter:
         self._locked_out = False  # why it fails: another process has the lock
         self._failure = ""  # why the last write failed
         self._logged_at: dict[str, float] = {}
-        self._file: RecordFile | None = RecordFile(config, self._complain)
+        self._file: RecordFile | None = RecordFile(config, self._warn)
         self._pid = 0
         self._thread: threading.Thread | None = None
         self._thread_lock = threading.Lock()
@@ -265,7 +265,7 @@ class RecordWriter:
         try:
             file = self._file
             if file is None:
-                file = self._file = RecordFile(self._config, self._complain)
+                file = self._file = RecordFile(self._config, self._warn)
             while lines:
                 count = self._patiently(lambda: file.append(lines), patience)
                 del batch[:count], lines[:count]
@@ -319,7 +319,7 @@ class RecordWriter:
         try:
             self._patiently(file.finish, patience)
         except BlockingIOError as error:
-            self._complain(f"is not closed at the end: {error}")
+            self._warn(f"is not closed at the end: {error}")
         finally:
             file.close()
 
@@ -341,7 +341,7 @@ class RecordWriter:
                 return
             self.count_drop(reason)
 
-    def _complain(self, message: str) -> None:
+    def _warn(self, message: str) -> None:
         self._log("segments", message)
 
     def _log(self, kind: str, message: str) -> None:
