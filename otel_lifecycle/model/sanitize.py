@@ -52,6 +52,11 @@ def text(value: object) -> str:
     return value.encode("utf-8", "backslashreplace").decode("utf-8")[:MAX_TEXT_LENGTH]
 
 
+def texts(*values: object) -> tuple[str, ...]:
+    """The `text` of each value."""
+    return tuple(map(text, values))
+
+
 def trace_state(header: str) -> str:
     """A `tracestate` header within the bounds of W3C Trace Context; empty where it is invalid.
 

@@ -77,18 +77,26 @@ def begin_record(
     tokens, source = _input_tokens(start)
     score = sanitize.fraction(start.prefix_cache_score)
     prediction = _prediction(start.prediction)
+    request_id, model, operation, provider, policy, engine_request_id = sanitize.texts(
+        start.request_id,
+        start.model,
+        start.operation,
+        start.provider,
+        start.policy,
+        start.engine_request_id,
+    )
     record = LifecycleRecord(
-        request_id=sanitize.text(start.request_id),
-        model=sanitize.text(start.model),
-        operation=sanitize.text(start.operation),
-        provider=sanitize.text(start.provider),
+        request_id=request_id,
+        model=model,
+        operation=operation,
+        provider=provider,
         streaming=start.streaming if isinstance(start.streaming, bool) else None,
         started_at=format_timestamp(started_ns),
         input_token_length=tokens,
         input_token_source=source,
         candidates=_candidates(start.candidates),
-        policy=sanitize.text(start.policy),
-        engine_request_id=sanitize.text(start.engine_request_id) or None,
+        policy=policy,
+        engine_request_id=engine_request_id or None,
         attempt=max(1, sanitize.count(start.attempt) or 1),
         prefix_cache_score=score,
         prediction=prediction,
