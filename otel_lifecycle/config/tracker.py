@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 from pydantic import (
     AliasChoices,
@@ -73,7 +73,7 @@ class PersistenceConfig(Settings):
     """
 
     enabled: bool = False
-    flush_threshold: int = Field(default=0, ge=0)
+    flush_threshold: int = Field(default=0, ge=0, le=2**63 - 1)
     flush_interval: Duration = duration(seconds=0)
     output_path: str = Field(default="", validation_alias=AliasChoices("outputPath", "output_path"))
     max_queue: int = Field(default=100_000, ge=1)
@@ -181,8 +181,9 @@ class TrackerConfig(Settings):
     def from_json(cls, text: str | bytes) -> TrackerConfig:
         """The settings in JSON, camelCase, as the seed's factory takes them.
 
-        Empty text and `null` are the defaults, keys match in any case and a null value is the
-        default, as with Go's decoder; unknown fields are refused at every level.
+        As with Go's decoder: empty text and `null` are the defaults, keys match in any case, a null
+        sets nothing, and of a key that comes twice the last counts (of a section, field by field).
+        Unknown fields are refused at every level, a byte order mark and text that is not UTF-8 too.
 
         Raises:
             ConfigError: The text is not JSON, or a setting is refused.
@@ -291,10 +292,13 @@ def _parse(text: str | bytes) -> dict[str, Any]:
     if not text.strip():
         return {}
     try:
-        values = json.loads(text)
+        # Of bytes Python would take UTF-16 and a byte order mark; Go's decoder takes neither.
+        text = text if isinstance(text, str) else text.decode()
+        values = json.loads(text, object_pairs_hook=_Object)
+        json.dumps(values, ensure_ascii=False).encode()  # no path and no log takes half a character
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"invalid parameters: not valid JSON: {error}") from error
-    return _go_keys(TrackerConfig, {} if values is None else values)
+    return {} if values is None else _go_keys(TrackerConfig, values)
 
 
 def _from_variables(
@@ -319,23 +323,31 @@ def _from_variables(
     return values
 
 
+class _Object(dict[str, Any]):
+    """A JSON object that knows its members as they were written, a key that comes twice too."""
+
+    def __init__(self, members: list[tuple[str, Any]]) -> None:
+        super().__init__(members)
+        self.members = members
+
+
 def _go_keys(model: type[BaseModel], values: object, path: str = "") -> dict[str, Any]:
     """Fields of a JSON object: its keys in any case, its nulls left out, as Go's decoder does."""
-    if not isinstance(values, dict):
+    if not isinstance(values, _Object):
         raise ConfigError(
             f"invalid parameters: {path or 'they'} must be a JSON object, got {shown(values)}"
         )
     fields = {to_camel(name).lower(): name for name in model.model_fields}
     result: dict[str, Any] = {}
-    for key, value in cast("dict[str, Any]", values).items():
-        name = fields.get(key.lower())
+    for key, value in values.members:
+        name = fields.get(key.casefold())
         if name is None:
             unknown = f"{path}.{key}" if path else key
             raise ConfigError(f"invalid parameters: unknown field {unknown!r}")
         if value is None:
             continue
         if model is TrackerConfig and name in _SECTIONS:
-            value = _go_keys(_SECTIONS[name], value, name)
+            value = {**result.get(name, {}), **_go_keys(_SECTIONS[name], value, name)}
         result[name] = value
     return result
 

@@ -85,7 +85,9 @@ def test_all_parameters(make: Callable[..., RequestLifecycleTracker], tmp_path: 
         ('{"storename": "a", "extra": 1}', "unknown field 'extra'"),
         ('{"persistence": {"path": "x"}}', "unknown field 'persistence.path'"),
         ('{"persistence": {"flushThreshold": -1}}', "persistence.flushThreshold must be >= 0"),
+        ('{"persistence": {"flushThreshold": 9223372036854775808}}', "persistence.flushThreshold "),
         ('{"persistence": {"flushInterval": "-1s"}}', "persistence.flushInterval must be >= 0"),
+        ('{"persistence": {"flushInterval": "-1ns"}}', "persistence.flushInterval must be >= 0"),
         ('{"persistence": {"flushInterval": "soon"}}', "persistence.flushInterval .*'soon'"),
         ('{"persistence": {"flushInterval": "5"}}', "persistence.flushInterval .*'5'"),
         (
@@ -96,16 +98,77 @@ def test_all_parameters(make: Callable[..., RequestLifecycleTracker], tmp_path: 
         ('{"persistence": {"flushThreshold": 1.5}}', "persistence.flushThreshold "),
         ('{"storeName": 7}', "storeName "),
         ("[]", ""),
+        ('{"persistence": []}', ""),
         ("{", ""),
         ("{} {}", ""),
+        ("\ufeff{}", ""),
+        (b"\xef\xbb\xbf{}", ""),
+        ("{}".encode("utf-16"), ""),
+        (b'{"storeName": "\xff"}', ""),
+        ('{"storeName": "\\ud800"}', ""),
     ],
+    ids=str,
 )
-def test_refusals(parameters: str, message: str) -> None:
+def test_refusals(parameters: str | bytes, message: str) -> None:
     """Every refusal of the seed is one line that names the field."""
     with pytest.raises(ConfigError, match=f"^invalid parameters: .*{message}") as refusal:
         RequestLifecycleTracker.from_json(parameters)
 
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "persistence"),
+    [
+        ('{"storeName": "a", "storeName": "b"}', "b", {}),
+        ('{"storeName": "a", "STORENAME": "b"}', "b", {}),
+        ('{"STORENAME": "a", "storeName": "b", "storename": "c"}', "c", {}),
+        ('{"storeName": "a", "storeName": null}', "a", {}),
+        ('{"storeName": "a", "storeName": ""}', "hermes-inflight", {}),
+        ('{"\u017ftoreName": "a"}', "a", {}),
+        (
+            '{"persistence": {"flushThreshold": 1, "flushInterval": "1s"},'
+            ' "PERSISTENCE": null,'
+            ' "persistence": {"flushThreshold": 2, "outputPath": "x"}}',
+            "hermes-inflight",
+            {"flush_threshold": 2, "flush_interval": "1s", "output_path": "x"},
+        ),
+        (
+            '{"persistence": {"FLUSHTHRESHOLD": 1, "flushThreshold": 2}}',
+            "hermes-inflight",
+            {"flush_threshold": 2},
+        ),
+    ],
+)
+def test_keys(text: str, name: str, persistence: dict[str, Any]) -> None:
+    """Of a key that comes twice, in any case, the last counts; a null sets nothing."""
+    assert TrackerConfig.from_json(text) == TrackerConfig(
+        store_name=name, persistence=PersistenceConfig(**persistence)
+    )
+
+
+def test_unknown_field_in_a_section_that_comes_twice() -> None:
+    """What is overruled later has to be valid all the same."""
+    with pytest.raises(ConfigError, match=r"unknown field 'persistence\.x'$"):
+        TrackerConfig.from_json('{"persistence": {"x": 1}, "persistence": {}}')
+
+
+def test_path_that_cannot_be_written(tmp_path: Path) -> None:
+    """Persistence that cannot begin is refused at once, as the setting it is."""
+    parameters = {"persistence": {"enabled": True, "outputPath": str(tmp_path)}}
+    with pytest.raises(ConfigError, match=r"^persistence\.outputPath "):
+        RequestLifecycleTracker.from_json(json.dumps(parameters))
+
+
+@pytest.mark.parametrize(
+    ("interval", "microseconds"),
+    [("1ns", 1), ("999ns", 1), ("1us1ns", 2), ("0.9ns", 0), ("300ms", 300_000)],
+)
+def test_short_intervals(interval: str, microseconds: int) -> None:
+    """An interval is kept to the microsecond, rounded up: only 0 is none."""
+    config = TrackerConfig.from_json(json.dumps({"persistence": {"flushInterval": interval}}))
+
+    assert config.persistence.flush_interval == timedelta(microseconds=microseconds)
 
 
 def test_empty_interval_is_the_default(make: Callable[..., RequestLifecycleTracker]) -> None:
@@ -115,8 +178,10 @@ def test_empty_interval_is_the_default(make: Callable[..., RequestLifecycleTrack
     assert tracker.config.persistence.flush_interval == timedelta(0)
 
 
-def test_stores_are_shared_by_name(make: Callable[..., RequestLifecycleTracker]) -> None:
-    """Trackers with one store name share their live state."""
+def test_stores_are_shared_by_name(
+    make: Callable[..., RequestLifecycleTracker], tmp_path: Path
+) -> None:
+    """Trackers with one store name share their live state and their file, which is set once."""
     first, second, other = make('{"storeName": "a"}'), make('{"storeName": "a"}'), make("")
     first.pre_request(Request(), result(predicted("qwen-0")))
     loads = [tracker.store.active_requests for tracker in (first, second, other)]
@@ -124,6 +189,19 @@ def test_stores_are_shared_by_name(make: Callable[..., RequestLifecycleTracker])
 
     assert loads == [1, 1, 0]
     assert first.store.active_requests == 0
+
+    path = tmp_path / "completed.jsonl"
+    parameters: dict[str, Any] = {
+        "storeName": "a", "persistence": {"enabled": True, "outputPath": str(path)}
+    }  # fmt: skip
+    make(json.dumps(parameters))
+    second.pre_request(Request(), result(predicted("qwen-0")))
+    stream(first, Request())
+    assert second.flush(timeout=30)
+    assert [record.request_id for record in read_records(path)] == ["request-1"]
+    parameters["persistence"]["flushThreshold"] = 7
+    with pytest.raises(ConfigError, match="persistence of store 'a'"):
+        make(json.dumps(parameters))
 
 
 def test_close_flushes(make: Callable[..., RequestLifecycleTracker], tmp_path: Path) -> None:
