@@ -453,7 +453,9 @@ def test_moments(bench: Bench, moment: Any, expected: datetime | None) -> None:
 )
 def test_model_names(bench: Bench, model: Any, expected: str, ignored: int) -> None:
     """A model name is recorded as valid, bounded text; what had to be changed is counted."""
-    record = track(bench, result(predicted("qwen-0")), Request(target_model=model))
+    request = SimpleNamespace(**vars(Request(target_model=model)), model="asked for")
+
+    record = track(bench, result(predicted("qwen-0")), request)
 
     assert record.model == expected
     (span,) = bench.spans

@@ -28,6 +28,7 @@ from tests.hooks.shapes import (
     NamespacedName,
     ProfileRunResult,
     Request,
+    Response,
     ScheduledEndpoint,
     SchedulingResult,
     endpoint,
@@ -47,7 +48,9 @@ from tests.hooks.shapes import (
 )
 from tests.routes import NOW
 from tests.tracking.expected import (
+    E2E_MS,
     STREAMED_RECORD,
+    TTFT_MS,
     prediction_input,
     record,
     snapshot,
@@ -62,6 +65,24 @@ def track(bench: Bench, scheduling_result: Any, request: Request | None = None) 
     return bench.records[-1]
 
 
+def identified(pod: str) -> dict[str, Any]:
+    """Who an endpoint is, as a record tells it."""
+    return {"id": f"pod://llm/{pod}", "address": f"{pod}.local", "port": "8000"}
+
+
+def unscraped(pod: str) -> dict[str, Any]:
+    """An endpoint about which nothing is known but its load."""
+    return {**identified(pod), "inflight": {"tokens": 0, "requests": 0}}
+
+
+# The route of `pd_leader`.
+PD_ROUTE = {
+    "leader": identified("leader-0"),
+    "prefill": snapshot("prefill-0"),
+    "decode": snapshot("decode-0"),
+}
+
+
 def lines(bench: Bench) -> list[dict[str, Any]]:
     """The lines of the record file."""
     assert bench.tracker.flush(timeout=30)
@@ -74,6 +95,7 @@ def lines(bench: Bench) -> list[dict[str, Any]]:
         (None, result(predicted("qwen-0")), "no_request_id"),
         (Request(request_id=""), result(predicted("qwen-0")), "no_request_id"),
         (Request(request_id=None), result(predicted("qwen-0")), "no_request_id"),
+        (Request(request_id=7), result(predicted("qwen-0")), "no_request_id"),
         (SimpleNamespace(), result(predicted("qwen-0")), "no_request_id"),
         (Request(), None, "no_endpoint"),
         (Request(), SimpleNamespace(), "no_endpoint"),
@@ -94,6 +116,7 @@ def lines(bench: Bench) -> list[dict[str, Any]]:
         "no request",
         "empty id",
         "null id",
+        "id of another type",
         "id absent",
         "no result",
         "result without profiles",
@@ -115,15 +138,20 @@ def test_skipped(
     reason: str,
 ) -> None:
     """Without request, id, endpoint or metadata nothing is tracked; a debug log says why."""
-    caplog.set_level(logging.DEBUG, "otel_lifecycle.tracking.tracker")
+    caplog.set_level(logging.DEBUG, "otel_lifecycle")
 
     bench.tracker.pre_request(request_, scheduling_result)
 
     assert (bench.tracker.store.active_requests, bench.tracker.store.loads()) == (0, {})
     assert (bench.records, bench.spans) == ([], [])
     assert bench.tracker.store.ignored == {reason: 1}
-    (message,) = caplog.messages
-    assert message.startswith("not tracked: ")
+    why = {
+        "no_request_id": "not tracked: no request or no request id",
+        "no_endpoint": "not tracked: no selected endpoint",
+    }
+    assert [(entry.levelno, entry.message) for entry in caplog.records] == [
+        (logging.DEBUG, why[reason])
+    ]
 
 
 def test_aggregated(bench: Bench) -> None:
@@ -134,6 +162,7 @@ def test_aggregated(bench: Bench) -> None:
     stream(bench.tracker, request, bench.clock, usage=usage())
 
     assert lines(bench) == [record(**{"provider": "", **STREAMED_RECORD})]
+    assert [span["at"] for span in bench.spans] == [[0.0, TTFT_MS, E2E_MS, E2E_MS]]
     assert bench.tracker.store.loads() == {"pod://llm/qwen-0": Load()}
     assert bench.tracker.store.ignored == {}
 
@@ -158,19 +187,27 @@ def test_prefill_decode(bench: Bench) -> None:
                     prediction_input("prefill", "prefill-0"),
                     prediction_input("decode", "decode-0"),
                 ],
-                "selectedRoute": {
-                    "leader": {
-                        "id": "pod://llm/leader-0",
-                        "address": "leader-0.local",
-                        "port": "8000",
-                    },
-                    "prefill": snapshot("prefill-0"),
-                    "decode": snapshot("decode-0"),
-                },
+                "selectedRoute": PD_ROUTE,
                 **STREAMED_RECORD,
             }
         )
     ]
+
+
+def test_ranks_of_a_pd_route(bench: Bench) -> None:
+    """Where a pod's name does not tell who an endpoint is, its own name stands beside the id."""
+    leader = endpoint(
+        "leader-0",
+        "leader-0-rank-1",
+        pd_group=pd_group(endpoint("qwen-0", "qwen-0-rank-0"), endpoint("qwen-0", "qwen-0-rank-1")),
+    )
+    track(bench, result(leader))
+
+    assert lines(bench)[0]["selectedRoute"] == {
+        "leader": {**identified("leader-0"), "name": "leader-0-rank-1"},
+        "prefill": {**snapshot("qwen-0"), "name": "qwen-0-rank-0"},
+        "decode": {**snapshot("qwen-0"), "name": "qwen-0-rank-1"},
+    }
 
 
 def test_group_alone(bench: Bench) -> None:
@@ -179,26 +216,30 @@ def test_group_alone(bench: Bench) -> None:
 
     assert written.tracked_endpoints == ["pod://llm/prefill-0", "pod://llm/decode-0"]
     assert written.route_mismatch is False
+    assert lines(bench)[0]["selectedRoute"] == PD_ROUTE
 
 
 @pytest.mark.parametrize(
     "dispatched",
     [
         route(None, metadata("prefill-0"), metadata("decode-0")),
-        route(metadata("qwen-0"), None, metadata("decode-0")),
-        route(metadata("qwen-0"), metadata("prefill-0"), None),
+        route(metadata("leader-0"), None, metadata("decode-0")),
+        route(metadata("leader-0"), metadata("prefill-0"), None),
         route(None, None, None),
     ],
     ids=["no leader", "no prefill", "no decode", "nothing"],
 )
-def test_incomplete_route(bench: Bench, dispatched: Any) -> None:
+@pytest.mark.parametrize("selected", [predicted("leader-0"), pd_leader()], ids=["alone", "group"])
+def test_incomplete_route(bench: Bench, selected: ScheduledEndpoint, dispatched: Any) -> None:
     """A dispatched route without leader, prefill or decode counts on the selected endpoint."""
-    written = track(bench, result(predicted("qwen-0"), primary_route=dispatched))
+    bench.tracker.pre_request(Request(), result(selected, primary_route=dispatched))
+    assert bench.tracker.store.loads() == {"pod://llm/leader-0": Load(512, 1)}
+    bench.tracker.response_body(Request(), last())
 
-    assert written.tracked_endpoints == ["pod://llm/qwen-0"]
-    assert written.selected_route is not None
-    assert written.selected_route.prefill is written.selected_route.decode is None
-    assert written.route_mismatch is False
+    (written,) = bench.records
+    assert written.tracked_endpoints == ["pod://llm/leader-0"]
+    assert lines(bench)[0]["selectedRoute"] == {"leader": snapshot("leader-0")}
+    assert written.route_mismatch is ("PDGroupInfoKey" in selected.attributes)
 
 
 @pytest.mark.parametrize(
@@ -236,17 +277,26 @@ def test_incomplete_group(bench: Bench, group: Any) -> None:
     )
 
 
-def test_route_without_group(bench: Bench) -> None:
-    """A dispatched PD route counts even where nothing else is known of its endpoints."""
-    written = track(bench, result(predicted("leader-0"), primary_route=pd_route()))
+@pytest.mark.parametrize(
+    ("prefill", "known"),
+    [("prefill-0", unscraped("prefill-0")), ("leader-0", snapshot("leader-0"))],
+    ids=["others", "leader prefills"],
+)
+def test_route_without_group(bench: Bench, prefill: str, known: dict[str, Any]) -> None:
+    """A dispatched PD route counts without a group: the leader by identity only, of prefill and
+    decode what the selected endpoint says if it is the same; score and predictions are its own."""  # noqa: D205, D209
+    dispatched = route(metadata("leader-0"), metadata(prefill), metadata("decode-0"))
+    written = track(bench, result(predicted("leader-0"), primary_route=dispatched))
 
-    assert written.tracked_endpoints == ["pod://llm/prefill-0", "pod://llm/decode-0"]
+    assert written.tracked_endpoints == [f"pod://llm/{prefill}", "pod://llm/decode-0"]
     assert written.route_mismatch is False
-    assert written.selected_route is not None
-    assert written.selected_route.prefill is not None
-    assert written.selected_route.prefill.metrics is None
-    # The seed's rule: without a PD group both come from the selected endpoint.
+    assert lines(bench)[0]["selectedRoute"] == {
+        "leader": identified("leader-0"),
+        "prefill": known,
+        "decode": unscraped("decode-0"),
+    }
     assert written.prefix_cache_score == 0.42
+    assert written.prediction == LatencyPrediction(210.0, 18.5)
 
 
 @pytest.mark.parametrize(
@@ -288,6 +338,15 @@ def test_route_mismatch(
     assert written.route_mismatch is True
     assert written.tracked_endpoints == tracked
     assert (written.prefix_cache_score, written.prediction) == (score, expected)
+    route_ = lines(bench)[0]["selectedRoute"]
+    pods = [endpoint_id.removeprefix("pod://llm/") for endpoint_id in tracked]
+    if len(pods) == 1:
+        assert route_ == {"leader": snapshot("leader-0")}
+    else:
+        known = [unscraped(pod) if pod.endswith("9") else snapshot(pod) for pod in pods]
+        assert route_ == dict(
+            leader=identified("leader-0"), **dict(zip(("prefill", "decode"), known, strict=True))
+        )
 
 
 @pytest.mark.parametrize("prefill", ["prefill-0", "decode-0", "leader-0"])
@@ -336,21 +395,29 @@ def test_snapshots_where_prefill_is_decode(bench: Bench, dispatched: bool) -> No
 
 
 def test_prefill_is_decode(bench: Bench) -> None:
-    """A PD route whose prefill and decode are one endpoint counts once."""
+    """A PD route whose prefill and decode are one endpoint counts once, until its end."""
     both = predicted("qwen-0")
     leader = endpoint("leader-0", pd_group=pd_group(both, both))
     request = Request()
 
     bench.tracker.pre_request(request, result(leader))
-
     assert bench.tracker.store.loads() == {"pod://llm/qwen-0": Load(512, 1)}
+    bench.tracker.response_body(request, Response())
+    assert bench.tracker.store.loads() == {"pod://llm/qwen-0": Load(512, 1)}
+    bench.tracker.response_body(request, last())
+
+    (written,) = bench.records
+    assert written.tracked_endpoints == ["pod://llm/qwen-0"]
+    assert bench.tracker.store.loads() == {"pod://llm/qwen-0": Load()}
 
 
 def test_dispatch_inflight_excludes_the_request(bench: Bench) -> None:
-    """The load at dispatch, of the request and of each role, does not count the request itself."""
+    """The load at dispatch, of the request and of each role, counts neither the request itself
+    nor the older one of its id."""  # noqa: D205, D209
     first, second = Request("first"), Request("second")
     bench.tracker.pre_request(first, result(predicted("qwen-0")))
-    bench.tracker.pre_request(second, result(predicted("qwen-0")))
+    for _ in range(2):
+        bench.tracker.pre_request(second, result(predicted("qwen-0")))
     for request in (first, second):
         stream(bench.tracker, request)
 
@@ -362,11 +429,12 @@ def test_dispatch_inflight_excludes_the_request(bench: Bench) -> None:
         )
         for written in bench.records
     ]
-    assert loads == [(Load(), Load(), 0), (Load(512, 1), Load(512, 1), 512)]
+    others = (Load(512, 1), Load(512, 1), 512)
+    assert loads == [others, (Load(), Load(), 0), others]
 
 
 def test_dispatch_inflight_is_that_of_the_selected_endpoint(bench: Bench) -> None:
-    """In a PD route the load at dispatch is the leader's, which carries none."""
+    """In a PD route the load at dispatch is the leader's, which such routes do not count on."""
     first, second = Request("first"), Request("second")
     bench.tracker.pre_request(first, result(pd_leader()))
     bench.tracker.pre_request(second, result(pd_leader()))
@@ -378,10 +446,16 @@ def test_dispatch_inflight_is_that_of_the_selected_endpoint(bench: Bench) -> Non
     assert written.dispatch_inflight == Load()
     assert written.selected_route.prefill.inflight == Load(512, 1)
 
+    bench.tracker.pre_request(Request("alone"), result(predicted("leader-0")))
+    bench.tracker.pre_request(second, result(pd_leader()))
+    bench.tracker.response_body(second, last())
+    assert bench.records[-1].dispatch_inflight == Load(512, 1)
 
-def test_routing_of_a_pd_route(bench: Bench) -> None:
+
+@pytest.mark.parametrize("dispatched", [pd_route(), None], ids=["dispatched", "group alone"])
+def test_routing_of_a_pd_route(bench: Bench, dispatched: Any) -> None:
     """Score and predicted TTFT come from the prefill endpoint, predicted TPOT from the decode."""
-    written = track(bench, result(pd_leader(), primary_route=pd_route()))
+    written = track(bench, result(pd_leader(), primary_route=dispatched))
 
     assert written.prefix_cache_score == 0.42
     assert written.prediction == LatencyPrediction(210.0, 18.5)
@@ -455,6 +529,8 @@ def with_tokens(**values: Any) -> Any:
         ({"tokenized_prompt": SimpleNamespace(token_ids=7), "prompt_tokens": 9}, (9, "reported")),
         ({"tokenized_prompt": SimpleNamespace(token_ids="text")}, (None, "unknown")),
         ({"prompt_tokens": 0}, (0, "reported")),
+        ({"prompt_tokens": 9, "prompt_tokens_estimate": 8}, (9, "reported")),
+        ({"prompt_tokens_estimate": 8, "request_size_bytes": 400}, (8, "estimated")),
         ({"prompt_tokens": None, "prompt_tokens_estimate": 8}, (8, "estimated")),
         ({"request_size_bytes": 400}, (100, "estimated")),
         ({"request_size_bytes": 10}, (3, "estimated")),
@@ -469,6 +545,8 @@ def with_tokens(**values: Any) -> Any:
         "unusable token ids",
         "text for token ids",
         "reported zero",
+        "reported before estimate",
+        "estimate before size",
         "estimate",
         "size",
         "size rounded as Go does",
@@ -505,6 +583,9 @@ def test_unknown_length_charges_the_request_alone(bench: Bench) -> None:
     bench.tracker.pre_request(with_tokens(), result(predicted("qwen-0")))
 
     assert bench.tracker.load(identity("qwen-0")) == Load(tokens=0, requests=1)
+    bench.tracker.response_body(with_tokens(), last())
+    (written,) = bench.records
+    assert (written.input_token_length, written.input_token_source.value) == (None, "unknown")
 
 
 @pytest.mark.parametrize(

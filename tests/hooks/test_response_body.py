@@ -26,6 +26,7 @@ from tests.hooks.shapes import (
     stream,
     usage,
 )
+from tests.tracking.expected import timestamp
 
 
 class TerminationCause(Enum):
@@ -75,32 +76,31 @@ def test_unknown_id(bench: Bench, response: Response) -> None:
 def test_first_chunk_is_marked_once(bench: Bench) -> None:
     """The first chunk marks, later ones and the last do not mark again."""
     request = begin(bench)
-    bench.tracker.response_body(request, Response())
-    lifecycle = bench.tracker.store.find("request-1")
-    assert lifecycle is not None
-    first_chunk_ns = lifecycle.first_chunk_ns
-    assert first_chunk_ns is not None
-    bench.tracker.response_body(request, Response())
-    bench.tracker.response_body(request, last())
+    for response in (Response(), Response(), last()):
+        bench.clock.advance(250)
+        bench.tracker.response_body(request, response)
 
     (written,) = bench.records
-    assert written.actual.ttft_ms == first_chunk_ns / 1e6
-    assert [name for name, _ in bench.spans[0]["events"]] == [
+    assert (written.first_chunk_at, written.actual.ttft_ms) == (timestamp(250), 250.0)
+    (span,) = bench.spans
+    assert [name for name, _ in span["events"]] == [
         "llm_router.first_chunk",
         "llm_router.completion",
     ]
+    assert span["at"] == [0.0, 250.0, 750.0, 750.0]
 
 
 def test_first_chunk_and_end_in_one_call(bench: Bench) -> None:
     """A stream of one chunk has a first chunk, at the time of its end."""
     request = begin(bench)
+    bench.clock.advance(250)
     bench.tracker.response_body(request, last(usage=usage()))
 
     (written,) = bench.records
     assert (written.outcome.value, written.streaming) == ("completed", True)
-    assert written.first_chunk_at is not None
-    assert written.completed_at is not None
-    assert written.started_at <= written.first_chunk_at <= written.completed_at
+    assert written.first_chunk_at == written.completed_at == timestamp(250)
+    assert (written.actual.ttft_ms, written.actual.e2e_ms) == (250.0, 250.0)
+    assert bench.spans[0]["at"] == [0.0, 250.0, 250.0, 250.0]
 
 
 @pytest.mark.parametrize("body", [SimpleNamespace(stream=False), SimpleNamespace(), None])
@@ -152,14 +152,25 @@ def test_first_chunk_gives_the_prefill_load_back(bench: Bench) -> None:
     assert set(bench.tracker.store.loads().values()) == {Load()}
 
 
-def test_end_is_once(bench: Bench) -> None:
-    """What comes after the end does nothing, and is counted."""
+@pytest.mark.parametrize("cause", ["natural", "evicted"])
+def test_end_is_once(bench: Bench, cause: str) -> None:
+    """The last chunk ends, with its outcome; what comes later does nothing, and is counted."""
     request = begin(bench)
-    bench.tracker.response_body(request, last(usage=usage()))
-    bench.tracker.response_body(request, last(usage=usage(999)))
-    bench.tracker.response_body(request, Response())
+    bench.tracker.response_body(request, Response(usage=usage(1)))
+    assert (bench.tracker.store.active_requests, bench.records) == (1, [])
+    for response in (
+        last(usage=usage(), termination_cause=cause),
+        last(usage=usage(999)),
+        Response(),
+    ):
+        bench.clock.advance(1_000)
+        bench.tracker.response_body(request, response)
 
-    assert [written.output_length for written in bench.records] == [128]
+    (written,) = bench.records
+    assert written.outcome.value == {"natural": "completed"}.get(cause, cause)
+    assert (written.output_length, written.completed_at) == (128, timestamp(1_000))
+    assert written.actual.e2e_ms == 1_000.0
+    assert bench.tracker.store.load(identity("qwen-0")) == Load()
     assert bench.tracker.store.ignored == {"unknown_request": 2}
 
 
@@ -178,6 +189,7 @@ def test_late_chunk_of_a_superseded_request(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("cause", "outcome", "error"),
     [
+        ("natural", "completed", None),
         ("client-disconnect", "client_disconnect", None),
         ("evicted", "evicted", None),
         (TerminationCause.EVICTED, "evicted", None),
@@ -188,7 +200,8 @@ def test_late_chunk_of_a_superseded_request(bench: Bench) -> None:
 def test_forced_completion(
     bench: Bench, cause: Any, outcome: str, error: str | None, chunks: int
 ) -> None:
-    """A request cut short has its outcome, and no first chunk unless there was one."""
+    """A request cut short has its outcome, and no first chunk unless there was one; the last call
+    of one that completed is its first."""  # noqa: D205, D209
     request = begin(bench)
     for _ in range(chunks):
         bench.tracker.response_body(request, Response())
@@ -197,7 +210,7 @@ def test_forced_completion(
     (written,) = bench.records
     assert written.outcome.value == outcome
     assert (written.error.type if written.error else None) == error
-    assert (written.first_chunk_at is not None) == bool(chunks)
+    assert (written.first_chunk_at is not None) == (bool(chunks) or outcome == "completed")
     assert bench.spans[0]["status"] == ("ERROR" if error else "UNSET")
     assert bench.tracker.load(identity("qwen-0")) == Load()
 
