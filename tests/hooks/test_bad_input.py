@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from otel_lifecycle import LifecycleRecord, Load, NPUDevice
+from otel_lifecycle import LatencyPrediction, LifecycleRecord, Load, NPUDevice
 from tests.conftest import Bench
 from tests.hooks.shapes import (
     LATENCY_PREDICTION,
@@ -178,6 +178,38 @@ def test_predictions(bench: Bench, latency: str, value: Any) -> None:
     assert (record.prediction.ttft_ms, record.prediction.tpot_ms) == (None, None)
     assert record.prediction_mode == ""
     assert bench.tracker.store.ignored == {"invalid_value": 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ((210.1234567, 18.5), LatencyPrediction(210.123457, 18.5)),
+        ((1e-7, 0.0), LatencyPrediction(0.0, None)),
+    ],
+    ids=["longer", "shorter"],
+)
+def test_predictions_are_kept_to_a_nanosecond(
+    bench: Bench, given: tuple[float, float], expected: LatencyPrediction
+) -> None:
+    """A prediction below half a nanosecond is 0, and still a prediction, as in the seed."""
+    record = track(bench, result(endpoint("qwen-0", prediction=prediction(*given))))
+
+    assert (record.prediction, record.prediction_mode) == (expected, "active")
+    assert bench.tracker.store.ignored == {}
+
+
+def test_percents_are_kept_to_a_millionth(bench: Bench) -> None:
+    """So that they come back from the span, which tells fractions."""
+    selected = predicted("qwen-0")
+    state = selected.attributes[NPU_STATE]
+    state.hbm_utilization_avg = state.devices[0].ai_core_utilization = 57.12345678
+
+    record = track(bench, result(selected))
+
+    assert record.selected_route is not None
+    npu = record.selected_route.leader.npu
+    assert npu is not None
+    assert npu.hbm_utilization_avg == npu.devices[0].ai_core_utilization == 57.123457
 
 
 @pytest.mark.parametrize(
@@ -665,6 +697,7 @@ def test_hook_errors_are_logged_once(bench: Bench, caplog: pytest.LogCaptureFixt
 
     assert bench.tracker.store.ignored == {"hook_error": 3}
     assert caplog.messages == ["response_body failed; requests go on without telemetry"]
+    assert caplog.records[0].name.startswith("otel_lifecycle.")
 
 
 def test_ignored_values_are_a_metric(bench: Bench) -> None:

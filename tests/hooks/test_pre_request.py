@@ -687,18 +687,28 @@ STALE_FEATURES = dict.fromkeys(
 @pytest.mark.parametrize(
     ("age", "stale_after", "expected"),
     [
+        (5.001, None, STALE_FEATURES),
+        (5, None, {}),
         (60, "5s", STALE_FEATURES),
         (60, "2m", {}),
         (60, "0", {}),
         (-60, "5s", {}),
         (None, "5s", {}),
     ],
-    ids=["old", "not that old", "never stale", "in the future", "unknown"],
+    ids=[
+        "older than the default",
+        "as old as the default",
+        "old",
+        "not that old",
+        "never stale",
+        "in the future",
+        "unknown",
+    ],
 )
 def test_stale_metrics(
     make_bench: Callable[..., Bench],
     age: float | None,
-    stale_after: str,
+    stale_after: str | None,
     expected: dict[str, str],
 ) -> None:
     """Old metrics are no features of the predictor; the snapshot keeps them, with their time."""
@@ -706,7 +716,8 @@ def test_stale_metrics(
     moment = None if age is None else NOW - timedelta(seconds=age)
     selected.metrics.update_time = moment
 
-    written = track(make_bench(stale_after=stale_after), result(selected))
+    limit = {} if stale_after is None else {"stale_after": stale_after}
+    written = track(make_bench(**limit), result(selected))
 
     missing = {entry.feature: entry.reason.value for entry in written.missing_feature_reasons}
     (given,) = written.prediction_inputs
@@ -718,6 +729,45 @@ def test_stale_metrics(
     assert written.selected_route.leader.metrics is not None
     assert written.selected_route.leader.metrics.running_requests == 3
     assert written.selected_route.leader.metrics.update_time == moment
+
+
+STALE_NPU = dict.fromkeys(
+    ("hbmUtilization", "aiCoreUtilization", "bandwidthUtilization"), "npu_stale"
+)
+
+
+@pytest.mark.parametrize(
+    ("age", "status", "expected"),
+    [
+        (5.001, "fresh", STALE_NPU),
+        (5, "fresh", {}),
+        (0, "stale", STALE_NPU),
+        (None, "fresh", {}),
+    ],
+    ids=["old", "not that old", "says so", "age unknown"],
+)
+def test_stale_npu_state(
+    bench: Bench, age: float | None, status: str, expected: dict[str, str]
+) -> None:
+    """An NPU state that is old, or says so, gives no features; the snapshot keeps it."""
+    selected = predicted("qwen-0")
+    state_ = selected.attributes["NPUStateKey"]
+    state_.observation_time = None if age is None else NOW - timedelta(seconds=age)
+    state_.data_status = status
+
+    written = track(bench, result(selected))
+
+    missing = {entry.feature: entry.reason.value for entry in written.missing_feature_reasons}
+    (given,) = written.prediction_inputs
+    assert missing == expected
+    assert (
+        given.hbm_utilization,
+        given.ai_core_utilization,
+        given.bandwidth_utilization,
+    ) == ((None, None, None) if expected else (70.5, 60.0, 39.0))
+    assert written.selected_route is not None
+    assert written.selected_route.leader.npu is not None
+    assert written.selected_route.leader.npu.hbm_utilization_avg == 70.5
 
 
 def test_ranks_of_one_pod(bench: Bench) -> None:
