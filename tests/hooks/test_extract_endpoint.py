@@ -79,11 +79,15 @@ def test_events_of_ours(bench: Bench) -> None:
 
 
 def test_update_keeps_the_load(bench: Bench) -> None:
-    """An add of a known endpoint never resets its load."""
+    """An add makes an endpoint known, and never resets the load of a known one."""
     bench.tracker.pre_request(Request(), result(predicted("qwen-0")))
     add(bench, "qwen-0")
+    add(bench, "qwen-1")
 
-    assert bench.tracker.store.loads() == {"pod://llm/qwen-0": Load(512, 1)}
+    assert bench.tracker.store.loads() == {
+        "pod://llm/qwen-0": Load(512, 1),
+        "pod://llm/qwen-1": Load(),
+    }
 
 
 def test_delete_of_the_unknown(bench: Bench) -> None:
