@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -83,9 +84,13 @@ attributes = st.fixed_dictionaries(
     },
 )
 endpoints = st.builds(ScheduledEndpoint, st.sampled_from(WHO), st.none() | metrics, attributes)
+halves = st.builds(  # of one endpoint, each with what the scheduler says of it
+    lambda one, other: pd_group(one, replace(other, metadata=one.metadata)), endpoints, endpoints
+)
 groups = (
     st.none()
     | st.builds(pd_group, endpoints, endpoints)
+    | halves
     | st.builds(pd_group, st.none() | endpoints, st.none() | endpoints)
 )
 
@@ -108,12 +113,16 @@ def results(draw: st.DrawFn) -> Any:
     who = st.none() | st.sampled_from(WHO)
     dispatched = st.none() | st.builds(route, who, who, who)
     if pair is not None:
-        dispatched |= st.just(route(leader.metadata, pair[0].metadata, pair[1].metadata))
-    targets = draw(st.sampled_from([[leader], [leader, None], [], [None, leader]]))
+        dispatched = (
+            st.just(None)
+            | dispatched
+            | st.just(route(leader.metadata, pair[0].metadata, pair[1].metadata))
+        )
+    targets = draw(st.sampled_from([[leader]] * 4 + [[leader, None], [], [None, leader]]))
     return result(
         *targets,
         primary_route=draw(dispatched),
-        primary_profile_name=draw(st.sampled_from(["default"] * 4 + ["", "other"])),
+        primary_profile_name=draw(st.sampled_from(["default"] * 8 + ["", "other"])),
     )
 
 
@@ -123,7 +132,7 @@ requests = st.builds(
         **vars(Request(**fields)), prompt_tokens=prompt_tokens
     ),
     st.none() | counts,
-    request_id=st.sampled_from(["request-1", "request-2", "request-3", ""]),
+    request_id=st.sampled_from(["request-1", "request-1", "request-2", ""]),
     target_model=st.sampled_from(["Qwen/Qwen3-8B", ""]),
     tokenized_prompt=st.none() | tokenized,
 )
@@ -131,13 +140,13 @@ usages = st.none() | st.builds(Usage, st.integers(-1, 100))
 chunks = st.builds(Response, st.booleans(), usages)
 steps = st.lists(
     st.one_of(
-        st.tuples(st.just("start"), requests, results()),
+        *[st.tuples(st.just("start"), requests, results())] * 3,
         st.tuples(st.just("chunk"), requests, chunks, st.sampled_from([*WHO, None])),
         st.tuples(st.just("event"), st.sampled_from([0, 1]), st.sampled_from(WHO)),
         st.tuples(st.just("pass"), st.integers(1, 10_000)),
         st.tuples(st.just("set wall clock"), st.integers(-10_000, 10_000)),
     ),
-    min_size=3,
+    min_size=8,
     max_size=15,
 )  # fmt: skip
 
