@@ -205,7 +205,7 @@ def test_stores_are_shared_by_name(
 
 
 def test_close_flushes(make: Callable[..., RequestLifecycleTracker], tmp_path: Path) -> None:
-    """Closing writes what is queued and gives the store's name free."""
+    """Closing writes what is queued; the last tracker of a store gives file and name free."""
     path = tmp_path / "completed.jsonl"
     parameters: dict[str, Any] = {
         "persistence": {"enabled": True, "flushThreshold": 100, "outputPath": str(path)}
@@ -214,13 +214,18 @@ def test_close_flushes(make: Callable[..., RequestLifecycleTracker], tmp_path: P
     request = Request()
     tracker.pre_request(request, result(predicted("qwen-0")))
     stream(tracker, request)
+    other = make(json.dumps(parameters))
+    other.pre_request(Request("other"), result(predicted("qwen-0")))
     tracker.pre_request(Request("open"), result(predicted("qwen-0")))
     tracker.close()
     tracker.close()
+    stream(other, Request("other"))
+    other.close()
 
     assert [(record.request_id, record.outcome.value) for record in read_records(path)] == [
         ("request-1", "completed"),
         ("open", "shutdown"),
+        ("other", "completed"),
     ]
     assert make("").store is not tracker.store
 
