@@ -146,6 +146,7 @@ def test_repeated_headers(bench: Bench, name: bytes) -> None:
         open_exchange(bench.tracker, {"path": "/v1/completions", "headers": headers})
 
     small, big = ([b"k=" + b"x" * 20] * count for count in (20_000, 40_000))
+    once = twice = 0.0
     for _ in range(4):
         once, twice = (max(cpu(lambda h=h: read(h)), 1e-3) for h in (small, big))
         if twice <= GROWTH * once:
