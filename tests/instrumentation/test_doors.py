@@ -490,3 +490,22 @@ def test_background_task(observed: Observed, engine: Server, library: str) -> No
         2,
     )
     assert record.actual.ttft_ms is None
+
+
+def test_next_request_of_a_connection(observed: Observed, engine: Server) -> None:
+    """A request that comes while a background task still runs is another, in whatever context."""
+    second = asyncio.Event()
+
+    async def handler(request: Request) -> Response:
+        body = await request.json()
+        if body["model"] != "m":
+            return JSONResponse({"task": 1}, background=BackgroundTask(second.wait))
+        second.set()
+        return Response(await call("httpx", engine.url + request.url.path, body))
+
+    serve(observed, handler)
+    for model in ("x" * (3 << 20), "m"):
+        observed.post(model=model)
+
+    records = sorted(observed.records(2), key=lambda record: record.started_at)
+    assert [record.tracked_endpoints for record in records] == [[], [endpoint_id(engine)]]

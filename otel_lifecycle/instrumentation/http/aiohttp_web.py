@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import wrapt
@@ -124,12 +125,13 @@ class _Writer(wrapt.ObjectProxy):  # pyright: ignore[reportMissingTypeArgument]
     async def write_headers(self, status_line: str, headers: Any) -> None:
         await self._self_writer.write_headers(status_line, headers)
         exchange = exchange_of(self._self_current)
-        if exchange is not None:
-            status = status_line.split(" ", 2)[1]
+        if exchange is None:
+            return
+        with suppress(Exception):
             read = read_response_headers(headers)
             if getattr(self._self_writer, "_compress", None) is not None:
                 read.pop("content-encoding", None)
-            exchange.answering(int(status) if status.isdecimal() else 0, read)
+            exchange.answering(int(status_line.split(" ", 2)[1]), read)
 
     async def write(self, chunk: Any, *args: Any, **kwargs: Any) -> None:
         exchange = exchange_of(self._self_current)

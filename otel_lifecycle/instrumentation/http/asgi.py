@@ -57,7 +57,7 @@ def _followed(
     tracker: RequestLifecycleTracker, scope: Message, receive: Receive, send: Send
 ) -> _Messages | _Routed | None:
     exchange = current_exchange()
-    if exchange is None:
+    if exchange is None or exchange.answered:
         server = getattr(receive, "__self__", None)
         return _Messages(open_exchange(tracker, scope, server).current, receive, send)
     return _Routed(exchange.current, send) if exchange.enter_routing() else None

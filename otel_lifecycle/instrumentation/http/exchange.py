@@ -22,7 +22,7 @@ from otel_lifecycle.instrumentation.http.inference_request import (
     RequestReader,
     is_prefill,
 )
-from otel_lifecycle.instrumentation.http.operations import Paths, paths
+from otel_lifecycle.instrumentation.http.operations import paths
 from otel_lifecycle.instrumentation.http.unserved import unserved
 from otel_lifecycle.instrumentation.http.verdict import End, judge, judge_unserved
 from otel_lifecycle.instrumentation.routing import DECODE, PREFILL, Routing
@@ -91,7 +91,9 @@ class Exchange:
         done: It has ended. uvicorn may serve the next one of a connection in this one's context.
         current: What contexts know of it.
         routing: Where it goes.
+        answered: The client has the whole answer.
         operation: What it asks for.
+        paths: The paths of inference requests.
         calls_seen: Calls of the router that were none to an engine.
     """
 
@@ -110,6 +112,7 @@ class Exchange:
         self.routing = Routing()
         self._tracker = tracker
         self.operation = operation
+        self.paths = paths(tracker.config.paths)
         self._path = path
         self._arrived_ns = time.monotonic_ns()
         self.calls_seen: list[str] = []
@@ -128,7 +131,7 @@ class Exchange:
         self._is_routing = False
         self._has_reached_client = False
         self._has_output = False
-        self._answered = False
+        self.answered = False
         self._disconnected = False
         self._attempts: list[Attempt] = []
         self._router_id = ""
@@ -141,11 +144,6 @@ class Exchange:
         """Follows the request no further: an exception of ours is being handled."""
         self.claimed = True
         self._tracker.failed("exchange")
-
-    @property
-    def paths(self) -> Paths:
-        """The paths of inference requests."""
-        return paths(self._tracker.config.paths)
 
     @property
     def needs_no_chunk(self) -> bool:
@@ -168,13 +166,13 @@ class Exchange:
 
     def disconnected(self) -> None:
         """The client went away, before or after the end."""
-        if not self._answered:
+        if not self.answered:
             self._disconnected = True
 
     @_safely
     def look_at_client(self) -> None:
         """Notes whether the client is still there, as far as the server can tell."""
-        if not self._disconnected and not self._answered:
+        if not self._disconnected and not self.answered:
             self._disconnected = has_left(self._server)
 
     @_safely
@@ -249,7 +247,7 @@ class Exchange:
         self._error = error
         if self._tracked is None:
             self._span_above = trace.get_current_span().get_span_context()
-        if self._answered:
+        if self.answered:
             self._conclude(None)
 
     @_safely
@@ -278,8 +276,8 @@ class Exchange:
         if routing:
             self._is_routing = False
         else:
-            self._answered = True
-        if self._answered and not self._is_routing and not self._may_call_later:
+            self.answered = True
+        if self.answered and not self._is_routing and not self._may_call_later:
             self._conclude(None)
 
     @property
@@ -337,10 +335,10 @@ class Exchange:
     def _conclude_without_engine(self, error: BaseException | None) -> None:
         """Records what the client got; who served it, if anybody did, is not known."""
         completion = judge_unserved(
-            self._response, self._status, self._answered, self._disconnected, error or self._error
+            self._response, self._status, self.answered, self._disconnected, error or self._error
         )
         if self.calls_seen or completion.outcome in (Outcome.COMPLETED, Outcome.ERROR):
-            unserved(self._tracker).tell(self._path, self.calls_seen)
+            unserved(self._tracker).tell(self._path or self.operation, self.calls_seen)
         self._is_starting = True
         waited_ns = time.monotonic_ns() - self._arrived_ns
         with unless_current(self._span_above):  # of a middleware that has been left since
@@ -357,7 +355,7 @@ class Exchange:
             attempt=self._last(DECODE) or self._attempts[-1],
             prefill=prefill,
             status=self._status,
-            answered=self._answered,
+            answered=self.answered,
             disconnected=self._disconnected,
             error=error or self._error,
             streaming=self._read_request().streaming,
