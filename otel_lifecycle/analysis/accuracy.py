@@ -26,7 +26,7 @@ class Accuracy:
         self._endpoints: defaultdict[str, _Endpoint] = defaultdict(_Endpoint)
 
     def add(self, record: LifecycleRecord) -> None:
-        """Takes a record into account."""
+        """Take a record into account."""
         endpoints = counted_endpoints(record)
         for _, snapshot in endpoints:
             self._endpoints[endpoint_name(snapshot)].requests += 1
@@ -41,7 +41,7 @@ class Accuracy:
         decoding.tpot.add(predicted.tpot_ms, actual.tpot_ms)
 
     def print(self, console: Console) -> None:
-        """Prints the table."""
+        """Print the table."""
         if not self._endpoints:
             return
         console.print(Text("Predicted against actual latency, in ms", style="bold"))

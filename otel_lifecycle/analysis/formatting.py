@@ -8,7 +8,7 @@ UNKNOWN = "-"
 
 
 def milliseconds(value: float | None) -> str:
-    """Three digits where there are: `4.25`, `42.5`, `425`, `4,250`."""
+    """Format with at least three digits: `4.25`, `42.5`, `425`, `4,250`."""
     if value is None:
         return UNKNOWN
     digits = 2 if value < 10 else 1 if value < 100 else 0
@@ -16,22 +16,22 @@ def milliseconds(value: float | None) -> str:
 
 
 def percent(fraction: float) -> str:
-    """A fraction as whole percents."""
+    """Format a fraction as a whole percentage."""
     return f"{fraction * 100:.0f} %"
 
 
 def count(value: int | None) -> str:
-    """With separators."""
+    """Format with separators."""
     return UNKNOWN if value is None else f"{value:,}"
 
 
 def plural(number: int, noun: str) -> str:
-    """`1 record`, `2 records`."""
+    """Format as `1 record`, `2 records`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def shortened(name: str, width: int = 17) -> str:
-    """A long name without its middle: what tells pods apart is at its end."""
+    """Remove the middle of a long name: the end distinguishes pods."""
     if len(name) <= width:
         return name
     tail = width * 2 // 3
@@ -39,6 +39,6 @@ def shortened(name: str, width: int = 17) -> str:
 
 
 def printable(text: str, limit: int = 200) -> str:
-    """One line without control characters: what clients send may hold any."""
+    """Return one line without control characters, which clients may have sent."""
     shown = escaped(text[:limit])
     return shown if len(text) <= limit else f"{shown}..."

@@ -32,7 +32,7 @@ class LoadHistory:
         self._end_ns = 0
 
     def add(self, record: LifecycleRecord) -> None:
-        """Takes a record into account."""
+        """Take a record into account."""
         if record.completed_at is None:
             return
         started_ns = parse_timestamp(record.started_at)
@@ -50,7 +50,7 @@ class LoadHistory:
             changes.add(begin_ns, max(begin_ns, end_ns), record.input_token_length or 0)
 
     def print(self, console: Console) -> None:
-        """Prints peaks and curves, all curves to one scale."""
+        """Print peaks and curves, all curves to one scale."""
         if not self._endpoints or self._start_ns is None:
             return
         seconds = (self._end_ns - self._start_ns) / 1e9
@@ -90,12 +90,12 @@ class _Changes:
         self._tokens.append(tokens)
 
     def peaks(self) -> tuple[int, int]:
-        """The highest number of requests, and of tokens."""
+        """Return the highest number of requests and of tokens."""
         levels = list(self._levels())
         return max(requests for _, requests, _ in levels), max(tokens for *_, tokens in levels)
 
     def curve(self, start_ns: int, end_ns: int, width: int) -> list[int]:
-        """The highest number of requests in each of `width` equal stretches of time."""
+        """Return the highest number of requests in each of `width` equal intervals."""
         curve = [0] * width
         stretch = max(1, end_ns - start_ns) / width
         before, position = 0, 0
@@ -108,7 +108,7 @@ class _Changes:
         return curve
 
     def _levels(self) -> Iterator[tuple[int, int, int]]:
-        """Time, requests and tokens after each change; what ends frees its place first."""
+        """Yield time, requests and tokens after each change; ends come before starts."""
         starts = zip(self._starts_ns, self._tokens, strict=True)
         ends = zip(self._ends_ns, self._tokens, strict=True)
         changes = [(time_ns, 1, tokens) for time_ns, tokens in starts]

@@ -19,7 +19,7 @@ _BAR_WIDTH = 40
 
 
 def print_report(records: Iterable[LifecycleRecord], console: Console) -> None:
-    """Prints outcomes, waterfalls, accuracy and load; reads the records once."""
+    """Print outcomes, waterfalls, accuracy and load; reads the records once."""
     sections = (Outcomes(), Waterfalls(), Accuracy(), LoadHistory())
     for record in records:
         for section in sections:
@@ -38,7 +38,7 @@ class Outcomes:
         self._rerouted = 0
 
     def add(self, record: LifecycleRecord) -> None:
-        """Takes a record into account."""
+        """Take a record into account."""
         self._outcomes[record.outcome] += 1
         self._streams += bool(record.streaming)
         self._rerouted += bool(record.rerouted)
@@ -46,7 +46,7 @@ class Outcomes:
             self._errors[record.error.type] += 1
 
     def print(self, console: Console) -> None:
-        """Prints one line for each outcome, and the errors by type."""
+        """Print one line for each outcome, and the errors by type."""
         total = self._outcomes.total()
         facts = [plural(total, "request")]
         if total:

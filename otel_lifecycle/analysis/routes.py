@@ -8,7 +8,7 @@ from otel_lifecycle.model.route import EndpointSnapshot
 
 
 def counted_endpoints(record: LifecycleRecord) -> list[tuple[str, EndpointSnapshot]]:
-    """The endpoints that carried the request, with their roles; see `Route.counted`."""
+    """Return the endpoints that carried the request, with their roles; see `Route.counted`."""
     route = record.selected_route
     if route is None:
         return []
@@ -20,6 +20,6 @@ def counted_endpoints(record: LifecycleRecord) -> list[tuple[str, EndpointSnapsh
 
 
 def endpoint_name(endpoint: EndpointSnapshot) -> str:
-    """`namespace/pod` or `host:port`, and the rank's name where there is one."""
+    """Return `namespace/pod` or `host:port`, followed by the rank's name if there is one."""
     name = endpoint.id.partition("://")[2] or endpoint.address or "?"
     return printable(f"{name}#{endpoint.name}" if endpoint.name else name)

@@ -38,14 +38,14 @@ class Waterfalls:
         self._kept: dict[str, LifecycleRecord] = {}
 
     def add(self, record: LifecycleRecord) -> None:
-        """Takes a record into account."""
+        """Take a record into account."""
         kind = _kind(record)
         kept = self._kept.get(kind)
         if kept is None or _worth(record) > _worth(kept):
             self._kept[kind] = record
 
     def print(self, console: Console) -> None:
-        """Prints axis, bars and facts."""
+        """Print axis, bars and facts."""
         shown = [(kind, self._kept[kind]) for kind in _ORDER if kind in self._kept]
         if not shown:
             return

@@ -16,7 +16,7 @@ PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell says of any program that the sign
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command.
+    """Run one command.
 
     Args:
         argv: The arguments. Default: those of the process.
@@ -58,6 +58,6 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _discard_output() -> None:
-    """Keeps the interpreter from complaining when it flushes what cannot be written."""
+    """Discard the rest of the output, so that the interpreter's last flush does not fail."""
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

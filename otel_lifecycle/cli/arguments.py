@@ -28,7 +28,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser; `run` of its result is the command."""
+    """Build the parser; `run` of its result is the command."""
     parser = _Parser(
         prog="otel-lifecycle",
         description="Looks at the requests of an LLM router: one record for each.",

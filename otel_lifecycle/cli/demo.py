@@ -11,7 +11,7 @@ from otel_lifecycle.cli.errors import CommandError
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the demo; returns the exit code."""
+    """Run the demo; return the exit code."""
     sys.path.insert(0, str(_examples()))
     from demo.run import DemoOptions, run
 

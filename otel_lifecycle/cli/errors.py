@@ -12,7 +12,7 @@ LONGEST = 2_000  # characters of a line that may hold what others wrote
 
 
 def complain(problem: object) -> None:
-    """Says on standard error what does not keep a command from going on, in one line."""
+    """Print a problem that does not stop the command, in one line on standard error."""
     line = printable(str(problem), LONGEST)
     print(f"otel-lifecycle: {line}", file=sys.stderr, flush=True)
 

@@ -14,7 +14,7 @@ class PrintLine(Protocol):
     """Prints one line."""
 
     def __call__(self, line: str = "", *, style: str = "") -> None:
-        """Prints the line; plain text has no styles."""
+        """Print the line; plain text has no styles."""
         ...
 
 

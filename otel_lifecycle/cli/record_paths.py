@@ -11,7 +11,7 @@ from otel_lifecycle.records.names import absolute, record_files
 
 
 def complain_of_missing(paths: Iterable[Path]) -> int:
-    """Names the paths where no record will be found however long one reads; returns how many.
+    """Warn about paths that will never have records; return how many.
 
     What is there and cannot be read is for `Follower` to tell.
     """

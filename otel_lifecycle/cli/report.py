@@ -15,7 +15,7 @@ from otel_lifecycle.records import Follower, RecordError
 
 
 def run(paths: Sequence[Path]) -> int:
-    """Prints the report of some files; returns the exit code."""
+    """Print the report of some files; return the exit code."""
     missing = complain_of_missing(paths)
     if missing == len(paths):
         return USAGE
@@ -46,7 +46,7 @@ class _SkippedLines:
             self._exit_code = max(self._exit_code, FAILED if entry.line else USAGE)
 
     def tell(self) -> int:
-        """Says how many, to standard error; returns the exit code."""
+        """Print the number of skipped lines to standard error; return the exit code."""
         if self._first is not None:
             complain(f"{plural(self._count, 'problem')} skipped, the first: {self._first}")
         return self._exit_code

@@ -38,7 +38,7 @@ class ShipOptions:
 
 
 def run(options: ShipOptions) -> int:
-    """Sends records until it is told to end; returns the exit code."""
+    """Send records until stopped; return the exit code."""
     missing = complain_of_missing(options.paths) if options.once else 0
     if missing == len(options.paths):
         return USAGE
@@ -80,7 +80,7 @@ def _without_arguments(record: logging.LogRecord) -> bool:
 
 
 def _run(shipper: Shipper, sender: Sender, *, follow: bool) -> bool:
-    """On a thread of its own, so that a collector that hangs does not hold up the end."""
+    """Ship on a separate thread, so that a hanging collector does not delay the end."""
     finished = False
     failure: Exception | None = None
     ended = threading.Event()  # a `join` that was interrupted could not be repeated
@@ -112,14 +112,14 @@ def _run(shipper: Shipper, sender: Sender, *, follow: bool) -> bool:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Once: what is left to do is soon done, and the exit code tells how it went."""
+    """Ignore further signals, and interrupt the wait."""
     for each in _ENDING_SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def _own_resource() -> dict[str, AttributeValue]:
-    """What the router's resource has beside what a record keeps, if the environment is the same."""
+    """Return the resource attributes of this environment that a record does not have."""
     attributes = Resource.create().attributes
     return {key: value for key, value in attributes.items() if key not in RESOURCE_KEYS}
 

@@ -18,7 +18,7 @@ _IDLE_SECONDS = 0.2
 
 
 def run(paths: Sequence[Path], *, follow: bool) -> int:
-    """Prints records as JSON Lines, and what is none to standard error; returns the exit code."""
+    """Print records as JSON Lines, and problems on standard error; return the exit code."""
     exit_code = USAGE if not follow and complain_of_missing(paths) else 0
     with Follower(*paths, skip_unreadable=True) as follower:
         while True:

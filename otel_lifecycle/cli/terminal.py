@@ -8,11 +8,11 @@ from otel_lifecycle.cli.printing import width
 
 
 def open_console() -> Console:
-    """Standard output: as wide as the terminal, or a fixed width into a file or a pipe."""
+    """Open standard output: as wide as the terminal, or a fixed width for a file or pipe."""
     return _Console(width=width(), highlight=False, markup=False, emoji=False)
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Rich would end the process with 1."""
+        """Raise; Rich would end the process with 1."""
         raise BrokenPipeError

@@ -15,7 +15,7 @@ from otel_lifecycle.records.names import absolute, record_files
 
 
 def run(paths: Iterable[Path]) -> int:
-    """Checks files and prints what it finds; returns the exit code."""
+    """Check files and print the findings; return the exit code."""
     return max(_check(path) for path in paths)
 
 
@@ -48,7 +48,7 @@ def _check(path: Path) -> int:
 
 
 def _files(path: Path) -> list[Path]:
-    """Those without a record are counted too."""
+    """Return all files of a path, also those without records."""
     try:
         found = record_files(absolute(path)).items()
     except OSError:  # for the follower to tell

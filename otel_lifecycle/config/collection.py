@@ -1,4 +1,4 @@
-"""Settings of the collection loop: what is scraped, how often, and how it is let in."""
+"""Settings of the collection loop: targets, intervals, and credentials."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _url(value: object) -> object:
     try:
         parts = urlsplit(value)
         port = parts.port
-    except ValueError:  # its text may hold a part of a password
+    except ValueError:  # its text may contain a part of a password
         raise ValueError(_URL_EXPECTED) from None
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
         raise ValueError(_URL_EXPECTED)
@@ -48,15 +48,15 @@ def _at_least(value: timedelta) -> timedelta:
 
 
 class TargetConfig(Settings):
-    """One place that tells of engines or devices.
+    """One source of engine metrics or device state.
 
     Attributes:
-        source: What is there: `engine`, whose kind is recognised by its metrics; the exporters
+        source: The kind of source: `engine`, recognised by its metrics; the exporters
             `npu_exporter`, `dcgm` and `amd`; or `npu_smi`, the command on this host.
-        url: Where it is; none for `npu_smi`.
-        endpoints: Which endpoints it tells of, by `Endpoint.id` or `host:port`, each with the ids
-            of its devices, none for all. Without it: an engine's is the endpoint at its host and
-            port, and devices go by pod or host.
+        url: Its URL; empty for `npu_smi`.
+        endpoints: The endpoints it describes, by `Endpoint.id` or `host:port`, each with the ids
+            of its devices; no ids mean all devices. Default: an engine describes the endpoint at
+            its host and port, and devices are matched by pod or host.
         authorization_file: A file with a bearer token, or with another `Authorization` such as
             `Basic ...`; read again for every scrape.
     """
@@ -77,7 +77,7 @@ class TargetConfig(Settings):
 
 
 def _targets(value: object) -> object:
-    """Text, as in an environment variable: `npu_exporter=http://10.0.1.3:8082/metrics, ...`."""
+    """Parse text from an environment variable: `npu_exporter=http://10.0.1.3:8082/metrics, ...`."""
     if not isinstance(value, str):
         return value
     targets: list[dict[str, str]] = []
@@ -96,34 +96,34 @@ Targets = Annotated[tuple[TargetConfig, ...], BeforeValidator(_targets)]
 
 
 class CollectionConfig(Settings):
-    """What is scraped for state that the router does not have.
+    """Collection of state that the router does not have.
 
-    Off unless it is asked for: it makes requests to every engine, from every process of a router.
+    Off by default, because every process of a router sends requests to every engine.
 
     Attributes:
-        enabled: Whether to scrape at all.
+        enabled: Whether to scrape.
         endpoints: Scrape the endpoints that the router uses, at `http://address:port` and
             `metrics_path`.
-        metrics_path: Where engines have their metrics.
-        targets: What else to scrape; in text `source=url, ...`.
+        metrics_path: Path of the engines' metrics.
+        targets: Further targets; as text `source=url, ...`.
         targets_file: A JSON list of targets, read again when it changes.
-        engine_pods: Label selector of engine pods, such as `app=vllm`: tells which pod and node
-            an address belongs to, so that devices find their endpoint. Asks the Kubernetes API.
+        engine_pods: Label selector of engine pods, such as `app=vllm`. It provides the pod and node
+            of an address, to match devices to endpoints. Uses the Kubernetes API.
         exporter_pods: Label selector of exporter pods, such as `app=npu-exporter`.
-        engine_namespace: Where the engine pods are. Default: the router's own namespace.
-        exporter_namespace: Where the exporter pods are. Default: the router's own namespace.
-        exporter_source: What the exporter pods are.
+        engine_namespace: Namespace of the engine pods. Default: the router's own.
+        exporter_namespace: Namespace of the exporter pods. Default: the router's own.
+        exporter_source: The kind of the exporter pods.
         exporter_port: Port of the exporter pods.
-        interval: How often each target is scraped.
-        timeout: How long one scrape may take.
-        max_backoff: How long a target that fails again and again is left alone at most.
-        forget_after: From then on what was scraped last counts as missing, not as stale.
-        concurrency: How many scrapes run at once at most.
-        max_response_bytes: Responses beyond it, unpacked, are not read.
+        interval: Time between scrapes of a target.
+        timeout: Time limit of one scrape.
+        max_backoff: Longest time between attempts for a target that fails repeatedly.
+        forget_after: Age after which the last values count as missing, not as stale.
+        concurrency: Limit of simultaneous scrapes.
+        max_response_bytes: Limit of a response after decompression; larger ones are refused.
         ca_file: Certificates to trust, instead of the system's.
-        cert_file: Certificate to show, with its key in `key_file` or in itself.
+        cert_file: Client certificate, with its key in `key_file` or in the same file.
         key_file: Key of that certificate.
-        tls_verify: Whether to check the certificates of targets.
+        tls_verify: Whether to verify the certificates of targets.
     """
 
     enabled: bool = False

@@ -15,16 +15,17 @@ _NANOSECONDS = {
     "m": 60_000_000_000,
     "h": 3_600_000_000_000,
 }
-_LIMIT = 1 << 63  # as a magnitude: that of the most negative one
+_LIMIT = 1 << 63  # the magnitude of the most negative duration
 _TERM = re.compile(r"([0-9]*)(?:\.([0-9]*))?([^0-9.]+)")
 _ALLOWED = "a Go duration such as 300ms, 1.5h or 1h2m3s (units ns, us, ms, s, m, h)"
 
 
 def parse_go_duration(text: str) -> int:
-    """Nanoseconds of a Go duration, to the last one as Go's `time.ParseDuration` counts them.
+    """Parse a Go duration into nanoseconds, exactly as Go's `time.ParseDuration` does.
 
     Raises:
-        ValueError: The text is not one: no unit (`5`), an unknown unit (`1d`), empty, too large.
+        ValueError: The text is not a duration: no unit (`5`), an unknown unit (`1d`), empty, or too
+            large.
     """
     negative = text[:1] == "-"
     unsigned = text[1:] if text[:1] in ("+", "-") else text
@@ -45,22 +46,22 @@ def parse_go_duration(text: str) -> int:
 
 def _whole(digits: str) -> int:
     digits = digits.lstrip("0")
-    # Python refuses to convert thousands of digits; that many are too large as they are.
+    # Python refuses to convert thousands of digits; such a number is too large anyway.
     return _LIMIT + 1 if len(digits) > len(str(_LIMIT)) else int(digits or 0)
 
 
 def _fraction(digits: str, unit: int) -> int:
-    """Nanoseconds of the digits behind a point: Go computes them in floating point."""
+    """Convert the digits after the point to nanoseconds, in floating point as Go does."""
     value, scale = 0, 1.0
     for digit in digits:
         longer = value * 10 + int(digit)
-        if longer > _LIMIT:  # Go leaves out the digits that are too many
+        if longer > _LIMIT:  # Go ignores the excess digits
             break
         value, scale = longer, scale * 10
     return int(value * (unit / scale))
 
 
 def to_timedelta(nanoseconds: int) -> timedelta:
-    """The duration to the microsecond, rounded away from zero: only 0 becomes 0."""
+    """Return the duration in microseconds, rounded away from zero: only 0 becomes 0."""
     microseconds = -(-abs(nanoseconds) // 1_000)
     return timedelta(microseconds=microseconds if nanoseconds >= 0 else -microseconds)

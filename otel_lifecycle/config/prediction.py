@@ -1,4 +1,4 @@
-"""Settings of shadow prediction: latencies for the record, which the router never sees."""
+"""Settings of shadow prediction: latencies for the record only, not for the router."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from otel_lifecycle.config.settings import Duration, Settings, duration
 
 
 class PredictionConfig(Settings):
-    """The service of llm-d's latency predictor, for requests without a prediction of the router.
+    """The service of llm-d's latency predictor, for requests that the router did not predict.
 
     Attributes:
-        url: Of its prediction server; empty predicts nothing.
-        training_url: Of its training server, which is sent what the requests really took; empty
-            sends nothing.
-        timeout: How long a prediction may take; a later one is none.
-        max_queue: Predict for at most that many requests at once, and keep as many training
-            samples until they are sent; further ones are dropped.
+        url: URL of the prediction server; empty: predict nothing.
+        training_url: URL of the training server, which receives the measured latencies; empty:
+            send nothing.
+        timeout: Time limit of a prediction; later predictions are discarded.
+        max_queue: Limit of waiting predictions, and of training samples not sent yet; further ones
+            are dropped.
     """
 
     url: Url = ""

@@ -1,4 +1,4 @@
-"""What all settings share: how they are checked, and what is said of one that is refused."""
+"""The base of all settings: their checks and error messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MUST_BE = {
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be used; the text names the field, the value and what is allowed."""
+    """An invalid setting; the text names the field, the value and what is allowed."""
 
 
 def missing_extra(setting: str, error: ImportError) -> ConfigError:
@@ -62,11 +62,11 @@ def duration(**units: float) -> Any:
 
 
 class FieldError(ValueError):
-    """What is wrong with one field, seen by a check of several.
+    """An error of one field, found by a check of several fields.
 
     Args:
         field: The field, in snake_case.
-        message: What is wrong.
+        message: What is wrong with it.
     """
 
     def __init__(self, field: str, message: str) -> None:
@@ -87,7 +87,7 @@ class Settings(BaseModel):
         hide_input_in_errors=False,
     )
 
-    if not TYPE_CHECKING:  # type checkers go by the fields
+    if not TYPE_CHECKING:  # type checkers derive the signature from the fields
 
         def __init__(self, **settings: Any) -> None:
             try:
@@ -100,12 +100,12 @@ class Settings(BaseModel):
                 is_url = isinstance(value, str) and "//" in value
                 yield name, without_secrets(value) if is_url else value
 
-        # For pydantic: validating a model within another one need not go through `__init__`.
+        # Tells pydantic that it may validate nested models without calling `__init__`.
         __init__.__pydantic_base_init__ = True
 
 
 def problems(error: ValidationError, *, camel_case: bool) -> str:
-    """What is wrong with which settings, in one line."""
+    """Describe in one line which settings are invalid, and why."""
     problems = (_describe(dict(problem), camel_case) for problem in error.errors())
     return f"invalid parameters: {'; '.join(problems)}"
 
@@ -128,7 +128,7 @@ def _describe(problem: dict[str, Any], camel_case: bool) -> str:
         message = str(error)
         if message.startswith("must be a valid duration"):
             return f"{path} {message}"
-        if not path:  # of several settings together
+        if not path:  # concerns several settings
             return message
     elif kind == "literal_error":
         message = f"must be one of {context['expected']}"

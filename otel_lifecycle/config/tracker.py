@@ -1,4 +1,4 @@
-"""Settings: their checks, and the three places they come from besides Python arguments."""
+"""The settings of a tracker, from Python, JSON, environment variables or a file."""
 
 from __future__ import annotations
 
@@ -45,31 +45,31 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 class PersistenceConfig(Settings):
-    """Where finished records are written, and when.
+    """The record file: its path, and when records are written to it.
 
-    With `flush_threshold` and `flush_interval` both 0 each record is written at once (by the
-    writer thread, never by the request's).
+    With `flush_threshold` and `flush_interval` both 0 each record is written at once, by the writer
+    thread and never by the request's.
 
     Attributes:
-        enabled: Whether to write them at all.
-        flush_threshold: Write when that many records are queued; 0 is no threshold.
-        flush_interval: Write what is queued at least that often; 0 is no interval. A Go duration
+        enabled: Whether to write records.
+        flush_threshold: Write when this many records are queued; 0: no threshold.
+        flush_interval: Write queued records at least this often; 0: no interval. A Go duration
             such as `5s`, or a timedelta.
-        output_path: The JSON Lines file; required when enabled. `~` is expanded; in the name of
-            the file `{pid}` is the process id, so that each process has its own; `{instance}` is
-            `service.instance.id` as `OTEL_RESOURCE_ATTRIBUTES` has it, otherwise the host name.
-        max_queue: Keep at most that many records when they cannot be written; beyond it the
-            oldest are dropped, and counted.
-        rotate_bytes: Close the file and begin a new one before it becomes larger; 0 is never. A
-            record that is larger has a file of its own.
-        rotate_interval: Do the same when the file has been written for so long; 0 is never.
-        retain_segments: Keep at most that many closed segments, all processes of `{pid}` together;
-            0 keeps all.
-        retain_bytes: Keep at most that many bytes of closed segments, and the newest whatever its
-            size; 0 keeps all.
-        compression: Of closed segments: `none` or `gzip`.
-        fsync: When the disk is asked to keep what was written, whatever happens to the machine:
-            `never`; `rotate`, when a file is closed; `flush`, whenever records were written.
+        output_path: The JSON Lines file; required when enabled. `~` is expanded. In the file name
+            `{pid}` is the process id, so that each process has its own file. `{instance}` is the
+            `service.instance.id` of `OTEL_RESOURCE_ATTRIBUTES`, otherwise the host name.
+        max_queue: Limit of records that wait to be written; beyond it the oldest are dropped and
+            counted.
+        rotate_bytes: Close the file and start a new one before it becomes larger; 0: never. A
+            larger record gets its own file.
+        rotate_interval: Close the file at this age and start a new one; 0: never.
+        retain_segments: Keep at most this many closed segments, of all processes of `{pid}`
+            together; 0: keep all.
+        retain_bytes: Keep at most this many bytes of closed segments, but always the newest
+            segment; 0: keep all.
+        compression: Compression of closed segments: `none` or `gzip`.
+        fsync: When to force data to disk, to survive a failure of the machine: `never`; `rotate`,
+            when a file is closed; `flush`, after each write.
     """
 
     enabled: bool = False
@@ -86,7 +86,7 @@ class PersistenceConfig(Settings):
 
     @property
     def rotates(self) -> bool:
-        """Whether there are closed segments beside the file that is written."""
+        """Whether closed segments are created."""
         return bool(self.rotate_bytes or self.rotate_interval)
 
     @field_validator("output_path")
@@ -96,7 +96,7 @@ class PersistenceConfig(Settings):
         if set(_PLACEHOLDER.findall(path)) - {"{pid}", "{instance}"}:
             raise ValueError("must have no placeholders but {pid} and {instance}")
         if "{pid}" in folder or name.count("{pid}") > 1:
-            raise ValueError("must have {pid} once at most, in the name of the file")
+            raise ValueError("must have {pid} at most once, in the name of the file")
         return path
 
     @model_validator(mode="after")
@@ -125,26 +125,26 @@ class TrackerConfig(Settings):
     """The settings of a tracker.
 
     Attributes:
-        store_name: Trackers of one name share their live state and their record file.
+        store_name: Trackers with the same name share their live state and their record file.
         persistence: The record file.
-        collection: State of engines and devices that the router does not have.
-        prediction: Latencies predicted for the record where the router predicts none.
-        paths: Further paths of inference requests, for zero code; each is how a path ends, with
+        collection: Collection of engine and device state that the router does not have.
+        prediction: Shadow prediction, for requests that the router did not predict.
+        paths: Further paths of inference requests, for zero code. Each is the end of a path, with
             `*` for any one segment, and may name the operation: `/ask`, `/v3/*/run=chat`. An empty
-            operation, `/messages=`, takes out one that is built in. In text separated by commas.
-        release_on_first_chunk: Which load a request gives back at its first chunk: that of the
+            operation, `/messages=`, removes a built-in path. As text, separated by commas.
+        release_on_first_chunk: Load that a request releases at its first chunk: that of the
             `prefill` endpoint, `all` or `none`.
-        max_inflight: Do not track new requests while that many are in flight; None is no limit.
-        stale_after: Engine metrics and NPU values older than that are neither used as prediction
-            inputs nor shown by gauges; 0 is never. Default: hermes-router's 5s.
+        max_inflight: Do not track new requests while this many are in flight; None: no limit.
+        stale_after: Age after which engine metrics and NPU values are neither used as prediction
+            inputs nor shown by gauges; 0: never. Default: hermes-router's 5s.
         npu_device_attributes: Put per-device NPU arrays on the span.
         first_byte_attribute: Put the time to the first byte of the answer on the span.
         phase_spans: Give the span of a stream two children, `prefill` and `decode`, so that a
             waterfall shows both endpoints.
-        max_metric_values: How many endpoints, models, error types and so on metrics tell apart,
-            each; further ones are counted under `_OTHER` until one is unused or gone. In its
-            lifetime a tracker lets in ten times as many.
-        close_timeout: How long `close` may take at most.
+        max_metric_values: Limit of values with their own series, for endpoints, models, error types
+            and so on each; others count as `_OTHER` until a value is unused or deleted. In its
+            lifetime a tracker accepts ten times as many.
+        close_timeout: Time limit of `close`.
     """
 
     store_name: str = DEFAULT_STORE_NAME
@@ -179,7 +179,7 @@ class TrackerConfig(Settings):
 
     @classmethod
     def from_json(cls, text: str | bytes) -> TrackerConfig:
-        """The settings in JSON, camelCase, as the seed's factory takes them.
+        """Read the settings from JSON in camelCase, as the seed's factory does.
 
         As with Go's decoder: empty text and `null` are the defaults, keys match in any case, a null
         sets nothing, and of a key that comes twice the last counts (of a section, field by field).
@@ -194,17 +194,17 @@ class TrackerConfig(Settings):
     def from_environment(
         cls, environment: Mapping[str, str] | None = None, **arguments: Any
     ) -> TrackerConfig:
-        """The settings from arguments, `OTEL_LIFECYCLE_*` variables and a file, in that order.
+        """Read the settings from arguments, `OTEL_LIFECYCLE_*` variables and a file, in this order.
 
-        A variable is named after its field, `OTEL_LIFECYCLE_STORE_NAME`; those of a section have
-        its name before it, `OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH`. An empty variable counts as
-        not set. The file, JSON as for `from_json`, is named by `OTEL_LIFECYCLE_CONFIG_FILE`. An
-        output path alone enables persistence.
+        A variable is named after its field, `OTEL_LIFECYCLE_STORE_NAME`, or after section and
+        field, `OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH`. An empty variable counts as not set.
+        `OTEL_LIFECYCLE_CONFIG_FILE` names the file, JSON as for `from_json`. Setting an output path
+        enables persistence.
 
         Args:
             environment: Default: `os.environ`.
-            **arguments: Fields of `TrackerConfig`, and those of its sections behind
-                `persistence_`, `collection_` and `prediction_`. None counts as not given.
+            **arguments: Fields of `TrackerConfig`, and fields of its sections with the prefix
+                `persistence_`, `collection_` or `prediction_`. None counts as not given.
 
         Raises:
             ConfigError: A setting is refused, or the file cannot be read.
@@ -242,7 +242,7 @@ _SECTIONS: dict[str, type[Settings]] = {
 
 
 def environment_variables() -> dict[str, str]:
-    """Every variable `TrackerConfig.from_environment` reads, with the field it sets."""
+    """Return every variable that `TrackerConfig.from_environment` reads, with its field."""
     names = {
         ENVIRONMENT_PREFIX + field.upper(): field
         for field in TrackerConfig.model_fields
@@ -256,10 +256,10 @@ def environment_variables() -> dict[str, str]:
 
 
 def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """The `OTEL_LIFECYCLE_*` variables that nothing reads.
+    """Return the `OTEL_LIFECYCLE_*` variables that do not exist.
 
     Returns:
-        Their names, each with the nearest known one; empty when none is near.
+        Their names, each with the most similar known name; empty if none is similar.
     """
     known = [name.removeprefix(ENVIRONMENT_PREFIX) for name in environment_variables()]
     unknown: dict[str, str] = {}

@@ -101,7 +101,7 @@ _NPU_STATUS_REASONS = {
 def missing_request_features(
     roles: Iterable[str], tokens: int | None, raw_score: object, score: float | None
 ) -> list[MissingFeature]:
-    """Which features the request itself cannot give, and why.
+    """Return the features that the request itself lacks, with the reasons.
 
     Args:
         roles: The counted roles: each has its own prediction input.
@@ -133,7 +133,7 @@ def prediction_input(
     score: float | None,
     missing: Iterable[MissingFeature],
 ) -> PredictionInput:
-    """The features of one counted endpoint, without those that are `missing`."""
+    """Return the features of one counted endpoint, without the `missing` ones."""
     pod_type = POD_TYPES[role]
     metrics = snapshot.metrics or _NO_METRICS
     npu = snapshot.npu or _NO_NPU
@@ -166,7 +166,7 @@ _FIELDS = tuple(
 def missing_metrics(
     raw: EndpointMetrics | None, metrics: EndpointMetrics | None, *, stale: bool
 ) -> list[tuple[str, MissingReason]]:
-    """Which features the engine's metrics cannot give, and why.
+    """Return the features that the engine's metrics lack, with the reasons.
 
     Args:
         raw: The metrics as the router gave them.
@@ -192,7 +192,7 @@ def missing_metrics(
 def missing_npu(
     raw: NPUState | None, npu: NPUState | None, *, stale: bool
 ) -> list[tuple[str, MissingReason]]:
-    """Which features the NPU state cannot give, and why.
+    """Return the features that the NPU state lacks, with the reasons.
 
     Args:
         raw: The state as the router gave it.

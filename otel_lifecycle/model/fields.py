@@ -114,7 +114,7 @@ def declare(
     opt_in: str = "",
     adds: bool = False,
 ) -> Meta:
-    """Declares a field; stands in its annotation. The arguments are those of `Declaration`."""
+    """Declare a field, in its annotation; takes the attributes of `Declaration`."""
     declaration = Declaration(
         text, unit, attribute, source, section, at_start, always, opt_in, adds
     )
@@ -152,14 +152,14 @@ class Field(NamedTuple):
 
 
 def record_name(name: str) -> str:
-    """The name in the record of a Python field: camelCase, and `Millis` for milliseconds."""
+    """Return a field's name in the record: camelCase, with `Millis` for milliseconds."""
     first, *rest = name.removesuffix("_ms").split("_")
     millis = "Millis" if name.endswith("_ms") else ""
     return "".join([first, *(part.title() for part in rest), millis])
 
 
 def prefixed(prefix: str, attribute: str) -> str:
-    """The whole name of an attribute, inside a struct whose own is `prefix`."""
+    """Return the full name of an attribute in a struct whose own attribute is `prefix`."""
     if not attribute.startswith("."):
         return attribute
     return prefix if attribute == "." else prefix + attribute
@@ -167,7 +167,7 @@ def prefixed(prefix: str, attribute: str) -> str:
 
 @cache
 def fields_of(struct: type[msgspec.Struct]) -> tuple[Field, ...]:
-    """The fields of a struct, in their order.
+    """Return the fields of a struct, in their order.
 
     Raises:
         DeclarationError: One is not declared, or declared twice, or is a number without a unit.
@@ -178,7 +178,7 @@ def fields_of(struct: type[msgspec.Struct]) -> tuple[Field, ...]:
 def constructor(
     struct: type[_Struct], argument: Callable[[Field], str], functions: Mapping[str, Any]
 ) -> Callable[[Any], _Struct]:
-    """Compiles a function that makes a struct of something else.
+    """Compile a function that builds a struct from another object.
 
     Args:
         struct: What it makes.
@@ -233,7 +233,7 @@ class _Kind(NamedTuple):
 
 
 def _strip(hint: Any) -> tuple[_Kind, bool, bool]:
-    """What a type hint comes to, whether it may be None, and whether there are many."""
+    """Return the kind of a type hint, whether it may be None, and whether it is a list."""
     extras: list[dict[str, Any]] = []
     optional = many = False
     while True:

@@ -10,19 +10,19 @@ PREDICTION_MODE_SHADOW = "shadow"
 
 
 def prediction_mode(prediction: LatencyPrediction) -> str:
-    """`active` when the router had any prediction, else empty (the seed's rule)."""
+    """Return `active` if the router predicted anything, else empty text (the seed's rule)."""
     return PREDICTION_MODE_ACTIVE if is_prediction(prediction) else ""
 
 
 def is_prediction(prediction: LatencyPrediction) -> bool:
-    """Whether anything is predicted."""
+    """Return whether anything is predicted."""
     return prediction.ttft_ms is not None or prediction.tpot_ms is not None
 
 
 def actual_latency(
     e2e_ns: int, first_chunk_ns: int | None, output_tokens: int | None
 ) -> ActualLatency:
-    """The measured latencies.
+    """Return the measured latencies.
 
     Args:
         e2e_ns: Dispatch to end, nanoseconds.
@@ -38,7 +38,7 @@ def actual_latency(
 
 
 def prediction_error(actual: ActualLatency, prediction: LatencyPrediction) -> PredictionError:
-    """Actual minus predicted, only where both exist."""
+    """Return actual minus predicted latency, where both exist."""
     ttft_ms, ttft_ratio = _difference(actual.ttft_ms, prediction.ttft_ms)
     tpot_ms, tpot_ratio = _difference(actual.tpot_ms, prediction.tpot_ms)
     return PredictionError(ttft_ms, tpot_ms, ttft_ratio, tpot_ratio)

@@ -35,7 +35,7 @@ _NO_DEVICE = NPUDevice()
 
 
 def text(value: object) -> str:
-    """Valid UTF-8 text of at most `MAX_TEXT_LENGTH` characters."""
+    """Return valid UTF-8 text of at most `MAX_TEXT_LENGTH` characters."""
     if type(value) is not str:
         if isinstance(value, bytes):
             value = value[: 4 * MAX_TEXT_LENGTH].decode("utf-8", "backslashreplace")
@@ -53,12 +53,12 @@ def text(value: object) -> str:
 
 
 def texts(*values: object) -> tuple[str, ...]:
-    """The `text` of each value."""
+    """Return the `text` of each value."""
     return tuple(map(text, values))
 
 
 def trace_state(header: str) -> str:
-    """A `tracestate` header within the bounds of W3C Trace Context; empty where it is invalid.
+    """Return a `tracestate` header within the bounds of W3C Trace Context, or empty text.
 
     As the specification says, members of more than 128 characters go first, and then the last ones.
     """
@@ -72,7 +72,7 @@ def trace_state(header: str) -> str:
 
 
 def count(value: object) -> int | None:
-    """A whole number, 0 to 2^53 - 1; a whole float counts as one."""
+    """Return a whole number, 0 to 2^53 - 1; accepts a whole float."""
     if type(value) is int:
         return value if 0 <= value <= MAX_COUNT else None
     number = _finite(value)
@@ -82,13 +82,13 @@ def count(value: object) -> int | None:
 
 
 def fraction(value: object) -> float | None:
-    """A number from 0 to 1."""
+    """Return a number from 0 to 1."""
     number = _finite(value)
     return number if number is not None and 0.0 <= number <= 1.0 else None
 
 
 def percent(value: object) -> float | None:
-    """A number from 0 to 100, kept to a millionth.
+    """Return a number from 0 to 100, rounded to a millionth.
 
     npu-exporter writes -1 for a failed read, DCGM huge blank values.
     """
@@ -97,18 +97,18 @@ def percent(value: object) -> float | None:
 
 
 def milliseconds(value: object) -> float | None:
-    """A time that is not negative, kept to a nanosecond."""
+    """Return a time that is not negative, rounded to a nanosecond."""
     number = _finite(value)
     return round(number, 6) if number is not None and 0.0 <= number <= MAX_MILLISECONDS else None
 
 
 def is_not_finite(value: object) -> bool:
-    """Whether `value` is a float NaN or infinity."""
+    """Return whether `value` is a float NaN or infinity."""
     return isinstance(value, float) and not math.isfinite(value)
 
 
 def moment(value: object) -> datetime | None:
-    """An aware UTC datetime after the epoch; a naive one is taken as UTC."""
+    """Return an aware UTC datetime after the epoch; a naive one is taken as UTC."""
     if not isinstance(value, datetime):
         return None
     try:
@@ -125,12 +125,12 @@ def moment(value: object) -> datetime | None:
 
 
 def metrics(value: object) -> EndpointMetrics | None:
-    """The metrics with every unusable field unknown."""
+    """Return the metrics with every unusable field unknown."""
     return _clean_metrics(value) if isinstance(value, EndpointMetrics) else None
 
 
 def npu(value: object) -> NPUState | None:
-    """The NPU state with every unusable field unknown."""
+    """Return the NPU state with every unusable field unknown."""
     return _clean_npu(value) if isinstance(value, NPUState) else None
 
 
@@ -157,7 +157,7 @@ def _models(value: object) -> dict[str, int]:
 
 
 def _devices(value: object) -> tuple[NPUDevice, ...]:
-    """The devices of which anything is known."""
+    """Return the devices with at least one known value."""
     if not isinstance(value, tuple):
         return ()
     devices = map(_device, cast("tuple[object, ...]", value)[:_MAX_DEVICES])
@@ -169,7 +169,7 @@ def _device(device: object) -> NPUDevice:
 
 
 def _cleaned(field: Field) -> str:
-    """The call that makes a field safe, by the kind it is declared to be."""
+    """Return the call that cleans a field, according to its declared kind."""
     name = "devices" if field.struct is not None else field.kind or "models"
     return f"{name}(o.{field.name})"
 

@@ -14,7 +14,7 @@ _ID = "https://github.com/otel-lifecycle/otel-lifecycle/schemas/record-v{}.json"
 
 
 def record_schema() -> dict[str, Any]:
-    """The schema; bounds and descriptions are those that the fields declare."""
+    """Return the schema, with the bounds and descriptions that the fields declare."""
     schema = msgspec.json.schema(LifecycleRecord)
     for definition in schema["$defs"].values():
         definition["description"] = inspect.cleandoc(definition["description"])
@@ -31,7 +31,7 @@ def record_schema() -> dict[str, Any]:
 
 
 def _ordered(schema: Any) -> Any:
-    """The schema with alternatives in one order; that of msgspec depends on its version."""
+    """Return the schema with sorted alternatives; msgspec's order depends on its version."""
     if isinstance(schema, list):
         return [_ordered(part) for part in schema]  # pyright: ignore[reportUnknownVariableType]
     if not isinstance(schema, dict):

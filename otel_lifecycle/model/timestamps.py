@@ -9,13 +9,13 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 def format_timestamp(unix_ns: int) -> str:
-    """Unix nanoseconds as `2026-11-24T23:42:56.564324304Z`."""
+    """Format Unix nanoseconds as `2026-11-24T23:42:56.564324304Z`."""
     seconds, nanoseconds = divmod(unix_ns, 1_000_000_000)
     return f"{_format_second(seconds)}.{nanoseconds:09d}Z"
 
 
 def parse_timestamp(text: str) -> int:
-    """The Unix nanoseconds of what `format_timestamp` wrote.
+    """Parse the output of `format_timestamp` into Unix nanoseconds.
 
     Raises:
         ValueError: The text is anything else.
@@ -26,14 +26,14 @@ def parse_timestamp(text: str) -> int:
 
 
 def datetime_to_ns(moment: datetime) -> int:
-    """Unix nanoseconds of an aware datetime, exact to its microsecond."""
+    """Return an aware datetime in Unix nanoseconds, exact to its microsecond."""
     # Not by `timestamp()`: its float loses microseconds from 2106 on.
     since = moment - _EPOCH
     return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1_000
 
 
 def datetime_from_ns(unix_ns: int) -> datetime:
-    """The aware UTC datetime nearest to `unix_ns`."""
+    """Return the aware UTC datetime nearest to `unix_ns`."""
     return _EPOCH + timedelta(microseconds=(unix_ns + 500) // 1_000)
 
 

@@ -68,7 +68,7 @@ class LLMDPredictor:
             await self._session.close()
 
     async def predict(self, inputs: Sequence[PredictionInput]) -> Sequence[LatencyPrediction]:
-        """One prediction for each input; an input with a feature missing is not asked about.
+        """Predict for each input; an input with a missing feature is not sent.
 
         Raises:
             aiohttp.ClientError: The service does not answer as it should.
@@ -89,7 +89,7 @@ class LLMDPredictor:
         ]
 
     async def learn(self, entries: Sequence[dict[str, Any]]) -> None:
-        """Sends training entries.
+        """Send training entries.
 
         Raises:
             aiohttp.ClientError: They were not taken.
@@ -112,7 +112,7 @@ class LLMDPredictor:
 
 
 def _at(url: str, path: str) -> str:
-    """A path below that of a URL, whose query may be what lets us in."""
+    """Append a path to a URL, keeping its query, which may contain credentials."""
     if not url:
         return ""
     parts = urlsplit(url)
@@ -120,7 +120,7 @@ def _at(url: str, path: str) -> str:
 
 
 def training_entries(record: LifecycleRecord) -> list[dict[str, Any]]:
-    """What a finished request teaches: one entry for its TTFT, one for its TPOT.
+    """Return the training entries of a finished request: one for its TTFT, one for its TPOT.
 
     As llm-d's router does, the first with the features of the prefill endpoint and a TPOT of 0, the
     second with those of the decode endpoint and a TTFT of 0. Only a stream that completed teaches;
@@ -148,7 +148,7 @@ def training_entries(record: LifecycleRecord) -> list[dict[str, Any]]:
 
 
 def _features(one: PredictionInput) -> dict[str, Any] | None:
-    """An input in the words of the service; None when a feature is missing, which is not a 0."""
+    """Return an input in the service's format; None if a feature is missing (never 0)."""
     features: dict[str, Any] = {
         "kv_cache_percentage": one.kv_cache_usage,
         "input_token_length": one.input_token_length,
@@ -164,7 +164,7 @@ def _features(one: PredictionInput) -> dict[str, Any] | None:
 
 
 def _latencies(prediction: _Prediction | None) -> LatencyPrediction:
-    """Its zero is a value below zero that was cut off, and so no prediction."""
+    """Convert a prediction; 0 means a negative value was clipped, so it counts as none."""
     if prediction is None:
         return _UNPREDICTED
     return LatencyPrediction(prediction.ttft_ms or None, prediction.tpot_ms or None)

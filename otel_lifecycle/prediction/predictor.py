@@ -20,7 +20,7 @@ class Predictor(Protocol):
     """Predicts what a request would take on each of some endpoints."""
 
     async def predict(self, inputs: Sequence[PredictionInput]) -> Sequence[LatencyPrediction]:
-        """One prediction for each input, in their order; empty where there is none.
+        """Return one prediction for each input, in order; empty if there is none.
 
         It may take its time and may raise: callers go through `predict_within`.
 
@@ -33,7 +33,7 @@ class Predictor(Protocol):
 async def predict_within(
     predictor: Predictor, inputs: Sequence[PredictionInput], timeout: float
 ) -> Sequence[LatencyPrediction]:
-    """The predictions, or as many empty ones: late or failed is no prediction, and no error.
+    """Return the predictions, or empty ones if the predictor is late or fails.
 
     Args:
         predictor: Who predicts.
@@ -52,7 +52,7 @@ async def predict_within(
 def route_prediction(
     inputs: Sequence[PredictionInput], predictions: Sequence[LatencyPrediction]
 ) -> LatencyPrediction:
-    """The prediction for one route: TTFT of its prefill endpoint, TPOT of its decode endpoint.
+    """Combine the TTFT of a route's prefill endpoint and the TPOT of its decode endpoint.
 
     Args:
         inputs: One for each counted endpoint of the route.

@@ -69,7 +69,7 @@ class ShadowPrediction:
         repair_in_forked_child(self, ShadowPrediction._after_fork_in_child)
 
     def predict(self, request: InFlight) -> None:
-        """Has a request in flight predicted, if there is room."""
+        """Queue the prediction of a request in flight, if there is room."""
         if self._config.url and len(self._waiting) < self._config.max_queue:
             self._thread.ensure_running()
             # Now: a request that is sent elsewhere gets another record and other loads.
@@ -77,13 +77,13 @@ class ShadowPrediction:
             self._thread.wake(self._work.set)
 
     def learn(self, record: LifecycleRecord) -> None:
-        """Has the service taught by a finished request; beyond the bound the oldest is dropped."""
+        """Queue a finished request for training; beyond the bound the oldest is dropped."""
         if self._config.training_url:
             self._thread.ensure_running()
             self._finished.append(record)
 
     def close(self, timeout: float) -> None:
-        """Stops; what has not been sent is dropped.
+        """Stop; training data not sent yet is dropped.
 
         Args:
             timeout: Seconds to wait at most.
@@ -91,7 +91,7 @@ class ShadowPrediction:
         self._thread.close(timeout)
 
     def _after_fork_in_child(self) -> None:
-        """What is queued is the parent's to send."""
+        """Drop the queues: the parent sends them."""
         self._waiting.clear()
         self._finished.clear()
 

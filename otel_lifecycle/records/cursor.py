@@ -104,7 +104,7 @@ class Cursor:
         return self._handle is not None
 
     def read(self, segments: Mapping[SegmentKey, Path]) -> Iterator[PositionedRecord | RecordError]:
-        """Yields what has not been read yet, up to what is there now.
+        """Yield the entries not read yet, up to the current end of the files.
 
         It may be left off anywhere: the next call goes on after what was yielded.
 
@@ -141,7 +141,7 @@ class Cursor:
                 return
 
     def place(self) -> Identity | None:
-        """Returns the identity of the file that is being read, if its name still leads to it."""
+        """Return the identity of the current file, if its name still leads to it."""
         try:
             now = identity(os.stat(self.live))
             if self._handle is not None:
@@ -159,11 +159,11 @@ class Cursor:
         return now if known else None
 
     def holds(self, file: Identity) -> bool:
-        """Whether it holds that file open."""
+        """Return whether the cursor has that file open."""
         return self._handle is not None and identity(os.fstat(self._handle.fileno())) == file
 
     def let_go(self, lost: str = "") -> LeftFile:
-        """Forgets the file that is being read, not the closed segments; returns how far it was."""
+        """Forget the current file, but not the closed segments; return how far it was read."""
         left = LeftFile(str(self.live), self._offset, self._line, lost)
         self.close()
         self.file, self._offset, self._line = "", 0, 0
@@ -172,13 +172,13 @@ class Cursor:
         return left
 
     def vanish(self) -> Iterator[RecordError]:
-        """Leaves the file when neither its name nor a closed segment is there any more."""
+        """Leave the file after its name and all closed segments have disappeared."""
         known = self._complete or self._seen is not None
         self._leave_file("" if known else self._lost("the file was deleted"))
         return self._report()
 
     def close(self) -> None:
-        """Closes the file; the next `read` goes on where this one was."""
+        """Close the file; the next `read` continues at this position."""
         if self._handle is not None:
             self._handle.close()
             self._handle = None
@@ -203,7 +203,7 @@ class Cursor:
             return True  # opening it tells why
 
     def _is_abandoned(self, handle: BinaryIO, segments: Mapping[SegmentKey, Path]) -> bool:
-        """Whether nobody will write to the open file any more, now that its name is another's."""
+        """Return whether nothing will be written to the open file after its name was reused."""
         status = os.fstat(handle.fileno())
         try:
             successor = os.stat(self.live)
@@ -228,7 +228,7 @@ class Cursor:
         return self._closed is None or key > self._closed
 
     def _continue(self) -> BinaryIO | None:
-        """Opens the oldest file that is not read to its end, where it was left."""
+        """Open the oldest file that is not read to its end, at the position reached."""
         handle = self._handle
         if handle is not None:
             if is_compressed(self._path):
@@ -282,7 +282,7 @@ class Cursor:
         return handle
 
     def _change_file(self, file: str, found: Identity) -> None:
-        """Leaves the file that was being read for another."""
+        """Leave the current file for another one."""
         if self._key is not None:
             gap = self._gap(self._key)
             if gap:
@@ -306,7 +306,7 @@ class Cursor:
             self._leave(file, left)
 
     def _gap(self, key: SegmentKey) -> str:
-        """What is missing between the last file that was read and a closed segment."""
+        """Describe what is missing between the last file that was read and a closed segment."""
         closed = self._closed.number if self._closed else 0
         missing = key.number - closed - 1
         known = self.file and self._complete

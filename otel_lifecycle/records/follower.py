@@ -97,7 +97,7 @@ class Follower:
         return [cursor.unfinished for cursor in self._cursors.values() if cursor.unfinished]
 
     def poll(self, limit: int = 1_000) -> Batch:
-        """What has come since the last call, at most `limit` records and problems; never waits."""
+        """Return at most `limit` new records and problems; never waits."""
         records: list[PositionedRecord] = []
         problems: list[RecordError] = []
         size = 0
@@ -116,7 +116,7 @@ class Follower:
         return Batch(records, problems, self.position, caught_up)
 
     def read(self) -> Generator[PositionedRecord | RecordError]:
-        """Yields records and problems as they stand in the files, up to what is there now.
+        """Yield records and problems in the order of the files, up to their current end.
 
         It may be left off anywhere: the next call, or `poll`, goes on after what was yielded.
         """
@@ -140,7 +140,7 @@ class Follower:
         yield from self._report_lost()
 
     def close(self) -> None:
-        """Closes the open files."""
+        """Close the open files."""
         for cursor in self._cursors.values():
             cursor.close()
 
@@ -171,7 +171,7 @@ class Follower:
             self._cursors[oldest].close()
 
     def _find(self, asking: Cursor, file: str, found: Identity) -> LeftFile | None:
-        """How far a file was read under another name.
+        """Return how far a file was read under another name.
 
         Raises:
             ReadElsewhereError: It is still read under the other name.
@@ -196,7 +196,7 @@ class Follower:
             del self._left[next(iter(self._left))]
 
     def _report_lost(self) -> Iterator[RecordError]:
-        """What no other name has led to, once all names were looked at."""
+        """Report files that no other name has led to, after all names were checked."""
         for file, left in list(self._left.items()):
             if left.lost:
                 self._left[file] = msgspec.structs.replace(left, lost="")
@@ -230,6 +230,6 @@ class Follower:
 
 
 def _is_covered(path: Path, given: Collection[Path]) -> bool:
-    """Whether a closed segment belongs to a live file that is given as well."""
+    """Return whether a closed segment belongs to a live file that is given as well."""
     segment = segment_of(path)
     return segment is not None and segment[0] in given

@@ -66,7 +66,7 @@ class Housekeeping:
         self._again = False
 
     def begin(self) -> None:
-        """Has it done soon, on a thread of its own; returns at once."""
+        """Start housekeeping on a separate thread; returns at once."""
         if not self._needed:
             return
         with self._lock:
@@ -96,7 +96,7 @@ class Housekeeping:
             time.sleep(_PAUSE_SECONDS)
 
     def tidy(self) -> None:
-        """Does it now.
+        """Compress and delete closed segments now.
 
         Raises:
             OSError: Something could not be read, written or deleted.
@@ -112,7 +112,7 @@ class Housekeeping:
         self._delete_oldest(segments)
 
     def _close_left_behind(self) -> None:
-        """Closes what processes that have ended were writing."""
+        """Close the live files of processes that have ended."""
         for live in files_in(self._live.parent):
             if live != self._live and self._is_ours(live) and _unchanged_for(live) > _LEFT_BEHIND:
                 path = segment_path(live, newest_segment(live).next())
@@ -135,7 +135,7 @@ class Housekeeping:
                     self._warn(f"{path} cannot be deleted: {error}")
 
     def _compress(self, path: Path) -> Path:
-        """Compresses a segment; returns under which name it is there now."""
+        """Compress a segment; return its current name."""
         compressed = path.with_name(path.name + COMPRESSED)
         try:
             with open(open_carefully(path, os.O_RDONLY), "rb") as plain:
@@ -179,7 +179,7 @@ class Housekeeping:
             os.fsync(file.fileno())
 
     def _delete_oldest(self, segments: list[Path]) -> None:
-        """Keeps the newest whatever is asked for: it tells the number of the next."""
+        """Delete the oldest segments, never the newest: it has the number to continue from."""
         most, most_bytes = self._config.retain_segments, self._config.retain_bytes
         if not most and not most_bytes:
             return
@@ -197,7 +197,7 @@ class Housekeeping:
                 self._warn(f"{path} cannot be deleted: {error}")
 
     def _closed_segments(self) -> list[Path]:
-        """Of all processes, oldest first."""
+        """Return the closed segments of all processes, oldest first."""
         segments = [
             segment
             for live, segments in files_in(self._live.parent).items()
@@ -211,7 +211,7 @@ class Housekeeping:
 
 
 def _delete_half_compressed(path: Path) -> None:
-    """Deletes what a process that died left of a compressed segment, if it did."""
+    """Delete a partly compressed segment that a dead process left behind."""
     try:
         fd = open_carefully(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -226,7 +226,7 @@ def _delete_half_compressed(path: Path) -> None:
 
 
 def _unchanged_for(path: Path) -> float:
-    """Seconds since somebody wrote to a file; a file that is not there was written right now."""
+    """Return the seconds since a file was written; 0 for a missing file."""
     try:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:

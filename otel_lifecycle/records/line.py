@@ -56,7 +56,7 @@ class PositionedRecord(msgspec.Struct, frozen=True):
 
 
 def parse_line(line: bytes) -> LifecycleRecord:
-    """Returns the record of a line, of whatever version of the schema.
+    """Return the record in a line, of any known version of the schema.
 
     Raises:
         ValueError: It is not a record; the text says why.
@@ -70,7 +70,7 @@ def parse_line(line: bytes) -> LifecycleRecord:
 
 
 def decoder(readers: Mapping[int, Callable[[bytes], _Record]]) -> Callable[[bytes], _Record]:
-    """Makes one function of the readers of several schema versions.
+    """Combine the readers of several schema versions into one function.
 
     It raises ValueError for a line that none of them can read.
 
@@ -110,7 +110,7 @@ _timestamps = attrgetter(*(f.name for f in fields_of(LifecycleRecord) if f.kind 
 
 
 def _check_timestamps(record: LifecycleRecord) -> None:
-    """Their pattern lets through what no calendar has, and their type what no span can have."""
+    """Reject dates that do not exist and times that no span can have."""
     for moment in (*_timestamps(record), *(reroute.at for reroute in record.rerouted)):
         if moment is None:
             continue

@@ -46,7 +46,7 @@ class SegmentKey(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> SegmentKey:
-        """The opposite of `str`.
+        """Parse the text that `str` returns.
 
         Raises:
             ValueError: It is no key.
@@ -57,7 +57,7 @@ class SegmentKey(NamedTuple):
         return cls(match["closed"], int(match["number"]))
 
     def next(self) -> SegmentKey:
-        """The key of the next one, closed now; a clock that was set back changes no order."""
+        """Return the key of the next segment, closed now; keeps the order if the clock goes back."""
         seconds, milliseconds = divmod(time.time_ns() // 1_000_000, 1000)
         now = time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds)) + f".{milliseconds:03}Z"
         return SegmentKey(max(now, self.closed), self.number + 1)
@@ -67,12 +67,12 @@ NO_SEGMENT = SegmentKey("", 0)
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
-    """The one name of a path that readers go by: without `~`, `.` and `..`."""
+    """Return the absolute path that readers use as its name: without `~`, `.` and `..`."""
     return Path(os.path.abspath(os.path.expanduser(path)))
 
 
 def live_path(output_path: str) -> Path:
-    """The live file of this process.
+    """Return the live file of this process.
 
     Args:
         output_path: As configured, with `{pid}` and `{instance}`.
@@ -85,7 +85,7 @@ def live_path(output_path: str) -> Path:
 
 
 def is_sibling(path: Path, output_path: str) -> bool:
-    """Whether a file may be the live file of a process of this instance, this one or another."""
+    """Return whether a file may be the live file of a process of this instance."""
     before, pid, behind = Path(output_path.replace(INSTANCE, _instance())).name.partition(PID)
     if not pid:
         return path.name == before
@@ -94,7 +94,7 @@ def is_sibling(path: Path, output_path: str) -> bool:
 
 
 def _instance() -> str:
-    """`service.instance.id` as OpenTelemetry's variable has it, or the host, in Kubernetes the pod.
+    """Return the `service.instance.id` of OpenTelemetry's variable, else the host name.
 
     It becomes one part of a path: what cannot stand in the name of a file is replaced, and so are
     the dots of a hidden file or of another folder. One that is too long ends with its digest.
@@ -113,18 +113,18 @@ def _instance() -> str:
 
 
 def segment_path(live: Path, key: SegmentKey) -> Path:
-    """Where a live file goes when it is closed."""
+    """Return the path of a live file after it is closed."""
     return live.with_name(f"{live.stem}.{key}{live.suffix}")
 
 
 def segment_of(path: Path) -> tuple[Path, SegmentKey] | None:
-    """The live file that a closed segment was, and its key; None for any other file."""
+    """Return the former live file of a closed segment, and its key; None for other files."""
     segment = _parse(path.name)
     return None if segment is None else (path.with_name(segment[0]), segment[1])
 
 
 def newest_segment(live: Path) -> SegmentKey:
-    """The key of the newest closed segment of a live file, `NO_SEGMENT` if there is none.
+    """Return the key of a live file's newest closed segment, `NO_SEGMENT` if there is none.
 
     Raises:
         OSError: The folder cannot be read.
@@ -135,7 +135,7 @@ def newest_segment(live: Path) -> SegmentKey:
 
 
 def closed_segments(live: Path) -> dict[SegmentKey, Path]:
-    """The closed segments of a live file, oldest first.
+    """Return the closed segments of a live file, oldest first.
 
     Raises:
         OSError: The folder cannot be read.
@@ -144,7 +144,7 @@ def closed_segments(live: Path) -> dict[SegmentKey, Path]:
 
 
 def record_files(path: Path) -> dict[Path, dict[SegmentKey, Path]]:
-    """The live files that a path stands for, each with its closed segments, oldest first.
+    """Return the live files that a path stands for, each with its closed segments.
 
     Args:
         path: A live file, whether it is there or not; a closed segment, which stands for itself;
@@ -165,7 +165,7 @@ def record_files(path: Path) -> dict[Path, dict[SegmentKey, Path]]:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a path leads to a folder; `Path.is_dir` raises in some versions of Python only.
+    """Return whether a path leads to a folder; `Path.is_dir` raises in some Python versions.
 
     Raises:
         OSError: Nobody can tell.
@@ -177,7 +177,7 @@ def is_folder(path: Path) -> bool:
 
 
 def files_in(folder: Path) -> dict[Path, dict[SegmentKey, Path]]:
-    """All files of a folder as live files, there or not, each with its closed segments.
+    """Return all files of a folder as live files, existing or not, with their closed segments.
 
     Raises:
         OSError: The folder cannot be read.

@@ -35,17 +35,17 @@ class Signature(NamedTuple):
 
 
 def identity(status: os.stat_result) -> Identity:
-    """The identity of a file."""
+    """Return the identity of a file."""
     return Identity(status.st_dev, status.st_ino)
 
 
 def signature(status: os.stat_result) -> Signature:
-    """The signature of a file."""
+    """Return the signature of a file."""
     return Signature(identity(status), status.st_size, status.st_mtime_ns)
 
 
 def open_record_file(path: Path) -> BinaryIO:
-    """Opens a record file to read what is in it, compressed or not; never waits for a writer.
+    """Open a record file for reading, compressed or not; never waits for a writer.
 
     Raises:
         OSError: It is not there, cannot be read, or is no regular file.
@@ -64,7 +64,7 @@ class _PlainFile(io.FileIO):
 
 
 def buffered(handle: BinaryIO) -> BinaryIO:
-    """A buffer for one reading of a file that stays open.
+    """Return a new buffer for reading a file that stays open.
 
     One of its own each time: the end of a torn line, which it holds, may be taken back.
     """
@@ -74,7 +74,7 @@ def buffered(handle: BinaryIO) -> BinaryIO:
 
 
 def open_if_there(path: Path) -> BinaryIO | None:
-    """Opens a record file; None if there is none of that name.
+    """Open a record file; return None if it does not exist.
 
     Raises:
         OSError: It cannot be read, or is no regular file.
@@ -86,12 +86,12 @@ def open_if_there(path: Path) -> BinaryIO | None:
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether a file is compressed, by its name."""
+    """Return whether a file is compressed, according to its name."""
     return path.name.endswith(COMPRESSED)
 
 
 def is_being_written(handle: BinaryIO) -> bool:
-    """Whether a writer holds the lock of a file, as it does for each append."""
+    """Return whether a writer holds the lock of a file, as it does for each append."""
     try:
         locked = lock(handle.fileno())
     except BlockingIOError:
@@ -102,13 +102,13 @@ def is_being_written(handle: BinaryIO) -> bool:
 
 
 def read_fingerprint(handle: BinaryIO) -> str:
-    """The digest of a file's first line; empty: it has no line yet."""
+    """Return the digest of a file's first line; empty: it has no line yet."""
     handle.seek(0)
     return fingerprint(handle.readline(_FINGERPRINT_BYTES))
 
 
 def fingerprint(first_line: bytes) -> str:
-    """The digest of a first line; empty: it may still be written."""
+    """Return the digest of a first line; empty: the line may be unfinished."""
     start = first_line[:_FINGERPRINT_BYTES]
     if len(start) < _FINGERPRINT_BYTES and not start.endswith(b"\n"):
         return ""
@@ -116,13 +116,13 @@ def fingerprint(first_line: bytes) -> str:
 
 
 def count_lines(handle: BinaryIO) -> int:
-    """The number of whole lines."""
+    """Return the number of whole lines."""
     handle.seek(0)
     return sum(chunk.count(b"\n") for chunk in iter(partial(handle.read, SKIPPED_BYTES), b""))
 
 
 def is_line_end(handle: BinaryIO, offset: int) -> bool:
-    """Whether a line ends, or the file begins, at an offset."""
+    """Return whether a line ends, or the file begins, at an offset."""
     if offset == 0:
         return True
     handle.seek(offset - 1)

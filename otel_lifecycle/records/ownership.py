@@ -71,7 +71,7 @@ _decoder = msgspec.json.Decoder(_Record)
 
 
 def open_carefully(path: Path, flags: int) -> int:
-    """Opens a regular file that is no link, without waiting.
+    """Open a regular file without following a link and without waiting.
 
     Returns:
         Its descriptor.
@@ -95,7 +95,7 @@ def open_carefully(path: Path, flags: int) -> int:
 
 
 def open_new(path: Path, flags: int) -> int:
-    """Makes a file that was not there, readable by its owner only.
+    """Create a file that does not exist yet, readable by its owner only.
 
     Raises:
         FileExistsError: There is one, or a link.
@@ -105,7 +105,7 @@ def open_new(path: Path, flags: int) -> int:
 
 
 def keep_private(fd: int, path: Path) -> None:
-    """Takes the rights of everybody else to a record file away.
+    """Remove the permissions of other users on a record file.
 
     Raises:
         ForeignFile: It is another user's, and not only they can read it.
@@ -116,7 +116,7 @@ def keep_private(fd: int, path: Path) -> None:
 
 
 def check(path: Path) -> None:
-    """Tells whether a file that is there would be written to, without changing it.
+    """Check whether an existing file would be accepted, without changing it.
 
     Raises:
         ForeignFile: It is not ours.
@@ -131,7 +131,7 @@ def check(path: Path) -> None:
 
 
 def find_ending(fd: int, path: Path) -> Ending:
-    """Where the last whole record of a file ends.
+    """Return where the last whole record of a file ends.
 
     What a crash left behind it is the beginning of a record, and perhaps zeros, which a disk
     leaves when power fails.
@@ -155,7 +155,7 @@ def find_ending(fd: int, path: Path) -> Ending:
 
 
 def holds_records(path: Path) -> bool:
-    """Whether a closed segment, compressed or not, begins with a record.
+    """Return whether a closed segment, compressed or not, begins with a record.
 
     Raises:
         OSError: It cannot be read.
@@ -176,7 +176,7 @@ def holds_records(path: Path) -> bool:
 
 
 def is_beginning(line: bytes) -> bool:
-    """Whether a line may be the beginning of a record, however short it is."""
+    """Return whether a line, however short, may be the beginning of a record."""
     match = _VERSION_AND_NUMBER.match(line)
     if match is None:
         return _VERSION.startswith(line)
@@ -185,7 +185,7 @@ def is_beginning(line: bytes) -> bool:
 
 
 def _is_shared(fd: int, path: Path) -> bool:
-    """Whether others have rights to a file of ours."""
+    """Return whether other users have permissions on a file of ours."""
     status = os.fstat(fd)
     if os.name != "posix" or not status.st_mode & _ANYBODY_ELSE:
         return False
@@ -203,7 +203,7 @@ def _is_record(line: bytes) -> bool:
 
 
 def _last_line(fd: int, path: Path, end: int) -> tuple[int, bytes]:
-    """Where the last line before a position begins, and the line."""
+    """Return where the last line before a position begins, and the line."""
     length = _FIRST_READ
     while True:
         start = max(0, end - length)

@@ -59,12 +59,12 @@ class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     left: Mapping[str, LeftFile] = {}
 
     def to_json(self) -> bytes:
-        """As JSON."""
+        """Return the position as JSON."""
         return msgspec.json.encode(self)
 
     @classmethod
     def from_json(cls, text: bytes | str) -> Position:
-        """Reads what `to_json` wrote.
+        """Read the output of `to_json`.
 
         Raises:
             ValueError: It is not a position; the text says why.

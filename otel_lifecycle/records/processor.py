@@ -73,7 +73,7 @@ class LifecycleSpanProcessor(SpanProcessor):
         weakref.finalize(self, self._writer.close_soon).atexit = False
 
     def attach(self, provider: TracerProvider) -> None:
-        """Flushes with a provider, whose shutdown does not close it: `close` does."""
+        """Flush when a provider does; its shutdown does not close the processor, `close` does."""
         attached = _attached.get(provider)
         if attached is None:
             attached = _attached[provider] = _Attached()
@@ -81,10 +81,10 @@ class LifecycleSpanProcessor(SpanProcessor):
         attached.processors.add(self)
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Queues the record of a lifecycle span."""
+        """Queue the record of a lifecycle span."""
         try:
             if not is_lifecycle_span(span) or span.context is None:
                 return
@@ -99,7 +99,7 @@ class LifecycleSpanProcessor(SpanProcessor):
             self._writer.count_drop(f"span {span.name!r} cannot be recorded: {error}")
 
     def take(self, records: Iterator[LifecycleRecord]) -> None:
-        """Queues what an iterator still has.
+        """Queue the remaining records of an iterator.
 
         A tracker gives its own processor the records itself: there may be no SDK, it may be
         disabled or drop the span, and another processor may raise before this one is called.
@@ -127,15 +127,15 @@ class LifecycleSpanProcessor(SpanProcessor):
         return self._writer.dropped
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Writes what is queued; False when that failed or took longer than `timeout_millis`."""
+        """Write the queued records; return False on failure or after `timeout_millis`."""
         return self._writer.flush(timeout_millis / 1000)
 
     def shutdown(self) -> None:
-        """Writes what is queued and takes no more; idempotent, and done in a few seconds."""
+        """Write the queued records and accept no more; idempotent, limited to a few seconds."""
         self._writer.close()
 
     def close(self, timeout: float) -> None:
-        """`shutdown` with a bound in seconds."""
+        """Do the same as `shutdown`, for at most `timeout` seconds."""
         self._writer.close(timeout)
 
 

@@ -18,7 +18,7 @@ _logger = get_logger(__name__)
 def read_records(
     *paths: str | os.PathLike[str], skip_bad: bool = False
 ) -> Iterator[LifecycleRecord]:
-    """Yields the records of files, those of a file and its closed segments oldest first.
+    """Yield the records of files, each file's closed segments first, oldest first.
 
     Constant memory; safe while the files are written, rotated, compressed and deleted. A last line
     without its newline is still being written, or was torn by a crash: it is left out.
@@ -47,7 +47,7 @@ def read_records(
 
 
 def check_readable(path: str | os.PathLike[str]) -> None:
-    """Tells early what `Follower` takes as it comes.
+    """Raise for a path that `Follower` would wait for or report.
 
     Raises:
         OSError: A file is not there, or cannot be read.

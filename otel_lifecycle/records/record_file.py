@@ -44,7 +44,7 @@ class RecordFile:
         self._housekeeping.begin()
 
     def append(self, lines: Sequence[bytes]) -> int:
-        """Appends lines, as many as belong into one segment; returns how many.
+        """Append lines, as many as fit into one segment; return how many.
 
         Raises:
             BlockingIOError: Another process has the lock; none of them is in the file.
@@ -59,7 +59,7 @@ class RecordFile:
         return count
 
     def rotates_in(self) -> float | None:
-        """Seconds until the segment is too old; None: it never is."""
+        """Return the seconds until the segment is too old; None: never."""
         age = self._segment.age
         if not self._interval or age is None:
             return None
@@ -67,7 +67,7 @@ class RecordFile:
         return max(0.0, self._interval - age, failed)
 
     def rotate_if_old(self) -> None:
-        """Closes the segment when it was written for long enough.
+        """Close the segment if it is older than the interval.
 
         Raises:
             BlockingIOError: Another process has the lock.
@@ -76,7 +76,7 @@ class RecordFile:
             self._rotate()
 
     def finish(self) -> None:
-        """Makes what is written complete: where there is rotation, as a closed segment.
+        """Complete the file: close the segment if rotation is on, else sync it.
 
         Raises:
             BlockingIOError: Another process has the lock.
@@ -90,7 +90,7 @@ class RecordFile:
                 self._warn(f"cannot be synced at the end: {error}")
 
     def close(self) -> None:
-        """Closes the file as it is; in a forked child, the parent's."""
+        """Close the file as it is; in a forked child, the parent's."""
         self._segment.close()
 
     def _rotate(self) -> bool:

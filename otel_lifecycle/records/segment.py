@@ -69,7 +69,7 @@ class Segment:
         return None if self._fd < 0 else time.monotonic() - self._opened_at
 
     def append(self, lines: Sequence[bytes], limit: int = 0) -> int:
-        """Appends whole lines; on an error the file is as it was before.
+        """Append whole lines; on an error the file is restored.
 
         Args:
             lines: Each with its newline.
@@ -106,7 +106,7 @@ class Segment:
             return count
 
     def finish(self, rename: Callable[[], Path], *, sync: bool) -> None:
-        """Closes the file for good, under another name; an empty one is deleted.
+        """Close the file for good under another name; delete it if it is empty.
 
         Whoever else has it open begins a new file at its next append.
 
@@ -130,7 +130,7 @@ class Segment:
         self.close()
 
     def sync(self) -> None:
-        """Has the disk keep the file.
+        """Force the file to disk.
 
         Raises:
             OSError: The disk cannot.
@@ -139,7 +139,7 @@ class Segment:
             os.fsync(self._fd)
 
     def close(self) -> None:
-        """Closes the file; calling it twice does nothing, and `append` opens it again."""
+        """Close the file; idempotent. `append` opens it again."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
@@ -158,7 +158,7 @@ class Segment:
         self._opened_at = time.monotonic()
 
     def _is_current(self) -> bool:
-        """Whether the path still leads to the open file, which others rotate, move and delete."""
+        """Return whether the path still leads to the open file: others may rename or delete it."""
         try:
             now, ours = os.lstat(self.path), os.fstat(self._fd)
         except OSError:
@@ -166,7 +166,7 @@ class Segment:
         return (now.st_ino, now.st_dev) == (ours.st_ino, ours.st_dev)
 
     def _repair_tail(self) -> int:
-        """Deals with the last line of a process that died while writing it.
+        """Repair the last line of a process that died while writing it.
 
         Returns:
             The size of the file.
@@ -188,7 +188,7 @@ class Segment:
 
     @contextlib.contextmanager
     def _locked(self) -> Generator[None]:
-        """Holds the lock of the file that the path leads to, which is opened if need be."""
+        """Hold the lock of the file at the path, opening it if needed."""
         while True:
             if self._fd < 0:
                 self._open()
@@ -207,7 +207,7 @@ class Segment:
 
 
 def lock(fd: int) -> bool:
-    """Takes the advisory lock of a file, without waiting for it.
+    """Take the advisory lock of a file, without waiting for it.
 
     Returns:
         Whether there is one: some network file systems have none.
@@ -227,7 +227,7 @@ def lock(fd: int) -> bool:
 
 
 def unlock(fd: int) -> None:
-    """Gives the lock back."""
+    """Release the lock."""
     if fcntl is not None:
         fcntl.flock(fd, fcntl.LOCK_UN)
 
@@ -249,7 +249,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _make_folders(folder: Path) -> None:
-    """`Path.mkdir(parents=True)` would let everybody read the parents."""
+    """Create missing folders privately; `Path.mkdir(parents=True)` makes parents readable."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     for path in reversed(missing):
         path.mkdir(_FOLDER_MODE, exist_ok=True)

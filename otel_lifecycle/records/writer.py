@@ -98,11 +98,11 @@ class RecordWriter:
         return self._closed
 
     def put(self, record: LifecycleRecord) -> None:
-        """Queues a record; no I/O, never raises, never waits for the disk."""
+        """Queue a record; no I/O, never raises, never waits for the disk."""
         self.put_from(iter((record,)))
 
     def put_from(self, records: Iterator[LifecycleRecord]) -> None:
-        """Queues what an iterator still has.
+        """Queue the remaining records of an iterator.
 
         It may be called again when a signal handler has raised in the middle: of a built-in
         iterator, a record is taken and queued in one step.
@@ -128,12 +128,12 @@ class RecordWriter:
             self._shorten_queue(0, "the writer is closed")
 
     def count_drop(self, reason: str) -> None:
-        """Counts a lost record."""
+        """Count a lost record."""
         self.dropped += 1
         self._log("drop", f"{self.dropped} records dropped so far: {reason}")
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Has everything written that is queued now.
+        """Write everything that is queued now.
 
         Args:
             timeout: Seconds to wait at most, so that a hanging disk does not hang the caller.
@@ -151,7 +151,7 @@ class RecordWriter:
         return self._write_queued(timeout)
 
     def close(self, timeout: float | None = 5.0) -> None:
-        """Writes what is queued and takes no more; idempotent, bounded by `timeout` seconds.
+        """Write the queued records and accept no more; idempotent, within `timeout` seconds.
 
         Records that still cannot be written are dropped, and counted.
         """
@@ -172,12 +172,12 @@ class RecordWriter:
             self._finish(timeout)
 
     def close_soon(self) -> None:
-        """`close` without waiting; a finalizer may call it."""
+        """Start closing without waiting; safe to call in a finalizer."""
         self._closed = True
         self._wake.put(True)
 
     def _after_fork_in_child(self) -> None:
-        """Leaves what is queued to the parent, and opens the file anew: locks go with the fd."""
+        """Leave the queue to the parent and reopen the file: the lock belongs to the descriptor."""
         self._queue = deque()
         self._flushes = deque()
         self._write_lock = threading.Lock()
@@ -204,7 +204,7 @@ class RecordWriter:
         self._finish(None)
 
     def _rest(self) -> float | None:
-        """How long there is nothing to do unless somebody asks."""
+        """Return how long the thread may sleep; None: until it is woken."""
         if self._failing:
             return _RETRY_SECONDS
         rotates_in = self._file.rotates_in() if self._file is not None else None
@@ -226,7 +226,7 @@ class RecordWriter:
                 flush.done.set()
 
     def _finish(self, timeout: float | None) -> None:
-        """The last look: who comes later sees `_finished`, and who came before is seen here."""
+        """Write what was queued before `_finished` was set; later callers see the flag."""
         self._finished = True
         self._work(timeout)
         self._drop_rest()
@@ -260,7 +260,7 @@ class RecordWriter:
             self._write_lock.release()
 
     def _write(self, batch: list[LifecycleRecord], patience: float) -> None:
-        """Takes out of a batch what it has written."""
+        """Write a batch and remove the written records from it."""
         lines = self._encode(batch)
         try:
             file = self._file
@@ -279,7 +279,7 @@ class RecordWriter:
             self._failing = self._locked_out = False
 
     def _patiently(self, call: Callable[[], _Result], patience: float) -> _Result:
-        """Calls something again and again, as long as another process has the lock.
+        """Retry a call while another process holds the lock.
 
         Raises:
             BlockingIOError: It has it for longer than others need, or there is no more time.
@@ -296,7 +296,7 @@ class RecordWriter:
             pause = min(2 * pause, _LONGEST_LOCK_PAUSE)
 
     def _encode(self, batch: list[LifecycleRecord]) -> list[bytes]:
-        """The lines of a batch; what cannot be encoded is taken out of it."""
+        """Return the lines of a batch; remove records that cannot be encoded."""
         lines: list[bytes] = []
         encoded: list[LifecycleRecord] = []
         for number, record in enumerate(batch):
@@ -333,7 +333,7 @@ class RecordWriter:
             )
 
     def _shorten_queue(self, length: int, reason: str) -> None:
-        """Drops the oldest records, until only `length` are left."""
+        """Drop the oldest records until only `length` are left."""
         while len(self._queue) > length:
             try:
                 self._queue.popleft()
@@ -345,7 +345,7 @@ class RecordWriter:
         self._log("segments", message)
 
     def _log(self, kind: str, message: str) -> None:
-        """At most once a minute for each kind: a full disk must not fill it with log lines."""
+        """Log at most one line per minute and kind: a full disk must not fill up with log lines."""
         now = time.monotonic()
         if now - self._logged_at.get(kind, -_LOG_INTERVAL_SECONDS) >= _LOG_INTERVAL_SECONDS:
             self._logged_at[kind] = now
@@ -376,7 +376,7 @@ class _Flush:
 
 
 def _waitable(seconds: float | None) -> float:
-    """What the standard library can wait for; Go's longest duration is longer."""
+    """Limit seconds to what the standard library can wait; Go's longest duration is longer."""
     return threading.TIMEOUT_MAX if seconds is None else min(seconds, threading.TIMEOUT_MAX)
 
 

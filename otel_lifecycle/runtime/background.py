@@ -1,4 +1,4 @@
-"""Work that must not be done on a request's path, done a moment later on a thread of its own."""
+"""Runs work off the request's path, a moment later, on a separate thread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _logger = get_logger(__name__)
 
 _BATCH_SECONDS = 0.05
 _JOBS_BETWEEN_PAUSES = 4
-# Not zero: a thread that only offers the interpreter's lock has it again before another wakes up.
+# Not zero: a thread that merely yields the interpreter's lock takes it back before another wakes up.
 _PAUSE_SECONDS = 0.0001
 _BACKLOG = 256
 
@@ -28,7 +28,7 @@ class Background:
     """Runs small jobs in batches on a daemon thread.
 
     `submit` never blocks and takes no lock, so a finalizer may call it wherever the garbage
-    collector happens to run. `drain` does what is queued at once, on the calling thread.
+    collector runs. `drain` runs the queued jobs at once, on the calling thread.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Background:
         self.ensure_running()
 
     def ensure_running(self) -> None:
-        """Starts the thread where there is none, as in a forked child."""
+        """Start the thread if there is none, as in a forked child."""
         if self._pid == os.getpid() or self._closed.is_set():
             return
         self._pid = os.getpid()
@@ -55,29 +55,29 @@ class Background:
         )
         try:
             thread.start()
-        except RuntimeError:  # no more threads, or the end is near: the next call tries again
+        except RuntimeError:  # no more threads, or the interpreter is exiting: retry at next call
             self._pid = 0
 
     def submit(self, job: Callable[[Any], None], argument: Any) -> None:
-        """Queues `job(argument)`."""
+        """Queue `job(argument)`."""
         self._jobs.append((job, argument))
         self._wake.put(True)
 
     def drain(self) -> None:
-        """Does all queued jobs now; what they raise is logged."""
+        """Run all queued jobs now; log their exceptions."""
         while self._work(_BACKLOG):
             pass
 
     def drain_slowly(self) -> None:
-        """The same, but lets other threads run now and then, unless too much is waiting.
+        """Run all queued jobs, and let other threads run in between unless too many wait.
 
-        Else an event loop would be held up for a whole switch interval.
+        Otherwise an event loop would be delayed by a whole switch interval.
         """
         while self._work(_BACKLOG if len(self._jobs) > _BACKLOG else _JOBS_BETWEEN_PAUSES):
             time.sleep(_PAUSE_SECONDS)
 
     def _work(self, most: int) -> bool:
-        """Does some jobs; returns whether there are more."""
+        """Run some jobs; return whether there are more."""
         with self._drain_lock:
             for _ in range(most):
                 try:
@@ -87,17 +87,17 @@ class Background:
                 try:
                     job(argument)
                 except Exception:
-                    # Once: whatever is wrong will be as wrong for every request.
+                    # Log an error only once: the same failure will occur for every request.
                     level = logging.DEBUG if self._failed else logging.ERROR
                     self._failed = True
                     _logger.log(level, "a background job failed", exc_info=True)
         return bool(self._jobs)
 
     def close(self, timeout: float) -> None:
-        """Does what is queued and ends the thread.
+        """Run the queued jobs and end the thread.
 
         Args:
-            timeout: Seconds to wait at most for the thread, which an exporter may be holding up.
+            timeout: Seconds to wait at most for the thread, which an exporter may be blocking.
         """
         self._closed.set()
         self._wake.put(False)
@@ -116,18 +116,18 @@ class Background:
         return self._closed
 
     def _after_fork_in_child(self) -> None:
-        """The jobs are the parent's to do; the thread is started anew when one is needed."""
+        """Drop the parent's jobs; `ensure_running` starts a new thread."""
         self._jobs = deque()
         self._wake = SimpleQueue()
         self._drain_lock = threading.RLock()
-        # The parent's may be locked by a thread that does not exist here.
+        # The parent's event may be locked by a thread that does not exist here.
         closed, self._closed = self._closed.is_set(), threading.Event()
         if closed:
             self._closed.set()
 
 
 def _run(worker: weakref.ref[Background], wake: SimpleQueue[bool]) -> None:
-    """Holds the worker only while it works, so that an unused one can be collected."""
+    """Run the jobs; hold the worker only while working, so that an unused one is collected."""
     while wake.get():
         background = worker()
         if background is None or background.closed.wait(_BATCH_SECONDS):

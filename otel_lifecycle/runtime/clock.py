@@ -1,4 +1,4 @@
-"""What time it is: for the figures of a request a clock that can be replaced, and time limits."""
+"""The replaceable clock of a request's times, and time limits."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where a tracker reads the time; called on the request's path, from any thread.
+    """The clock of a tracker; called on the request's path, from any thread.
 
-    Timestamps come from `wall_ns`, durations from `monotonic_ns`: a correction of the machine's
-    clock changes no latency. A request whose clock raises is counted as a `hook_error`.
+    Timestamps come from `wall_ns`, durations from `monotonic_ns`, so a correction of the machine's
+    clock changes no latency. If the clock raises, the request is counted as a `hook_error`.
     """
 
     def wall_ns(self) -> int:
-        """Unix nanoseconds."""
+        """Return Unix nanoseconds."""
         ...
 
     def monotonic_ns(self) -> int:
-        """Nanoseconds since some moment; never goes back."""
+        """Return nanoseconds since an arbitrary moment; never goes back."""
         ...
 
 
@@ -30,7 +30,7 @@ class SystemClock:
 
 
 class Deadline:
-    """A limit to how long threads are waited for, which no replaced clock may stretch.
+    """A limit on waiting for threads; a replaced clock does not affect it.
 
     Args:
         seconds: How long from now.
@@ -41,5 +41,5 @@ class Deadline:
 
     @property
     def seconds_left(self) -> float:
-        """What is left of it; 0 when it has passed."""
+        """The remaining seconds; 0 after the deadline."""
         return max(0.0, self._ends_at - time.monotonic())

@@ -1,4 +1,4 @@
-"""Threads for calls that may hang, which nobody waits for."""
+"""Daemon threads for calls that may hang; the interpreter's exit does not wait for them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _Result = TypeVar("_Result")
 class DaemonExecutor(ThreadPoolExecutor):
     """Runs blocking calls of an event loop, such as name resolutions, on a few daemon threads.
 
-    The interpreter waits at its exit for the threads of the standard library's executors, however
-    long they hang. A `ThreadPoolExecutor` by name only, which is what event loops take.
+    At its exit the interpreter waits for the threads of the standard library's executors, however
+    long they hang. This is a `ThreadPoolExecutor` only because event loops require one.
     """
 
     def __init__(self) -> None:
@@ -27,10 +27,10 @@ class DaemonExecutor(ThreadPoolExecutor):
         self._started = 0
 
     def submit(self, fn: Callable[..., _Result], /, *args: Any, **kwargs: Any) -> Future[_Result]:
-        """Queues a call; a call that is cancelled before a thread is free is not made.
+        """Queue a call; a call cancelled before a thread is free is skipped.
 
         Raises:
-            RuntimeError: No thread can be started, as when the interpreter is shutting down.
+            RuntimeError: No thread can be started, for example while the interpreter shuts down.
         """
         future: Future[_Result] = Future()
 
@@ -51,12 +51,12 @@ class DaemonExecutor(ThreadPoolExecutor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Ends the threads that are free, and the others once they are; never waits."""
+        """End idle threads now and busy ones after their call; never waits."""
         for _ in range(self._started):
             self._calls.put(None)
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
             call()
-            del call  # and with it the result
+            del call  # frees the result
             self._free.release()

@@ -1,4 +1,4 @@
-"""Reads files that a user names, without waiting for what is not a file."""
+"""Reads files that a user names, without blocking on pipes and devices."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import stat
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """Reads a regular file as a whole; `~` is expanded.
+    """Read a whole regular file; `~` is expanded.
 
     Raises:
-        OSError: It cannot be read, or is a pipe, a device or a socket, which could make the reader
-            wait for ever.
+        OSError: It cannot be read, or is a pipe, a device or a socket, which could block the reader
+            for ever.
     """
     path = os.path.expanduser(path)
-    # A pipe that nobody writes to would hold up a plain `open`.
+    # A plain `open` would block on a pipe without a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -26,10 +26,10 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
 
 
 def check_file(path: str | os.PathLike[str]) -> None:
-    """Refuses what `read_file` refuses, for a library that opens the file itself.
+    """Raise as `read_file` does, for a library that opens the file itself.
 
     Raises:
-        OSError: It is not there, or not a regular file.
+        OSError: It does not exist, or is not a regular file.
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(f"{os.fspath(path)} is not a regular file")

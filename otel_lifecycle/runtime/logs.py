@@ -1,4 +1,4 @@
-"""The package's loggers: what requests, engines and files say cannot forge a line of the log."""
+"""The package's loggers: text from requests, engines and files cannot forge log lines."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class _Printable(logging.Filter):
     """Escapes control characters in message and traceback; one instance serves all loggers."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        # What cannot be formatted is for the handlers: they say so, and never raise.
+        # If formatting fails, the handlers report it, and never raise.
         with suppress(Exception):
             escape_controls(record)
         return True
 
 
 def escape_controls(record: logging.LogRecord) -> None:
-    """Makes message and traceback printable; the traceback keeps its lines."""
+    """Make message and traceback printable; the traceback keeps its lines."""
     message = record.getMessage()
     if not message.isprintable():
         record.msg, record.args = printable(message), None
@@ -36,7 +36,7 @@ _PRINTABLE: Final = _Printable()
 
 
 def get_logger(name: str) -> logging.Logger:
-    """The logger of a module; use it instead of `logging.getLogger`."""
+    """Return the logger of a module; use this instead of `logging.getLogger`."""
     logger = logging.getLogger(name)
     logger.addFilter(_PRINTABLE)
     return logger

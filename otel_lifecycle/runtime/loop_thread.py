@@ -1,4 +1,4 @@
-"""An event loop on a daemon thread of its own, for I/O that must not touch the host's."""
+"""An event loop on a separate daemon thread, for I/O that must not use the host's loop."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _logger = get_logger(__name__)
 
 
 class LoopThread:
-    """Runs a coroutine function until it is told to stop; what it requests makes no spans.
+    """Runs a coroutine function until it is stopped; its own requests create no spans.
 
     Thread-safe. A forked child has no thread until `ensure_running` is called in it.
 
     Args:
-        name: Of the thread.
-        main: Is given the event that says when to stop.
+        name: Name of the thread.
+        main: The coroutine function; its argument is an event that is set when it has to stop.
     """
 
     def __init__(self, name: str, main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
@@ -38,11 +38,11 @@ class LoopThread:
 
     @property
     def is_running(self) -> bool:
-        """Whether a thread was started in this process; one that failed is not started again."""
+        """Whether a thread was started in this process; a failed thread is not restarted."""
         return self._pid == os.getpid()
 
     def ensure_running(self) -> None:
-        """Starts the thread where there is none, as in a forked child."""
+        """Start the thread if there is none, as in a forked child."""
         if self._pid == os.getpid() or self._closed:
             return
         with self._lock:
@@ -53,23 +53,23 @@ class LoopThread:
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             try:
                 self._thread.start()
-            except RuntimeError:  # no more threads, or the end is near: the next call tries again
+            except RuntimeError:  # no more threads, or the interpreter is exiting: retry next time
                 self._pid = 0
 
     def wake(self, callback: Callable[[], object]) -> None:
-        """Has the event loop call something soon; does nothing when there is none."""
+        """Schedule a call on the event loop; does nothing if no loop runs."""
         stopped = self._stopped
         if stopped is not None and self.is_running:
             try:
                 stopped[0].call_soon_threadsafe(callback)
-            except RuntimeError:  # it has ended
+            except RuntimeError:  # the loop is closed
                 return
 
     def close(self, timeout: float) -> None:
-        """Stops it; idempotent.
+        """Stop the thread; idempotent.
 
         Args:
-            timeout: Seconds to wait for it at most.
+            timeout: Seconds to wait at most for the thread.
         """
         self._closed = True
         stopped, thread = self._stopped, self._thread
@@ -80,12 +80,12 @@ class LoopThread:
         thread.join(timeout)
 
     def _after_fork_in_child(self) -> None:
-        """The parent's thread may have held the lock, and does not exist here."""
+        """Replace the lock: a thread of the parent may have held it."""
         self._lock = threading.Lock()
 
     def _run(self) -> None:
-        # Not `asyncio.run`: it waits for its executor, whose threads may hang in a name resolution,
-        # and so would the end of the interpreter.
+        # Not `asyncio.run`: it waits for its executor, whose threads may hang in a name resolution.
+        # That would delay the end of the interpreter.
         loop = asyncio.new_event_loop()
         loop.set_default_executor(DaemonExecutor())
         try:
@@ -104,7 +104,7 @@ class LoopThread:
 
 
 def _close(loop: asyncio.AbstractEventLoop) -> None:
-    """Ends what still runs on a loop, as `asyncio.run` does."""
+    """Cancel the tasks of a loop and close it, as `asyncio.run` does."""
     try:
         loop.run_until_complete(_cancel_all())
         loop.run_until_complete(loop.shutdown_asyncgens())

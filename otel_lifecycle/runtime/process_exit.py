@@ -1,4 +1,4 @@
-"""Work to be done when a process ends, however it was started."""
+"""Runs work at the end of a process, however it was started."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from multiprocessing import util
 
 
 def run_at_exit(callback: Callable[[], None]) -> None:
-    """Runs `callback` when this process ends, and when its children do; the last comes first.
+    """Run `callback` when this process or one of its children ends, last registered first.
 
-    `multiprocessing` ends its children with `os._exit`, which skips `atexit`, and has finalizers of
-    its own. Where both are run the callback is called twice.
+    `multiprocessing` ends its children with `os._exit`, which skips `atexit` but runs finalizers of
+    `multiprocessing`. A process that runs both calls the callback twice.
     """
     atexit.register(callback)
     _add_finalizer(callback)

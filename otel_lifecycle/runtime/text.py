@@ -1,4 +1,4 @@
-"""Makes text of others fit for a log or a terminal."""
+"""Makes text from other programs safe for a log or a terminal."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 _HIDDEN = "***"
-# To the last `@`, and to the end: a password may hold any of the characters that end it elsewhere.
+# Up to the last `@`: a password may contain any character that ends a user name elsewhere.
 _USER = re.compile(r"((?:[A-Za-z][A-Za-z0-9+.-]*:)?//|).*@", re.DOTALL)
 _QUERY = re.compile(r"([?#]).+", re.DOTALL)
 _DEEPEST = 8
 
 
 def printable(text: str) -> str:
-    r"""Escapes what a terminal would obey: control, bidirectional and other invisible characters.
+    r"""Escape characters that a terminal would obey: control, bidirectional and invisible ones.
 
-    They become `\uXXXX` as in JSON, so text that is JSON stays what it was.
+    They become `\uXXXX` as in JSON, so JSON text keeps its meaning.
     """
     return text if text.isprintable() else "".join(map(_escaped, text))
 
@@ -29,9 +29,9 @@ def _escaped(character: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Hides user info, query and fragment of a URL: they may hold passwords.
+    """Hide user info, query and fragment of a URL: they may contain passwords.
 
-    In text that is no valid URL, everything before an `@` and after a `?` or `#`.
+    In text that is not a valid URL, hide everything before an `@` and after a `?` or `#`.
     """
     if not _is_without_user(text):
         text = _USER.sub(rf"\1{_HIDDEN}@", text)
@@ -41,14 +41,14 @@ def without_secrets(text: str) -> str:
 def _is_without_user(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        _ = parts.port  # raises where it is none
+        _ = parts.port  # raises if the port is invalid
     except ValueError:
         return False
     return bool(parts.scheme and parts.hostname) and "@" not in parts.netloc
 
 
 def shown(value: object) -> str:
-    """The `repr` of a value as it came from JSON, without secrets."""
+    """Return the `repr` of a value read from JSON, without secrets."""
     return repr(_hidden(value, _DEEPEST))
 
 

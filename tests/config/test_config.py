@@ -246,7 +246,7 @@ _NO_DURATION = "is not a Go duration such as 300ms, 1.5h or 1h2m3s (units ns, us
         ),
         (
             '{"persistence": {"outputPath": "{pid}/a.jsonl"}}',
-            "persistence.outputPath must have {pid} once at most, in the name of the file, "
+            "persistence.outputPath must have {pid} at most once, in the name of the file, "
             "got '{pid}/a.jsonl'",
         ),
         ('{"maxInflight": 0}', "maxInflight must be >= 1, got 0"),

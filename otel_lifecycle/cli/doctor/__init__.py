@@ -21,7 +21,7 @@ from otel_lifecycle.cli.printing import open_printer
 
 
 def run(command: Sequence[str]) -> int:
-    """Examines an environment, this one or that of a command, and prints what it finds.
+    """Examine this environment, or a command's, and print the findings.
 
     Returns:
         The exit code: 0 if it would work, 1 if not.

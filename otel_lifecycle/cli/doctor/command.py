@@ -39,7 +39,7 @@ class Program:
 
 
 def resolve(command: Sequence[str], search_path: str | None) -> Program:
-    """Finds out what a command is.
+    """Find out what a command is.
 
     Args:
         command: The program and its arguments.
@@ -73,7 +73,7 @@ def resolve(command: Sequence[str], search_path: str | None) -> Program:
 
 
 def _interpreter_line(text: str, path: str) -> list[str]:
-    """The words of `#!`, without `env` and without the shell that only starts the interpreter."""
+    """Return the words of `#!`, without `env` or a shell that only starts the interpreter."""
     if found := _EXEC_ABSOLUTE.search(text):
         return [found[1]]
     if found := _EXEC_RELATIVE.search(text):
@@ -85,7 +85,7 @@ def _interpreter_line(text: str, path: str) -> list[str]:
 
 
 def _python(path: str, interpreter: str, arguments: Sequence[str]) -> Program:
-    """Reads the arguments of a Python up to the program it runs."""
+    """Read the arguments of a Python up to the program it runs."""
     isolating_flag = ""
     rest = list(arguments)
     while rest:

@@ -23,7 +23,7 @@ _SIGNALS = {"traces": "spans", "metrics": "metrics"}
 def examine_destinations(
     diagnosis: Diagnosis, facts: Facts, environment: Mapping[str, str]
 ) -> bool:
-    """Tells where each signal goes, with which sampler, and tries to connect.
+    """Report where each signal goes and with which sampler, and try to connect.
 
     Returns:
         Whether anything is exported.
@@ -76,20 +76,20 @@ class _Variables(NamedTuple):
     signal: str
 
     def own(self, name: str) -> str:
-        """What is set for this signal alone."""
+        """Return the value set for this signal only."""
         return self.environment.get(f"OTEL_EXPORTER_OTLP_{self.signal}_{name}", "")
 
     def common(self, name: str) -> str:
-        """What is set for all signals."""
+        """Return the value set for all signals."""
         return self.environment.get(f"OTEL_EXPORTER_OTLP_{name}", "")
 
     def either(self, name: str) -> str:
-        """What is in force."""
+        """Return the value in force."""
         return (self.own(name) or self.common(name)).strip()
 
 
 def _exporter(diagnosis: Diagnosis, name: str, variables: _Variables) -> str | None:
-    """The entry point behind an exporter's name."""
+    """Return the entry point of an exporter's name."""
     if name != _OTLP:
         return name
     protocol = variables.either("PROTOCOL") or "grpc"
@@ -141,7 +141,7 @@ def _endpoint(variables: _Variables, http: bool) -> str:
 
 
 def _is_secure(scheme: str, variables: _Variables) -> bool:
-    """GRPC without a scheme is encrypted."""
+    """Return whether gRPC uses TLS; without a scheme it does."""
     insecure = variables.either("INSECURE")
     return insecure.lower() != "true" if insecure else scheme != "http"
 
@@ -169,7 +169,7 @@ def _try(diagnosis: Diagnosis, label: str, scheme: str, address: _Address) -> st
 
 
 def _masked(headers: str) -> str:
-    """The names of headers; what is not of the form `name=value` may be all secret."""
+    """Return the names of headers; text not of the form `name=value` is hidden completely."""
     pairs = (pair.partition("=") for pair in headers.split(","))
     return ", ".join(f"{name.strip()}=***" if equals else "***" for name, equals, _ in pairs)
 

@@ -24,23 +24,23 @@ class Diagnosis:
         self._sections: list[tuple[str, list[tuple[str, str]]]] = []
 
     def begin(self, title: str) -> None:
-        """Begins a section."""
+        """Begin a section."""
         self._sections.append((title, []))
 
     def fact(self, label: str, text: str) -> None:
-        """Adds a line to the section."""
+        """Add a line to the section."""
         self._sections[-1][1].append((printable(label), printable(text, limit=_LONGEST)))
 
     def problem(self, text: str) -> None:
-        """Adds what keeps it from working, and what to do."""
+        """Add something that prevents it from working, and the remedy."""
         self.problems.append(printable(text, limit=_LONGEST))
 
     def warn(self, text: str) -> None:
-        """Adds what works less well than it could, and what to do."""
+        """Add something that could work better, and the remedy."""
         self.warnings.append(printable(text, limit=_LONGEST))
 
     def print(self, print_line: PrintLine) -> None:
-        """Prints everything, the verdict last."""
+        """Print everything, the verdict last."""
         for title, facts in self._sections:
             print_line(title, style="bold")
             for label, text in facts:
@@ -67,7 +67,7 @@ def _print_list(print_line: PrintLine, title: str, texts: list[str], colour: str
 
 
 def _print_beside(print_line: PrintLine, label: str, text: str) -> None:
-    """Prints a label and a text, which is wrapped beside it; paths are not broken."""
+    """Print a label, and a text wrapped beside it; paths are not broken."""
     lines = textwrap.wrap(
         text,
         max(width(), len(label) + _NARROWEST),

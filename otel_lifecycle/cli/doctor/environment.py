@@ -13,7 +13,7 @@ _REACHES_CHILDREN = (0, 63)
 
 
 def examine_environment(diagnosis: Diagnosis, facts: Facts) -> bool:
-    """Tells versions; returns whether this package is there at all."""
+    """Report versions; return whether this package is installed."""
     diagnosis.begin("environment")
     diagnosis.fact("python", f"{facts.python}  ({facts.executable})")
     for name, version in facts.versions.items():

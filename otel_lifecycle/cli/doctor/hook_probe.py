@@ -14,7 +14,7 @@ from operator import attrgetter
 
 
 def main() -> None:
-    """Writes which names are missing to standard output, as JSON, or why they cannot be seen."""
+    """Write the missing names to standard output as JSON, or why they are unknown."""
     answer = os.dup(1)
     os.dup2(2, 1)  # what is imported may print
     name, *wanted = sys.argv[1:]

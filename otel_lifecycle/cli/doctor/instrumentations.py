@@ -17,7 +17,7 @@ def examine_instrumentations(
     facts: Facts,
     environment: Mapping[str, str],
 ) -> None:
-    """Tells of each instrumentation of ours what it would find, and which others there are."""
+    """Report what each of our instrumentations finds, and which others are installed."""
     diagnosis.begin("instrumentations")
     names = {name.strip() for name in environment.get(_DISABLED, "").split(",")}
     points = facts.groups["opentelemetry_instrumentor"]
@@ -56,7 +56,7 @@ def examine_instrumentations(
 
 
 def _state(point: EntryPoint, facts: Facts, disabled: set[str]) -> str:
-    """Why an instrumentation is not loaded; empty if it is."""
+    """Return why an instrumentation is not loaded; empty if it is."""
     if "*" in disabled or point.name in disabled:
         return f"disabled ({_DISABLED})"
     if point.conflict:
@@ -68,7 +68,7 @@ def _state(point: EntryPoint, facts: Facts, disabled: set[str]) -> str:
 def _examine_hooks(
     diagnosis: Diagnosis, interpreter: Interpreter, facts: Facts, wanted: Wanted
 ) -> set[str]:
-    """Tells which hooks are there; returns the modules with any."""
+    """Report which hooks exist; return the modules with any."""
     hooked: set[str] = set()
     for module, names in wanted.modules.items():
         library = facts.libraries.get(module.partition(".")[0])
@@ -102,7 +102,7 @@ def _listed(module: str, missing: list[str], whole: bool) -> str:
 
 
 def _examine_others(diagnosis: Diagnosis, facts: Facts, others: list[str]) -> None:
-    """Names the instrumentations of others, and those that make spans nobody needs."""
+    """Name the other instrumentations, and those that create unneeded spans."""
     if others:
         diagnosis.fact("of others", ", ".join(others))
     noisy = [name for name in others if name in _NOISY]

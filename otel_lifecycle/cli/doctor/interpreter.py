@@ -84,7 +84,7 @@ class Interpreter:
         self._environment = _without_auto_instrumentation(environment)
 
     def facts(self, command: str, module: str) -> Facts:
-        """What is in its environment.
+        """Return what is installed in the environment.
 
         Args:
             command: Name of the console script it runs; empty if it is none.
@@ -96,7 +96,7 @@ class Interpreter:
         return self._ask(probe.__file__, [command, module], PROBE_SECONDS, Facts)
 
     def hooks(self, module: str, names: Sequence[str], seconds: float = IMPORT_SECONDS) -> Hooks:
-        """Imports a module in a process of its own and looks for names in it."""
+        """Import a module in a separate process and look for names in it."""
         try:
             return self._ask(hook_probe.__file__, [module, *names], seconds, Hooks)
         except ProbeError as error:
@@ -142,7 +142,7 @@ def _last_words(code: int, said: bytes) -> str:
 
 
 def _without_auto_instrumentation(environment: Mapping[str, str]) -> dict[str, str]:
-    """The doctor may run where everything is instrumented; what it starts should not be."""
+    """Remove auto-instrumentation, so that the probes are not instrumented."""
     kept = [
         path
         for path in environment.get("PYTHONPATH", "").split(os.pathsep)

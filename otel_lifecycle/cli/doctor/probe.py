@@ -52,7 +52,7 @@ _PACKAGE = "otel_lifecycle."
 
 
 def main() -> None:
-    """Writes what it finds to standard output, as JSON."""
+    """Write what it finds to standard output, as JSON."""
     answer = os.dup(1)
     os.dup2(2, 1)  # what is imported may print
     command, module = sys.argv[1:]
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def _wanted(point: EntryPoint) -> dict[str, Any]:
-    """The modules an instrumentation of ours hooks, and whether it only adds to another's spans."""
+    """Return the modules our instrumentation hooks, and whether it only enriches spans."""
     try:
         from otel_lifecycle.instrumentation.enriching import EnrichingInstrumentor
 
@@ -103,7 +103,7 @@ def _entry(point: EntryPoint) -> dict[str, str]:
 
 
 def _conflict(point: EntryPoint) -> str:
-    """Why `opentelemetry-instrument` would not load it, empty if it would."""
+    """Return why `opentelemetry-instrument` would not load it; empty if it would."""
     if point.group != "opentelemetry_instrumentor" or point.dist is None:
         return ""
     try:
@@ -122,7 +122,7 @@ def _version(name: str) -> str:
 
 
 def _libraries(names: set[str]) -> dict[str, str]:
-    """The installed ones of some top-level packages, with distribution and version if known."""
+    """Return the installed packages among some names, with distribution and version."""
     owners: Mapping[str, list[str]] = packages_distributions()
     found: dict[str, str] = {}
     for name in sorted(names):
@@ -135,7 +135,7 @@ def _libraries(names: set[str]) -> dict[str, str]:
 
 
 def _module_of(command: str) -> str:
-    """The module that a console script runs."""
+    """Return the module that a console script runs."""
     points = entry_points(group="console_scripts", name=command)
     return next((point.module for point in points), "")
 
@@ -157,7 +157,7 @@ def _file_of(module: str) -> str:
 
 
 def _native(package: str) -> str:
-    """The extension that a router written in Rust has in its Python package, or beside it."""
+    """Return the extension module of a router written in Rust, in or beside its package."""
     name = f"{package}_rs"
     spec = _find(package)
     folders = () if spec is None else spec.submodule_search_locations or ()

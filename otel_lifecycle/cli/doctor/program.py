@@ -18,7 +18,7 @@ _OWN_TRACING = "--otel-endpoint"
 
 
 def examine_program(diagnosis: Diagnosis, command: Sequence[str], program: Program) -> bool:
-    """Tells what the command is; returns whether there is a Python environment to look at."""
+    """Report what the command is; return whether there is a Python environment to examine."""
     diagnosis.begin("command")
     if not program.path:
         diagnosis.fact(command[0], "not found")
@@ -50,7 +50,7 @@ def examine_program(diagnosis: Diagnosis, command: Sequence[str], program: Progr
 def examine_runs(
     diagnosis: Diagnosis, command: Sequence[str], program: Program, facts: Facts
 ) -> bool:
-    """Tells which code a Python program runs, and how to start it.
+    """Report which code a Python program runs, and how to start it.
 
     Returns:
         Whether anything can be hooked in it.

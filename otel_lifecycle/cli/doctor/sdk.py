@@ -18,7 +18,7 @@ _DISTRO_DEFAULTS = {
 def examine_sdk(
     diagnosis: Diagnosis, facts: Facts, environment: Mapping[str, str]
 ) -> Mapping[str, str] | None:
-    """Tells which distro and which configurator are there.
+    """Report which distro and which configurator are installed.
 
     Returns:
         The environment as the SDK will see it; None if nothing sets it up.
@@ -52,7 +52,7 @@ def _choose(
     points: Sequence[EntryPoint],
     name: str | None,
 ) -> EntryPoint | None:
-    """The entry point that is loaded: the first, or the one that a variable names."""
+    """Return the entry point that is loaded: the first, or the one a variable names."""
     fitting = [point for point in points if name in (None, point.name)]
     if not fitting:
         diagnosis.fact(kind, "none" if name is None else f"none is called {name} ({variable})")

@@ -30,7 +30,7 @@ _NOT_EXISTING = "does not exist yet, the folder can be written"
 
 
 def examine_settings(diagnosis: Diagnosis, environment: Mapping[str, str]) -> TrackerConfig | None:
-    """Tells value and source of each setting; returns them, or None if one is refused."""
+    """Report value and source of each setting; return them, or None if one is refused."""
     diagnosis.begin("settings")
     for variable, known in unknown_variables(environment).items():
         instead = f"; did you mean {known}?" if known else ""
@@ -61,7 +61,7 @@ def examine_settings(diagnosis: Diagnosis, environment: Mapping[str, str]) -> Tr
 
 
 def examine_record_file(diagnosis: Diagnosis, persistence: PersistenceConfig) -> None:
-    """Tells whether the record file can be written, without making or touching it."""
+    """Report whether the record file can be written, without creating or changing it."""
     diagnosis.begin("record file")
     if not persistence.enabled:
         diagnosis.fact("not written", "OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH would name one")
@@ -78,7 +78,7 @@ def examine_record_file(diagnosis: Diagnosis, persistence: PersistenceConfig) ->
 
 
 def _fields_of(path: str) -> set[str]:
-    """The fields that a valid file sets, in lower case."""
+    """Return the fields that a valid file sets, in lower case."""
     text = read_file(path).decode().strip()
     return set(_fields(json.loads(text) if text else None, ""))
 

@@ -59,7 +59,7 @@ class Checkpoint:
             raise
 
     def load(self, paths: Iterable[str | os.PathLike[str]]) -> Position:
-        """Returns what was saved last; the oldest record if nothing was.
+        """Return the saved position; the oldest record if nothing was saved.
 
         Args:
             paths: What is to be shipped.
@@ -90,7 +90,7 @@ class Checkpoint:
         return position
 
     def save(self, position: Position) -> None:
-        """Replaces what was saved.
+        """Replace the saved position.
 
         Raises:
             OSError: It cannot be written; what was saved before stays.
@@ -109,7 +109,7 @@ class Checkpoint:
         os.replace(new, self._path)
 
     def close(self) -> None:
-        """Lets others have it."""
+        """Release the lock."""
         os.close(self._lock)
 
     def __enter__(self) -> Checkpoint:

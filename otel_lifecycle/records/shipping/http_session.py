@@ -43,7 +43,7 @@ class BoundedSession(requests.Session):
             self.mount(scheme, _Adapter(remaining))
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
-        """Sends a request, and reads of its answer at most `LONGEST_ANSWER` bytes."""
+        """Send a request and read at most `LONGEST_ANSWER` bytes of its answer."""
         settings = {"stream": True, "timeout": self._remaining()}
         response = super().send(request, **{**kwargs, **settings})
         with response:
@@ -53,7 +53,7 @@ class BoundedSession(requests.Session):
         return response
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """Follows no redirect, nor reads the answer that asks for one."""
+        """Follow no redirect, and do not read its answer."""
 
 
 def _unpacked(body: bytes, response: requests.Response) -> bytes:
@@ -88,7 +88,7 @@ class _Adapter(HTTPAdapter):
 
 
 def _timed(base: type[HTTPConnection], remaining: _Remaining) -> Any:
-    """A connection each of whose steps has the time that is left."""
+    """Make a connection class that limits each step to the time left."""
 
     class Response(HTTPResponse):
         def __init__(self, sock: Any, *arguments: Any, **settings: Any) -> None:

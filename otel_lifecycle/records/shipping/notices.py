@@ -28,7 +28,7 @@ class Notices:
         self._kinds: dict[str, _Kind] = {}
 
     def say(self, kind: str, text: str, *, most: int = 1) -> bool:
-        """Tells a line, unless there were `most` of its kind within a minute.
+        """Pass on a line, unless `most` of its kind were passed on within the minute.
 
         Returns:
             Whether it was told.

@@ -22,7 +22,7 @@ _HIDDEN = "***"
 
 
 def without_secrets(endpoint: str) -> str:
-    """An endpoint, valid or not, without credentials, query string and fragment."""
+    """Return an endpoint, valid or not, without credentials, query string and fragment."""
     return re.sub(r"[^/]*@", "", re.split(r"[?#]", endpoint)[0])
 
 
@@ -34,7 +34,7 @@ class Redactor:
         self._secrets = sorted(found, key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
-        """The text without them."""
+        """Return the text without secrets."""
         for secret in self._secrets:
             text = text.replace(secret, _HIDDEN)
         return text

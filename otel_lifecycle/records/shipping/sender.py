@@ -91,7 +91,7 @@ class _Deadline:
         self._end = time.monotonic() + self.seconds
 
     def remaining(self) -> float:
-        """Returns the seconds that are left; raises TimeoutError if none are."""
+        """Return the seconds left; raise TimeoutError if there are none."""
         seconds = self._end - time.monotonic()
         if seconds <= 0:
             raise TimeoutError(f"no answer within {self.seconds:g} s")
@@ -125,7 +125,7 @@ class Sender:
             raise ValueError(f"OTEL_EXPORTER_OTLP_*: {self._redact(str(error))}") from error
 
     def send(self, spans: Sequence[ReadableSpan]) -> Answer:
-        """Sends spans at once, in one request; the exporter's own retries included.
+        """Send spans in one request, including the exporter's own retries.
 
         Args:
             spans: None at all asks whether the collector takes anything.
@@ -134,7 +134,7 @@ class Sender:
         return replace(answer, reason=self._redact(answer.reason))
 
     def close(self) -> None:
-        """Ends the retries of a `send` that is under way; from any thread."""
+        """End the retries of a running `send`; callable from any thread."""
         self._exporter.shutdown()
 
     def _send(self, spans: Sequence[ReadableSpan]) -> Answer:
@@ -154,7 +154,7 @@ class Sender:
 
 
 def _check_endpoint() -> None:
-    """The exporter would take any text, and find out with each request."""
+    """Check the URL now: the exporter accepts any text and fails on each request."""
     name = next(filter(os.environ.get, ENDPOINT_VARIABLES), None)
     if name is None:
         return
@@ -235,7 +235,7 @@ class _Session(BoundedSession):
         return response
 
     def _why(self, error: BaseException) -> str:
-        """What `requests` wraps into several exceptions, with the whole URL."""
+        """Unwrap the cause from the exceptions of `requests`, which contain the whole URL."""
         if isinstance(error, (TimeoutError, requests.Timeout)):
             return f"no answer within {self._seconds:g} s"
         inner = error.__cause__ or error.__context__

@@ -92,7 +92,7 @@ class Shipper:
         self._stopped = threading.Event()
 
     def run(self, *, follow: bool) -> bool:
-        """Sends what is there.
+        """Send the records of the files.
 
         Args:
             follow: Go on with what comes, until `stop`.
@@ -117,7 +117,7 @@ class Shipper:
         return False
 
     def stop(self) -> None:
-        """Has `run` return when the request under way is answered; from any thread.
+        """Let `run` return after the current request; callable from any thread.
 
         The checkpoint is after what was accepted. `Sender.close` ends the request's retries, too.
         """
@@ -149,7 +149,7 @@ class Shipper:
         return span
 
     def _deliver(self, spans: list[_Sendable]) -> bool:
-        """Sends spans; refused ones again in halves, until it is known which they are."""
+        """Send spans; split refused batches in halves until the refused spans are found."""
         parts = [spans] if spans else []
         while parts:
             part = parts.pop()
@@ -186,7 +186,7 @@ class Shipper:
             )
 
     def _send(self, spans: list[ReadableSpan]) -> Answer | None:
-        """Returns the collector's last answer; None: it was stopped before."""
+        """Return the collector's last answer; None: stopped before it accepted or refused."""
         answer = Answer(Fate.WAITING)
 
         def send() -> str | None:
@@ -214,7 +214,7 @@ class Shipper:
         return self._retry(save)
 
     def _retry(self, attempt: Callable[[], str | None]) -> bool:
-        """Repeats an attempt until it returns no obstacle; False: it was stopped before."""
+        """Repeat an attempt until it returns no obstacle; return False if stopped first."""
         told = False
         for number in itertools.count():
             obstacle = attempt()

@@ -29,7 +29,7 @@ READER = SampleReader(
 
 
 def read(exposition: bytes, scraped_at: float) -> Sequence[DeviceReading]:
-    """What each GPU, or partition of one, does.
+    """Read each GPU, or each partition of a GPU.
 
     Args:
         exposition: The body.

@@ -47,7 +47,7 @@ _BLANK = float(0x7FFFFFF0)
 
 
 def read(exposition: bytes, scraped_at: float) -> Sequence[DeviceReading]:
-    """What each GPU, or MIG instance, does.
+    """Read each GPU, or each MIG instance.
 
     Args:
         exposition: The body.
@@ -89,7 +89,7 @@ def _device(labels: Mapping[str, str]) -> Device | None:
 
 
 def _used(series: Series) -> Measured:
-    """Used of used and free, as in DCGM's own `DCGM_FI_DEV_FB_USED_PERCENT`."""
+    """Return used / (used + free), as DCGM's own `DCGM_FI_DEV_FB_USED_PERCENT`."""
     used, free = (
         sample and (sample if sample.value < _BLANK else sample._replace(value=-1.0))
         for sample in (series.get(_MEMORY_USED), series.get(_MEMORY_FREE))
@@ -98,7 +98,7 @@ def _used(series: Series) -> Measured:
 
 
 def _divided(devices: Mapping[Device, Series]) -> set[tuple[str, str]]:
-    """GPUs whose used memory is told for each pod: it is no part of used and free together."""
+    """Return the GPUs with used memory per pod, which cannot be divided by used plus free."""
     used: defaultdict[tuple[str, str], set[float]] = defaultdict(set)
     for device, series in devices.items():
         if _MEMORY_USED in series:

@@ -32,7 +32,7 @@ _SEVERAL_PODS = "not_displayed_for_multi_pod"
 
 
 def read(exposition: bytes, scraped_at: float) -> Sequence[DeviceReading]:
-    """What each chip does.
+    """Read each chip.
 
     Args:
         exposition: The body.

@@ -37,7 +37,7 @@ class NpuSmiError(Exception):
 
 
 def read(executable: str = "npu-smi", *, timeout: float = 10.0) -> Sequence[DeviceReading]:
-    """What each chip of this machine does. Blocks: for a worker thread.
+    """Read each chip of this machine. Blocks: call it on a worker thread.
 
     An NPU that cannot be read is there with nothing known of it, as long as another one can.
 
@@ -81,7 +81,7 @@ def _npus(output: str) -> list[str]:
 
 
 def _chips(npu: str, output: str, now: float) -> Iterator[DeviceReading]:
-    """The chips of one NPU of which anything is told."""
+    """Yield the chips of one NPU that have any value."""
     blocks: list[tuple[str, dict[str, str]]] = []
     usages: dict[str, str] = {}
     for key, value in _lines(output):
@@ -106,7 +106,7 @@ def _measured(value: str | None, now: float) -> Measured:
 
 
 def _run(command: Sequence[str], deadline: float) -> str:
-    """What a command prints.
+    """Run a command and return its output.
 
     Raises:
         NpuSmiError: It cannot be started, fails, takes too long or prints too much.
@@ -157,7 +157,7 @@ def _output(process: subprocess.Popen[bytes], shown: str, deadline: float) -> by
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends the command and what it started, but waits for none that hangs in the driver."""
+    """Kill the command and its children; do not wait for one that hangs in the driver."""
     assert process.stdout is not None
     process.stdout.close()
     if process.returncode is None:  # else its group may be somebody else's by now

@@ -73,7 +73,7 @@ def npu_state(
     now: float,
     stale_after: Mapping[Group, float] = STALE_AFTER,
 ) -> NPUState:
-    """The state of one endpoint's devices, whichever source they were read from.
+    """Combine the readings of one endpoint's devices, from any source, into its state.
 
     A value is fresh when its time lies within the group's limit of `now`, before or after: an
     exporter whose clock runs further ahead than that cannot be told from one that hangs. A device
@@ -122,7 +122,7 @@ _NEVER: Mapping[Group, float] = dict.fromkeys(GROUPS, math.inf)
 
 
 def _newest(readings: Iterable[DeviceReading]) -> list[DeviceReading]:
-    """One reading a device: a card shared by pods is read once for each of them."""
+    """Keep the newest reading per device: a card shared by pods is read once for each."""
     newest: dict[tuple[str, str, str], DeviceReading] = {}
     for reading in readings:
         key = (reading.target, reading.host, reading.device_id)
@@ -140,7 +140,7 @@ def _last_observed(reading: DeviceReading, groups: Iterable[Group] = GROUPS) -> 
 def _values(
     reading: DeviceReading, now: float, stale_after: Mapping[Group, float]
 ) -> dict[Group, float]:
-    """What is known of each group; NaN is known not to be a value."""
+    """Return the fresh value of each group; NaN stands for an invalid value."""
     values: dict[Group, float] = {}
     for group in GROUPS:
         observed_at: float | None = getattr(reading, f"{group}_observed_at")

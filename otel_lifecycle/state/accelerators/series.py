@@ -39,7 +39,7 @@ def by_device(
     scraped_at: float,
     identify: Callable[[Mapping[str, str]], Device | None],
 ) -> dict[Device, Series]:
-    """The samples of each device by name of the metric, all with a time.
+    """Group the samples by device and metric name, all with a time.
 
     Of two samples of one series the first counts, as for Prometheus.
 
@@ -60,7 +60,7 @@ def by_device(
 
 
 def percent(sample: Sample | None, *, full: float = 100.0) -> Measured:
-    """A utilization.
+    """Convert a sample to a utilization in percent.
 
     Args:
         sample: The sample; None: there is no such series.
@@ -73,7 +73,7 @@ def percent(sample: Sample | None, *, full: float = 100.0) -> Measured:
 
 
 def share(part: Sample | None, *whole: Sample | None) -> Measured:
-    """How much of the sum of `whole` is `part`, in percent; None unless all of them are there."""
+    """Return `part` in percent of the sum of `whole`; None unless all are present."""
     if part is None or part.observed_at is None:
         return None
     total, observed_at = 0.0, part.observed_at
@@ -87,7 +87,7 @@ def share(part: Sample | None, *whole: Sample | None) -> Measured:
 
 
 def first_valid(*measured: Measured) -> Measured:
-    """The first that is a value; else the first that was there at all."""
+    """Return the first valid measurement; else the first one present."""
     there = [measurement for measurement in measured if measurement is not None]
     valid = [measurement for measurement in there if measurement.percent is not None]
     return next(iter(valid or there), None)
@@ -96,7 +96,7 @@ def first_valid(*measured: Measured) -> Measured:
 def reading(
     kind: Kind, device: Device, *, core: Measured, memory: Measured, memory_bandwidth: Measured
 ) -> DeviceReading:
-    """What was measured on a device."""
+    """Combine the measurements of a device."""
     measured: dict[Group, Measured] = dict(
         zip(GROUPS, (core, memory, memory_bandwidth), strict=True)
     )

@@ -20,7 +20,7 @@ _ENGINES = (
 
 
 def read(exposition: bytes, scraped_at: float) -> Mapping[str, EndpointMetrics]:
-    """The metrics of each data-parallel rank in what an engine serves.
+    """Return the metrics of each data-parallel rank of an engine.
 
     The engine is recognised by the prefix of its metric names.
 

@@ -23,7 +23,7 @@ READER = SampleReader([_RUNNING, _WAITING, _KV_CACHE, _MATCHED, _COMPARED, _HIT_
 
 
 def read(exposition: bytes, scraped_at: float) -> Mapping[str, EndpointMetrics]:
-    """The metrics, under the rank `""`; see `otel_lifecycle.state.engines.read`."""
+    """Return the metrics under the rank `""`; see `otel_lifecycle.state.engines.read`."""
     ranks = by_rank(READER.read(exposition), "")
     return known({rank: _metrics(series) for rank, series in ranks.items()}, scraped_at)
 

@@ -19,7 +19,7 @@ _MODEL_LABELS = ("model", "model_name", "version")  # of Triton, vLLM and SGLang
 
 
 def by_rank(samples: Iterable[Sample], label: str) -> Mapping[str, Series]:
-    """The samples of each data-parallel rank, by name of the metric.
+    """Group the samples by data-parallel rank and metric name.
 
     What names no rank belongs to the only one there is; with several it cannot be told whose it is.
 
@@ -43,7 +43,7 @@ def by_rank(samples: Iterable[Sample], label: str) -> Mapping[str, Series]:
 def known(
     metrics: Mapping[str, EndpointMetrics], scraped_at: float
 ) -> Mapping[str, EndpointMetrics]:
-    """Those of which anything is known, with the time of the scrape."""
+    """Keep the ranks with any known value, and set the time of the scrape."""
     update_time = datetime.fromtimestamp(scraped_at, timezone.utc)
     return {
         rank: msgspec.structs.replace(one, update_time=update_time)
@@ -53,7 +53,7 @@ def known(
 
 
 def count(series: Series, name: str) -> int | None:
-    """A number of things, summed over the models that one port serves."""
+    """Return a number of things, summed over the models on one port."""
     found = _distinct(series, name)
     if len(found) > 1 and not _differ_by_model(found):
         return None
@@ -62,18 +62,18 @@ def count(series: Series, name: str) -> int | None:
 
 
 def size(series: Series, name: str) -> int | None:
-    """A number of which there is at least one, the same for all models of one port."""
+    """Return a number greater than 0 that all models on one port share."""
     return sanitize.count(_only(series, name)) or None
 
 
 def fraction(series: Series, *names: str) -> float | None:
-    """A fraction, 0 to 1, from the first name with a valid value; unknown of several models."""
+    """Return a fraction, from the first name with a valid value; None for several models."""
     fractions = (sanitize.fraction(_only(series, name)) for name in names)
     return next((one for one in fractions if one is not None), None)
 
 
 def ratio(series: Series, part: str, whole: str, *, unborn: float | None = None) -> float | None:
-    """The fraction one counter is of another, 0 to 1; None while both are 0.
+    """Return one counter as a fraction of another, 0 to 1; None while both are 0.
 
     Each is summed over its remaining labels.
 
@@ -92,7 +92,7 @@ def ratio(series: Series, part: str, whole: str, *, unborn: float | None = None)
 
 
 def label_size(series: Series, name: str, label: str) -> int | None:
-    """A size that stands in a label of an info metric."""
+    """Return a size from a label of an info metric."""
     texts = {sample.labels.get(label, "") for sample in series.get(name, [])}
     text = texts.pop() if len(texts) == 1 else ""
     if not (text.isascii() and text.isdecimal() and len(text) <= 16):
@@ -101,7 +101,7 @@ def label_size(series: Series, name: str, label: str) -> int | None:
 
 
 def product(left: int | None, right: int | None) -> int | None:
-    """The capacity of so many blocks of such a size."""
+    """Return the product of a block size and a number of blocks."""
     return None if left is None or right is None else left * right
 
 
@@ -110,19 +110,19 @@ def _total(samples: Iterable[Sample]) -> float:
 
 
 def _distinct(series: Series, name: str) -> list[Sample]:
-    """The samples of a metric; of two with the same labels the first, as for Prometheus."""
+    """Return the samples of a metric, the first of equal labels, as Prometheus does."""
     found = {tuple(sorted(sample.labels.items())): sample for sample in series.get(name, [])[::-1]}
     return list(found.values())
 
 
 def _only(series: Series, name: str) -> float | None:
-    """The value all samples of a metric agree on."""
+    """Return the value that all samples of a metric share."""
     values = {sample.value for sample in _distinct(series, name)}
     return values.pop() if len(values) == 1 else None
 
 
 def _differ_by_model(samples: list[Sample]) -> bool:
-    """Whether samples are those of different models, and of nothing else, such as servers."""
+    """Return whether samples differ in their model and in no other label, such as a server."""
     others = {
         tuple((name, value) for name, value in sample.labels.items() if name not in _MODEL_LABELS)
         for sample in samples

@@ -50,14 +50,14 @@ READER = SampleReader(
 
 
 def read(exposition: bytes, scraped_at: float) -> Mapping[str, EndpointMetrics]:
-    """The metrics of each rank; see `otel_lifecycle.state.engines.read`."""
+    """Return the metrics of each rank; see `otel_lifecycle.state.engines.read`."""
     samples = filter(_is_whole, READER.read(exposition))
     ranks = by_rank(samples, "dp_rank")
     return known({rank: _metrics(series) for rank, series in ranks.items()}, scraped_at)
 
 
 def _is_whole(sample: Sample) -> bool:
-    """Whether a gauge is the total and not that of one priority."""
+    """Return whether a gauge is the total, not the value of one priority."""
     return sample.name in _COUNTERS or not sample.labels.get("priority")
 
 

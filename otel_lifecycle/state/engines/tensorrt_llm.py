@@ -58,7 +58,7 @@ READER = SampleReader(
 
 
 def read(exposition: bytes, scraped_at: float) -> Mapping[str, EndpointMetrics]:
-    """The metrics, under the rank `""`; see `otel_lifecycle.state.engines.read`."""
+    """Return the metrics under the rank `""`; see `otel_lifecycle.state.engines.read`."""
     ranks = by_rank(map(_named_alike, READER.read(exposition)), "")
     return known({rank: _metrics(series) for rank, series in ranks.items()}, scraped_at)
 

@@ -49,7 +49,7 @@ READER = SampleReader(
 
 
 def read(exposition: bytes, scraped_at: float) -> Mapping[str, EndpointMetrics]:
-    """The metrics of each rank; see `otel_lifecycle.state.engines.read`."""
+    """Return the metrics of each rank; see `otel_lifecycle.state.engines.read`."""
     ranks = by_rank(READER.read(exposition), "engine")
     return known({rank: _metrics(series) for rank, series in ranks.items()}, scraped_at)
 
@@ -80,13 +80,13 @@ def _metrics(series: Series) -> EndpointMetrics:
 
 
 def _lora(series: Series) -> Mapping[str, str]:
-    """The labels of the newest state: those of former ones stay, and the value is their time."""
+    """Return the labels of the newest state; older states stay, with their time as value."""
     states = [sample for sample in series.get(_LORA, []) if math.isfinite(sample.value)]
     return max(states, key=lambda sample: sample.value).labels if states else {}
 
 
 def _adapters(names: str) -> dict[str, int]:
-    """A set, kept as a dictionary of zeros as the Gateway API Inference Extension does."""
+    """Return a set as a dictionary of zeros, as the Gateway API Inference Extension does."""
     return {name.strip(): 0 for name in names.split(",") if name.strip()}
 
 
