@@ -1,7 +1,7 @@
-"""Writes what is made from the declared fields: `make docs`.
+"""Generates files from the declared fields: `make docs`.
 
-The JSON Schema of the record, and the tables of attributes and fields in the pages on telemetry and
-on the record file, each between its two marks.
+These are the JSON Schema of the record, and the tables of attributes and fields in the pages on
+telemetry and on the record file, each between two marks.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ SCHEMA = "otel_lifecycle/model/record.schema.json"
 _SECTIONS = {
     "request": "The request",
     "route": "The route",
-    "load": "The load of the selected endpoint at dispatch, this request not counted",
-    "role": "Each endpoint of the route, behind `llm_router.route.` and its role",
-    "chip": "Each chip of such an endpoint, as arrays with -1 for unknown, behind the same",
+    "load": "The load of the selected endpoint at dispatch, without this request",
+    "role": "Each endpoint of the route, with the prefix `llm_router.route.` and its role",
+    "chip": "Each chip of such an endpoint, with the same prefix, as arrays with -1 for unknown",
     "prediction": "Prefix cache and prediction",
     "result": "The result",
 }
@@ -43,7 +43,7 @@ _JSON_TYPES = {str: "text", int: "integer", float: "number", bool: "true, false"
 
 
 def generated() -> dict[str, str]:
-    """What each generated file must hold, by its path.
+    """Return the content of each generated file, by its path.
 
     Raises:
         DeclarationError: A field or an attribute is declared twice, or without what it needs.
@@ -61,7 +61,7 @@ def generated() -> dict[str, str]:
 
 
 def structs(struct: type[msgspec.Struct]) -> list[type[msgspec.Struct]]:
-    """A struct and those in it, each once, from outside in."""
+    """Return a struct and all structs in it, each once, outermost first."""
     found = {struct: None}
     for field in fields_of(struct):
         if field.struct is not None:
@@ -70,7 +70,7 @@ def structs(struct: type[msgspec.Struct]) -> list[type[msgspec.Struct]]:
 
 
 def check_source(struct: type[msgspec.Struct]) -> None:
-    """Finds what Python itself overlooks: of a field that stands twice in a class it takes one.
+    """Check for a field declared twice in a class: Python itself would use only the last.
 
     Raises:
         DeclarationError: A field is declared twice.
@@ -88,7 +88,7 @@ def check_source(struct: type[msgspec.Struct]) -> None:
 
 
 def attribute_tables(attributes: Iterable[Attribute]) -> str:
-    """One table for each section of the span."""
+    """Return one table for each section of the span."""
     attributes = [one for one in attributes if not _OTHER_ROLES.match(one.field)]
     order = [*_SECTIONS, *{one.section: None for one in attributes if one.section not in _SECTIONS}]
     attributes.sort(key=lambda one: order.index(one.section))
@@ -105,7 +105,7 @@ def _attribute_table(section: str, attributes: list[Attribute]) -> Iterator[str]
     if len(settings) == 1 and settings != {""}:
         title += f"; with `{settings.pop()}`"
     yield f"{title}:\n"
-    yield "| attribute | type, unit | from | what |\n|---|---|---|---|"
+    yield "| attribute | type, unit | from | meaning |\n|---|---|---|---|"
     for one in attributes:
         name = one.name.removeprefix(_ROLE) if one.section in ("role", "chip") else one.name
         text = one.text
@@ -117,13 +117,13 @@ def _attribute_table(section: str, attributes: list[Attribute]) -> Iterator[str]
 
 
 def field_tables() -> str:
-    """One table for each object of the record."""
+    """Return one table for each object of the record."""
     return "\n".join(line for struct in structs(LifecycleRecord) for line in _field_table(struct))
 
 
 def _field_table(struct: type[msgspec.Struct]) -> Iterator[str]:
     yield f"### {struct.__name__}\n"
-    yield "| field | type, unit | what |\n|---|---|---|"
+    yield "| field | type, unit | meaning |\n|---|---|---|"
     for field in fields_of(struct):
         yield f"| `{field.record_name}` | {_type(field)} | {field.declared.text} |"
     yield ""
@@ -146,7 +146,7 @@ def _type(field: Field) -> str:
 
 
 def main() -> None:
-    """Writes all of it."""
+    """Write all generated files."""
     for path, text in generated().items():
         (ROOT / path).write_text(text, "utf-8")
 

@@ -1,7 +1,7 @@
-"""What a lifecycle is made of, from the endpoint a router knows to the record it leaves behind.
+"""The data of a request's lifecycle, from the router's endpoints to the record.
 
 All values are immutable and may be shared between threads. Nothing here validates: a router's
-values are taken as they come, and made safe where they are read (`otel_lifecycle.model.sanitize`).
+values are accepted unchanged, and cleaned when they are read (`otel_lifecycle.model.sanitize`).
 """
 
 from otel_lifecycle.model.endpoint import (

@@ -1,4 +1,4 @@
-"""An endpoint, and what a router knows of its engine and of its accelerators."""
+"""An endpoint, and the known state of its engine and its accelerators."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from otel_lifecycle.model.fields import (
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """One engine instance; a data-parallel rank counts as one.
+    """One engine instance; each data-parallel rank is an instance.
 
     Attributes:
         namespace: Kubernetes namespace.
         pod_name: Pod name, shared by all ranks of the pod.
         address: Host or IP address of the inference port.
         port: The inference port, as text.
-        name: Tells ranks of one pod apart, e.g. `qwen-0-rank-1`.
+        name: Distinguishes the ranks of a pod, for example `qwen-0-rank-1`.
         labels: Labels of the pod.
     """
 
@@ -53,17 +53,17 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     @property
     def label(self) -> str:
-        """The id, with the rank's name behind it where the pod's name does not tell it."""
+        """The id, followed by the rank's name unless that is the pod's name."""
         if not self.name or self.name == self.pod_name:
             return self.id
         return f"{self.id}#{self.name}" if self.id else f"{self.namespace}/{self.name}"
 
     @property
     def identity(self) -> Hashable:
-        """What load is keyed by: ranks of one pod never share a counter.
+        """The key of its load counter: ranks of one pod never share a counter.
 
-        `namespace/name` where there is a name, as in the Gateway API Inference Extension (whose
-        names are `pod-rank-index`); else everything that tells two endpoints apart.
+        It is `namespace/name` if there is a name, as in the Gateway API Inference Extension (whose
+        names are `pod-rank-index`); otherwise all fields that distinguish endpoints.
         """
         if self.name:
             return (self.namespace, self.name)
@@ -71,7 +71,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 class EndpointMetrics(msgspec.Struct, frozen=True, rename=record_name):
-    """What an engine said of itself when it was last scraped; None is unknown.
+    """The state of an engine at the last scrape; None is unknown.
 
     In the record the fields carry the seed's names. `kv_cache_usage` is a fraction, 0 to 1,
     although the seed calls it a percentage.
@@ -86,7 +86,8 @@ class EndpointMetrics(msgspec.Struct, frozen=True, rename=record_name):
         declare("Requests in the engine's queue.", "{request}", ".request.waiting", adds=True),
     ] = msgspec.field(default=None, name="waitingQueueSize")
     kv_cache_usage: Annotated[
-        Fraction | None, declare("Used part of the KV cache.", attribute=".kv_cache.utilization")
+        Fraction | None,
+        declare("Fraction of the KV cache in use.", attribute=".kv_cache.utilization"),
     ] = msgspec.field(default=None, name="kvCacheUsagePercent")
     kv_cache_max_token_capacity: Annotated[
         Count | None, declare("Size of the KV cache.", "{token}", ".kv_cache.capacity", adds=True)
@@ -101,7 +102,7 @@ class EndpointMetrics(msgspec.Struct, frozen=True, rename=record_name):
     active_models: Annotated[
         dict[str, Count],
         declare(
-            "LoRA adapters in use, with the engine's number for each.",
+            "LoRA adapters in use, each with the number that the engine reports.",
             "{request}",
             (".lora.active.models", ".lora.active.counts"),
         ),
@@ -109,35 +110,34 @@ class EndpointMetrics(msgspec.Struct, frozen=True, rename=record_name):
     waiting_models: Annotated[
         dict[str, Count],
         declare(
-            "LoRA adapters waiting to be loaded, with the engine's number for each.",
+            "LoRA adapters waiting to be loaded, each with the number that the engine reports.",
             "{request}",
             (".lora.waiting.models", ".lora.waiting.counts"),
         ),
     ] = {}
     max_active_models: Annotated[
         Count | None,
-        declare("How many adapters can be active at once.", "{adapter}", ".lora.max"),
+        declare("Limit of adapters active at once.", "{adapter}", ".lora.max"),
     ] = None
     prefix_cache_hit_rate: Annotated[
         Fraction | None,
         declare(
-            "Part of the prompt tokens that the engine found in its prefix cache, as far back as "
-            "it counts: mostly since it started.",
+            "Fraction of the prompt tokens that the engine found in its prefix cache, usually "
+            "since it started.",
             attribute=".prefix_cache.hit_rate",
         ),
     ] = None
     update_time: Annotated[
         Moment | None,
         declare(
-            "When the engine was scraped; aware, or taken as UTC. On the span: how long before the "
-            "dispatch.",
+            "Time of the scrape; a naive time is taken as UTC. On the span: its age at dispatch.",
             "s",
             ".metrics.age",
         ),
     ] = None
 
     def __post_init__(self) -> None:
-        # The seed clones these maps: a router may go on changing its own.
+        # The seed clones these maps: a router may keep changing its own.
         for field in ("active_models", "waiting_models"):
             models = getattr(self, field)
             if models and type(models) is dict:
@@ -148,9 +148,9 @@ class NPUDevice(msgspec.Struct, frozen=True, rename=record_name):
     """One chip; utilizations in percent, 0 to 100, as exported."""
 
     target: Annotated[
-        Text, declare("The exporter it was read from, `host:port`.", attribute=".targets")
+        Text, declare("Exporter that reported the chip, `host:port`.", attribute=".targets")
     ] = ""
-    device_id: Annotated[Text, declare("The exporter's id of the chip.", attribute=".ids")] = ""
+    device_id: Annotated[Text, declare("Id of the chip in the exporter.", attribute=".ids")] = ""
     ai_core_utilization: Annotated[
         Percent | None, declare("Compute in use.", attribute=".core.utilization")
     ] = None
@@ -169,8 +169,7 @@ class NPUState(msgspec.Struct, frozen=True, rename=record_name):
     observation_time: Annotated[
         Moment | None,
         declare(
-            "When the values were true; aware, or taken as UTC. "
-            "On the span: how long before the dispatch.",
+            "Time of the values; a naive time is taken as UTC. On the span: their age at dispatch.",
             "s",
             ".age",
         ),
@@ -215,7 +214,7 @@ class NPUState(msgspec.Struct, frozen=True, rename=record_name):
     devices: Annotated[
         tuple[NPUDevice, ...],
         declare(
-            "One entry a chip. On the span: one array a field, with -1 for unknown.",
+            "One entry per chip. On the span: one array per field, with -1 for unknown.",
             attribute=".device",
             section="chip",
             opt_in="npu_device_attributes",
@@ -228,7 +227,7 @@ class NPUState(msgspec.Struct, frozen=True, rename=record_name):
 
 
 class Load(msgspec.Struct, frozen=True, gc=False):
-    """What is in flight on an endpoint."""
+    """The load in flight on an endpoint."""
 
     tokens: Annotated[
         Total,
@@ -240,14 +239,14 @@ class Load(msgspec.Struct, frozen=True, gc=False):
 
 
 class EndpointEventType(Enum):
-    """What happened to an endpoint; `ADD_OR_UPDATE` never resets its load."""
+    """The kind of an endpoint event; `ADD_OR_UPDATE` never resets the load."""
 
     ADD_OR_UPDATE = "add_or_update"
     DELETE = "delete"
 
 
 class EndpointEvent(msgspec.Struct, frozen=True):
-    """An endpoint joined (or changed), or left."""
+    """An endpoint was added, changed or deleted."""
 
     type: EndpointEventType
     endpoint: Endpoint

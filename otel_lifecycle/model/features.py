@@ -1,8 +1,8 @@
-"""The inputs of the latency predictor, and why any of them is missing.
+"""The inputs of the latency predictor, and the reasons for missing inputs.
 
 The features are those of hermes-router's `prediction.proto` (`PredictInput`); the seed calls the
 function `selectedPredictionInputs`. A feature that cannot be trusted is None and has one reason
-out of a closed list; a feature that is there has none.
+from a closed list; a present feature has no reason.
 """
 
 from __future__ import annotations
@@ -39,12 +39,14 @@ class MissingReason(str, Enum):
 class PredictionInput(msgspec.Struct, rename=record_name, gc=False):
     """The features of one counted endpoint, as hermes-router's predictor takes them.
 
-    None has its reason in `LifecycleRecord.missing_feature_reasons`.
+    If a feature is None, `LifecycleRecord.missing_feature_reasons` has the reason.
     """
 
     pod_type: Annotated[str, declare("`prefill`, `decode` or empty (aggregated).")] = ""
     input_token_length: Annotated[Count | None, declare("Length of the prompt.", "{token}")] = None
-    prefix_cache_score: Annotated[Fraction | None, declare("Cached part of the prompt.")] = None
+    prefix_cache_score: Annotated[
+        Fraction | None, declare("Fraction of the prompt that is cached.")
+    ] = None
     num_request_waiting: Annotated[
         Count | None, declare("Requests in the engine's queue.", "{request}", source="engine")
     ] = None
@@ -52,10 +54,10 @@ class PredictionInput(msgspec.Struct, rename=record_name, gc=False):
         Count | None, declare("Requests being executed.", "{request}", source="engine")
     ] = None
     kv_cache_usage: Annotated[
-        Fraction | None, declare("Used part of the KV cache.", source="engine")
+        Fraction | None, declare("Fraction of the KV cache in use.", source="engine")
     ] = None
     inflight_tokens: Annotated[
-        Total | None, declare("Prompt tokens in flight on it.", "{token}", source="load")
+        Total | None, declare("Prompt tokens in flight on the endpoint.", "{token}", source="load")
     ] = None
     hbm_utilization: Annotated[
         Percent | None, declare("Device memory in use, averaged.", source="device")
@@ -72,9 +74,9 @@ class PredictionInput(msgspec.Struct, rename=record_name, gc=False):
 class MissingFeature(msgspec.Struct, rename=record_name, gc=False):
     """Why one feature of one prediction input is missing."""
 
-    pod_type: Annotated[str, declare("That of the prediction input.")]
+    pod_type: Annotated[str, declare("The `podType` of the prediction input.")]
     feature: Annotated[str, declare("The field of the prediction input.")]
-    reason: Annotated[MissingReason, declare("Out of a closed list.")]
+    reason: Annotated[MissingReason, declare("One of a closed list of reasons.")]
 
 
 POD_TYPES = {"leader": "", "prefill": "prefill", "decode": "decode"}
@@ -84,7 +86,7 @@ _METRICS_FEATURES = (
     ("numRequestRunning", "running_requests"),
     ("kvCacheUsage", "kv_cache_usage"),
 )
-# Which of average and maximum hermes feeds its predictor is not public; the average is assumed.
+# It is not public whether hermes uses the average or the maximum; this assumes the average.
 _NPU_FEATURES = (
     ("hbmUtilization", "hbm_utilization_avg"),
     ("aiCoreUtilization", "ai_core_utilization_avg"),
@@ -107,7 +109,7 @@ def missing_request_features(
         roles: The counted roles: each has its own prediction input.
         tokens: Length of the prompt.
         raw_score: The prefix-cache score as the router gave it.
-        score: The same, made safe.
+        score: The cleaned score.
     """
     missing: list[MissingFeature] = []
     for role in roles:
@@ -170,7 +172,7 @@ def missing_metrics(
 
     Args:
         raw: The metrics as the router gave them.
-        metrics: The same, made safe.
+        metrics: The cleaned metrics.
         stale: Whether they are too old to be used.
     """
     if raw is None or metrics is None:
@@ -196,8 +198,8 @@ def missing_npu(
 
     Args:
         raw: The state as the router gave it.
-        npu: The same, made safe.
-        stale: Whether it is too old to be used, whatever its status says.
+        npu: The cleaned state.
+        stale: Whether the state is too old to be used, whatever its status is.
     """
     if raw is None or npu is None:
         return [(feature, MissingReason.NPU_MISSING) for feature, _ in _NPU_FEATURES]

@@ -1,10 +1,10 @@
-"""What a field is, declared once: in its annotation, on the struct it belongs to.
+"""Declares each field once, in its annotation on the struct.
 
     running_requests: Annotated[Count | None, declare("Requests being executed.", "{request}")]
 
 The kind in the annotation (`Count`, `Fraction`, ...) gives type and bounds; `declare` gives the
-rest. Attributes of the span, the setters that put a record on it, the readers that take it back,
-sanitizing, the JSON Schema and the tables of the docs are all made from this.
+rest. The span's attributes, its setters and readers, the sanitizing, the JSON Schema and the tables
+of the docs are all generated from these declarations.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ import msgspec
 from msgspec import Meta
 
 MAX_TEXT_LENGTH = 512
-MAX_COUNT = 2**53 - 1  # JSON readers keep these exact, and sums of many fit OTLP's signed 64 bits
-MAX_MILLISECONDS = 1e9  # beyond it a float no longer tells nanoseconds apart
+MAX_COUNT = 2**53 - 1  # exact in JSON readers, and sums of many fit OTLP's signed 64 bits
+MAX_MILLISECONDS = 1e9  # beyond it a float cannot distinguish nanoseconds
 
 _TIMESTAMP = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{9}Z$"
 
@@ -46,9 +46,9 @@ Milliseconds: TypeAlias = Annotated[
     float, Meta(ge=0, le=MAX_MILLISECONDS, extra={"kind": "milliseconds"})
 ]
 Elapsed: TypeAlias = Annotated[float, Meta(ge=0, extra={"kind": "elapsed"})]
-"""Milliseconds of our own clock, however many."""
+"""Milliseconds measured by our own clock, without an upper bound."""
 Difference: TypeAlias = Annotated[float, Meta(extra={"kind": "difference"})]
-"""Milliseconds, maybe below 0."""
+"""Milliseconds, possibly negative."""
 Ratio: TypeAlias = Annotated[float, Meta(extra={"kind": "ratio"})]
 Moment: TypeAlias = Annotated[datetime, Meta(tz=True, extra={"kind": "moment"})]
 """In the record, and so in its schema, every moment is aware (`date-time`)."""
@@ -71,24 +71,24 @@ _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 
 class DeclarationError(TypeError):
-    """A field is not declared, or not so that it can be told apart from others."""
+    """A field is not declared, declared twice, or conflicts with another field."""
 
 
 class Declaration(NamedTuple):
-    """What `declare` says.
+    """The arguments of `declare`.
 
     Attributes:
-        text: What the field means; a sentence.
-        unit: UCUM; empty for what the kind has one of, and for what has none.
-        attribute: Its name on the span. One that starts with a dot follows the attribute of the
-            field that the struct stands in; `.` alone adds nothing to that. Of a mapping the names
-            of two parallel arrays: keys and values. Empty: not on the span.
-        source: Where the value comes from; empty: where that of the struct comes from.
-        section: Which part of the span it belongs to; empty: that of the struct.
-        at_start: Whether a sampler sees it.
-        always: Whether it is on the span whatever its value, and so tells that its struct is there.
-        opt_in: The setting without which it is not on the span.
-        adds: Whether ranks behind one port have it together as a sum.
+        text: The meaning of the field; a sentence.
+        unit: UCUM; empty if the kind has a unit, or if the field needs none.
+        attribute: Its name on the span. A name that starts with a dot is appended to the attribute
+            of the field that contains the struct; `.` alone appends nothing. A mapping has the
+            names of two parallel arrays, for keys and values. Empty: not on the span.
+        source: Source of the value; empty: that of the struct.
+        section: Section of the span's table; empty: that of the struct.
+        at_start: Whether the attribute is set before sampling.
+        always: Whether the attribute is set for every value, and so shows that its struct exists.
+        opt_in: The setting that enables the attribute.
+        adds: Whether the values of several ranks behind one port are added up.
     """
 
     text: str
@@ -125,17 +125,17 @@ class Field(NamedTuple):
     """A declared field of a struct.
 
     Attributes:
-        name: In Python.
-        record_name: In the record.
+        name: Its name in Python.
+        record_name: Its name in the record.
         kind: `count`, `fraction`, ... of the aliases above; empty for other types.
-        type: Without `None`; of a list or tuple, the type of its elements.
-        struct: The same, if it is a struct.
+        type: Its type without `None`; for a list or tuple, the type of the elements.
+        struct: That type, if it is a struct.
         is_enum: Whether its values are members of an enum.
-        unit: UCUM; empty for what is no number.
+        unit: UCUM; empty if it is not a number.
         optional: Whether it may be None.
         many: Whether it is a list or tuple.
-        default: Without a value; `msgspec.NODEFAULT` where there is none.
-        declared: The rest.
+        default: Its default; `msgspec.NODEFAULT` if it has none.
+        declared: Its declaration.
     """
 
     name: str
@@ -170,7 +170,7 @@ def fields_of(struct: type[msgspec.Struct]) -> tuple[Field, ...]:
     """Return the fields of a struct, in their order.
 
     Raises:
-        DeclarationError: One is not declared, or declared twice, or is a number without a unit.
+        DeclarationError: A field is not declared, declared twice, or a number without a unit.
     """
     return tuple(_fields(struct))
 
@@ -181,12 +181,12 @@ def constructor(
     """Compile a function that builds a struct from another object.
 
     Args:
-        struct: What it makes.
-        argument: For a field, the expression of its value, of the argument `o`.
-        functions: What these expressions call, by name.
+        struct: The struct to build.
+        argument: Returns the expression of a field's value; the source object is `o`.
+        functions: The functions that these expressions call, by name.
     """
     arguments = ", ".join(map(argument, fields_of(struct)))
-    # Named after this file, so that a profile or a traceback tells whose it is.
+    # Named after this file, so that profiles and tracebacks show where it comes from.
     code = compile(f"lambda o: struct({arguments})", f"{__file__}:{struct.__name__}", "eval")
     return eval(code, {**functions, "struct": struct})
 

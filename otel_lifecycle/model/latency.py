@@ -1,4 +1,4 @@
-"""What a finished request measured, and how far the prediction was off."""
+"""The measured latencies of a finished request, and the error of their prediction."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def actual_latency(
 
     Args:
         e2e_ns: Dispatch to end, nanoseconds.
-        first_chunk_ns: Dispatch to first chunk of a stream; None where there was none.
+        first_chunk_ns: Dispatch to first chunk of a stream; None if there was no chunk.
         output_tokens: Completion tokens of the usage.
     """
     ttft_ms = tpot_ms = None

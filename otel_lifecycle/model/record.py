@@ -1,9 +1,9 @@
 """The record of a finished request: one line of the file, and the source of its span.
 
-The record is begun when the request is dispatched and completed when it ends; from then on nobody
-changes it. Span attributes are a function of it (`otel_lifecycle.telemetry.spans`), so the two
-cannot disagree. Field names and meaning: the seed, and hermes-router's `prediction.proto` for the
-prediction inputs. Adding a field: `CONTRIBUTING.md`.
+The record is created when the request is dispatched and completed when it ends; after that it does
+not change. The span's attributes are computed from it (`otel_lifecycle.telemetry.spans`), so they
+cannot disagree. Names and meaning of the fields come from the seed, those of the prediction inputs
+from hermes-router's `prediction.proto`. `CONTRIBUTING.md` explains how to add a field.
 """
 
 from __future__ import annotations
@@ -34,33 +34,33 @@ SCHEMA_VERSION = 1
 
 
 class ActualLatency(msgspec.Struct, rename=record_name, gc=False):
-    """What was measured, in milliseconds of a monotonic clock.
+    """The measured latencies, in milliseconds of a monotonic clock.
 
-    llm-d's predictor divides by the number of chunks to get TPOT; tokens are what its features
-    speak of.
+    TPOT is per token, not per chunk as in llm-d's predictor, because its features count tokens.
     """
 
     ttft_ms: Annotated[
         Elapsed | None,
         declare(
-            "Dispatch to first chunk, of a stream only.",
+            "Time from dispatch to the first chunk; only for a stream.",
             attribute="gen_ai.response.time_to_first_chunk",
         ),
     ] = None
     tpot_ms: Annotated[
         Elapsed | None,
         declare(
-            "`(e2e - ttft) / (output tokens - 1)`, of a stream with two tokens or more.",
+            "`(e2e - ttft) / (output tokens - 1)`; only for a stream with two tokens or more.",
             attribute="llm_router.response.time_per_output_token",
         ),
     ] = None
     e2e_ms: Annotated[
-        Elapsed | None, declare("Dispatch to end.", attribute="llm_router.request.duration")
+        Elapsed | None,
+        declare("Time from dispatch to end.", attribute="llm_router.request.duration"),
     ] = None
     prefill_ms: Annotated[
         Milliseconds | None,
         declare(
-            "Call to answer of the prefill endpoint of a PD route.",
+            "Time from the call of a PD route's prefill endpoint to its answer.",
             attribute="llm_router.route.prefill.duration",
         ),
     ] = None
@@ -84,10 +84,10 @@ class PredictionError(msgspec.Struct, rename=record_name, gc=False):
         ),
     ] = None
     ttft_ratio: Annotated[
-        Ratio | None, declare("The same as a fraction of the actual time to first token.")
+        Ratio | None, declare("This error as a fraction of the actual time to first token.")
     ] = None
     tpot_ratio: Annotated[
-        Ratio | None, declare("The same as a fraction of the actual time per output token.")
+        Ratio | None, declare("This error as a fraction of the actual time per output token.")
     ] = None
 
 
@@ -101,11 +101,11 @@ class ErrorInfo(msgspec.Struct, rename=record_name, gc=False):
 
 
 class Reroute(msgspec.Struct, rename=record_name, gc=False):
-    """One change of route on the way; prefill and decode of a pair are joined by `+`."""
+    """One change of route after dispatch; prefill and decode of a pair are joined by `+`."""
 
-    at: Annotated[Timestamp, declare("When. On the span: the time of the event.")]
+    at: Annotated[Timestamp, declare("Time of the change. On the span: the time of the event.")]
     from_endpoint: Annotated[
-        str, declare("The former route.", attribute="llm_router.route.from.id", always=True)
+        str, declare("The previous route.", attribute="llm_router.route.from.id", always=True)
     ] = msgspec.field(name="from")
     to_endpoint: Annotated[
         str, declare("The new route.", attribute="llm_router.route.to.id", always=True)
@@ -118,8 +118,8 @@ class Reroute(msgspec.Struct, rename=record_name, gc=False):
 class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
     """One finished request.
 
-    Timestamps are RFC 3339 text in UTC with nanoseconds, anchored at the wall clock at dispatch
-    and advanced by a monotonic clock, so that a stepped clock never makes a span run backwards.
+    Timestamps are RFC 3339 text in UTC with nanoseconds. They start from the wall clock at dispatch
+    and advance with a monotonic clock, so that setting the clock never makes a span run backwards.
     """
 
     schema_version: Annotated[int, declare("The version of this schema.", "1")] = SCHEMA_VERSION
@@ -146,7 +146,8 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
         declare("`vllm`, ...; empty when unknown.", attribute=semconv.PROVIDER_NAME, at_start=True),
     ] = ""
     outcome: Annotated[
-        Outcome, declare("How it ended.", attribute=semconv.OUTCOME, section="result", always=True)
+        Outcome,
+        declare("How the request ended.", attribute=semconv.OUTCOME, section="result", always=True),
     ] = Outcome.COMPLETED
     finish_reason: Annotated[
         Text | None,
@@ -160,17 +161,19 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
     streaming: Annotated[
         bool | None,
         declare(
-            "Whether the client asked for a stream, or got one.",
+            "Whether the client asked for a stream, or received one.",
             attribute="gen_ai.request.stream",
             at_start=True,
         ),
     ] = None
-    started_at: Annotated[Timestamp, declare("Dispatch. On the span: its start.", source="clock")]
+    started_at: Annotated[
+        Timestamp, declare("Time of dispatch. On the span: its start.", source="clock")
+    ]
     first_byte_at: Annotated[
         Timestamp | None,
         declare(
-            "First byte of the answer, which may come before any output. On the span: how long "
-            "after the dispatch.",
+            "Time of the answer's first byte, which may come before any output. On the span: time "
+            "since dispatch.",
             "s",
             "llm_router.response.time_to_first_byte",
             section="result",
@@ -181,30 +184,30 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
     first_chunk_at: Annotated[
         Timestamp | None,
         declare(
-            "First chunk of a stream. On the span: the time of the event "
+            "Time of a stream's first chunk. On the span: the time of the event "
             f"`{semconv.EVENT_FIRST_CHUNK}`.",
             source="clock",
         ),
     ] = None
     completed_at: Annotated[
-        Timestamp | None, declare("The end. On the span: its end.", source="clock")
+        Timestamp | None, declare("Time of the end. On the span: its end.", source="clock")
     ] = None
     input_token_length: Annotated[
         Count | None,
         declare(
-            "Length of the prompt. On the span: the second attribute for an estimate.",
+            "Length of the prompt. On the span: an estimate has the second attribute.",
             "{token}",
             (semconv.INPUT_TOKENS, semconv.INPUT_TOKENS_ESTIMATE),
         ),
     ] = None
     input_token_source: Annotated[
         InputTokenSource,
-        declare("Where that length comes from.", attribute=semconv.INPUT_TOKENS_SOURCE),
+        declare("Source of the prompt's length.", attribute=semconv.INPUT_TOKENS_SOURCE),
     ] = InputTokenSource.UNKNOWN
     output_length: Annotated[
         Count | None,
         declare(
-            "Completion tokens of the usage.", "{token}", semconv.OUTPUT_TOKENS, source="response"
+            "Completion tokens in the usage.", "{token}", semconv.OUTPUT_TOKENS, source="response"
         ),
     ] = None
     cached_tokens: Annotated[
@@ -222,17 +225,19 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
     served_endpoint: Annotated[
         Text | None,
         declare(
-            "The endpoint that served it. On the span: only if it is not the selected one.",
+            "The endpoint that served the request. On the span: only if not the selected one.",
             attribute=semconv.ROUTE_SERVED_ID,
             section="route",
             source="response",
         ),
     ] = None
-    tracked_endpoints: Annotated[list[str], declare("The endpoints whose load it counted to.")] = []
+    tracked_endpoints: Annotated[
+        list[str], declare("The endpoints whose load included the request.")
+    ] = []
     candidates: Annotated[
         Count | None,
         declare(
-            "How many endpoints were considered.",
+            "Number of endpoints considered.",
             "{endpoint}",
             "llm_router.route.candidates.count",
             section="route",
@@ -249,13 +254,13 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
     engine_request_id: Annotated[
         Text | None,
         declare(
-            "The id that the router gave its engine.", attribute="llm_router.request.engine_id"
+            "The id that the router sent to the engine.", attribute="llm_router.request.engine_id"
         ),
     ] = None
     attempt: Annotated[
         Count,
         declare(
-            "1 for the first dispatch.",
+            "Number of the attempt; 1 for the first dispatch.",
             "{attempt}",
             "llm_router.route.attempt",
             section="route",
@@ -265,7 +270,7 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
     rerouted: Annotated[
         list[Reroute],
         declare(
-            "Changes of route on the way, the last 64 of them. On the span: events "
+            "The last 64 changes of route after dispatch. On the span: events "
             f"`{semconv.EVENT_REROUTED}`.",
             section="event " + semconv.EVENT_REROUTED,
         ),
@@ -273,7 +278,7 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
     dispatch_inflight: Annotated[
         Load | None,
         declare(
-            "Load of the selected endpoint at dispatch, this request not counted.",
+            "Load of the selected endpoint at dispatch, without this request.",
             attribute="llm_router.dispatch.inflight",
             section="load",
             source="load",
@@ -282,7 +287,7 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
     prefix_cache_score: Annotated[
         Fraction | None,
         declare(
-            "Cached part of the prompt on the prefill (or selected) endpoint.",
+            "Fraction of the prompt cached on the prefill (or selected) endpoint.",
             attribute="llm_router.prefix_cache.score",
             section="prediction",
         ),
@@ -290,7 +295,7 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
     prediction: Annotated[
         LatencyPrediction,
         declare(
-            "What was predicted, before the request was dispatched.",
+            "The predicted latencies.",
             attribute="llm_router.prediction",
             section="prediction",
         ),
@@ -298,7 +303,7 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
     prediction_mode: Annotated[
         str,
         declare(
-            "`active`: the router used it; `shadow`: it was made for the record; empty: none.",
+            "`active`: by the router; `shadow`: only for the record; empty: no prediction.",
             attribute="llm_router.prediction.mode",
             section="prediction",
         ),
@@ -309,7 +314,7 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
     missing_feature_reasons: Annotated[
         list[MissingFeature],
         declare(
-            "Which feature of these is null, and why. On the span: two parallel arrays.",
+            "Which of these features are null, and why. On the span: two parallel arrays.",
             attribute=(semconv.MISSING_FEATURES, semconv.MISSING_REASONS),
             section="prediction",
         ),
@@ -317,7 +322,7 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
     selected_route: Annotated[
         RouteSnapshot | None,
         declare(
-            "Where it went; null if it ended before the router had chosen.",
+            "The route; null if the request ended before the router had chosen.",
             attribute="llm_router.route",
             section="role",
         ),
@@ -341,25 +346,25 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
     error: Annotated[
         ErrorInfo | None,
         declare(
-            "The error of the outcomes `error` and `rejected`.", attribute=".", section="result"
+            "The error, for the outcomes `error` and `rejected`.", attribute=".", section="result"
         ),
     ] = None
     actual: Annotated[
         ActualLatency,
-        declare("What was measured.", attribute=".", section="result", source="clock"),
+        declare("The measured latencies.", attribute=".", section="result", source="clock"),
     ]
     prediction_error: Annotated[
         PredictionError,
         declare(
-            "Actual minus predicted, where both exist.",
+            "Actual minus predicted latency, where both exist.",
             attribute="llm_router.prediction",
             section="prediction",
             source="clock",
         ),
     ]
-    trace_id: Annotated[str | None, declare("Its trace.", source="trace")] = None
+    trace_id: Annotated[str | None, declare("Id of the trace.", source="trace")] = None
     span_id: Annotated[str | None, declare("Id of the span.", source="trace")] = None
-    parent_span_id: Annotated[str | None, declare("Id of its parent.", source="trace")] = None
+    parent_span_id: Annotated[str | None, declare("Id of the parent span.", source="trace")] = None
     trace_flags: Annotated[int | None, declare("W3C trace flags.", "1", source="trace")] = None
     trace_state: Annotated[str, declare("W3C trace state.", source="trace")] = ""
     span_kind: Annotated[str | None, declare("`server` or `internal`.", source="trace")] = None

@@ -1,4 +1,4 @@
-"""A request as a router hands it over: when it is dispatched, and when it ends."""
+"""A request as the router reports it, at its dispatch and at its end."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from otel_lifecycle.model.route import LatencyPrediction, Route
 class Outcome(str, Enum):
     """How a request ended.
 
-    The first four are llm-d-router's termination causes; `REJECTED` is only seen by
-    instrumentations: the router answered without choosing an endpoint.
+    The first four are llm-d-router's termination causes. Only instrumentations report `REJECTED`:
+    the router answered without choosing an endpoint.
     """
 
     COMPLETED = "completed"
@@ -29,7 +29,7 @@ class Outcome(str, Enum):
 
 
 class InputTokenSource(str, Enum):
-    """Where the input token count comes from."""
+    """The source of the input token count."""
 
     TOKENIZED = "tokenized"
     REPORTED = "reported"
@@ -38,27 +38,28 @@ class InputTokenSource(str, Enum):
 
 
 class RequestStart(msgspec.Struct, frozen=True):
-    """A routed request, as the router hands it over before dispatch.
+    """A routed request, as the router reports it before dispatch.
 
     Attributes:
-        request_id: The router's id of the request; an empty one is not tracked.
-        route: Where it goes; None only for a request that ended before the router had chosen.
+        request_id: The router's id of the request; a request with an empty id is not tracked.
+        route: Its route; None only if it ended before the router had chosen.
         model: The target model, after any rewrite.
         input_tokens: Length of the prompt in tokens; None is unknown.
-        input_token_source: Where `input_tokens` comes from. Default: `reported` when it is known.
+        input_token_source: Source of `input_tokens`. Default: `reported` if they are known.
         streaming: Whether the client asked for a stream; None is unknown. Only a stream has a
             time to first token.
-        prefix_cache_score: Cached part of the prompt on the prefill (or selected) endpoint, 0 to 1.
+        prefix_cache_score: Fraction of the prompt that is cached on the prefill (or selected)
+            endpoint, 0 to 1.
         prediction: Predicted TTFT of the prefill and TPOT of the decode (or selected) endpoint.
-        candidates: The endpoints considered, or how many they were.
+        candidates: The endpoints considered, or their number.
         policy: Name of the routing policy.
-        engine_request_id: The id the router gives its engine, which may be another; None is
+        engine_request_id: The id that the router sends to the engine, which may differ; None is
             unknown.
         attempt: 1 for the first dispatch.
         operation: GenAI operation: `chat`, `text_completion`, ...
         provider: GenAI provider: `vllm`, ...
-        route_mismatch: The dispatched route and the endpoint's own PD group disagreed; `route` is
-            the dispatched one.
+        route_mismatch: Whether the dispatched route and the endpoint's own PD group disagreed;
+            `route` is the dispatched one.
     """
 
     request_id: str
@@ -79,19 +80,18 @@ class RequestStart(msgspec.Struct, frozen=True):
 
 
 class RequestCompletion(msgspec.Struct, frozen=True):
-    """How a request ended, as the router hands it over.
+    """How a request ended, as the router reports it.
 
     Attributes:
         outcome: How it ended.
         output_tokens: Completion tokens of the usage, never a count of chunks; None is unknown.
-        cached_tokens: Prompt tokens the engine found in its prefix cache; None is unknown.
-        input_tokens: Prompt tokens of the usage; they replace an estimate in the record, not in
-            the load that was charged.
-        served_endpoint: The endpoint that served it, where it may differ from the selected one.
+        cached_tokens: Prompt tokens found in the engine's prefix cache; None is unknown.
+        input_tokens: Prompt tokens of the usage. They replace an estimate in the record, but not in
+            the load.
+        served_endpoint: The endpoint that served it, if it may differ from the selected one.
         error_type: Short name of the error, for the outcome `error`.
-        prefill_ms: What the prefill of a PD route took, from its call to its answer; None is
-            unknown.
-        finish_reason: Why the engine stopped, in its own word: `stop`, `length`, `tool_calls`, ...
+        prefill_ms: Duration of a PD route's prefill, from its call to its answer; None is unknown.
+        finish_reason: Why the engine stopped, as it reports it: `stop`, `length`, `tool_calls`, ...
     """
 
     outcome: Outcome = Outcome.COMPLETED

@@ -1,4 +1,4 @@
-"""Where a request goes, and what latency was predicted for it there."""
+"""The route of a request, and its predicted latency."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from otel_lifecycle.model.fields import Milliseconds, Text, declare, record_name
 
 
 class RouteEndpoint(msgspec.Struct, frozen=True):
-    """An endpoint of a route, with what the router knew of it; the store adds the load."""
+    """An endpoint of a route, with its state as the router knew it; the store adds the load."""
 
     endpoint: Endpoint
     metrics: EndpointMetrics | None = None
@@ -19,7 +19,7 @@ class RouteEndpoint(msgspec.Struct, frozen=True):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """Where a request goes: a leader alone, or leader, prefill and decode together."""
+    """The route of a request: a leader alone, or leader, prefill and decode together."""
 
     leader: RouteEndpoint
     prefill: RouteEndpoint | None = None
@@ -29,8 +29,8 @@ class Route(msgspec.Struct, frozen=True):
     def counted(self) -> tuple[str, ...]:
         """The roles of the endpoints that carry the request's load.
 
-        Prefill and decode of a complete PD route (the leader is a proxy), once if they are the
-        same; else the selected endpoint alone.
+        For a complete PD route these are prefill and decode (the leader is a proxy), as one entry
+        if they are the same; otherwise only the selected endpoint.
         """
         if self.prefill is None or self.decode is None:
             return ("leader",)
@@ -40,7 +40,7 @@ class Route(msgspec.Struct, frozen=True):
 
 
 class LatencyPrediction(msgspec.Struct, frozen=True, rename=record_name, gc=False):
-    """What the router expected, in milliseconds; None is no prediction."""
+    """The predicted latencies, in milliseconds; None is no prediction."""
 
     ttft_ms: Annotated[
         Milliseconds | None,
@@ -53,7 +53,7 @@ class LatencyPrediction(msgspec.Struct, frozen=True, rename=record_name, gc=Fals
 
 
 class EndpointSnapshot(msgspec.Struct, rename=record_name, omit_defaults=True):
-    """An endpoint of the route as the router saw it at dispatch, this request not counted."""
+    """An endpoint of the route as the router saw it at dispatch, without this request."""
 
     id: Annotated[
         Text,
@@ -66,28 +66,28 @@ class EndpointSnapshot(msgspec.Struct, rename=record_name, omit_defaults=True):
     address: Annotated[Text, declare("Host or IP address.", attribute=".address")] = ""
     port: Annotated[Text, declare("Port, as text.", attribute=".port")] = ""
     name: Annotated[
-        Text, declare("The name that tells ranks of one pod apart.", attribute=".name")
+        Text, declare("Name that distinguishes the ranks of a pod.", attribute=".name")
     ] = ""
     metrics: Annotated[
         EndpointMetrics | None,
         declare(
-            "Absent for an endpoint that is only identified (the leader of a PD route).",
+            "Metrics of the engine, if known; absent for the leader of a PD route.",
             attribute=".",
             source="engine",
         ),
     ] = None
     inflight: Annotated[
         Load | None,
-        declare("Its load; absent likewise.", attribute=".inflight", source="load"),
+        declare("Load; absent for the leader of a PD route.", attribute=".inflight", source="load"),
     ] = None
     npu: Annotated[
         NPUState | None,
-        declare("Absent when there is no state.", attribute=".npu", source="device"),
+        declare("State of the accelerators, if known.", attribute=".npu", source="device"),
     ] = None
 
     @property
     def label(self) -> str:
-        """What metrics call it: `Endpoint.label`."""
+        """The name in metrics: `Endpoint.label`."""
         return f"{self.id}#{self.name}" if self.name else self.id
 
 

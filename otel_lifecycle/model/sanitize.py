@@ -1,7 +1,6 @@
-"""Makes a router's values safe to record: text valid and bounded, numbers finite and in range.
+"""Cleans a router's values for the record: text valid and bounded, numbers finite and in range.
 
-A value that cannot be used becomes None (or empty text): unknown, never zero. None of these
-functions raises, whatever it is given.
+An unusable value becomes None (or empty text): unknown, never zero. These functions never raise.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ def texts(*values: object) -> tuple[str, ...]:
 def trace_state(header: str) -> str:
     """Return a `tracestate` header within the bounds of W3C Trace Context, or empty text.
 
-    As the specification says, members of more than 128 characters go first, and then the last ones.
+    As the specification says, members of more than 128 characters are removed first, then the last.
     """
     members = [member for member in map(str.strip, header.split(",")) if member]
     if len(",".join(members)) > MAX_TRACE_STATE_LENGTH:
@@ -90,7 +89,7 @@ def fraction(value: object) -> float | None:
 def percent(value: object) -> float | None:
     """Return a number from 0 to 100, rounded to a millionth.
 
-    npu-exporter writes -1 for a failed read, DCGM huge blank values.
+    After a failed read npu-exporter writes -1, and DCGM a huge blank value.
     """
     number = _finite(value)
     return round(number, 6) if number is not None and 0.0 <= number <= 100.0 else None

@@ -19,7 +19,7 @@ def record_schema() -> dict[str, Any]:
     for definition in schema["$defs"].values():
         definition["description"] = inspect.cleandoc(definition["description"])
     record = schema["$defs"][LifecycleRecord.__name__]
-    record["required"].insert(0, "schemaVersion")  # it has a default only for those who write
+    record["required"].insert(0, "schemaVersion")  # only writers have a default
     record["properties"]["schemaVersion"]["const"] = SCHEMA_VERSION
     schema = _ordered(schema)
     return {

@@ -18,7 +18,7 @@ def parse_timestamp(text: str) -> int:
     """Parse the output of `format_timestamp` into Unix nanoseconds.
 
     Raises:
-        ValueError: The text is anything else.
+        ValueError: The text has another format.
     """
     if len(text) != 30 or text[19] != "." or text[29] != "Z" or not text[20:29].isdecimal():
         raise ValueError(f"timestamp {text!r} is not like 2026-11-24T23:42:56.564324304Z")
@@ -27,7 +27,7 @@ def parse_timestamp(text: str) -> int:
 
 def datetime_to_ns(moment: datetime) -> int:
     """Return an aware datetime in Unix nanoseconds, exact to its microsecond."""
-    # Not by `timestamp()`: its float loses microseconds from 2106 on.
+    # Not `timestamp()`: from 2106 on its float loses microseconds.
     since = moment - _EPOCH
     return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1_000
 

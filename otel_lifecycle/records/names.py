@@ -57,7 +57,7 @@ class SegmentKey(NamedTuple):
         return cls(match["closed"], int(match["number"]))
 
     def next(self) -> SegmentKey:
-        """Return the key of the next segment, closed now; keeps the order if the clock goes back."""
+        """Return the key of the next segment, closed now; in order even if the clock goes back."""
         seconds, milliseconds = divmod(time.time_ns() // 1_000_000, 1000)
         now = time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds)) + f".{milliseconds:03}Z"
         return SegmentKey(max(now, self.closed), self.number + 1)

@@ -19,7 +19,7 @@ _logger = get_logger(__name__)
 
 _BATCH_SECONDS = 0.05
 _JOBS_BETWEEN_PAUSES = 4
-# Not zero: a thread that merely yields the interpreter's lock takes it back before another wakes up.
+# Not zero: a thread that merely yields the interpreter's lock takes it back before others wake.
 _PAUSE_SECONDS = 0.0001
 _BACKLOG = 256
 
