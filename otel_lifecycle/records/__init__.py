@@ -1,4 +1,4 @@
-"""The record file: the span processor that fills it, and those who read it."""
+"""The record file: the span processor that writes it, and its readers."""
 
 from otel_lifecycle.records.follower import Batch, Follower
 from otel_lifecycle.records.line import PositionedRecord, RecordError

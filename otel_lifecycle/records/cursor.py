@@ -1,4 +1,4 @@
-"""How far a live file and its closed segments have been read."""
+"""Reads a live file and its closed segments."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from otel_lifecycle.records.position import FilePosition, LeftFile
 
 _TRIES = 100
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
-# A deleted file that nobody has replaced: its disk space is free again once we let go of it.
+# When to close a deleted file without a successor, which frees its disk space.
 _DELETED_SECONDS = 60.0
 
 
@@ -48,20 +48,20 @@ class ReadElsewhereError(Exception):
 class Cursor:
     """Reads one live file and its closed segments, each line once. Not thread-safe.
 
-    The live file stays open when it was read to its end. If it is renamed or deleted, it is read
-    on until its writer has gone on to another file.
+    The live file stays open after it was read to its end. If it is renamed or deleted, the cursor
+    keeps reading it until its writer has moved on to another file.
 
     Attributes:
         live: The live file.
-        file: The digest of the file that is being read; empty: it had no line yet.
+        file: The digest of the current file; empty: it had no line yet.
         unfinished: The last line of the live file, if it had no end yet.
 
     Args:
         live: The live file.
-        position: Where to go on.
-        find: Tells how far a file was read under another name, from its digest and identity.
-        leave: Is told of a file, by its digest, that this name leads to no longer.
-        skip_unreadable: Pass over a closed segment that cannot be read, instead of waiting for it.
+        position: Where to resume.
+        find: Returns how far a file was read under another name, from its digest and identity.
+        leave: Receives the digest and position of a file that this name no longer leads to.
+        skip_unreadable: Skip a closed segment that cannot be read, instead of waiting for it.
     """
 
     def __init__(
@@ -87,10 +87,10 @@ class Cursor:
         self._key: SegmentKey | None = None  # of the closed segment that is open
         self._opened: Signature | None = None
         self._seen: Signature | None = None  # of the live file when it was last read to its end
-        self._complete = False  # whether nobody can write to `file` any more, and all is read
+        self._complete = False  # whether `file` was read completely and no longer has a writer
         self._nameless_since: float | None = None
         self._failure = ""
-        self._problems: deque[RecordError] = deque()  # that are still to be told
+        self._problems: deque[RecordError] = deque()  # not reported yet
 
     @property
     def position(self) -> FilePosition:
@@ -100,16 +100,16 @@ class Cursor:
 
     @property
     def is_open(self) -> bool:
-        """Whether it holds a file open."""
+        """Whether it has a file open."""
         return self._handle is not None
 
     def read(self, segments: Mapping[SegmentKey, Path]) -> Iterator[PositionedRecord | RecordError]:
         """Yield the entries not read yet, up to the current end of the files.
 
-        It may be left off anywhere: the next call goes on after what was yielded.
+        It may be stopped anywhere: the next call continues after the last yielded entry.
 
         Args:
-            segments: The closed segments, as they were listed a moment ago.
+            segments: The closed segments, from a recent listing.
         """
         yield from self._report()
         while self._has_more(segments):
@@ -135,7 +135,7 @@ class Cursor:
                     self._finish()
                     yield unreadable
                     continue
-                if str(error) != self._failure:  # once, however often it is tried
+                if str(error) != self._failure:  # report it once, not at each attempt
                     self._failure = str(error)
                     yield unreadable
                 return
@@ -192,7 +192,7 @@ class Cursor:
             if self._handle is None:
                 return signature(os.stat(self.live)) != self._seen
             if self._key is not None or is_compressed(self._path):
-                return True  # it was left off in the middle
+                return True  # reading stopped in the middle
             if signature(os.fstat(self._handle.fileno())) != self._seen:
                 self._nameless_since = None
                 return True
@@ -200,10 +200,10 @@ class Cursor:
         except FileNotFoundError:
             return any(map(self._is_unread, segments))
         except OSError:
-            return True  # opening it tells why
+            return True  # opening the file reports the reason
 
     def _is_abandoned(self, handle: BinaryIO, segments: Mapping[SegmentKey, Path]) -> bool:
-        """Return whether nothing will be written to the open file after its name was reused."""
+        """Return whether the open file has lost its name and will not be written any more."""
         status = os.fstat(handle.fileno())
         try:
             successor = os.stat(self.live)
@@ -214,14 +214,14 @@ class Cursor:
             return False
         unread = [path for key, path in segments.items() if self._is_unread(key)]
         if any(_leads_to(path, identity(status)) for path in unread):
-            return True  # a writer renames under the lock, and is done with it
+            return True  # a writer renames under the lock, as its last step
         gone_on = bool(unread) or (successor is not None and successor.st_size > 0)
         if not gone_on:
             now = time.monotonic()
             if self._nameless_since is None:
                 self._nameless_since = now
             gone_on = not status.st_nlink and now - self._nameless_since >= _DELETED_SECONDS
-        # A writer at work has not seen yet that it was renamed.
+        # A writer that holds the lock has not noticed the renaming yet.
         return gone_on and not is_being_written(handle)
 
     def _is_unread(self, key: SegmentKey) -> bool:
@@ -233,7 +233,7 @@ class Cursor:
         if handle is not None:
             if is_compressed(self._path):
                 return handle
-            # Once more: what was written before it was abandoned is to be read.
+            # Read it once more: data may have been written before it was abandoned.
             if signature(os.fstat(handle.fileno())) != self._seen:
                 return self._begin(handle)
             self.close()
@@ -244,7 +244,7 @@ class Cursor:
 
     def _open(self) -> BinaryIO | None:
         for _ in range(_TRIES):
-            # Before the segments are listed: what was closed before it is among them.
+            # Open the live file before listing, so that the list has all segments closed before it.
             self._path, self._key = self.live, None
             live, refusal = _try_to_open(self.live)
             try:
@@ -263,7 +263,7 @@ class Cursor:
             self._handle = open_if_there(self._path)
             if self._handle is not None:
                 return self._handle
-            # Compressed or deleted since it was listed.
+            # The segment was compressed or deleted after the listing.
         return None
 
     def _begin(self, handle: BinaryIO) -> BinaryIO:
@@ -273,7 +273,7 @@ class Cursor:
         file = read_fingerprint(handle)
         shorter = self._offset > status.st_size and not is_compressed(self._path)
         if file and file == self.file and shorter:
-            # A writer takes an append back that failed: what was read of it is gone again.
+            # A writer removed a failed append, part of which was read here.
             self._offset, self._line = status.st_size, count_lines(handle)
         if not (self.file and file == self.file and is_line_end(handle, self._offset)):
             self._change_file(file, identity(status))
@@ -316,7 +316,7 @@ class Cursor:
                 what = "an unknown number of closed segments before this one were deleted"
             return self._lost(what)
         if known:
-            missing -= 1  # the file that was read to its end
+            missing -= 1  # do not count the file that was read to its end
         elif not self._closed:
             return ""
         if missing <= 0:
@@ -325,11 +325,11 @@ class Cursor:
         return f"{number} closed segments before this one were deleted before they were read"
 
     def _lost(self, what_happened: str) -> str:
-        return f"{what_happened} before all was read that may have followed line {self._line}"
+        return f"{what_happened} before everything after line {self._line} was read"
 
     def _read_lines(self, handle: BinaryIO) -> Iterator[PositionedRecord | RecordError]:
         while line := handle.readline(LONGEST_LINE):
-            if not self.file:  # its first line has come to its end since it was opened
+            if not self.file:  # its first line was completed after it was opened
                 self.file = fingerprint(line)
             size = len(line)
             if size == LONGEST_LINE:
@@ -338,7 +338,7 @@ class Cursor:
                     size += len(line)
             if not line.endswith(b"\n"):
                 if self._key is None:
-                    reason = "left out, the line has no end yet"
+                    reason = "skipped, the line has no end yet"
                     self.unfinished = RecordError(self._path, self._line + 1, reason)
                 else:
                     reason = "the line has no end"

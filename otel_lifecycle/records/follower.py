@@ -28,14 +28,14 @@ _LEFT_FILES = 64
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """What a `Follower` found at once.
+    """The result of one `Follower.poll`.
 
     Attributes:
-        records: Those of one process in the order it wrote them.
-        problems: Lines that are not records and were passed over, files that cannot be read, and
-            segments that were deleted before they were read.
+        records: The records; those of one process are in the order it wrote them.
+        problems: Skipped lines that are not records, files that cannot be read, and segments that
+            were deleted before they were read.
         position: The position after all of these.
-        caught_up: Whether that was all there is now.
+        caught_up: Whether everything written so far has been read.
     """
 
     records: list[PositionedRecord]
@@ -45,22 +45,22 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Follower:
-    """Reads each record of some files once, also those that are written later.
+    """Reads each record of some files once, and continues with records written later.
 
-    It follows a file through rotation, and reads a closed segment under whatever name, compressed
-    or not. A file is known by its inode and its first line: renamed within what is followed, it is
-    read once. A live file stays open (the 256 last written ones), so that it is read to its end if
-    it is renamed or deleted, until its writer has gone on to another file. Records that were
-    deleted before they were read are reported as far as it can be known: numbers that are missing
-    between segments, a first line that is no longer there. One batch is in memory. Not thread-safe.
+    It follows a file through rotation and reads closed segments, compressed or not. A file is
+    identified by its inode and its first line, so a file renamed within the followed paths is read
+    once. The 256 live files written last stay open. If one is renamed or deleted, it is read to its
+    end, until its writer has moved on to another file. Records deleted before they were read are
+    reported where this can be detected: by numbers missing between segments, or by a first line
+    that has disappeared. One batch is in memory. Not thread-safe.
 
     Args:
-        *paths: Record files, with the closed segments that were rotated from them; single closed
-            segments; folders, for their files `*.jsonl` and `*.jsonl.gz`. None of them has to be
-            there yet.
-        position: Where to go on. Default: at the oldest record.
-        skip_unreadable: Pass over a closed segment that cannot be read. Default: those behind it
-            wait until it can be, or is deleted, and the position stays before it.
+        *paths: Record files, including the closed segments rotated from them; single closed
+            segments; folders, for their files `*.jsonl` and `*.jsonl.gz`. They may be created
+            later.
+        position: Where to resume. Default: at the oldest record.
+        skip_unreadable: Skip a closed segment that cannot be read. Default: the position stays
+            before it, and later segments wait until it can be read or is deleted.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class Follower:
     ) -> None:
         self._skip_unreadable = skip_unreadable
         given = [absolute(path) for path in paths]
-        # A shell's `records*` names segments beside the live file, which stands for them already.
+        # A shell's `records*` also names the segments that the live file already stands for.
         self._paths = [path for path in given if not _is_covered(path, given)]
         self._cursors: dict[Path, Cursor] = {}
         self._current: Path | None = None
         self._failures: dict[Path, str] = {}
-        self._open: dict[Path, None] = {}  # the one that was written last comes last
+        self._open: dict[Path, None] = {}  # the file written last comes last
         position = position or Position()
         self._left = dict(position.left)
         for name, start in position.files.items():
@@ -93,7 +93,7 @@ class Follower:
 
     @property
     def unfinished(self) -> list[RecordError]:
-        """Last lines that had no end when they were read: they may still be written."""
+        """Last lines that had no end when they were read: their writers may complete them."""
         return [cursor.unfinished for cursor in self._cursors.values() if cursor.unfinished]
 
     def poll(self, limit: int = 1_000) -> Batch:
@@ -118,14 +118,15 @@ class Follower:
     def read(self) -> Generator[PositionedRecord | RecordError]:
         """Yield records and problems in the order of the files, up to their current end.
 
-        It may be left off anywhere: the next call, or `poll`, goes on after what was yielded.
+        It may be stopped anywhere: the next call of `read` or `poll` continues after the last
+        yielded entry.
         """
         files = yield from self._list()
         for live, cursor in self._cursors.items():
             if cursor.is_open:
                 files.setdefault(live, {})
         order = list(files)
-        if self._current in files:  # the one that was left off comes first, then those behind it
+        if self._current in files:  # resume with the file where reading stopped
             start = order.index(self._current)
             order = order[start:] + order[:start]
         for live in order:
@@ -174,7 +175,7 @@ class Follower:
         """Return how far a file was read under another name.
 
         Raises:
-            ReadElsewhereError: It is still read under the other name.
+            ReadElsewhereError: The file is still being read under the other name.
         """
         for other in self._cursors.values():
             if other is asking or other.file != file:
@@ -184,7 +185,7 @@ class Follower:
                 raise ReadElsewhereError
             if place is not None:  # a copy
                 continue
-            if other.is_open and not other.holds(found):  # compressed before it was read to its end
+            if other.is_open and not other.holds(found):  # compressed before it was read completely
                 raise ReadElsewhereError
             return other.let_go()
         return self._left.pop(file, None)
@@ -218,7 +219,7 @@ class Follower:
                 complete = False
             except OSError as error:
                 complete = False
-                if str(error) != self._failures.get(path):  # once, however often it is tried
+                if str(error) != self._failures.get(path):  # report it once, not at each attempt
                     self._failures[path] = str(error)
                     yield RecordError(path, None, error.strerror or str(error))
         if complete:

@@ -1,4 +1,4 @@
-"""What is done with closed segments, off the writer's way: compression and retention."""
+"""Compresses and deletes closed segments, off the writer's thread."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from otel_lifecycle.records.ownership import (
 )
 from otel_lifecycle.records.segment import Segment, lock
 
-# Whoever it belongs to has ended, or begins a new file at its next record: both are right.
+# By then the file's process has ended, or starts a new file at its next record: both are fine.
 _LEFT_BEHIND = 3600.0  # seconds
 _CHUNK_BYTES = 1 << 18
 _GZIP_MAGIC = b"\x1f\x8b"
-_PAUSE_SECONDS = 0.5  # so that many small segments are not listed again for each of them
+_PAUSE_SECONDS = 0.5  # avoids a new listing for each of many small segments
 
 
 class Housekeeping:
-    """Looks after the closed segments of an output path, those of other processes too.
+    """Manages the closed segments of an output path, including those of other processes.
 
-    Any number of processes may do so at once. What one of them leaves undone, because it ends, the
-    next one does. A file is ours by its name and by what is in it; any other is left alone.
+    Any number of processes may do so at once. Work that one of them leaves unfinished is done by
+    the next. A file is ours according to its name and its content; all other files are left alone.
 
     Args:
         config: Enabled settings; without rotation there is nothing to do.
         live: The live file of this process.
-        warn: Told of what goes wrong.
+        warn: Called with a description of each problem.
     """
 
     def __init__(self, config: PersistenceConfig, live: Path, warn: Callable[[str], None]) -> None:
@@ -81,8 +81,8 @@ class Housekeeping:
                 self._running = True
 
     def _run(self) -> None:
-        # At the priority of all others: a thread that is put off while it holds the interpreter's
-        # lock puts off the whole router.
+        # At normal priority: if this thread waits for a processor while it holds the interpreter's
+        # lock, the whole router waits.
         while True:
             with self._lock:
                 if not self._again:
@@ -92,7 +92,7 @@ class Housekeeping:
             try:
                 self.tidy()
             except OSError as error:
-                self._warn(f"closed segments cannot be looked after: {error}")
+                self._warn(f"closed segments cannot be compressed or deleted: {error}")
             time.sleep(_PAUSE_SECONDS)
 
     def tidy(self) -> None:
@@ -119,9 +119,9 @@ class Housekeeping:
                 try:
                     with contextlib.closing(Segment(live)) as segment:
                         segment.finish(lambda path=path: path, sync=self._syncs)
-                except BlockingIOError:  # it is being written after all
+                except BlockingIOError:  # its process is writing after all
                     continue
-                except OSError as error:  # what is to be deleted is deleted all the same
+                except OSError as error:  # continue with retention
                     self._warn(f"{live} cannot be closed: {error}")
 
     def _delete_unfinished(self) -> None:
@@ -146,11 +146,11 @@ class Housekeeping:
                     if file.exists() and not holds_records(file):
                         raise ForeignFile(file, "does not begin with a record")
                 self._replace(plain, path, compressed)
-        except BlockingIOError:  # another process is at it
+        except BlockingIOError:  # another process is compressing it
             return path
         except FileNotFoundError:
             return compressed
-        except OSError as error:  # what is to be deleted is deleted all the same
+        except OSError as error:  # continue with retention
             self._warn(f"{path} cannot be compressed: {error}")
             return path
         return compressed
@@ -168,8 +168,8 @@ class Housekeeping:
         path.unlink()
 
     def _write_compressed(self, plain: BinaryIO, file: BinaryIO) -> None:
-        # Not GzipFile, which is left to the garbage collector, and so to whatever thread of the
-        # router: if a signal handler raises there, in its finalizer, Python swallows it.
+        # Not GzipFile: its finalizer runs in the garbage collector, on any thread of the router.
+        # Python swallows an exception that a signal handler raises in a finalizer.
         compressor = zlib.compressobj(wbits=GZIP_WBITS)
         while chunk := plain.read(_CHUNK_BYTES):
             file.write(compressor.compress(chunk))
@@ -221,7 +221,7 @@ def _delete_half_compressed(path: Path) -> None:
     finally:
         os.close(fd)
     if not _GZIP_MAGIC.startswith(begin.rstrip(b"\0")):  # zeros are left when power fails
-        raise ForeignFile(path, "is not half a compressed segment")
+        raise ForeignFile(path, "is not a partly compressed segment")
     path.unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""One line of a record file, and what can be wrong with it."""
+"""One line of a record file, and its possible errors."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _Record = TypeVar("_Record", bound=LifecycleRecord)
 
 
 class RecordError(ValueError):
-    """Something in a record file that is not a record, or records that are gone.
+    """An invalid line, an unreadable file, or lost records.
 
     Attributes:
         path: The file.
-        line: Its number, from 1; None where it is not about one line.
-        reason: What is wrong with it.
+        line: Number of the line, from 1; None if the error does not concern one line.
+        reason: What is wrong.
     """
 
     def __init__(self, path: Path, line: int | None, reason: str) -> None:
@@ -44,9 +44,9 @@ class PositionedRecord(msgspec.Struct, frozen=True):
 
     Attributes:
         record: The record.
-        path: The file, under the name it had when it was opened.
-        line: The number of its line, from 1.
-        size: The bytes of its line, before compression.
+        path: The file, with the name it had when it was opened.
+        line: Number of the line, from 1.
+        size: Size of the line in bytes, before compression.
     """
 
     record: LifecycleRecord
@@ -59,7 +59,7 @@ def parse_line(line: bytes) -> LifecycleRecord:
     """Return the record in a line, of any known version of the schema.
 
     Raises:
-        ValueError: It is not a record; the text says why.
+        ValueError: The line is not a record; the text gives the reason.
     """
     try:
         record = _decode(line)
@@ -72,21 +72,21 @@ def parse_line(line: bytes) -> LifecycleRecord:
 def decoder(readers: Mapping[int, Callable[[bytes], _Record]]) -> Callable[[bytes], _Record]:
     """Combine the readers of several schema versions into one function.
 
-    It raises ValueError for a line that none of them can read.
+    The function raises ValueError for a line that no reader can read.
 
     Args:
-        readers: By version, what makes of a line of that version a record of the newest.
+        readers: For each version, the reader that turns its lines into records of the newest.
     """
     newest = max(readers)
     read_newest = readers[newest]
     beginning = b'{"schemaVersion":%d,' % newest
 
     def decode(line: bytes) -> _Record:
-        if line.startswith(beginning):  # as our writer begins a line: no second look is needed
+        if line.startswith(beginning):  # fast path for lines of our own writer
             record = read_newest(line)
-            if record.schema_version == newest:  # that the line says so twice is possible
+            if record.schema_version == newest:  # the line may contain the version twice
                 return record
-        # First: of another version, nothing else need be as the newest has it.
+        # Read the version first: the other fields may differ from those of the newest version.
         version = _version_decoder.decode(line).schema_version
         if version in readers:
             return readers[version](line)
@@ -104,7 +104,7 @@ class _Version(msgspec.Struct, rename="camel"):
 
 
 _version_decoder = msgspec.json.Decoder(_Version)
-# A new version of the schema has a reader here, and so has each version before it.
+# Each version of the schema, new or old, has a reader here.
 _decode = decoder({SCHEMA_VERSION: msgspec.json.Decoder(LifecycleRecord).decode})
 _timestamps = attrgetter(*(f.name for f in fields_of(LifecycleRecord) if f.kind == "timestamp"))
 

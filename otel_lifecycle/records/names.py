@@ -1,9 +1,9 @@
-"""How record files are named, and so which of them are complete.
+"""The names of record files, which show whether a file is complete.
 
-A router writes to a live file, `records.jsonl`. Where it rotates, that file is renamed, with one
-atomic step, to a closed segment, `records.20261125T025428.123Z.000017.jsonl`: the time it was
-closed and its number, one more than that of the segment before. Nobody writes to a closed segment
-any more. A compressed one has `.gz` behind its name, and appears whole.
+A router writes to a live file, `records.jsonl`. At rotation that file is renamed atomically to a
+closed segment, `records.20261125T025428.123Z.000017.jsonl`. The name has the time of closing and a
+number, one more than that of the previous segment. Nothing writes to a closed segment any more. A
+compressed segment ends in `.gz` and appears only when it is complete.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _CLOSED = re.compile(
     r"(?P<stem>.+)\.(?P<closed>\d{8}T\d{6}\.\d{3}Z)\.(?P<number>\d{6,})(?P<suffix>\.(?!gz$)[^.]+)?(\.gz)?"
 )
 _KEY = re.compile(r"(?P<closed>\d{8}T\d{6}\.\d{3}Z)\.(?P<number>\d{6,})")
-_LONGEST_INSTANCE = 128  # bytes; a file name has 255, and those of segments are longer
+_LONGEST_INSTANCE = 128  # bytes; a file name may have 255, and segments have longer names
 _FOLDER_SUFFIXES = (".jsonl", f".jsonl{COMPRESSED}")
 
 
 class SegmentKey(NamedTuple):
-    """What orders the closed segments of one live file.
+    """The sort key of a live file's closed segments.
 
     Attributes:
-        closed: When it was closed, in UTC; never before the segment before it.
-        number: From 1, without gaps: a missing number is a segment that was deleted.
+        closed: Time of closing in UTC; never before that of the previous segment.
+        number: From 1, without gaps: a missing number is a deleted segment.
     """
 
     closed: str
@@ -49,7 +49,7 @@ class SegmentKey(NamedTuple):
         """Parse the text that `str` returns.
 
         Raises:
-            ValueError: It is no key.
+            ValueError: The text is not a key.
         """
         match = _KEY.fullmatch(text)
         if match is None:
@@ -78,7 +78,7 @@ def live_path(output_path: str) -> Path:
         output_path: As configured, with `{pid}` and `{instance}`.
 
     Raises:
-        RuntimeError: It begins with `~` and there is no home folder.
+        RuntimeError: The path begins with `~` and there is no home folder.
     """
     path = output_path.replace(INSTANCE, _instance()).replace(PID, str(os.getpid()))
     return Path(path).expanduser()
@@ -96,8 +96,8 @@ def is_sibling(path: Path, output_path: str) -> bool:
 def _instance() -> str:
     """Return the `service.instance.id` of OpenTelemetry's variable, else the host name.
 
-    It becomes one part of a path: what cannot stand in the name of a file is replaced, and so are
-    the dots of a hidden file or of another folder. One that is too long ends with its digest.
+    It becomes one part of a path: characters that a file name cannot have are replaced, and so are
+    leading dots, which mean a hidden file or another folder. A longer name ends with its digest.
     """
     name = socket.gethostname()
     for pair in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","):
@@ -147,11 +147,11 @@ def record_files(path: Path) -> dict[Path, dict[SegmentKey, Path]]:
     """Return the live files that a path stands for, each with its closed segments.
 
     Args:
-        path: A live file, whether it is there or not; a closed segment, which stands for itself;
-            or a folder, which stands for its files `*.jsonl` and `*.jsonl.gz`.
+        path: A live file, existing or not; a closed segment, which stands for itself; or a folder,
+            which stands for its files `*.jsonl` and `*.jsonl.gz`.
 
     Raises:
-        OSError: The folder cannot be read, or the way to it.
+        OSError: The folder, or a folder above it, cannot be read.
     """
     if is_folder(path):
         return {
@@ -168,7 +168,7 @@ def is_folder(path: Path) -> bool:
     """Return whether a path leads to a folder; `Path.is_dir` raises in some Python versions.
 
     Raises:
-        OSError: Nobody can tell.
+        OSError: The path cannot be examined.
     """
     try:
         return stat.S_ISDIR(os.stat(path).st_mode)
@@ -192,7 +192,7 @@ def _names_of(live: Path) -> list[str]:
 
 def _in_order(folder: Path, names: list[str]) -> dict[Path, dict[SegmentKey, Path]]:
     files: dict[str, dict[SegmentKey, str]] = {}
-    for name in sorted(names):  # `x.gz` comes behind `x`, which is preferred
+    for name in sorted(names):  # `x` sorts before `x.gz` and is preferred
         segment = _parse(name)
         if segment is None:
             files.setdefault(name, {})

@@ -1,4 +1,4 @@
-"""Opens record files to read them, and tells one file from another whatever its name."""
+"""Opens record files for reading, and identifies them independently of their names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FINGERPRINT_BYTES = 4096
 
 
 class Identity(NamedTuple):
-    """Which file it is, as long as it exists: its number may be given to a later one."""
+    """Identifies a file while it exists: later its inode number may be reused."""
 
     device: int
     inode: int
@@ -48,7 +48,7 @@ def open_record_file(path: Path) -> BinaryIO:
     """Open a record file for reading, compressed or not; never waits for a writer.
 
     Raises:
-        OSError: It is not there, cannot be read, or is no regular file.
+        OSError: It does not exist, cannot be read, or is not a regular file.
     """
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
@@ -57,7 +57,7 @@ def open_record_file(path: Path) -> BinaryIO:
 
 
 class _PlainFile(io.FileIO):
-    """Closed with the last reference to it, without a warning: few close their followers."""
+    """Closes without a warning when the last reference disappears: few close their followers."""
 
     def __del__(self) -> None:
         self.close()
@@ -66,9 +66,9 @@ class _PlainFile(io.FileIO):
 def buffered(handle: BinaryIO) -> BinaryIO:
     """Return a new buffer for reading a file that stays open.
 
-    One of its own each time: the end of a torn line, which it holds, may be taken back.
+    It is new for each reading, because a writer may remove the torn line in an old buffer.
     """
-    if isinstance(handle, gzip.GzipFile):  # has one, and does not change
+    if isinstance(handle, gzip.GzipFile):  # buffers itself, and its file does not change
         return handle
     return open(handle.fileno(), "rb", closefd=False)
 
@@ -77,7 +77,7 @@ def open_if_there(path: Path) -> BinaryIO | None:
     """Open a record file; return None if it does not exist.
 
     Raises:
-        OSError: It cannot be read, or is no regular file.
+        OSError: It cannot be read, or is not a regular file.
     """
     try:
         return open_record_file(path)

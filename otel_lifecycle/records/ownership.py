@@ -1,7 +1,7 @@
-"""Which files are ours: regular files whose lines are records.
+"""Decides which files are ours: regular files whose lines are records.
 
-An output path may lead to somebody else's file, by mistake or through a link that somebody planted.
-Such a file is neither cut, nor appended to, nor compressed or deleted.
+An output path may lead to another program's file, by mistake or through a planted link. Such a file
+is never truncated, appended to, compressed or deleted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FILE_MODE = 0o600
 GZIP_WBITS = 31  # zlib's largest window, with the header and trailer of gzip
 
 _ANYBODY_ELSE = 0o077
-# Never through a link; no waiting for whoever is at the other end of a pipe. Windows has neither.
+# Do not follow a link, and do not wait for the other end of a pipe. Windows has neither flag.
 _CAREFULLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | os.O_CLOEXEC
 _VERSION = b'{"schemaVersion":'
 _VERSION_AND_NUMBER = re.compile(rb'\{"schemaVersion":\d+')
@@ -33,14 +33,14 @@ _FIRST_READ = 1 << 16
 
 
 class ForeignFile(OSError):  # noqa: N818  # as FileExistsError
-    """A file that is not ours to write, to rename or to delete.
+    """A file that we must not write, rename or delete.
 
     Attributes:
-        reason: Why not.
+        reason: Why not, as a predicate of the file.
 
     Args:
         path: The file.
-        reason: Why not.
+        reason: Why not, as a predicate of the file.
     """
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -52,8 +52,8 @@ class Ending(NamedTuple):
     """The end of a record file.
 
     Attributes:
-        size: Up to here there are whole records.
-        lacks_newline: Whether the last of them has no line end.
+        size: The end of the last whole record, in bytes.
+        lacks_newline: Whether that record has no line end.
     """
 
     size: int
@@ -61,7 +61,7 @@ class Ending(NamedTuple):
 
 
 class _Record(msgspec.Struct, rename="camel"):
-    """What every version of a record has."""
+    """The fields of every version of a record."""
 
     schema_version: int
     request_id: str
@@ -77,7 +77,7 @@ def open_carefully(path: Path, flags: int) -> int:
         Its descriptor.
 
     Raises:
-        ForeignFile: It is a link, or no regular file.
+        ForeignFile: It is a link, or not a regular file.
         OSError: It cannot be opened.
     """
     try:
@@ -86,11 +86,11 @@ def open_carefully(path: Path, flags: int) -> int:
         if path.is_symlink():
             raise ForeignFile(path, "is a symbolic link") from None
         if error.errno == errno.ENXIO:  # a socket, or a device that is not there
-            raise ForeignFile(path, "is no regular file") from None
+            raise ForeignFile(path, "is not a regular file") from None
         raise
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise ForeignFile(path, "is no regular file")
+        raise ForeignFile(path, "is not a regular file")
     return fd
 
 
@@ -98,8 +98,8 @@ def open_new(path: Path, flags: int) -> int:
     """Create a file that does not exist yet, readable by its owner only.
 
     Raises:
-        FileExistsError: There is one, or a link.
-        OSError: It cannot be made.
+        FileExistsError: There is a file or a link.
+        OSError: The file cannot be created.
     """
     return os.open(path, flags | os.O_CREAT | os.O_EXCL | _CAREFULLY, FILE_MODE)
 
@@ -108,8 +108,8 @@ def keep_private(fd: int, path: Path) -> None:
     """Remove the permissions of other users on a record file.
 
     Raises:
-        ForeignFile: It is another user's, and not only they can read it.
-        OSError: Its rights cannot be changed.
+        ForeignFile: It belongs to another user, and others can read it.
+        OSError: Its permissions cannot be changed.
     """
     if _is_shared(fd, path):
         os.fchmod(fd, FILE_MODE)
@@ -133,8 +133,8 @@ def check(path: Path) -> None:
 def find_ending(fd: int, path: Path) -> Ending:
     """Return where the last whole record of a file ends.
 
-    What a crash left behind it is the beginning of a record, and perhaps zeros, which a disk
-    leaves when power fails.
+    After it a crash may have left the beginning of a record, and zeros, which a disk leaves after a
+    power failure.
 
     Raises:
         ForeignFile: The file ends with something else.
@@ -151,7 +151,7 @@ def find_ending(fd: int, path: Path) -> Ending:
             return Ending(start, lacks_newline=False)
         if not start and torn:
             return Ending(0, lacks_newline=False)
-    raise ForeignFile(path, "is no record file: its last line is not a record")
+    raise ForeignFile(path, "is not a record file: its last line is not a record")
 
 
 def holds_records(path: Path) -> bool:
@@ -190,7 +190,7 @@ def _is_shared(fd: int, path: Path) -> bool:
     if os.name != "posix" or not status.st_mode & _ANYBODY_ELSE:
         return False
     if status.st_uid != os.geteuid():
-        raise ForeignFile(path, "belongs to another user and can be read by more than them")
+        raise ForeignFile(path, "belongs to another user, and others can read it")
     return True
 
 
@@ -212,5 +212,5 @@ def _last_line(fd: int, path: Path, end: int) -> tuple[int, bytes]:
         if newline >= 0 or start == 0:
             return start + newline + 1, data[newline + 1 :]
         if length >= LONGEST_LINE:
-            raise ForeignFile(path, "is no record file: its last line has no end")
+            raise ForeignFile(path, "is not a record file: its last line has no end")
         length *= 4

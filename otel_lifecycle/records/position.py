@@ -1,4 +1,4 @@
-"""How far record files have been read, as it is kept between two runs."""
+"""The position reached in record files, as it is saved between runs."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import msgspec
 
 from otel_lifecycle.records.names import SegmentKey
 
-_Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]  # what a file can hold
+_Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]  # the limit of a file's size
 
 
 class FilePosition(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """How far one live file and its closed segments have been read.
+    """The position reached in one live file and its closed segments.
 
-    Names and inodes change when a file is rotated and compressed, its first line does not: a
-    digest of it tells whether a file is the one that was being read.
+    Rotation and compression change the name and the inode of a file, but not its first line. The
+    digest of that line identifies the file.
 
     Attributes:
         closed: The last segment that was read to its end; empty: none.
-        file: The digest of the file that is being read; empty: it had no line yet.
-        offset: The bytes of it that were read, before compression.
-        line: The lines of it that were read.
+        file: The digest of the current file; empty: it had no line yet.
+        offset: The bytes read from that file, before compression.
+        line: The lines read from that file.
     """
 
     closed: str = ""
@@ -32,13 +32,13 @@ class FilePosition(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_f
 
 
 class LeftFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How far a file was read that its name leads to no longer; another name may.
+    """The position in a file that its former name no longer leads to; another name may.
 
     Attributes:
-        path: The name it had.
-        offset: The bytes of it that were read, before compression.
-        line: The lines of it that were read.
-        lost: What to say if no other name leads to it; empty: nothing was lost, or it was said.
+        path: The former name.
+        offset: The bytes read from it, before compression.
+        line: The lines read from it.
+        lost: The problem to report if no other name leads to the file; empty: none, or reported.
     """
 
     path: str
@@ -48,11 +48,11 @@ class LeftFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How far record files have been read: what to keep, to go on there later.
+    """The position reached in record files: save it to resume later.
 
     Attributes:
-        files: By the path of the live file.
-        left: Files that their name leads to no longer, by the digest of their first line.
+        files: The positions, by path of the live file.
+        left: Files that their name no longer leads to, by the digest of their first line.
     """
 
     files: Mapping[str, FilePosition] = {}
@@ -67,7 +67,7 @@ class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Read the output of `to_json`.
 
         Raises:
-            ValueError: It is not a position; the text says why.
+            ValueError: The text is not a position; the error gives the reason.
         """
         try:
             position = msgspec.json.decode(text, type=cls)
@@ -75,7 +75,7 @@ class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 if file.closed:
                     SegmentKey.parse(file.closed)
                 if file.offset and not file.file:
-                    raise ValueError(f"it does not say which file {name} was")
+                    raise ValueError(f"the digest of {name} is missing")
         except (msgspec.DecodeError, ValueError) as error:
             raise ValueError(f"not a position: {error}") from error
         return position

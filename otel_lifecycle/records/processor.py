@@ -44,16 +44,16 @@ def withdraw(context: SpanContext) -> None:
 
 
 class LifecycleSpanProcessor(SpanProcessor):
-    """Writes finished lifecycle spans as JSON Lines records; other spans pass by.
+    """Writes finished lifecycle spans as JSON Lines records; ignores other spans.
 
-    An ordinary span processor: `TracerProvider.add_span_processor` takes it, once or more often
-    (with different files). It takes sampled and RECORD_ONLY spans alike; with `RecordAllSampler`
-    the file holds every request. It never raises and does no I/O on the caller's thread. A tracker
-    whose configuration enables persistence makes its own, and gives it every request itself.
+    Add it with `TracerProvider.add_span_processor`, or add several with different files. It writes
+    sampled and RECORD_ONLY spans; with `RecordAllSampler` the file has every request. It never
+    raises and does no I/O on the caller's thread. If persistence is enabled, a tracker creates its
+    own processor and passes every request to it directly.
 
     Args:
         config: Enabled settings.
-        store_name: Take only the spans of that store; None takes all.
+        store_name: Write only the spans of that store; None: of all stores.
 
     Raises:
         ConfigError: Persistence is not enabled, or the file cannot be written.
@@ -69,7 +69,7 @@ class LifecycleSpanProcessor(SpanProcessor):
                 f"persistence.outputPath {config.output_path!r} cannot be written: {error}"
             ) from error
         self._store_name = store_name
-        # Not shut down and collected: what is queued is still written.
+        # If it is collected without a shutdown, the queued records are still written.
         weakref.finalize(self, self._writer.close_soon).atexit = False
 
     def attach(self, provider: TracerProvider) -> None:
@@ -101,14 +101,14 @@ class LifecycleSpanProcessor(SpanProcessor):
     def take(self, records: Iterator[LifecycleRecord]) -> None:
         """Queue the remaining records of an iterator.
 
-        A tracker gives its own processor the records itself: there may be no SDK, it may be
-        disabled or drop the span, and another processor may raise before this one is called.
+        A tracker calls this directly. There may be no SDK, it may be disabled or drop the span, and
+        another processor may raise before this one is called.
         """
         self._writer.put_from(records)
 
     @property
     def closed(self) -> bool:
-        """Whether it takes no more records."""
+        """Whether it accepts no more records."""
         return self._writer.closed
 
     @property
@@ -140,10 +140,10 @@ class LifecycleSpanProcessor(SpanProcessor):
 
 
 class _Attached(SpanProcessor):
-    """The processors of trackers as their provider sees them: one, since it never lets go of one.
+    """Represents the processors of all trackers at a provider, which cannot remove a processor.
 
-    Trackers hand their records over themselves; from the provider comes only when to flush. It is
-    often shut down before a tracker, whose requests in flight are recorded even then.
+    Trackers pass their records directly; the provider only triggers flushes. It is often shut down
+    before a tracker; requests still in flight are recorded even then.
     """
 
     def __init__(self) -> None:

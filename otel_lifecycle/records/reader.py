@@ -20,17 +20,17 @@ def read_records(
 ) -> Iterator[LifecycleRecord]:
     """Yield the records of files, each file's closed segments first, oldest first.
 
-    Constant memory; safe while the files are written, rotated, compressed and deleted. A last line
-    without its newline is still being written, or was torn by a crash: it is left out.
+    Uses constant memory; safe while the files are written, rotated, compressed and deleted. A last
+    line without its newline is still being written, or was torn by a crash: it is skipped.
 
     Args:
-        *paths: Record files, with the closed segments that were rotated from them; single closed
+        *paths: Record files, including the closed segments rotated from them; single closed
             segments, compressed or not; folders, for their files `*.jsonl` and `*.jsonl.gz`.
-        skip_bad: Log a bad line, or a file that cannot be read, and go on, instead of raising.
+        skip_bad: Log and skip invalid lines and unreadable files, instead of raising.
 
     Raises:
         RecordError: A line is not a record; the text names file, line and reason.
-        OSError: A path is not there, or cannot be read.
+        OSError: A path does not exist, or cannot be read.
     """
     for path in paths:
         check_readable(path)
@@ -50,7 +50,7 @@ def check_readable(path: str | os.PathLike[str]) -> None:
     """Raise for a path that `Follower` would wait for or report.
 
     Raises:
-        OSError: A file is not there, or cannot be read.
+        OSError: A file does not exist, or cannot be read.
     """
     path = absolute(path)
     if is_folder(path):

@@ -1,4 +1,4 @@
-"""What the writer appends to: one file, or one live file after the other."""
+"""The file the writer appends to, with rotation if it is enabled."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _RETRY_SECONDS = 60.0
 
 
 class RecordFile:
-    """The live file of a process, and what becomes of it. Not thread-safe, as `Segment`.
+    """The live file of a process, and its rotation. Not thread-safe, like `Segment`.
 
     Args:
         config: Enabled settings.
-        warn: Told of what goes wrong beside the writing.
+        warn: Called with a description of each problem other than a failed write.
 
     Raises:
         OSError: The file cannot be opened.
-        ValueError: The path cannot be one of a file.
+        ValueError: The path is not valid for a file.
         RuntimeError: The path begins with `~` and there is no home folder.
     """
 
@@ -47,13 +47,13 @@ class RecordFile:
         """Append lines, as many as fit into one segment; return how many.
 
         Raises:
-            BlockingIOError: Another process has the lock; none of them is in the file.
-            OSError: They could not be written, and none of them is in the file.
+            BlockingIOError: Another process holds the lock; no line was written.
+            OSError: The lines could not be written; none of them is in the file.
         """
         self.rotate_if_old()
         count = self._segment.append(lines, self._config.rotate_bytes)
         if count == 0:
-            # One that cannot be renamed grows on: better than to lose records.
+            # If renaming fails, keep appending: that is better than losing records.
             limit = self._config.rotate_bytes if self._rotate() else 0
             count = self._segment.append(lines, limit)
         return count
@@ -100,7 +100,7 @@ class RecordFile:
             raise
         except OSError as error:
             self._failed_at = time.monotonic()
-            self._warn(f"cannot be rotated, and grows on: {error}")
+            self._warn(f"cannot be rotated, still appending to it: {error}")
             return False
         self._last = self._next
         self._housekeeping.begin()
@@ -108,6 +108,6 @@ class RecordFile:
 
     def _next_path(self) -> Path:
         live = self._segment.path
-        # Our own last one too: somebody may have moved all of them away.
+        # Consider our own last segment too: all segments may have been moved away.
         self._next = max(newest_segment(live), self._last).next()
         return segment_path(live, self._next)

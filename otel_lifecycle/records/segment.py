@@ -1,8 +1,8 @@
 """The append-only file: whole lines, or nothing.
 
-Several processes may append to one file. Each append holds an advisory lock, so that a line cut
-short by a full disk, or by the death of its process, can be taken back before anybody writes
-behind it. Nothing here waits for that lock: the writer's thread tries again.
+Several processes may append to one file. Each append holds an advisory lock. If a full disk, or the
+death of a process, cuts a line short, the next append removes it first. Nothing here waits for the
+lock: the writer's thread retries.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from otel_lifecycle.records.ownership import (
 
 try:
     import fcntl
-except ImportError:  # Windows: one process a file
+except ImportError:  # Windows: one process per file
     fcntl = None
 
 _FOLDER_MODE = 0o700
@@ -37,13 +37,13 @@ class Segment:
         path: The file.
 
     Args:
-        path: The file; it and its folders are made, readable by the owner only.
-        sync: Have the disk keep what is appended before `append` returns.
+        path: The file; it and its folders are created, readable by the owner only.
+        sync: Force appended data to disk before `append` returns.
 
     Raises:
-        ForeignFile: It is a link, no regular file, or holds something else than records.
+        ForeignFile: It is a link, not a regular file, or contains something other than records.
         OSError: The file cannot be opened for appending.
-        ValueError: The path cannot be one of a file.
+        ValueError: The path is not valid for a file.
     """
 
     def __init__(self, path: Path, *, sync: bool = False) -> None:
@@ -51,8 +51,8 @@ class Segment:
         self._opened_at = 0.0
         self._sync = sync
         self._fd = -1
-        self._end = -1  # of our last append; when the file ends elsewhere others have written
-        self._is_known = False  # to be a record file
+        self._end = -1  # the end of our last append; if the file's end differs, others have written
+        self._is_known = False  # whether it is known to be a record file
         try:
             try:
                 with self._locked():
@@ -73,15 +73,15 @@ class Segment:
 
         Args:
             lines: Each with its newline.
-            limit: How many bytes the file may have, 0 being any number. Into an empty file goes one
-                line at least.
+            limit: Maximum size of the file in bytes; 0: no limit. An empty file takes at least one
+                line.
 
         Returns:
-            How many lines were written: those that fit.
+            The number of lines written: those that fit.
 
         Raises:
-            BlockingIOError: Another process has the lock.
-            OSError: They could not be written.
+            BlockingIOError: Another process holds the lock.
+            OSError: The lines could not be written.
         """
         with self._locked():
             start = os.fstat(self._fd).st_size
@@ -98,7 +98,7 @@ class Segment:
                     written += os.write(self._fd, data[written:])
                 if self._sync and written:
                     _fdatasync(self._fd)
-            except BaseException:  # Ctrl-C too, where it is the main thread that flushes
+            except BaseException:  # including Control-C, if the main thread flushes
                 if written:
                     os.ftruncate(self._fd, start)
                 raise
@@ -108,15 +108,15 @@ class Segment:
     def finish(self, rename: Callable[[], Path], *, sync: bool) -> None:
         """Close the file for good under another name; delete it if it is empty.
 
-        Whoever else has it open begins a new file at its next append.
+        Other processes that have it open start a new file at their next append.
 
         Args:
-            rename: Tells the name, while nobody can write.
-            sync: Have the disk keep the file and its new name.
+            rename: Returns the new name; called while nothing can write.
+            sync: Force the file and its new name to disk.
 
         Raises:
-            BlockingIOError: Another process has the lock.
-            OSError: It could not be renamed; it goes on being written.
+            BlockingIOError: Another process holds the lock.
+            OSError: It could not be renamed; appending continues.
         """
         with self._locked():
             if self._repair_tail() == 0:
@@ -133,7 +133,7 @@ class Segment:
         """Force the file to disk.
 
         Raises:
-            OSError: The disk cannot.
+            OSError: The disk reports a failure.
         """
         if self._fd >= 0:
             os.fsync(self._fd)
@@ -172,7 +172,7 @@ class Segment:
             The size of the file.
 
         Raises:
-            ForeignFile: The file is somebody else's, and stays as it is.
+            ForeignFile: The file is not ours; it is not changed.
         """
         size = os.fstat(self._fd).st_size
         if self._is_known and (size == 0 or os.pread(self._fd, 1, size - 1) == b"\n"):
@@ -195,7 +195,7 @@ class Segment:
             locked = lock(self._fd)
             if self._is_current():
                 break
-            self.close()  # and its lock with it
+            self.close()  # releases its lock too
         try:
             yield
         except ForeignFile:
@@ -210,10 +210,10 @@ def lock(fd: int) -> bool:
     """Take the advisory lock of a file, without waiting for it.
 
     Returns:
-        Whether there is one: some network file systems have none.
+        Whether the file has a lock: some network file systems have none.
 
     Raises:
-        BlockingIOError: Another process has it.
+        BlockingIOError: Another process holds it.
     """
     if fcntl is None:
         return False

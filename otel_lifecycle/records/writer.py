@@ -1,4 +1,4 @@
-"""Queues finished records and writes them from a thread of its own."""
+"""Queues finished records and writes them from a separate thread."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PAUSE_SECONDS = 0.0001
 _SHORTEST_INTERVAL_SECONDS = 0.001
 _RETRY_SECONDS = 1.0
 _LOG_INTERVAL_SECONDS = 60.0
-_LOCK_PATIENCE_SECONDS = 1.0  # others hold the lock of a file while they append
+_LOCK_PATIENCE_SECONDS = 1.0  # other processes hold the lock of a file while they append
 _SHORTEST_LOCK_PAUSE, _LONGEST_LOCK_PAUSE = 0.0005, 0.02
 _GRACE_SECONDS = 0.1
 
@@ -41,17 +41,17 @@ _writers: weakref.WeakSet[RecordWriter] = weakref.WeakSet()
 class RecordWriter:
     """Writes records to a file when enough are queued, when time is up, or when asked to.
 
-    `put` only queues. A record that cannot be written stays queued, and is tried again, until
-    `max_queue` is reached: then the oldest is dropped and counted. Thread-safe, also in signal
-    handlers; a forked child starts with an empty queue (the parent writes what was in it) and
-    opens the file anew. Its thread keeps it alive until it is closed.
+    `put` only queues. A record that cannot be written stays queued and is retried. Beyond
+    `max_queue` the oldest record is dropped and counted. Thread-safe, also in signal handlers. A
+    forked child starts with an empty queue (the parent writes its records) and opens the file
+    again. The writer's thread keeps it alive until it is closed.
 
     Args:
         config: Enabled settings.
 
     Raises:
         OSError: The file cannot be opened.
-        ValueError: The path cannot be one of a file.
+        ValueError: The path is not valid for a file.
         RuntimeError: The path begins with `~` and there is no home folder.
     """
 
@@ -72,9 +72,9 @@ class RecordWriter:
         self._wake: SimpleQueue[bool] = SimpleQueue()
         self._closed = False
         self._finished = False
-        self._given_up = False  # there is no time left to wait for a lock
+        self._given_up = False  # no time is left to wait for a lock
         self._failing = False
-        self._locked_out = False  # why it fails: another process has the lock
+        self._locked_out = False  # it fails because another process holds the lock
         self._failure = ""  # why the last write failed
         self._logged_at: dict[str, float] = {}
         self._file: RecordFile | None = RecordFile(config, self._warn)
@@ -89,12 +89,12 @@ class RecordWriter:
 
     @property
     def queued(self) -> int:
-        """How many records wait to be written."""
+        """Number of records that wait to be written."""
         return len(self._queue)
 
     @property
     def closed(self) -> bool:
-        """Whether it takes no more records."""
+        """Whether it accepts no more records."""
         return self._closed
 
     def put(self, record: LifecycleRecord) -> None:
@@ -104,8 +104,8 @@ class RecordWriter:
     def put_from(self, records: Iterator[LifecycleRecord]) -> None:
         """Queue the remaining records of an iterator.
 
-        It may be called again when a signal handler has raised in the middle: of a built-in
-        iterator, a record is taken and queued in one step.
+        It may be called again with the same built-in iterator if a signal handler raised during the
+        first call: taking and queueing a record is one step.
         """
         if self._closed:
             for _ in records:
@@ -124,7 +124,7 @@ class RecordWriter:
             and self._wake.empty()
         ):
             self._wake.put(True)
-        if self._finished:  # closed since the first line, and nobody looks into the queue again
+        if self._finished:  # closed during this call: nothing reads the queue any more
             self._shorten_queue(0, "the writer is closed")
 
     def count_drop(self, reason: str) -> None:
@@ -136,10 +136,10 @@ class RecordWriter:
         """Write everything that is queued now.
 
         Args:
-            timeout: Seconds to wait at most, so that a hanging disk does not hang the caller.
+            timeout: Seconds to wait at most, so that a hanging disk does not block the caller.
 
         Returns:
-            Whether it is in the file.
+            Whether everything is in the file.
         """
         thread = self._thread
         if thread is not None and thread.is_alive():
@@ -163,7 +163,7 @@ class RecordWriter:
             grace = min(_GRACE_SECONDS, seconds / 10)
             thread.join(seconds - grace)
             self._given_up = True
-            thread.join(grace)  # what waits for a lock goes back into the queue
+            thread.join(grace)  # records that wait for a lock return to the queue
             if thread.is_alive():
                 self._thread = None
                 self._finished = True
@@ -199,7 +199,7 @@ class RecordWriter:
                 self._wake.get()
             self._work(None)
         self._work(None)
-        while self._locked_out and not self._given_up:  # its holder may let go in time
+        while self._locked_out and not self._given_up:  # the lock may be released in time
             self._work(None)
         self._finish(None)
 
@@ -251,7 +251,7 @@ class RecordWriter:
                     return False
             self._locked_out = False
             if self._file is not None:
-                with contextlib.suppress(BlockingIOError):  # the next look comes soon
+                with contextlib.suppress(BlockingIOError):  # the next attempt comes soon
                     self._patiently(self._file.rotate_if_old, patience)
             return True
         finally:
@@ -282,7 +282,7 @@ class RecordWriter:
         """Retry a call while another process holds the lock.
 
         Raises:
-            BlockingIOError: It has it for longer than others need, or there is no more time.
+            BlockingIOError: It holds the lock for unusually long, or no time is left.
         """
         deadline = time.monotonic() + min(patience, _LOCK_PATIENCE_SECONDS)
         pause = _SHORTEST_LOCK_PAUSE
@@ -300,7 +300,7 @@ class RecordWriter:
         lines: list[bytes] = []
         encoded: list[LifecycleRecord] = []
         for number, record in enumerate(batch):
-            # Lets an event loop run, which would wait for the whole batch; a backlog goes first.
+            # Do not block an event loop for a whole batch, unless records pile up.
             if number % _RECORDS_BETWEEN_PAUSES == 0 < number and len(self._queue) < self._backlog:
                 time.sleep(_PAUSE_SECONDS)
             try:
@@ -326,10 +326,10 @@ class RecordWriter:
     def _drop_rest(self) -> None:
         before = self.dropped
         self._shorten_queue(0, "they could not be written before the end")
-        if self.dropped > before:  # the last word, whatever was logged this minute
+        if self.dropped > before:  # always logged, even if lines were logged this minute
             reason = self._failure if self._failing else "there was no time to write them"
             _logger.error(
-                "%s: %d records are lost at the end: %s", self._path, self.dropped - before, reason
+                "%s: %d records lost at the end: %s", self._path, self.dropped - before, reason
             )
 
     def _shorten_queue(self, length: int, reason: str) -> None:
@@ -353,22 +353,22 @@ class RecordWriter:
 
     def _start_thread(self) -> None:
         if not self._thread_lock.acquire(blocking=False):
-            return  # another thread is at it
+            return  # another thread is starting it
         try:
             thread = threading.Thread(target=self._run, name="otel-lifecycle-writer", daemon=True)
             thread.start()
             self._thread = thread
             self._pid = os.getpid()
         except RuntimeError:
-            # No more threads, or the interpreter is shutting down: the next `put` tries again,
-            # and `flush` and `close` write on the caller's thread.
+            # No more threads, or the interpreter is shutting down: the next `put` retries, and
+            # `flush` and `close` write on the caller's thread.
             pass
         finally:
             self._thread_lock.release()
 
 
 class _Flush:
-    """Somebody waiting for a flush."""
+    """A caller waiting for a flush."""
 
     def __init__(self) -> None:
         self.done = threading.Event()

@@ -98,7 +98,7 @@ def test_one_bad_path_of_several(
 def test_path_from_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    """A checkpoint is of the same files however the paths are written."""
+    """A checkpoint covers the same files however the paths are written."""
     append(tmp_path / "records" / "r.jsonl", traced("a"))
     monkeypatch.chdir(tmp_path / "records")
     with Collector(HTTP_PROTOBUF) as collector:
@@ -198,7 +198,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         ),
         (
             '{"version": 1, "position": {"files": {"/elsewhere/r.jsonl": {}}}}',
-            "the checkpoint is of /elsewhere/r.jsonl, which is not among the paths",
+            "the checkpoint covers /elsewhere/r.jsonl, which is not among the paths",
         ),
     ],
 )

@@ -314,7 +314,7 @@ def test_hostile_collector(
         shipper.process.terminate()
         _, _, error = shipper.wait()
     assert grown < 32 << 10, f"{grown} KiB more"
-    assert error.count("the collector takes no spans") == 1
+    assert error.count("the collector accepts no spans") == 1
     with Collector(HTTP_PROTOBUF) as collector:
         finish(ship, collector)
     report(

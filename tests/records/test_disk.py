@@ -151,7 +151,7 @@ def test_the_last_word_on_a_full_disk(
     assert not tracker.flush()
     tracker.close()
 
-    line = "20 records are lost at the end: [Errno 28] No space left on device"
+    line = "20 records lost at the end: [Errno 28] No space left on device"
     assert f"{path}: {line}" == caplog.messages[-1]
 
 

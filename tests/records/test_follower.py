@@ -42,7 +42,7 @@ def test_growing_file(path: Path) -> None:
     half = lines("c")
     append(path, half[:20])
     assert found(follower.poll()) == ([], [])
-    assert [f"{path}:3: left out, the line has no end yet"] == list(map(str, follower.unfinished))
+    assert [f"{path}:3: skipped, the line has no end yet"] == list(map(str, follower.unfinished))
     append(path, half[20:])
     assert found(follower.poll()) == (["c"], [])
     assert follower.unfinished == []
@@ -128,7 +128,7 @@ def test_replaced_file(path: Path, other: bytes, how: str) -> None:
         append(path, other)
         follower.close()
         follower = Follower(path, position=position)
-    reason = "the file was replaced before all was read that may have followed line 2"
+    reason = "the file was replaced before everything after line 2 was read"
     ids = ["c", "d", "e"][: other.count(b"\n")]
     assert found(follower.poll()) == (ids, [f"{path}: {reason}"])
     assert found(follower.poll()) == ([], [])
@@ -177,7 +177,7 @@ def test_file_deleted_from_folder(tmp_path: Path) -> None:
     assert ids == ["read a", "read b", "unread a"]
     follower = Follower(tmp_path, position=follower.position)
     (tmp_path / "unread.jsonl").unlink()
-    reason = "the file was deleted before all was read that may have followed line 1"
+    reason = "the file was deleted before everything after line 1 was read"
     assert found(follower.poll()) == ([], [f"{tmp_path / 'unread.jsonl'}: {reason}"])
     assert [str(tmp_path / "read.jsonl")] == list(follower.position.files)
 
@@ -301,7 +301,7 @@ def test_unreadable_file_of_a_chain(guarded: Path, locked: str) -> None:
 
 
 def test_pipe(tmp_path: Path) -> None:
-    """What is no regular file is reported, and not waited for."""
+    """Anything but a regular file is reported, without waiting."""
     os.mkfifo(tmp_path / "a.jsonl")
     append(tmp_path / "b.jsonl", lines("b"))
     with Follower(tmp_path) as follower:
@@ -342,7 +342,7 @@ def test_endless_line(path: Path) -> None:
                 '{"files": {"a": {"b": 1}}}',
             )
         ),
-        ('{"files": {"a": {"offset": 5}}}', "not a position: it does not say which file a was"),
+        ('{"files": {"a": {"offset": 5}}}', "not a position: the digest of a is missing"),
         ('{"files": {"a": {"closed": "x"}}}', "not a position: 'x' does not name a segment"),
     ],
 )

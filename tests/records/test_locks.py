@@ -44,7 +44,7 @@ print(sink.queued, sink.written, sink.dropped)
     reason = "another process holds the lock of the file"
 
     assert (process.returncode, process.stdout) == (0, "False\n0 0 3\n")
-    assert process.stderr.splitlines()[-1].startswith(f"{path}: 3 records are lost at the end:")
+    assert process.stderr.splitlines()[-1].startswith(f"{path}: 3 records lost at the end:")
     assert process.stderr.rstrip().endswith(reason)
     assert lines("before") + torn == path.read_bytes()
 

@@ -52,7 +52,7 @@ def test_other_content(
     with pytest.raises(ConfigError) as refusal:
         make_tracker(path, rotate_bytes=rotate_bytes)
 
-    beginning = f"persistence.outputPath {str(path)!r} cannot be written: {path} is no record file:"
+    beginning = f"persistence.outputPath {str(path)!r} cannot be written: {path} is not a record file:"
     assert str(refusal.value).startswith(beginning)
     assert content == path.read_bytes()
     assert path.stat().st_mode & 0o777 == 0o644
@@ -134,15 +134,15 @@ def _make_socket(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (_make_pipe, "is no regular file"),
-        (_make_socket, "is no regular file"),
+        (_make_pipe, "is not a regular file"),
+        (_make_socket, "is not a regular file"),
         (Path.mkdir, "Is a directory"),
     ],
 )
 def test_no_regular_file(
     make_tracker: MakeTracker, path: Path, make: Callable[[Path], None], reason: str
 ) -> None:
-    """What is no regular file is refused without waiting for anybody."""
+    """Anything but a regular file is refused without waiting."""
     path.parent.mkdir()
     make(path)
     with pytest.raises(ConfigError, match=reason):

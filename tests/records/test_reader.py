@@ -102,7 +102,7 @@ def test_bad_line(
 def test_torn_last_line(
     tmp_path: Path, lines: list[bytes], skip_bad: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A last line without its newline is left out: somebody is still writing it."""
+    """A last line without its newline is skipped: a writer may complete it."""
     path = tmp_path / "torn.jsonl"
     expected = ["a", "b"]
     for length in (1, len(lines[2]) // 2, len(lines[2]) - 1):
@@ -110,7 +110,7 @@ def test_torn_last_line(
         path.write_bytes(lines[0] + lines[1] + lines[2][:length])
         records = list(read_records(path, skip_bad=skip_bad))
         assert expected == [record.request_id for record in records]
-        assert [f"{path}:3: left out, the line has no end yet"] == caplog.messages
+        assert [f"{path}:3: skipped, the line has no end yet"] == caplog.messages
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_impossible_moment(
 
 
 def test_unknown_fields(tmp_path: Path, lines: list[bytes]) -> None:
-    """Fields that this version does not know are accepted, at any depth, and left out."""
+    """Fields that this version does not know are accepted, at any depth, and ignored."""
     path = tmp_path / "extended.jsonl"
     actual = {**msgspec.json.decode(lines[0])["actual"], "added": 1}
     path.write_bytes(changed(lines[0], added={"a": [1, None]}, actual=actual) + lines[0])

@@ -299,7 +299,7 @@ def test_reused_inode(path: Path, follow: Follow) -> None:
     path.rename(path.with_name("other.jsonl"))
 
     ids, problems = found(follow(path.parent, position=position).poll())
-    reason = "the file was deleted before all was read that may have followed line 2"
+    reason = "the file was deleted before everything after line 2 was read"
     assert (ids, problems) == (["c", "d", "e"], [f"{path}: {reason}"])
 
 
@@ -323,7 +323,7 @@ def test_loss_is_told_once(path: Path, follow: Follow) -> None:
     assert found(batch) == (["b"], [])
     resumed = follow(path.parent, position=Position.from_json(batch.position.to_json()))
     batch = resumed.poll()
-    reason = "the file was replaced before all was read that may have followed line 1"
+    reason = "the file was replaced before everything after line 1 was read"
     assert found(batch) == ([], [f"{path}: {reason}"])
     last = follow(path.parent, position=Position.from_json(batch.position.to_json()))
     assert found(last.poll()) == ([], [])

@@ -223,7 +223,7 @@ def test_folder_without_permission(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A file that cannot be renamed grows on, and one line says so."""
+    """If renaming fails, the writer keeps appending and logs one line."""
 
     def refuse(self: Path, target: Path) -> Path:
         raise PermissionError(13, "Permission denied", str(target))
@@ -235,7 +235,7 @@ def test_folder_without_permission(
     assert expected == recorded(path)
     assert segments(path.parent) == []
     (message,) = caplog.messages
-    assert message.startswith(f"{path}: cannot be rotated, and grows on: [Errno 13]")
+    assert message.startswith(f"{path}: cannot be rotated, still appending to it: [Errno 13]")
 
 
 def test_full_disk_while_compressing(

@@ -1,4 +1,4 @@
-"""Sends the records of files as spans, from a process of its own."""
+"""Sends the records of files as spans, from a separate process."""
 
 from otel_lifecycle.records.shipping.checkpoint import Checkpoint, CheckpointError
 from otel_lifecycle.records.shipping.sender import Answer, Fate, Sender

@@ -1,4 +1,4 @@
-"""Where shipping goes on after a restart."""
+"""The position at which shipping resumes after a restart."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _VERSION = 1
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the text says why."""
+    """A checkpoint that cannot be used; the text gives the reason."""
 
 
 class _Content(msgspec.Struct, forbid_unknown_fields=True):
@@ -28,17 +28,17 @@ class _Content(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Checkpoint:
-    """A file that holds how far records have been shipped; a context manager.
+    """A file with the position up to which records were shipped; a context manager.
 
-    It is replaced as a whole, once the disk has the new one. One process at a time has it: a lock
-    on a file beside it, `{path}.lock`, is held until `close`. Not thread-safe.
+    It is replaced as a whole, once the new version is on disk. Only one process at a time can use
+    it: `{path}.lock` is locked until `close`. Not thread-safe.
 
     Args:
-        path: The file; it need not be there yet.
+        path: The file; it may be missing.
 
     Raises:
-        CheckpointError: Another process has it, or it has no folder.
-        OSError: The file beside it cannot be made, or not be locked.
+        CheckpointError: Another process uses it, or its folder is missing.
+        OSError: The lock file cannot be created or locked.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -62,14 +62,14 @@ class Checkpoint:
         """Return the saved position; the oldest record if nothing was saved.
 
         Args:
-            paths: What is to be shipped.
+            paths: The paths to ship.
 
         Raises:
-            CheckpointError: The file is no checkpoint, or one of other files than these.
+            CheckpointError: The file is not a checkpoint, or covers files outside these paths.
             OSError: It cannot be read.
         """
         try:
-            if not stat.S_ISREG(os.stat(self._path).st_mode):  # a pipe would be waited for
+            if not stat.S_ISREG(os.stat(self._path).st_mode):  # reading a pipe would block
                 raise CheckpointError(f"{self._path}: not a checkpoint: not a regular file")
             text = self._path.read_bytes()
         except FileNotFoundError:
@@ -85,7 +85,7 @@ class Checkpoint:
         for name in position.files:
             if Path(name) not in given and Path(name).parent not in given:
                 raise CheckpointError(
-                    f"{self._path}: the checkpoint is of {name}, which is not among the paths"
+                    f"{self._path}: the checkpoint covers {name}, which is not among the paths"
                 )
         return position
 
@@ -93,11 +93,11 @@ class Checkpoint:
         """Replace the saved position.
 
         Raises:
-            OSError: It cannot be written; what was saved before stays.
+            OSError: It cannot be written; the previous position stays saved.
         """
         content = _Content(_VERSION, msgspec.Raw(position.to_json()))
         new = f"{self._path}.tmp"
-        # Of a process that was killed, or of somebody who wants another file overwritten.
+        # Left by a killed process, or a link planted to have another file overwritten.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(new)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

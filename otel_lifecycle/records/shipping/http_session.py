@@ -1,7 +1,7 @@
-"""Requests over HTTP that end: one deadline for all of a request, one bound for its answer.
+"""Bounded HTTP requests: one deadline for the whole request, one limit for its answer.
 
-The time-out of `requests` begins anew with each byte that arrives, and what `requests` reads it
-unpacks, however large that becomes.
+The time-out of `requests` restarts with each byte received, and `requests` decompresses an answer
+to any size.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-LONGEST_ANSWER = 64 << 10  # bytes; a collector's answer has some hundred
+LONGEST_ANSWER = 64 << 10  # bytes; a collector's answer has a few hundred
 
-_GZIP_OR_ZLIB = 47  # zlib's largest window, whichever header there is
+_GZIP_OR_ZLIB = 47  # zlib's largest window, with either header
 _Remaining: TypeAlias = Callable[[], float]
 
 
 class BoundedSession(requests.Session):
     """A session whose requests and answers are bounded. Not thread-safe.
 
-    It follows no redirects: that would take the headers, and what is secret in them, elsewhere.
+    It follows no redirects: they would send the headers, and secrets in them, elsewhere.
 
     Args:
-        remaining: Tells how many seconds are left for the request; raises TimeoutError if none are.
+        remaining: Returns the seconds left for the request; raises TimeoutError if there are none.
     """
 
     def __init__(self, remaining: _Remaining) -> None:
@@ -63,7 +63,7 @@ def _unpacked(body: bytes, response: requests.Response) -> bytes:
     try:
         return zlib.decompressobj(_GZIP_OR_ZLIB).decompress(body, LONGEST_ANSWER)
     except zlib.error:
-        return b""  # in an encoding that nobody has asked for
+        return b""  # an encoding that was not requested
 
 
 class _Adapter(HTTPAdapter):

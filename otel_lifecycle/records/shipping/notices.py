@@ -1,4 +1,4 @@
-"""Says the same thing a few times a minute at most, and how often it was left out."""
+"""Limits lines of the same kind to a few per minute, and counts the suppressed ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Notices:
     """Limits lines by kind. Not thread-safe.
 
     Args:
-        tell: Gets one line for whoever runs it.
+        tell: Called with each line for the user.
     """
 
     def __init__(self, tell: Callable[[str], None]) -> None:
@@ -31,7 +31,7 @@ class Notices:
         """Pass on a line, unless `most` of its kind were passed on within the minute.
 
         Returns:
-            Whether it was told.
+            Whether the line was passed on.
         """
         now = time.monotonic()
         entry = self._kinds.setdefault(kind, _Kind(now))

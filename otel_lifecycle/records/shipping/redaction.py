@@ -1,4 +1,4 @@
-"""Keeps what is secret in OpenTelemetry's variables out of what is said about a collector."""
+"""Keeps secrets in OpenTelemetry's variables out of messages about a collector."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from opentelemetry.sdk.environment_variables import (
 ENDPOINT_VARIABLES = (OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, OTEL_EXPORTER_OTLP_ENDPOINT)
 _HEADER_VARIABLES = (OTEL_EXPORTER_OTLP_TRACES_HEADERS, OTEL_EXPORTER_OTLP_HEADERS)
 
-_SHORTEST = 6  # characters; a shorter one is found in innocent words
+_SHORTEST = 6  # characters; shorter secrets occur in ordinary words
 _HIDDEN = "***"
 
 

@@ -1,9 +1,9 @@
-"""Sends spans through the SDK's OTLP exporters, and tells what became of them.
+"""Sends spans through the SDK's OTLP exporters, and reports the result.
 
-The exporters follow the standard variables, and say no more of a batch than success or failure:
-not whether it is worth another try, which spans were rejected, nor why. So what the collector
-answers is looked at on its way to them. They measure their time-out with a clock that may be set,
-so each request gets a deadline of its own.
+The exporters follow the standard variables, but report only success or failure of a batch: not
+whether to retry it, nor which spans were rejected and why. Therefore the collector's answers are
+intercepted before the exporters see them. The exporters measure their time-out with a clock that
+may be changed, so each request gets its own deadline.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ from otel_lifecycle.records.shipping.redaction import (
     without_secrets,
 )
 
-# Errors caused by the spans themselves. All others may be put right.
+# Errors caused by the spans themselves. All other errors may be temporary.
 _REFUSING_STATUS = frozenset({400, 413, 422})
 _REFUSING_CODES = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE})
-_TOO_LARGE = "larger than max"  # how gRPC says so, with the code that also says "too many"
+_TOO_LARGE = "larger than max"  # part of gRPC's message; its code also means "too many requests"
 _DEFAULT_TIMEOUT = "10"  # seconds
 
 
 class Fate(Enum):
-    """What became of spans.
+    """The result of sending spans.
 
     Attributes:
         ACCEPTED: The collector has them.
-        REFUSED: It will never take all of these, or they cannot be encoded.
-        WAITING: They did not arrive, or the collector takes none now.
+        REFUSED: It will never accept all of them, or they cannot be encoded.
+        WAITING: They did not arrive, or the collector accepts no spans now.
     """
 
     ACCEPTED = "accepted"
@@ -64,12 +64,12 @@ class Fate(Enum):
 
 @dataclass(frozen=True)
 class Answer:
-    """What the collector said of some spans.
+    """The collector's answer to some spans.
 
     Attributes:
-        fate: What became of them.
-        reason: The words of the collector, or of the network; of accepted ones, a warning.
-        rejected: How many of the accepted ones the collector has thrown away.
+        fate: The result.
+        reason: The message of the collector or the network; for accepted spans, a warning.
+        rejected: The number of accepted spans that the collector discarded.
     """
 
     fate: Fate
@@ -81,7 +81,7 @@ _Note: TypeAlias = Callable[[Answer], None]
 
 
 class _Deadline:
-    """When the request under way has to be answered, whatever the clock is set to."""
+    """The deadline of the current request, independent of changes to the clock."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -99,12 +99,12 @@ class _Deadline:
 
 
 class Sender:
-    """An OTLP exporter as OpenTelemetry's environment variables have it. Not thread-safe.
+    """An OTLP exporter configured by OpenTelemetry's environment variables. Not thread-safe.
 
-    Each `send` ends within the time-out of the variables. Of an answer 64 KiB are read.
+    Each `send` ends within the time-out of the variables. At most 64 KiB of an answer are read.
 
     Raises:
-        ValueError: A variable is not valid; the text says why.
+        ValueError: A variable is invalid; the text gives the reason.
     """
 
     def __init__(self) -> None:
@@ -121,14 +121,14 @@ class Sender:
         try:
             self._deadline = _Deadline(_timeout())
             self._exporter = make(self._answers.append, self._deadline)
-        except Exception as error:  # of compression, for one, it is an exception of its own
+        except Exception as error:  # an invalid compression, for example, raises its own exception
             raise ValueError(f"OTEL_EXPORTER_OTLP_*: {self._redact(str(error))}") from error
 
     def send(self, spans: Sequence[ReadableSpan]) -> Answer:
         """Send spans in one request, including the exporter's own retries.
 
         Args:
-            spans: None at all asks whether the collector takes anything.
+            spans: The spans; an empty sequence checks whether the collector accepts requests.
         """
         answer = self._send(spans)
         return replace(answer, reason=self._redact(answer.reason))
@@ -147,7 +147,7 @@ class Sender:
             error = raised
         if not self._answers:
             return Answer(Fate.ACCEPTED) if accepted else _unsent(spans, error)
-        # The gRPC exporter tries again what is too large, until its time is over.
+        # The gRPC exporter retries a message that is too large, until its time is over.
         refusals = [answer for answer in self._answers if answer.fate is Fate.REFUSED]
         last = self._answers[-1]
         return refusals[-1] if refusals and last.fate is Fate.WAITING else last
@@ -203,7 +203,7 @@ def _grpc(note: _Note, deadline: _Deadline) -> SpanExporter:
     def watched_stub(channel: grpc.Channel) -> Any:
         return stub(grpc.intercept_channel(channel, Watcher()))
 
-    # The exporter takes no interceptor. It makes a stub of this name for each channel it opens.
+    # The exporter accepts no interceptor. It creates a stub of this name for each channel it opens.
     module.TraceServiceStub = watched_stub
     try:
         return grpc_exporter.OTLPSpanExporter(channel_options=_CHANNEL_OPTIONS)
@@ -255,9 +255,9 @@ def _answer_of_response(response: requests.Response) -> Answer:
     if 200 <= status < 300:
         try:
             return _accepted(ExportTraceServiceResponse.FromString(response.content))
-        except DecodeError:  # the status says enough
+        except DecodeError:  # the status is enough
             return Answer(Fate.ACCEPTED)
-    # The exporters take a redirect, which they do not follow, for a success.
+    # The exporters do not follow a redirect but treat it as success.
     refused = status in _REFUSING_STATUS
     return Answer(
         Fate.REFUSED if refused else Fate.WAITING, f"{status} {response.reason}: {_said(response)}"

@@ -1,4 +1,4 @@
-"""Follows record files and sends what is in them, each record at least once."""
+"""Follows record files and sends their records, each at least once."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from otel_lifecycle.records.shipping.sender import Answer, Fate, Sender
 from otel_lifecycle.telemetry.attributes import Details
 from otel_lifecycle.telemetry.spans import span_from_record
 
-BATCH = 512  # spans a request, as the SDK's own processor has it
+BATCH = 512  # spans per request, as in the SDK's own processor
 
 _IDLE_SECONDS = 0.5
 _FIRST_PAUSE_SECONDS = 1.0
 _PAUSE_DOUBLINGS = 5
-_PLACES = 10  # lines a minute that name what is left out
+_PLACES = 10  # lines per minute that name skipped records
 
 
 @dataclass
 class Counts:
-    """What became of records.
+    """The results of shipping, as numbers of records.
 
     Attributes:
-        sent: The collector has them.
-        refused: The collector will not take them.
-        unsampled: Left out, because the sampler had left them out.
-        untraced: Left out, because there was no span, so no ids to send them with.
-        problems: Lines that are not records, files that cannot be read, records that are gone.
+        sent: Accepted by the collector.
+        refused: Refused by the collector.
+        unsampled: Skipped because they were not sampled.
+        untraced: Skipped because they had no span, and so no ids.
+        problems: Lines that are not records, unreadable files, and lost records.
     """
 
     sent: int = 0
@@ -54,20 +54,20 @@ class _Sendable(NamedTuple):
 class Shipper:
     """Sends the records of files as spans.
 
-    The checkpoint follows what the collector has accepted, batch by batch, so a crash sends one
-    batch twice at most. One batch is in memory. Not thread-safe, but for `stop`.
+    The checkpoint is saved after each batch that the collector has accepted, so a crash sends at
+    most one batch twice. One batch is in memory. Not thread-safe, except for `stop`.
 
     Args:
-        follower: What to send, from where the checkpoint is.
-        checkpoint: Where to keep how far it is.
-        sender: Where to send it.
-        tell: Gets one line for whoever runs it.
-        unsampled: Whether to send what the sampler had left out, too.
+        follower: Reads the records, starting at the checkpoint.
+        checkpoint: Saves the position.
+        sender: Sends the spans.
+        tell: Called with each line for the user.
+        unsampled: Whether to send unsampled requests too.
         devices: Whether to add the per-device NPU arrays.
-        resource: What a record does not keep of the resource it comes from.
+        resource: Resource attributes that a record does not keep.
 
     Attributes:
-        counts: What became of the records so far.
+        counts: The results so far.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class Shipper:
         """Send the records of the files.
 
         Args:
-            follow: Go on with what comes, until `stop`.
+            follow: Continue with new records until `stop`.
 
         Returns:
-            Whether all was sent that is there; False when it was stopped before.
+            Whether all records were sent; False if it was stopped before.
         """
         saved = self._follower.position
         while not self._stopped.is_set():
@@ -119,7 +119,7 @@ class Shipper:
     def stop(self) -> None:
         """Let `run` return after the current request; callable from any thread.
 
-        The checkpoint is after what was accepted. `Sender.close` ends the request's retries, too.
+        The checkpoint includes all accepted spans. `Sender.close` also ends the request's retries.
         """
         self._stopped.set()
 
@@ -163,12 +163,12 @@ class Shipper:
                 parts += [part[half:], part[:half]]
             else:
                 self.counts.refused += 1
-                text = f"{part[0].place}: left out, the collector refuses it: {answer.reason}"
+                text = f"{part[0].place}: skipped, the collector refuses it: {answer.reason}"
                 self._notices.say("refused", text, most=_PLACES)
         return True
 
     def _accepted(self, spans: list[_Sendable], answer: Answer) -> None:
-        rejected = min(max(answer.rejected, 0), len(spans))  # it may say anything
+        rejected = min(max(answer.rejected, 0), len(spans))  # the collector may send any number
         self.counts.sent += len(spans) - rejected
         self.counts.refused += rejected
         if rejected:
@@ -176,12 +176,12 @@ class Shipper:
             self._notices.say(
                 "rejected",
                 f"{spans[0].place}: the collector rejected {rejected} of "
-                f"{len(spans)} spans from here on: {reason}",
+                f"the {len(spans)} spans that start here: {reason}",
             )
         elif answer.reason:
             self._notices.say(
                 "warning",
-                f"{spans[0].place}: the collector took the {len(spans)} spans from here on "
+                f"{spans[0].place}: the collector accepted the {len(spans)} spans that start here "
                 f"with a warning: {answer.reason}",
             )
 
@@ -198,7 +198,7 @@ class Shipper:
                 if nothing.fate is not Fate.ACCEPTED:
                     answer = Answer(Fate.WAITING, nothing.reason)
             if answer.fate is Fate.WAITING:
-                return f"the collector takes no spans: {answer.reason}"
+                return f"the collector accepts no spans: {answer.reason}"
             return None
 
         return answer if self._retry(send) else None

@@ -141,7 +141,7 @@ def test_nothing_is_taken(
     assert shipping.once() == Counts(sent=2)
     assert collector.request_ids == ["a", "b"]
     reason, end = shipping.told
-    assert reason.startswith("the collector takes no spans: ")
+    assert reason.startswith("the collector accepts no spans: ")
     assert reason.endswith(f"{obstacle.message}; will keep retrying")
     assert end == "shipping resumed"
 
@@ -164,7 +164,7 @@ def test_stopped_while_waiting(collector: Collector, folder: Path, shipping: Shi
 def test_refused_spans(
     collector: Collector, folder: Path, shipping: Shipping, refusal: Reply
 ) -> None:
-    """Spans that the collector never takes are found, named and left out; the others arrive."""
+    """Spans that the collector never accepts are found, named and skipped; the others arrive."""
     ids = numbered("request", 20)
     bad = {"request-3", "request-17"}
     append(folder / "records.jsonl", traced(*ids))
@@ -178,7 +178,7 @@ def test_refused_spans(
     said = [line.replace(f"{folder}/", "") for line in shipping.told]
     assert [line.partition(" ")[0] for line in said] == ["records.jsonl:4:", "records.jsonl:18:"]
     for line in said:
-        assert f"left out, the collector refuses it: {status}" in line
+        assert f"skipped, the collector refuses it: {status}" in line
         assert line.endswith(": it is not to my taste")
 
 
@@ -188,27 +188,27 @@ def test_refused_spans(
         (
             Reply(message="too old", rejected=2),
             Counts(sent=1, refused=2),
-            "rejected 2 of 3 spans from here on: too old",
+            "rejected 2 of the 3 spans that start here: too old",
         ),
         (
             Reply(rejected=2),
             Counts(sent=1, refused=2),
-            "rejected 2 of 3 spans from here on: no reason given",
+            "rejected 2 of the 3 spans that start here: no reason given",
         ),
         (
             Reply(message="all", rejected=9),
             Counts(sent=0, refused=3),
-            "rejected 3 of 3 spans from here on: all",
+            "rejected 3 of the 3 spans that start here: all",
         ),
         (
             Reply(message="slow down", rejected=-5),
             Counts(sent=3),
-            "took the 3 spans from here on with a warning: slow down",
+            "accepted the 3 spans that start here with a warning: slow down",
         ),
         (
             Reply(message="slow down"),
             Counts(sent=3),
-            "took the 3 spans from here on with a warning: slow down",
+            "accepted the 3 spans that start here with a warning: slow down",
         ),
     ],
     ids=["some", "without a reason", "more than all", "fewer than none", "warning"],
@@ -265,7 +265,7 @@ def test_bad_files(collector: Collector, folder: Path, shipping: Shipping) -> No
         "c.jsonl:1: schemaVersion 99 is newer than 1, the newest this version can read",
         "d.jsonl:1: traceId or spanId is not valid",
         f"d.jsonl:2: {words(int, 'x', 16)}",
-        "e.jsonl:1: left out, the collector refuses it: not encodable: "
+        "e.jsonl:1: skipped, the collector refuses it: not encodable: "
         + words(int.to_bytes, 2**64, 8, "big"),
     ]
     assert Counter(collector.request_ids) == Counter(["cut", "corrupt", "c", "e", "f"])
@@ -315,7 +315,7 @@ def test_once_a_minute(
 
     assert counts == Counts(sent=70, refused=50)
     kinds = [
-        "the collector takes no spans",
+        "the collector accepts no spans",
         "shipping resumed",
         "with a warning: slow down",
         "the collector rejected 1 of 4 spans",
