@@ -1,4 +1,4 @@
-"""Predicted against actual latency, endpoint by endpoint."""
+"""Compares predicted with actual latency for each endpoint."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from otel_lifecycle.model.record import LifecycleRecord
 
 
 class Accuracy:
-    """Compares TTFT on the endpoint that prefills and TPOT on the one that decodes.
+    """Compares TTFT on the prefill endpoint and TPOT on the decode endpoint.
 
-    Only requests that had a prediction and a measurement are compared.
+    Only requests with both a prediction and a measurement are compared.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Numbers as a terminal shows them; what is unknown is a dash, never a zero."""
+"""Formats numbers and names for a terminal; an unknown value is a dash, never a zero."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ UNKNOWN = "-"
 
 
 def milliseconds(value: float | None) -> str:
-    """Format with at least three digits: `4.25`, `42.5`, `425`, `4,250`."""
+    """Format with three digits or more: `4.25`, `42.5`, `425`, `4,250`."""
     if value is None:
         return UNKNOWN
     digits = 2 if value < 10 else 1 if value < 100 else 0

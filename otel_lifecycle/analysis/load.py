@@ -1,4 +1,4 @@
-"""The load of each endpoint over time, worked out from the records."""
+"""Computes the load of each endpoint over time from the records."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _OTHER_COLUMNS_WIDTH = 44
 
 
 class LoadHistory:
-    """Requests and tokens in flight: on a prefill endpoint until the first chunk, else to the end.
+    """Requests and tokens in flight, until the first chunk on a prefill endpoint, else to the end.
 
-    A rerouted request counts on its last route, from then on.
+    A rerouted request counts only on its last route, from its last reroute.
     """
 
     def __init__(self) -> None:
@@ -77,12 +77,12 @@ class LoadHistory:
 
 
 class _Changes:
-    """When the load of one endpoint changed, and by how many tokens; one request each time."""
+    """The times at which an endpoint's load changes by one request, and its tokens."""
 
     def __init__(self) -> None:
         self._starts_ns = array("q")
         self._ends_ns = array("q")
-        self._tokens: list[int] = []  # JSON may hold more than 64 bits
+        self._tokens: list[int] = []  # JSON numbers may exceed 64 bits
 
     def add(self, start_ns: int, end_ns: int, tokens: int) -> None:
         self._starts_ns.append(start_ns)

@@ -1,4 +1,4 @@
-"""The report for a terminal: outcomes, waterfalls, accuracy and load."""
+"""Prints a report to a terminal: outcomes, waterfalls, accuracy and load."""
 
 from __future__ import annotations
 

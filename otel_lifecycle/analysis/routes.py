@@ -1,4 +1,4 @@
-"""Which endpoints a record speaks of, and under which names a terminal shows them."""
+"""The endpoints of a record, and their names in a terminal."""
 
 from __future__ import annotations
 

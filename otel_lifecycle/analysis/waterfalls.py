@@ -1,4 +1,4 @@
-"""A few telling requests, each as a bar on one time axis."""
+"""Shows one request of each kind as a bar on a common time axis."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ORDER = (
 
 
 class Waterfalls:
-    """Keeps one request of each kind: one that was predicted and streamed, if there is any."""
+    """Keeps one request of each kind, preferably one that was predicted and streamed."""
 
     def __init__(self) -> None:
         self._kept: dict[str, LifecycleRecord] = {}
@@ -49,7 +49,7 @@ class Waterfalls:
         shown = [(kind, self._kept[kind]) for kind in _ORDER if kind in self._kept]
         if not shown:
             return
-        console.print(Text("Requests, each from its dispatch on", style="bold"))
+        console.print(Text("Requests, aligned at dispatch", style="bold"))
         console.print(Text(_LEGEND, style="dim"))
         width = console.width - _LABEL_WIDTH
         longest = max(0.0, *(record.actual.e2e_ms or 0.0 for _, record in shown)) or 1.0

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from otel_lifecycle.cli.arguments import build_parser
-from otel_lifecycle.cli.errors import USAGE, CommandError, complain
+from otel_lifecycle.cli.errors import USAGE, CommandError, warn
 
 INTERRUPTED = 130
-PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell says of any program that the signal has ended
+PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell reports for any program that the signal ends
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,27 +22,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments. Default: those of the process.
 
     Returns:
-        The exit code: 0, 1 for a finding or a failure, 2 for wrong usage, bad input and output that
-        cannot be written, 130 after Control-C, 141 when the reader of the output has left.
+        The exit code: 0 for success; 1 for a finding or a failure; 2 for wrong usage, bad input or
+        output that cannot be written; 130 after Control-C; 141 if the reader of the output has
+        left.
     """
-    # None where the shell has closed it (`>&-`).
+    # None if the shell has closed it (`>&-`).
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a bar the terminal cannot show is no failure
+            stream.reconfigure(errors="replace")  # do not fail if the terminal cannot show a bar
     try:
         try:
             return _run(argv)
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:  # as `head` does when it has seen enough
+    except BrokenPipeError:  # the reader has left, as `head` does
         _discard_output()
         return PIPE_CLOSED
     except OSError as error:
         _discard_output()
         with suppress(OSError):
-            complain(f"cannot go on: {error}")
+            warn(f"stopped by an error: {error}")
         return USAGE
 
 
@@ -51,7 +52,7 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         return arguments.run(arguments)
     except CommandError as error:
-        complain(" ".join(str(error).split()))
+        warn(" ".join(str(error).split()))
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -1,4 +1,4 @@
-"""The commands and their options; what a command needs is imported when it runs."""
+"""The commands and their options; a command's imports are done when it runs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from otel_lifecycle.cli.errors import USAGE, CommandError
 from otel_lifecycle.version import __version__
 
 _PATH_HELP = (
-    "a record file, with the closed segments that were rotated from it; one closed segment; or a "
+    "a record file, including the closed segments rotated from it; a single closed segment; or a "
     "folder, for its files *.jsonl and *.jsonl.gz"
 )
 _EXIT_CODES = (
-    "Exit code: 0 if every line is a record, 1 if not, 2 if a path is not there, cannot be read or "
-    "was deleted meanwhile."
+    "Exit code: 0 if every line is a record, 1 if not, 2 if a path is missing, cannot be read or "
+    "was deleted before it was read."
 )
 
 
@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser; `run` of its result is the command."""
     parser = _Parser(
         prog="otel-lifecycle",
-        description="Looks at the requests of an LLM router: one record for each.",
+        description="Records, checks and exports the requests of an LLM router.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -41,63 +41,64 @@ def build_parser() -> argparse.ArgumentParser:
             "demo",
             help="run an example router with simulated engines and show what is recorded",
             description="Starts simulated engines and an example router under "
-            "opentelemetry-instrument, sends them requests for about 20 seconds, shows what was "
-            "recorded and stops everything again.",
+            "opentelemetry-instrument, sends requests for about 20 seconds, shows the records and "
+            "stops everything.",
             allow_abbrev=False,
         )
     )
     doctor = commands.add_parser(
         "doctor",
-        help="show what would be instrumented here, and where it would go",
+        help="show what would be instrumented here, and where telemetry would go",
         description="Shows what `opentelemetry-instrument COMMAND` would find: packages, "
-        "instrumentations and their hooks, settings, the record file, where spans and metrics go. "
-        "It starts no router. Exit code: 0 if it would work, 1 if something keeps it from working.",
+        "instrumentations and their hooks, settings, the record file, and the destinations of "
+        "spans and metrics. It starts no router. Exit code: 0 if it would work, 1 if a problem "
+        "prevents it.",
         allow_abbrev=False,
     )
     doctor.add_argument(
         "command",
         metavar="COMMAND",
         nargs="*",
-        help="what starts the router, behind `--` (default: look at this environment)",
+        help="the command that starts the router, after `--` (default: examine this environment)",
     )
     doctor.set_defaults(run=_doctor)
     report = commands.add_parser(
         "report",
-        help="show what record files tell",
-        description="Shows outcomes, a few requests on a time axis, predicted against actual "
-        f"latency, and the load of each endpoint. {_EXIT_CODES}",
+        help="summarize record files",
+        description="Shows outcomes, a few requests on a time axis, predicted and actual latency, "
+        f"and the load of each endpoint. {_EXIT_CODES}",
         allow_abbrev=False,
     )
     report.set_defaults(run=_report)
     validate = commands.add_parser(
         "validate",
         help="check record files",
-        description="Counts the records of each file and names the lines that are none. A last "
-        "line without an end is named but does not count: it may still be written. "
+        description="Counts the records of each file and lists the invalid lines. An unfinished "
+        "last line is listed but does not count: its writer may complete it. "
         f"{_EXIT_CODES}",
         allow_abbrev=False,
     )
     validate.set_defaults(run=_validate)
     tail = commands.add_parser(
         "tail",
-        help="print records, also those that are still written",
+        help="print records, optionally as they are written",
         description="Prints the records of files as JSON Lines, in the order of each file, and "
-        f"names lines that are none on standard error. {_EXIT_CODES}",
+        f"lists invalid lines on standard error. {_EXIT_CODES}",
         allow_abbrev=False,
     )
     tail.add_argument(
         "--follow",
         action="store_true",
-        help="go on with the records that come, through rotation, until interrupted",
+        help="continue with new records, through rotation, until interrupted",
     )
     tail.set_defaults(run=_tail)
     ship = commands.add_parser(
         "ship",
-        help="send records as OTLP spans, also those that are still written",
-        description="Follows record files and sends what is in them as OTLP spans, each at least "
-        "once. Where to and how is set by OpenTelemetry's variables, OTEL_EXPORTER_OTLP_ENDPOINT "
-        "and so on. Exit code: 0 if all was sent (without --once: when it was told to end), 1 if "
-        "--once left out or did not get to something, 2 for wrong usage, variables or checkpoint.",
+        help="send records as OTLP spans, as they are written",
+        description="Follows record files and sends their records as OTLP spans, each at least "
+        "once. OpenTelemetry's variables, such as OTEL_EXPORTER_OTLP_ENDPOINT, configure the "
+        "export. Exit code: 0 if everything was sent, or without --once if it was stopped; 1 if "
+        "--once skipped or did not reach something; 2 for wrong usage, variables or checkpoint.",
         allow_abbrev=False,
     )
     _add_ship(ship)
@@ -112,13 +113,13 @@ def _add_ship(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         type=Path,
         required=True,
-        help="where to keep how far the collector has accepted",
+        help="file for the position up to which the collector has accepted records",
     )
     parser.add_argument(
-        "--once", action="store_true", help="end when all that is there now has been sent"
+        "--once", action="store_true", help="exit when all current records have been sent"
     )
     parser.add_argument(
-        "--all", action="store_true", help="send requests that were not sampled, too"
+        "--all", action="store_true", help="also send requests that were not sampled"
     )
     parser.add_argument(
         "--devices", action="store_true", help="add the per-device NPU arrays to the spans"
@@ -131,21 +132,21 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
         "--mode",
         choices=("pd", "aggregated"),
         default="pd",
-        help="prefill and decode on separate engines, or both on each (default: %(default)s)",
+        help="separate prefill and decode engines, or both on each engine (default: %(default)s)",
     )
     parser.add_argument(
         "--engines",
         metavar="N",
         type=_whole_number(1),
         default=4,
-        help="how many engines; in pd mode half of them prefill (default: %(default)s)",
+        help="number of engines; in pd mode half of them prefill (default: %(default)s)",
     )
     parser.add_argument(
         "--requests",
         metavar="N",
         type=_whole_number(1),
         default=300,
-        help="how many requests to send (default: %(default)s)",
+        help="number of requests (default: %(default)s)",
     )
     parser.add_argument(
         "--trace",
@@ -157,21 +158,21 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
         "--speed",
         metavar="X",
         type=_positive,
-        help="play the workload, engines included, X times as fast "
-        "(default: 1; for a trace, what makes 15 requests a second)",
+        help="run the workload, engines included, X times as fast "
+        "(default: 1; for a trace, the speed that gives 15 requests per second)",
     )
     parser.add_argument(
         "--output",
         metavar="DIR",
         type=Path,
-        help="where records and logs go (default: a new temporary folder, which is kept)",
+        help="folder for records and logs (default: a new temporary folder, which is kept)",
     )
     parser.add_argument(
         "--seed",
         metavar="N",
         type=_whole_number(0),
         default=0,
-        help="of the bundled workload (default: %(default)s)",
+        help="seed of the bundled workload (default: %(default)s)",
     )
     parser.set_defaults(run=_demo)
 

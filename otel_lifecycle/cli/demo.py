@@ -1,4 +1,4 @@
-"""`otel-lifecycle demo`: finds the examples, in a wheel or a checkout, and runs their demo."""
+"""`otel-lifecycle demo`: runs the demo of the examples, from a wheel or a checkout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of problems, and what ends a command with one line."""
+"""Warnings, and errors that end a command with one line."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from otel_lifecycle.analysis.formatting import printable
 
 FAILED = 1
 USAGE = 2
-LONGEST = 2_000  # characters of a line that may hold what others wrote
+LONGEST = 2_000  # characters of a line that may contain text from other programs
 
 
-def complain(problem: object) -> None:
+def warn(problem: object) -> None:
     """Print a problem that does not stop the command, in one line on standard error."""
     line = printable(str(problem), LONGEST)
     print(f"otel-lifecycle: {line}", file=sys.stderr, flush=True)
 
 
 class CommandError(Exception):
-    """A command cannot go on; the text is for the user.
+    """A command cannot continue; the text is for the user.
 
     Attributes:
-        exit_code: 2 for wrong usage and bad input, 1 for what went wrong on the way.
+        exit_code: 2 for wrong usage and bad input, 1 for a failure during the run.
     """
 
     def __init__(self, message: str, exit_code: int = USAGE) -> None:

@@ -1,4 +1,4 @@
-"""Lines on standard output, plain or in styles."""
+"""Prints lines to standard output, plain or styled."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def width() -> int:
 
 
 def open_printer() -> PrintLine:
-    """Open standard output for lines, which have styles where the extra `cli` is installed."""
+    """Open standard output for lines, which are styled if the extra `cli` is installed."""
     if find_spec("rich") is None:
         return _print_plain
     from otel_lifecycle.cli.terminal import open_console

@@ -1,4 +1,4 @@
-"""`otel-lifecycle report`: what a record file tells."""
+"""`otel-lifecycle report`: summarizes record files."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from otel_lifecycle.analysis.formatting import plural
 from otel_lifecycle.analysis.report import print_report
-from otel_lifecycle.cli.errors import FAILED, USAGE, complain
-from otel_lifecycle.cli.record_paths import complain_of_missing
+from otel_lifecycle.cli.errors import FAILED, USAGE, warn
+from otel_lifecycle.cli.record_paths import warn_of_missing
 from otel_lifecycle.cli.terminal import open_console
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.records import Follower, RecordError
@@ -16,7 +16,7 @@ from otel_lifecycle.records import Follower, RecordError
 
 def run(paths: Sequence[Path]) -> int:
     """Print the report of some files; return the exit code."""
-    missing = complain_of_missing(paths)
+    missing = warn_of_missing(paths)
     if missing == len(paths):
         return USAGE
     skipped = _SkippedLines()
@@ -24,12 +24,12 @@ def run(paths: Sequence[Path]) -> int:
         print_report(skipped.records(follower), open_console())
         exit_code = skipped.tell()
         for line in follower.unfinished:
-            complain(line)
+            warn(line)
     return USAGE if missing else exit_code
 
 
 class _SkippedLines:
-    """Counts what is no record, and remembers the first."""
+    """Counts the lines that are not records, and remembers the first."""
 
     def __init__(self) -> None:
         self._first: RecordError | None = None
@@ -48,5 +48,5 @@ class _SkippedLines:
     def tell(self) -> int:
         """Print the number of skipped lines to standard error; return the exit code."""
         if self._first is not None:
-            complain(f"{plural(self._count, 'problem')} skipped, the first: {self._first}")
+            warn(f"{plural(self._count, 'problem')} skipped, the first: {self._first}")
         return self._exit_code

@@ -1,4 +1,4 @@
-"""`otel-lifecycle ship`: records to spans, beside the router."""
+"""`otel-lifecycle ship`: sends records as spans, in a process beside the router."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.util.types import AttributeValue
 
 from otel_lifecycle.analysis.formatting import plural
-from otel_lifecycle.cli.errors import FAILED, USAGE, CommandError, complain
-from otel_lifecycle.cli.record_paths import complain_of_missing
+from otel_lifecycle.cli.errors import FAILED, USAGE, CommandError, warn
+from otel_lifecycle.cli.record_paths import warn_of_missing
 from otel_lifecycle.records import Follower
 from otel_lifecycle.records.shipping import Checkpoint, Counts, Sender, Shipper
 from otel_lifecycle.telemetry.span_reader import RESOURCE_KEYS
 
-_ANSWER_SECONDS = 2.0  # for the collector, to the request that is under way
+_ANSWER_SECONDS = 2.0  # for the collector to answer the current request
 _END_SECONDS = 1.0
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -39,17 +39,17 @@ class ShipOptions:
 
 def run(options: ShipOptions) -> int:
     """Send records until stopped; return the exit code."""
-    missing = complain_of_missing(options.paths) if options.once else 0
+    missing = warn_of_missing(options.paths) if options.once else 0
     if missing == len(options.paths):
         return USAGE
-    # It would quote a header that is not valid, and what is secret in it.
+    # Its messages would quote an invalid header, and secrets in it.
     logging.getLogger("opentelemetry.util.re").addFilter(_without_arguments)
     with ExitStack() as stack:
         try:
             sender = Sender()
             checkpoint = stack.enter_context(Checkpoint(options.checkpoint))
             position = checkpoint.load(options.paths)
-            checkpoint.save(position)  # what cannot be written later had better be known now
+            checkpoint.save(position)  # fail now if the checkpoint cannot be written
         except ValueError as error:
             raise CommandError(str(error)) from error
         except OSError as error:
@@ -60,7 +60,7 @@ def run(options: ShipOptions) -> int:
             follower,
             checkpoint,
             sender,
-            complain,
+            warn,
             unsampled=options.all,
             devices=options.devices,
             resource=_own_resource(),
@@ -68,8 +68,8 @@ def run(options: ShipOptions) -> int:
         finished = _run(shipper, sender, follow=not options.once)
         if finished:
             for line in follower.unfinished:
-                complain(line)
-    complain(_summary(shipper.counts))
+                warn(line)
+    warn(_summary(shipper.counts))
     left_out = missing + shipper.counts.refused + shipper.counts.problems
     return FAILED if options.once and (left_out or not finished) else 0
 
@@ -94,7 +94,7 @@ def _run(shipper: Shipper, sender: Sender, *, follow: bool) -> bool:
         finally:
             ended.set()
 
-    # What they say of each attempt is said here once a minute.
+    # They log each attempt; the shipper reports failures once a minute.
     logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
     for number in _ENDING_SIGNALS:
         signal.signal(number, _interrupt)
@@ -126,7 +126,7 @@ def _own_resource() -> dict[str, AttributeValue]:
 
 def _summary(counts: Counts) -> str:
     return (
-        f"{plural(counts.sent, 'span')} sent, {counts.refused:,} refused; left out: "
+        f"{plural(counts.sent, 'span')} sent, {counts.refused:,} refused; skipped: "
         f"{counts.unsampled:,} not sampled, {counts.untraced:,} not traced, "
         f"{plural(counts.problems, 'problem')}"
     )

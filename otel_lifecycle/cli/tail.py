@@ -1,4 +1,4 @@
-"""`otel-lifecycle tail`: the records of files, and those that are still to come."""
+"""`otel-lifecycle tail`: prints the records of files, and new records as they are written."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from otel_lifecycle.cli.errors import FAILED, USAGE, complain
-from otel_lifecycle.cli.record_paths import complain_of_missing
+from otel_lifecycle.cli.errors import FAILED, USAGE, warn
+from otel_lifecycle.cli.record_paths import warn_of_missing
 from otel_lifecycle.records import Follower
 from otel_lifecycle.runtime.text import printable
 
@@ -19,7 +19,7 @@ _IDLE_SECONDS = 0.2
 
 def run(paths: Sequence[Path], *, follow: bool) -> int:
     """Print records as JSON Lines, and problems on standard error; return the exit code."""
-    exit_code = USAGE if not follow and complain_of_missing(paths) else 0
+    exit_code = USAGE if not follow and warn_of_missing(paths) else 0
     with Follower(*paths, skip_unreadable=True) as follower:
         while True:
             batch = follower.poll()
@@ -28,11 +28,11 @@ def run(paths: Sequence[Path], *, follow: bool) -> int:
             sys.stdout.flush()
             for problem in batch.problems:
                 exit_code = max(exit_code, FAILED if problem.line else USAGE)
-                complain(problem)
+                warn(problem)
             if batch.caught_up:
                 if not follow:
                     break
                 time.sleep(_IDLE_SECONDS)
         for line in follower.unfinished:
-            complain(line)
+            warn(line)
     return exit_code

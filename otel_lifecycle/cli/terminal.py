@@ -1,4 +1,4 @@
-"""The terminal that `demo` and `report` write to."""
+"""The terminal output of `demo` and `report`."""
 
 from __future__ import annotations
 

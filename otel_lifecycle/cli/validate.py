@@ -1,4 +1,4 @@
-"""`otel-lifecycle validate`: is every line a record?"""
+"""`otel-lifecycle validate`: checks whether every line is a record."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from otel_lifecycle.analysis.formatting import plural, printable
-from otel_lifecycle.cli.errors import FAILED, LONGEST, USAGE, complain
-from otel_lifecycle.cli.record_paths import complain_of_missing
+from otel_lifecycle.cli.errors import FAILED, LONGEST, USAGE, warn
+from otel_lifecycle.cli.record_paths import warn_of_missing
 from otel_lifecycle.records import Follower, RecordError
 from otel_lifecycle.records.names import absolute, record_files
 
@@ -20,7 +20,7 @@ def run(paths: Iterable[Path]) -> int:
 
 
 def _check(path: Path) -> int:
-    if complain_of_missing([path]):
+    if warn_of_missing([path]):
         return USAGE
     records: Counter[Path] = Counter()
     bad_lines: Counter[Path] = Counter()
@@ -38,7 +38,7 @@ def _check(path: Path) -> int:
             else:
                 unreadable.add(entry.path)
                 exit_code = USAGE
-                complain(entry)
+                warn(entry)
         for line in follower.unfinished:
             _print(line)
     readable = (file for file in files if file not in unreadable)
@@ -51,7 +51,7 @@ def _files(path: Path) -> list[Path]:
     """Return all files of a path, also those without records."""
     try:
         found = record_files(absolute(path)).items()
-    except OSError:  # for the follower to tell
+    except OSError:  # the follower reports it
         return []
     return [
         file

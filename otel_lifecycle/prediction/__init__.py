@@ -1,4 +1,4 @@
-"""Latency prediction: the protocol, llm-d's service, and predictions for the record only."""
+"""Latency prediction: the protocol, llm-d's service, and shadow prediction for the record."""
 
 from otel_lifecycle.prediction.llm_d import LLMDPredictor, training_entries
 from otel_lifecycle.prediction.predictor import Predictor, predict_within, route_prediction

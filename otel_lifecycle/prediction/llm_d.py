@@ -1,8 +1,7 @@
 """The service of llm-d's latency predictor (`llm-d/llm-d-latency-predictor`), over HTTP.
 
-Its prediction server answers `POST /predict/bulk`, its training server takes
-`POST /add_training_data_bulk`. Both know the features of llm-d's router, which are ours but for
-those of NPUs.
+Its prediction server answers `POST /predict/bulk`; its training server accepts
+`POST /add_training_data_bulk`. Both use the features of llm-d's router: ours without those of NPUs.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ class LLMDPredictor:
     """A `Predictor`. An async context manager, used by one event loop; needs the extra `collect`.
 
     Args:
-        url: Of the prediction server; empty predicts nothing.
-        training_url: Of the training server; empty teaches nothing.
-        timeout: Seconds that one exchange may take.
+        url: URL of the prediction server; empty: predict nothing.
+        training_url: URL of the training server; empty: send no training data.
+        timeout: Time limit of one HTTP request, in seconds.
     """
 
     def __init__(self, url: str, training_url: str = "", timeout: float = 5.0) -> None:
@@ -71,8 +70,8 @@ class LLMDPredictor:
         """Predict for each input; an input with a missing feature is not sent.
 
         Raises:
-            aiohttp.ClientError: The service does not answer as it should.
-            msgspec.MsgspecError: What it answers is no prediction.
+            aiohttp.ClientError: The request fails.
+            msgspec.MsgspecError: The answer is not a prediction.
         """
         requests = [_features(one) for one in inputs]
         known = [request for request in requests if request is not None]
@@ -81,7 +80,9 @@ class LLMDPredictor:
         content = await self._post(self._predict_url, {"requests": known})
         answer = msgspec.json.decode(content, type=_Answer)
         if len(answer.predictions) != len(known):
-            raise msgspec.ValidationError("as many predictions are expected as were asked for")
+            raise msgspec.ValidationError(
+                f"expected {len(known)} predictions, got {len(answer.predictions)}"
+            )
         predictions = iter(answer.predictions)
         return [
             _UNPREDICTED if request is None else _latencies(next(predictions))
@@ -92,7 +93,7 @@ class LLMDPredictor:
         """Send training entries.
 
         Raises:
-            aiohttp.ClientError: They were not taken.
+            aiohttp.ClientError: The service did not accept them.
         """
         if entries and self._learn_url:
             await self._post(self._learn_url, {"entries": list(entries)})
@@ -107,7 +108,9 @@ class LLMDPredictor:
             async for piece in response.content.iter_any():
                 content += piece
                 if len(content) > _MAX_BYTES:
-                    raise aiohttp.ClientPayloadError(f"too large an answer from {shown}")
+                    raise aiohttp.ClientPayloadError(
+                        f"the answer from {shown} is larger than {_MAX_BYTES} bytes"
+                    )
             return bytes(content)
 
 
@@ -122,9 +125,9 @@ def _at(url: str, path: str) -> str:
 def training_entries(record: LifecycleRecord) -> list[dict[str, Any]]:
     """Return the training entries of a finished request: one for its TTFT, one for its TPOT.
 
-    As llm-d's router does, the first with the features of the prefill endpoint and a TPOT of 0, the
-    second with those of the decode endpoint and a TTFT of 0. Only a stream that completed teaches;
-    a latency or a feature that is unknown makes no entry.
+    As in llm-d's router, the first entry has the features of the prefill endpoint and a TPOT of 0,
+    the second those of the decode endpoint and a TTFT of 0. Only a completed stream has entries. An
+    unknown latency or feature makes no entry.
 
     Args:
         record: The finished request.
@@ -156,7 +159,7 @@ def _features(one: PredictionInput) -> dict[str, Any] | None:
         "num_request_running": one.num_request_running,
         "num_tokens_generated": 0,
         "prefix_cache_score": one.prefix_cache_score,
-        # llm-d counts the tokens of prompts that are being prefilled; never those of a decode.
+        # llm-d counts the tokens of prompts being prefilled, never those being decoded.
         "prefill_tokens_in_flight": 0 if one.pod_type == "decode" else one.inflight_tokens,
         "pod_type": one.pod_type,
     }

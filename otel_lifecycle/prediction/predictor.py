@@ -1,4 +1,4 @@
-"""Features of a request in, TTFT and TPOT out, within a time budget."""
+"""Predicts TTFT and TPOT from the features of a request, within a time limit."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _UNPREDICTED = LatencyPrediction()
 
 
 class Predictor(Protocol):
-    """Predicts what a request would take on each of some endpoints."""
+    """Predicts the latencies of a request on each of several endpoints."""
 
     async def predict(self, inputs: Sequence[PredictionInput]) -> Sequence[LatencyPrediction]:
         """Return one prediction for each input, in order; empty if there is none.
 
-        It may take its time and may raise: callers go through `predict_within`.
+        It may be slow and may raise: call it through `predict_within`.
 
         Args:
             inputs: One for each endpoint. A feature that is None is unknown.
@@ -36,9 +36,9 @@ async def predict_within(
     """Return the predictions, or empty ones if the predictor is late or fails.
 
     Args:
-        predictor: Who predicts.
+        predictor: The predictor.
         inputs: One for each endpoint.
-        timeout: Seconds that all of it may take.
+        timeout: Time limit in seconds.
     """
     nothing = [_UNPREDICTED] * len(inputs)
     try:
@@ -56,7 +56,7 @@ def route_prediction(
 
     Args:
         inputs: One for each counted endpoint of the route.
-        predictions: Theirs.
+        predictions: The prediction for each input.
     """
     ttft = tpot = None
     for one, prediction in zip(inputs, predictions, strict=True):

@@ -1,4 +1,4 @@
-"""Predicts for requests whose router did not, for their record only."""
+"""Predicts latencies that the router did not predict, only for the record."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class InFlight(Protocol):
 
 
 class _Waiting(NamedTuple):
-    """A request as it was dispatched."""
+    """A dispatched request that waits for its prediction."""
 
     request: InFlight
     record: LifecycleRecord
@@ -50,9 +50,10 @@ class _Waiting(NamedTuple):
 
 
 class ShadowPrediction:
-    """Asks the service off the request's path, and teaches it from finished requests.
+    """Requests predictions off the request's path, and sends finished requests for training.
 
-    A prediction that comes after the end of its request is dropped. Thread-safe; no method waits.
+    A prediction that arrives after the end of its request is dropped. Thread-safe; `predict` and
+    `learn` never wait.
 
     Args:
         config: Settings.
@@ -72,7 +73,7 @@ class ShadowPrediction:
         """Queue the prediction of a request in flight, if there is room."""
         if self._config.url and len(self._waiting) < self._config.max_queue:
             self._thread.ensure_running()
-            # Now: a request that is sent elsewhere gets another record and other loads.
+            # Take the record and loads now: rerouting the request replaces both.
             self._waiting.append(_Waiting(request, request.record, request.role_loads))
             self._thread.wake(self._work.set)
 
@@ -112,14 +113,14 @@ class ShadowPrediction:
     async def _predict_all(self, service: LLMDPredictor) -> None:
         while True:
             self._work.clear()
-            # All that came while the last ones were predicted, in one exchange.
+            # One HTTP request for everything queued during the previous one.
             batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
             if not batch:
                 await self._work.wait()
                 continue
             try:
                 await self._predict(service, batch)
-            except Exception:  # whatever it is, the requests that follow are predicted
+            except Exception:  # keep predicting later requests, whatever failed
                 _logger.debug("%d requests could not be predicted", len(batch), exc_info=True)
 
     async def _predict(self, service: LLMDPredictor, batch: Sequence[_Waiting]) -> None:
@@ -127,7 +128,7 @@ class ShadowPrediction:
         predictions = iter(await predict_within(service, list(chain(*inputs)), self._timeout))
         for waiting, own in zip(batch, inputs, strict=True):
             prediction = route_prediction(own, list(islice(predictions, len(own))))
-            # One reference, with the record it is for: the request may go elsewhere by now.
+            # Stored with its record in one step: the request may have been rerouted meanwhile.
             waiting.request.shadow = (waiting.record, prediction)
 
     async def _teach(self, service: LLMDPredictor) -> None:
@@ -143,7 +144,10 @@ class ShadowPrediction:
                 problem = without_secrets(f"{type(error).__name__}: {error}")
             if problem != self._problem and entries:
                 self._problem = problem
-                _logger.warning("training data: %s", problem or "it is taken again")
+                if problem:
+                    _logger.warning("training data cannot be sent, and is dropped: %s", problem)
+                else:
+                    _logger.warning("training data is accepted again")
 
 
 def _inputs(record: LifecycleRecord, loads: Mapping[str, Load]) -> list[PredictionInput]:

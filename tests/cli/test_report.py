@@ -95,7 +95,7 @@ REPORT = """\
   rejected                1  ██████
   errors: stream_truncated 1
 
-Requests, each from its dispatch on
+Requests, aligned at dispatch
 ░ to the first chunk  █ to the end  ▒ no first chunk
                   0 ms                                     410                                820 ms
 plain             ░░░░░░░░░░░░░░░░░░░░██████████████████████████████████████████████████████████████

@@ -105,8 +105,7 @@ def test_unread_segments_deleted(path: Path) -> None:
         closed(path, number).unlink()
     follower = Follower(path, position=batch.position)
     reason = (
-        "3 closed segments before this one were deleted before all was read that may have "
-        "followed line 1"
+        "3 closed segments before this one were deleted before everything after line 1 was read"
     )
     assert found(follower.poll()) == (["e"], [f"{closed(path, 5)}: {reason}"])
     append(closed(path, 8), lines("f"))

@@ -52,7 +52,8 @@ def test_other_content(
     with pytest.raises(ConfigError) as refusal:
         make_tracker(path, rotate_bytes=rotate_bytes)
 
-    beginning = f"persistence.outputPath {str(path)!r} cannot be written: {path} is not a record file:"
+    refused = f"persistence.outputPath {str(path)!r} cannot be written"
+    beginning = f"{refused}: {path} is not a record file:"
     assert str(refusal.value).startswith(beginning)
     assert content == path.read_bytes()
     assert path.stat().st_mode & 0o777 == 0o644

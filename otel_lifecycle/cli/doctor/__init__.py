@@ -1,4 +1,4 @@
-"""`otel-lifecycle doctor`: what would be instrumented here, and where would it go?"""
+"""`otel-lifecycle doctor`: shows what would be instrumented, and where telemetry would go."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(command: Sequence[str]) -> int:
         The exit code: 0 if it would work, 1 if not.
     """
     if command and os.path.basename(command[0]) == INSTRUMENT:
-        raise CommandError(f"leave {INSTRUMENT} out, name the command that it is to start")
+        raise CommandError(f"omit {INSTRUMENT}, and name the command that it starts")
     diagnosis = Diagnosis()
     _examine(diagnosis, command)
     diagnosis.print(open_printer())
@@ -43,7 +43,7 @@ def _examine(diagnosis: Diagnosis, command: Sequence[str]) -> None:
     try:
         facts = interpreter.facts(program.console_script, program.module)
     except ProbeError as error:
-        diagnosis.problem(f"{interpreter.path} cannot be asked what is installed: {error}")
+        diagnosis.problem(f"cannot find out what is installed for {interpreter.path}: {error}")
         return
     if command and not examine_runs(diagnosis, command, program, facts):
         return
@@ -63,5 +63,5 @@ def _examine(diagnosis: Diagnosis, command: Sequence[str]) -> None:
     if not exported and not config.persistence.enabled:
         diagnosis.problem(
             "spans and metrics are not exported, and there is no record file: set "
-            "OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH, or set the SDK up to export"
+            "OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH, or configure the SDK to export"
         )

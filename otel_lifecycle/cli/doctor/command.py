@@ -1,4 +1,4 @@
-"""What a command is that `opentelemetry-instrument` would start."""
+"""Analyses a command that `opentelemetry-instrument` would start."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _EXEC_RELATIVE = re.compile(r"""^'''exec' "\$\(dirname .*/'([^']+)' "\$0" """, r
 
 @dataclass(frozen=True)
 class Program:
-    """A command, as far as it can be told without running it.
+    """A command, as far as it can be analysed without running it.
 
     Attributes:
-        path: What the shell would run; empty if there is no such program.
-        interpreter: The Python that runs it; empty if it is no Python program.
-        script_of: What else runs it, if it is a script: `bash`.
+        path: The program that the shell would run; empty if there is none.
+        interpreter: The Python that runs it; empty if it is not a Python program.
+        script_of: The other interpreter that runs it, if it is a script: `bash`.
         console_script: Its name, if it is a Python program on the path.
         module: The module it runs, if the command says so.
         file: The Python file it runs, if the command says so.
-        isolating_flag: The flag that keeps Python from looking at `PYTHONPATH`.
+        isolating_flag: The flag that makes Python ignore `PYTHONPATH`.
     """
 
     path: str = ""

@@ -1,4 +1,4 @@
-"""Where spans and metrics go, and whether anything listens there."""
+"""Shows where spans and metrics go, and checks whether anything listens there."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def examine_destinations(
         for name in names.split(","):
             exporter = _exporter(diagnosis, name.strip(), variables)
             if exporter is None:
-                diagnosis.fact(label, f"{name}, with a protocol that is not known")
+                diagnosis.fact(label, f"{name}, with an unknown protocol")
             elif exporter not in known:
                 diagnosis.fact(label, f"{exporter}, which is not installed")
                 diagnosis.problem(
-                    f"the exporter {exporter} of {label} is not installed: the SDK cannot be set "
-                    "up, and nothing is instrumented"
+                    f"the exporter {exporter} of {label} is not installed, so the SDK cannot start "
+                    "and nothing is instrumented: install it"
                 )
             elif exporter in _BY_PROTOCOL.values():
                 _examine_otlp(diagnosis, label, exporter, variables, reached)
@@ -95,8 +95,8 @@ def _exporter(diagnosis: Diagnosis, name: str, variables: _Variables) -> str | N
     protocol = variables.either("PROTOCOL") or "grpc"
     if protocol not in _BY_PROTOCOL:
         diagnosis.problem(
-            f"the OTLP protocol {protocol!r} is not one of {', '.join(_BY_PROTOCOL)}: the SDK "
-            "cannot be set up, and nothing is instrumented"
+            f"the OTLP protocol {protocol!r} is not one of {', '.join(_BY_PROTOCOL)}, so the SDK "
+            "cannot start and nothing is instrumented"
         )
     return _BY_PROTOCOL.get(protocol)
 
@@ -115,13 +115,13 @@ def _examine_otlp(
         parts = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
         secure = parts.scheme == "https" or (not http and _is_secure(parts.scheme, variables))
         address = _address(parts, secure)
-    except ValueError:  # its text may hold a part of a password
+    except ValueError:  # its text may contain a part of a password
         diagnosis.fact(label, f"{exporter} to {shown}")
         diagnosis.problem(f"the OTLP endpoint {shown} is not a valid URL")
         return
     if http and parts.scheme not in ("http", "https"):
         diagnosis.fact(label, f"{exporter} to {shown}")
-        diagnosis.problem(f"the OTLP endpoint {shown} needs http:// or https:// before it")
+        diagnosis.problem(f"the OTLP endpoint {shown} must start with http:// or https://")
         return
     state = "not tried"
     if address is not None:
@@ -154,14 +154,14 @@ def _address(parts: SplitResult, secure: bool) -> _Address | None:
 
 def _try(diagnosis: Diagnosis, label: str, scheme: str, address: _Address) -> str:
     if (scheme or "https") in getproxies() and not proxy_bypass(address.host):
-        return "not tried, there is a proxy before it"
+        return "not tried, because of a proxy"
     try:
         socket.create_connection(address, CONNECT_SECONDS).close()
     except OSError as error:
         reason = error.strerror or f"no answer within {CONNECT_SECONDS:g} s"
         diagnosis.problem(
-            f"{address.host}:{address.port} takes no {label} ({reason}): start a collector there, "
-            "set OTEL_EXPORTER_OTLP_ENDPOINT, or export nothing (OTEL_TRACES_EXPORTER=none, "
+            f"{address.host}:{address.port} accepts no {label} ({reason}): start a collector "
+            "there, set OTEL_EXPORTER_OTLP_ENDPOINT, or export nothing (OTEL_TRACES_EXPORTER=none, "
             "OTEL_METRICS_EXPORTER=none)"
         )
         return f"nothing listens there ({reason})"

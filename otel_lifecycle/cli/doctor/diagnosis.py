@@ -1,4 +1,4 @@
-"""What the doctor says: facts in sections, then what is wrong."""
+"""The doctor's output: facts in sections, then warnings and problems."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NARROWEST = 30
 class Diagnosis:
     """Collects facts, problems and warnings.
 
-    A problem keeps spans or records from being made or from arriving; a warning does not.
+    A problem prevents spans or records from being created or delivered; a warning does not.
     """
 
     def __init__(self) -> None:

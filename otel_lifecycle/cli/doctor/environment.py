@@ -1,4 +1,4 @@
-"""The Python and the packages that matter."""
+"""Shows the versions of Python and of the relevant packages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from otel_lifecycle.cli.doctor.diagnosis import Diagnosis
 from otel_lifecycle.cli.doctor.interpreter import Facts
 
 _INSTRUMENTATION = "opentelemetry-instrumentation"
-# Before it, the processes that an instrumented one starts were not instrumented.
+# Older versions do not instrument the child processes of an instrumented process.
 _REACHES_CHILDREN = (0, 63)
 
 
@@ -28,7 +28,7 @@ def examine_environment(diagnosis: Diagnosis, facts: Facts) -> bool:
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers is not None and (int(numbers[1]), int(numbers[2])) < _REACHES_CHILDREN:
         diagnosis.warn(
-            f"{_INSTRUMENTATION} {version} does not reach the worker processes of a router: "
+            f"{_INSTRUMENTATION} {version} does not instrument the worker processes of a router: "
             f"{facts.executable} -m pip install --upgrade '{_INSTRUMENTATION}>=0.63b0'"
         )
     return True

@@ -1,7 +1,7 @@
-"""Looks for hooks in a module. Runs in the module's environment, as a program of its own.
+"""Looks for hooks in a module. Runs in the module's environment, as a separate program.
 
-Arguments: the module, and the names wanted in it. Importing a router's module is not starting it,
-but it may take long, print, or end the process.
+Arguments: the module, and the names to look for. Importing a router's module does not start the
+router, but it may take long, print, or end the process.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from operator import attrgetter
 def main() -> None:
     """Write the missing names to standard output as JSON, or why they are unknown."""
     answer = os.dup(1)
-    os.dup2(2, 1)  # what is imported may print
+    os.dup2(2, 1)  # an imported module may print
     name, *wanted = sys.argv[1:]
     with open(answer, "w", encoding="utf-8") as output:
         json.dump(_look(name, wanted), output)
-    os._exit(0)  # threads that the import has started are not waited for
+    os._exit(0)  # do not wait for threads that the import has started
 
 
 def _look(name: str, wanted: list[str]) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Which instrumentations load, and which of the hooks they want are there."""
+"""Shows which instrumentations load, and which of their hooks exist."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def examine_instrumentations(
             following.append(point.name)
     if enriching and not following:
         diagnosis.problem(
-            f"{', '.join(enriching)} can only add to what asgi_router follows, and that one is "
-            "disabled or finds nothing to hook"
+            f"{', '.join(enriching)} can only add to the spans of asgi_router, which is disabled "
+            "or finds nothing to hook"
         )
     elif not following:
         diagnosis.problem(
-            "no instrumentation finds anything to hook: no library of a router that is known here "
-            "is installed, or they are disabled"
+            "no instrumentation finds anything to hook: no known router library is installed, or "
+            "the instrumentations are disabled"
         )
     _examine_others(
         diagnosis,
@@ -92,7 +92,7 @@ def _examine_hooks(
         if hooks.missing:
             diagnosis.warn(
                 f"{where} has no {_listed(module, hooks.missing, hooks.module_missing)}: "
-                "what it would tell stays unknown"
+                "the values it provides stay unknown"
             )
     return hooked
 
@@ -109,7 +109,7 @@ def _examine_others(diagnosis: Diagnosis, facts: Facts, others: list[str]) -> No
     if noisy:
         diagnosis.warn(
             f"{' and '.join(noisy)}: one `http send` span for each chunk of a stream, which no "
-            f"variable turns off; {_DISABLED}={','.join(noisy)} leaves them out"
+            f"variable turns off; {_DISABLED}={','.join(noisy)} disables the instrumentation"
         )
     if facts.fastapi_traces:
         diagnosis.fact(

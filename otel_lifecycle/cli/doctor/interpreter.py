@@ -1,4 +1,4 @@
-"""Runs the probes in the environment they are about."""
+"""Runs the probes in the environment they examine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _AUTO_INSTRUMENTATION = "opentelemetry/instrumentation/auto_instrumentation"
 
 
 class ProbeError(Exception):
-    """An environment did not answer; the text says why."""
+    """An environment cannot be examined; the text gives the reason."""
 
 
 class EntryPoint(msgspec.Struct, frozen=True):
@@ -36,9 +36,9 @@ class EntryPoint(msgspec.Struct, frozen=True):
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """What one of our instrumentations hooks, or why it cannot be loaded.
+    """The hooks of one of our instrumentations, or why it cannot be loaded.
 
-    In the modules of `serving` requests come in.
+    The modules of `serving` receive requests.
     """
 
     modules: dict[str, list[str]]
@@ -48,7 +48,7 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What is in an environment; `probe` finds it out."""
+    """The contents of an environment, as found by `probe`."""
 
     python: str
     executable: str
@@ -64,7 +64,7 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 class Hooks(msgspec.Struct, frozen=True):
-    """Which of the wanted hooks a module lacks, or why that cannot be told."""
+    """The hooks that a module lacks, or why that is unknown."""
 
     missing: list[str] = []
     module_missing: bool = False
@@ -72,7 +72,7 @@ class Hooks(msgspec.Struct, frozen=True):
 
 
 class Interpreter:
-    """The Python of one environment, as `opentelemetry-instrument` would start a program with it.
+    """The Python of one environment, as `opentelemetry-instrument` would use it.
 
     Args:
         path: The executable.
@@ -87,11 +87,11 @@ class Interpreter:
         """Return what is installed in the environment.
 
         Args:
-            command: Name of the console script it runs; empty if it is none.
-            module: The module it runs; empty if that is not known.
+            command: Name of the console script that is run; empty if none is.
+            module: The module that is run; empty if it is not known.
 
         Raises:
-            ProbeError: It cannot be told.
+            ProbeError: The environment cannot be examined.
         """
         return self._ask(probe.__file__, [command, module], PROBE_SECONDS, Facts)
 
@@ -105,7 +105,7 @@ class Interpreter:
     def _ask(
         self, source: str, arguments: Sequence[str], seconds: float, answer: type[_Answer]
     ) -> _Answer:
-        # As text: run as a file, its folder would be the first place to import from.
+        # As text: a file's folder would be the first place to import from.
         command = [self.path, "-c", Path(source).read_text("utf-8"), *arguments]
         try:
             process = subprocess.Popen(
@@ -131,14 +131,14 @@ class Interpreter:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):  # nothing of its session is left
+    with suppress(ProcessLookupError):  # no process of its session is left
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
 def _last_words(code: int, said: bytes) -> str:
     lines = said.decode("utf-8", "replace").strip().splitlines()
-    return printable(f"exited with {code}: {lines[-1].strip() if lines else 'it said nothing'}")
+    return printable(f"exited with {code}: {lines[-1].strip() if lines else 'no output'}")
 
 
 def _without_auto_instrumentation(environment: Mapping[str, str]) -> dict[str, str]:

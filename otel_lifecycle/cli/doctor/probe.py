@@ -1,7 +1,7 @@
-"""Asks an environment what is in it. Runs there, as a program, and imports no router.
+"""Finds out what an environment contains. Runs there, as a program, and imports no router.
 
-Arguments: the command's name, and the module it runs (may be empty). It needs nothing but the
-standard library: the environment may have neither this package nor OpenTelemetry.
+Arguments: the command's name, and the module it runs (may be empty). It needs only the standard
+library: the environment may have neither this package nor OpenTelemetry.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ _PACKAGE = "otel_lifecycle."
 
 
 def main() -> None:
-    """Write what it finds to standard output, as JSON."""
+    """Write the facts to standard output as JSON."""
     answer = os.dup(1)
-    os.dup2(2, 1)  # what is imported may print
+    os.dup2(2, 1)  # an imported module may print
     command, module = sys.argv[1:]
     groups = {group: list(entry_points(group=group)) for group in _GROUPS}
     wanted = {
@@ -127,7 +127,7 @@ def _libraries(names: set[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in sorted(names):
         if _find(name) is not None:
-            # Python 3.10 knows the owner of few packages; most are called like their distribution.
+            # Python 3.10 knows the owner of few packages; most have the name of their distribution.
             known = {*owners.get(name, [name])}
             versions = [f"{owner} {_version(owner)}" for owner in known if _version(owner)]
             found[name] = ", ".join(sorted(versions))

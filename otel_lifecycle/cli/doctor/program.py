@@ -1,4 +1,4 @@
-"""Whether what a command starts can be instrumented at all."""
+"""Checks whether the program that a command starts can be instrumented."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ def examine_program(diagnosis: Diagnosis, command: Sequence[str], program: Progr
         diagnosis.fact(program.path, f"Python program, run by {program.interpreter}")
         if program.isolating_flag:
             diagnosis.problem(
-                f"{program.path} runs Python with {program.isolating_flag}, which keeps "
-                f"{INSTRUMENT} out"
+                f"{program.path} runs Python with {program.isolating_flag}, which disables "
+                f"{INSTRUMENT}: remove the flag"
             )
         return True
     if program.script_of:
         diagnosis.fact(program.path, f"a script of {program.script_of}")
         diagnosis.warn(
-            f"{program.path} is no Python program, so this looks at the environment of the doctor; "
+            f"{program.path} is not a Python program, so the doctor examines its own environment; "
             "name the Python program that it starts"
         )
         return True
     diagnosis.fact(program.path, "a native program")
     diagnosis.problem(
-        f"{program.path} is a native program, in which nothing can be hooked; if all it does is "
-        "start a Python program, name that one"
+        f"{program.path} is a native program, which cannot be instrumented; if it only starts a "
+        "Python program, name that program"
     )
     return False
 
@@ -53,7 +53,7 @@ def examine_runs(
     """Report which code a Python program runs, and how to start it.
 
     Returns:
-        Whether anything can be hooked in it.
+        Whether it can be instrumented.
     """
     if program.file:
         there = Path(program.file).exists()
@@ -64,7 +64,7 @@ def examine_runs(
         diagnosis.fact("runs", f"the module {facts.module}")
         if not _examine_module(diagnosis, command, facts):
             return False
-    # Options of the command would be taken for its own, and arguments may hold secrets.
+    # Its own options would be confused with those of the command, and arguments may be secret.
     name = INSTRUMENT if shutil.which(INSTRUMENT) else _beside(facts.executable)
     diagnosis.fact("to be started by", f"{name} -- {command[0]}{' ...' if command[1:] else ''}")
     return True
@@ -76,14 +76,14 @@ def _examine_module(diagnosis: Diagnosis, command: Sequence[str], facts: Facts) 
         return False
     if facts.native and _MINI_LB not in command:
         diagnosis.problem(
-            f"{facts.module} starts a native router ({facts.native}), in which nothing "
-            "can be hooked; use its own tracing"
+            f"{facts.module} starts a native router ({facts.native}), which cannot be "
+            "instrumented; use its own tracing"
         )
         return False
     if facts.module.startswith("vllm_router.") and _has_option(command, _OWN_TRACING):
         diagnosis.warn(
-            f"with {_OWN_TRACING} the router makes a second server span for each request; leave "
-            "it out"
+            f"with {_OWN_TRACING} the router creates a second server span for each request; remove "
+            "the option"
         )
     return True
 

@@ -1,4 +1,4 @@
-"""What sets the SDK up under `opentelemetry-instrument`."""
+"""Shows which packages configure the SDK under `opentelemetry-instrument`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from otel_lifecycle.cli.doctor.diagnosis import Diagnosis
 from otel_lifecycle.cli.doctor.interpreter import EntryPoint, Facts
 
-# What `opentelemetry-distro` sets, where nobody else has.
+# The defaults that `opentelemetry-distro` sets.
 _DISTRO_DEFAULTS = {
     "OTEL_TRACES_EXPORTER": "otlp",
     "OTEL_METRICS_EXPORTER": "otlp",
@@ -21,7 +21,7 @@ def examine_sdk(
     """Report which distro and which configurator are installed.
 
     Returns:
-        The environment as the SDK will see it; None if nothing sets it up.
+        The environment as the SDK will see it; None if nothing configures the SDK.
     """
     diagnosis.begin("SDK")
     chosen: dict[str, EntryPoint | None] = {}
@@ -31,8 +31,8 @@ def examine_sdk(
         chosen[kind] = _choose(diagnosis, kind, variable, points, environment.get(variable))
     if chosen["configurator"] is None:
         diagnosis.warn(
-            "nothing sets the SDK up, so there are no spans and metrics: "
-            f"{facts.executable} -m pip install opentelemetry-distro, or your vendor's"
+            "nothing configures the SDK, so there are no spans and metrics: "
+            f"{facts.executable} -m pip install opentelemetry-distro, or your vendor's distro"
         )
         return None
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
@@ -63,7 +63,7 @@ def _choose(
         names = ", ".join(point.name for point in others)
         diagnosis.fact(f"other {kind}", names)
         diagnosis.warn(
-            f"there is more than one {kind}: {taken.name} comes first, {names} will not be used; "
-            f"{variable} chooses"
+            f"there is more than one {kind}: {taken.name} is used, {names} will not be; "
+            f"set {variable} to choose another"
         )
     return taken

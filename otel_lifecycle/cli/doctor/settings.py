@@ -1,4 +1,4 @@
-"""Which settings are in force, and whether the record file can be written."""
+"""Shows the settings in force, and checks whether the record file can be written."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from otel_lifecycle.records.ownership import ForeignFile, check
 from otel_lifecycle.runtime.files import read_file
 from otel_lifecycle.runtime.text import without_secrets
 
-_RARE = ("collection.", "prediction.")  # shown where they are set
+_RARE = ("collection.", "prediction.")  # shown only if they are set
 _ALWAYS_SHOWN = ("collection.enabled", "prediction.url")
 _WRITABLE = "can be written"
-_NOT_EXISTING = "does not exist yet, the folder can be written"
+_NOT_EXISTING = "does not exist yet; its folder can be written"
 
 
 def examine_settings(diagnosis: Diagnosis, environment: Mapping[str, str]) -> TrackerConfig | None:
@@ -34,12 +34,12 @@ def examine_settings(diagnosis: Diagnosis, environment: Mapping[str, str]) -> Tr
     diagnosis.begin("settings")
     for variable, known in unknown_variables(environment).items():
         instead = f"; did you mean {known}?" if known else ""
-        diagnosis.warn(f"nothing reads {variable}{instead}")
+        diagnosis.warn(f"the variable {variable} is unknown{instead}")
     try:
         config = TrackerConfig.from_environment(environment)
     except ConfigError as error:
         diagnosis.fact("refused", str(error))
-        diagnosis.problem(f"a setting is refused, so the router stays uninstrumented: {error}")
+        diagnosis.problem(f"a setting is invalid, so the router stays uninstrumented: {error}")
         return None
     path = environment.get(CONFIG_FILE_VARIABLE, "")
     in_file = _fields_of(path) if path else set[str]()
@@ -64,7 +64,7 @@ def examine_record_file(diagnosis: Diagnosis, persistence: PersistenceConfig) ->
     """Report whether the record file can be written, without creating or changing it."""
     diagnosis.begin("record file")
     if not persistence.enabled:
-        diagnosis.fact("not written", "OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH would name one")
+        diagnosis.fact("not written", "set OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH to write one")
         return
     try:
         path = live_path(persistence.output_path).absolute()
@@ -118,7 +118,7 @@ def _state(path: Path) -> str:
         return _WRITABLE if os.access(path, os.R_OK | os.W_OK) else "no permission"
     folder = next(folder for folder in path.parents if folder.exists())
     if not folder.is_dir():
-        return f"{folder} is no folder"
+        return f"{folder} is not a folder"
     if os.access(folder, os.W_OK | os.X_OK):
         return _NOT_EXISTING
     return f"no permission in {folder}"

@@ -1,4 +1,4 @@
-"""NPU and GPU state, from the bytes a source serves to one shape."""
+"""Converts the responses of all NPU and GPU sources to one type."""
 
 from otel_lifecycle.state.accelerators.reading import STALE_AFTER, DeviceReading, Group, npu_state
 

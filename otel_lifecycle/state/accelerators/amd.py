@@ -1,9 +1,9 @@
 """AMD's device-metrics-exporter, port 5000, `/metrics`.
 
 Fields: its `docs/configuration/metricslist.md`. Names may carry the prefix `amd_`
-(`MetricsFieldPrefix`). Activities are percent and told for the first partition of a GPU only;
-samples have no timestamps. Partitions have a `gpu_id` of their own in some releases, and
-share that of their GPU in others.
+(`MetricsFieldPrefix`). Activities are percentages, reported only for the first partition of a GPU.
+Samples have no timestamps. In some releases partitions have their own `gpu_id`; in others they have
+that of their GPU.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def read(exposition: bytes, scraped_at: float) -> Sequence[DeviceReading]:
 
     Args:
         exposition: The body.
-        scraped_at: When it was fetched, in seconds since the epoch.
+        scraped_at: Time of the scrape, in seconds since the epoch.
     """
     samples = [
         sample._replace(name=sample.name.removeprefix(_PREFIX))

@@ -1,8 +1,8 @@
 """NVIDIA's dcgm-exporter, port 9400, `/metrics`.
 
-Fields: `etc/*.csv` of dcgm-exporter and DCGM's field identifiers. Utilizations are percent in
-`DCGM_FI_DEV_*` and ratios in `DCGM_FI_PROF_*`; the latter are also there for MIG instances. Samples
-have no timestamps, although DCGM itself collects only once in 30 s by default.
+Fields: `etc/*.csv` of dcgm-exporter and DCGM's field identifiers. Utilizations are percentages in
+`DCGM_FI_DEV_*` and ratios in `DCGM_FI_PROF_*`; MIG instances have the latter too. Samples have no
+timestamps, although DCGM itself collects only every 30 s by default.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ READER = SampleReader(
     ]
 )
 
-# The least of DCGM's blank values (`DCGM_INT32_BLANK`): no memory has as many MiB.
+# The smallest of DCGM's blank values (`DCGM_INT32_BLANK`): no memory has this many MiB.
 _BLANK = float(0x7FFFFFF0)
 
 
@@ -51,7 +51,7 @@ def read(exposition: bytes, scraped_at: float) -> Sequence[DeviceReading]:
 
     Args:
         exposition: The body.
-        scraped_at: When it was fetched, in seconds since the epoch.
+        scraped_at: Time of the scrape, in seconds since the epoch.
     """
     devices = by_device(READER.read(exposition), scraped_at, _device)
     divided = _divided(devices)

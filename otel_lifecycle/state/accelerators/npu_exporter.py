@@ -1,8 +1,8 @@
 """Ascend's npu-exporter (mind-cluster), port 8082, `/metrics`.
 
-Series and labels: `component/npu-exporter` of mind-cluster, `collector/metrics`. It writes -1 (or
-nothing) where a read failed, and gives every sample the time at which it was collected. Only the
-910 family has HBM; of other chips memory and bandwidth stay unknown.
+Series and labels: `component/npu-exporter` of mind-cluster, `collector/metrics`. After a failed
+read it writes -1 or nothing. Every sample has the time at which it was collected. Only the 910
+family has HBM; for other chips memory and bandwidth stay unknown.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MEMORY_TOTAL = "npu_chip_info_hbm_total_memory"
 _BANDWIDTH = "npu_chip_info_hbm_bandwidth_utilization"
 READER = SampleReader([_CORE, _MEMORY, _MEMORY_USED, _MEMORY_TOTAL, _BANDWIDTH])
 
-# Stands in all pod labels of a chip that several pods use: which of them is not told.
+# The value of all pod labels of a chip that several pods use; the pods are not named.
 _SEVERAL_PODS = "not_displayed_for_multi_pod"
 
 
@@ -36,7 +36,7 @@ def read(exposition: bytes, scraped_at: float) -> Sequence[DeviceReading]:
 
     Args:
         exposition: The body.
-        scraped_at: When it was fetched, in seconds since the epoch.
+        scraped_at: Time of the scrape, in seconds since the epoch.
     """
     return [
         reading(

@@ -1,8 +1,8 @@
-"""Ascend's `npu-smi`, on the host itself: for machines without an exporter.
+"""Ascend's `npu-smi`, run on the host itself, for machines without an exporter.
 
-`npu-smi info -l` lists the NPUs, `npu-smi info -t usages -i ID` prints what the chips of one do, as
-lines `Key : value` in which `Chip ID` ends the block of a chip. While a profiler runs, npu-smi says
-0 for the AI cores.
+`npu-smi info -l` lists the NPUs. `npu-smi info -t usages -i ID` prints the usage of an NPU's chips
+as lines `Key : value`; a line `Chip ID` ends the block of a chip. While a profiler runs, npu-smi
+reports 0 for the AI cores.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from contextlib import suppress
 from otel_lifecycle.state.accelerators.reading import DeviceReading
 from otel_lifecycle.state.accelerators.series import Device, Measured, Measurement, reading
 
-MAX_OUTPUT = 256 * 1024  # of one command; 16 chips print some 8 KiB
+MAX_OUTPUT = 256 * 1024  # bytes of one command; 16 chips print about 8 KiB
 MAX_NPUS = 64
 
 _CORE = "Aicore Usage Rate(%)"
@@ -33,17 +33,17 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?", re.ASCII)
 
 
 class NpuSmiError(Exception):
-    """`npu-smi` is not there, or what it prints is of no use; says why in one line."""
+    """`npu-smi` is missing, fails or prints an unknown format; the text gives the reason."""
 
 
 def read(executable: str = "npu-smi", *, timeout: float = 10.0) -> Sequence[DeviceReading]:
     """Read each chip of this machine. Blocks: call it on a worker thread.
 
-    An NPU that cannot be read is there with nothing known of it, as long as another one can.
+    If only some NPUs can be read, the others are listed with unknown values.
 
     Args:
         executable: Name or path of `npu-smi`.
-        timeout: Seconds for all commands together; what still runs then is killed.
+        timeout: Seconds for all commands together; a command that still runs then is killed.
 
     Raises:
         NpuSmiError: Nothing could be read.
@@ -60,7 +60,7 @@ def read(executable: str = "npu-smi", *, timeout: float = 10.0) -> Sequence[Devi
             output = _run(command, deadline)
             chips = list(_chips(npu, output, time.time()))
             if not chips:
-                raise NpuSmiError(f"`{' '.join(command)}` does not print `{_CORE}` and its like")
+                raise NpuSmiError(f"`{' '.join(command)}` prints no usages such as `{_CORE}`")
             readings += chips
         except NpuSmiError as error:
             errors.append(str(error))
@@ -87,10 +87,10 @@ def _chips(npu: str, output: str, now: float) -> Iterator[DeviceReading]:
     for key, value in _lines(output):
         if key in _USAGES:
             usages.setdefault(key, value)
-        elif key == _CHIP and usages:  # a card's controller has none
+        elif key == _CHIP and usages:  # a card's controller has no usages
             blocks.append((value, usages))
             usages = {}
-    if usages:  # of no chip: another layout, in which they may all belong to the chip before
+    if usages:  # without a chip: in another layout they may all belong to the previous chip
         return
     for chip, usages in blocks:
         core, memory, bandwidth = (_measured(usages.get(key), now) for key in _USAGES)
@@ -160,7 +160,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill the command and its children; do not wait for one that hangs in the driver."""
     assert process.stdout is not None
     process.stdout.close()
-    if process.returncode is None:  # else its group may be somebody else's by now
+    if process.returncode is None:  # else its group id may have been reused
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):

@@ -1,7 +1,7 @@
-"""What one device was read to do, and the state that many such readings make.
+"""The reading of one device, and the state computed from several readings.
 
-Every source (`npu_exporter`, `npu_smi`, `dcgm`, `amd`) ends in `DeviceReading`s, so that what
-follows - matching to endpoints, staleness, averages - is written once for NPUs and GPUs.
+Every source (`npu_exporter`, `npu_smi`, `dcgm`, `amd`) returns `DeviceReading`s, so that matching
+to endpoints, staleness and averages are implemented once for NPUs and GPUs.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Kind: TypeAlias = Literal["npu", "gpu"]
 
 GROUPS: tuple[Group, ...] = ("core", "memory", "memory_bandwidth")
 
-# Thrice the slowest default refresh of an exporter: npu-exporter reads everything once in 5 s until
-# v26.0.1, and since v26.1.0 utilization once in 1 s, memory and its bandwidth once in 60 s
+# Three times the slowest default refresh of an exporter: npu-exporter reads everything every 5 s up
+# to v26.0.1, and since v26.1.0 utilization every 1 s, memory and its bandwidth every 60 s
 # (`metricConfiguration.json` of mind-cluster's npu-exporter).
 STALE_AFTER: Mapping[Group, float] = MappingProxyType(
     {"core": 15.0, "memory": 180.0, "memory_bandwidth": 180.0}
@@ -30,26 +30,26 @@ STALE_AFTER: Mapping[Group, float] = MappingProxyType(
 
 
 class DeviceReading(msgspec.Struct, frozen=True):
-    """What one source said of one device; utilizations in percent, 0 to 100, None is unknown.
+    """A source's values of one device; utilizations in percent, 0 to 100, None is unknown.
 
-    A device that serves several pods may be read once for each.
+    A device that serves several pods may have one reading for each.
 
     Attributes:
         kind: `npu` or `gpu`.
         device_id: The source's id of the device, unique on its host.
-        target: Where it was read, `host:port`; set by whoever fetched it.
-        namespace: Kubernetes namespace of the pod that uses the device; empty when unknown.
-        pod_name: That pod; empty when unknown.
-        host: The machine, where the source names it.
-        core_utilization: Compute.
+        target: The source, `host:port`; set by the caller that fetched it.
+        namespace: Kubernetes namespace of the pod that uses the device; empty if unknown.
+        pod_name: That pod; empty if unknown.
+        host: The machine, if the source names it.
+        core_utilization: Compute in use.
         memory_utilization: Device memory in use.
         memory_bandwidth_utilization: Device memory bandwidth in use.
-        core_observed_at: When the group was read, in seconds since the epoch: the source's own
-            timestamp where it gives one, else the time of the scrape. None: the source said
-            nothing of the group.
+        core_observed_at: Time of the group's value, in seconds since the epoch: the source's own
+            timestamp if there is one, else the time of the scrape. None: the source has no value of
+            the group.
         memory_observed_at: The same for the memory.
         memory_bandwidth_observed_at: The same for its bandwidth.
-        invalid: Groups of which the source gave a value that cannot be one.
+        invalid: Groups for which the source has an invalid value.
     """
 
     kind: Kind
@@ -75,22 +75,22 @@ def npu_state(
 ) -> NPUState:
     """Combine the readings of one endpoint's devices, from any source, into its state.
 
-    A value is fresh when its time lies within the group's limit of `now`, before or after: an
-    exporter whose clock runs further ahead than that cannot be told from one that hangs. A device
-    whose core value is stale has no fresh ones: its source has stopped, however long the limit of
-    its memory. Averages and maxima are over the fresh values; where nothing is fresh, over the last
-    ones known. Where a group has only values that cannot be one (-1, a blank), its average and
-    maximum are NaN, which is recorded as null with the reason `npu_invalid_value`.
+    A value is fresh if its time is within the group's limit before or after `now`: an exporter
+    whose clock runs further ahead cannot be distinguished from one that hangs. If a device's core
+    value is stale, all its values are stale, because its source has stopped. Averages and maxima
+    cover the fresh values or, if there are none, the last known values. If a group has only invalid
+    values (-1, a blank), its average and maximum are NaN; the record has null with the reason
+    `npu_invalid_value`.
 
     Args:
-        readings: Of the endpoint's devices; of a device that was read twice the newest counts.
+        readings: Readings of the endpoint's devices; the newest reading of a device counts.
         now: Seconds since the epoch.
         stale_after: Seconds after which a group is stale.
 
     Returns:
-        The state, its status `fresh` (every group of every device is), `partial` (some are),
-        `stale` (none is, but some were) or `missing` (nothing was ever read). Its observation time
-        is that of the device whose newest value is the oldest.
+        The state. Its status is `fresh` (every group of every device is fresh), `partial` (some
+        are), `stale` (none is, but some were) or `missing` (nothing was ever read). Its observation
+        time is the newest time of the device that was updated least recently.
     """
     devices = _newest(readings)
     values = [_values(device, now, stale_after) for device in devices]
@@ -146,7 +146,7 @@ def _values(
         observed_at: float | None = getattr(reading, f"{group}_observed_at")
         if observed_at is None:
             continue
-        if not abs(now - observed_at) <= stale_after[group]:  # not a number is not fresh either
+        if not abs(now - observed_at) <= stale_after[group]:  # NaN is not fresh either
             if group == "core":
                 return {}
             continue
@@ -168,7 +168,7 @@ def _observation_time(
         return None
     try:
         return datetime.fromtimestamp(min(now, *moments), timezone.utc)
-    except (ValueError, OverflowError, OSError):  # a timestamp no calendar has
+    except (ValueError, OverflowError, OSError):  # a timestamp outside the calendar
         return None
 
 

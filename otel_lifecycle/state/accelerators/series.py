@@ -1,4 +1,4 @@
-"""From the series of an exporter to device readings: what its readers have in common."""
+"""Converts the series of an exporter to device readings; shared by the readers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from otel_lifecycle.state.exposition import Sample
 
 
 class Device(NamedTuple):
-    """Whom a series speaks of; the same device may appear once for each pod that uses it."""
+    """The device a series describes; it may appear once for each pod that uses it."""
 
     device_id: str
     namespace: str = ""
@@ -22,7 +22,7 @@ class Measurement(NamedTuple):
     """One group of one device.
 
     Attributes:
-        percent: 0 to 100; None: the source gave something that cannot be a value.
+        percent: 0 to 100; None: the source's value is invalid.
         observed_at: Seconds since the epoch.
     """
 
@@ -41,12 +41,12 @@ def by_device(
 ) -> dict[Device, Series]:
     """Group the samples by device and metric name, all with a time.
 
-    Of two samples of one series the first counts, as for Prometheus.
+    If a series has two samples, the first counts, as in Prometheus.
 
     Args:
-        samples: What was read.
-        scraped_at: The time of samples that have none of their own.
-        identify: Tells the device from the labels; None: they name none.
+        samples: The samples.
+        scraped_at: The time of samples without a timestamp.
+        identify: Returns the device from the labels; None: they name no device.
     """
     devices: dict[Device, Series] = {}
     for sample in samples:
@@ -63,8 +63,8 @@ def percent(sample: Sample | None, *, full: float = 100.0) -> Measured:
     """Convert a sample to a utilization in percent.
 
     Args:
-        sample: The sample; None: there is no such series.
-        full: The value that stands for 100 percent: 1 for a ratio.
+        sample: The sample; None: the series is missing.
+        full: The value that means 100 percent: 1 for a ratio.
     """
     if sample is None or sample.observed_at is None:
         return None

@@ -1,4 +1,4 @@
-"""Engine metrics, from the bytes an engine serves to `EndpointMetrics`."""
+"""Converts the metrics response of an engine to `EndpointMetrics`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from otel_lifecycle.state.engines import mindie, sglang, tensorrt_llm, vllm
 
 __all__ = ["read"]
 
-# MindIE's names have no prefix: this one is its own.
+# MindIE's names have no prefix; only MindIE uses this name.
 _ENGINES = (
     (b"\nvllm:", vllm.read),
     (b"\nsglang:", sglang.read),
@@ -26,12 +26,12 @@ def read(exposition: bytes, scraped_at: float) -> Mapping[str, EndpointMetrics]:
 
     Args:
         exposition: The body, in Prometheus' text format or OpenMetrics.
-        scraped_at: When it was fetched, in seconds since the epoch: the `update_time`.
+        scraped_at: Time of the scrape, in seconds since the epoch: the `update_time`.
 
     Returns:
-        The metrics by rank, as the engine names it (`"0"`, `"1"`), or under `""` where it names
-        none; without ranks of which nothing is known. A value that is missing, malformed or out of
-        range is unknown.
+        The metrics by rank, as the engine names it (`"0"`, `"1"`), or under `""` if it names no
+        ranks. Ranks without any known value are omitted. A value that is missing, malformed or out
+        of range is unknown.
     """
     for prefix, read_engine in _ENGINES:
         if prefix in exposition or exposition.startswith(prefix[1:]):

@@ -1,8 +1,8 @@
 """MindIE (MindIE-LLM, and the coordinator of MindIE Motor), `/metrics` on `metricsPort`.
 
 Names: "API for Querying Service Management and Control Metrics (Prometheus Format)" of MindIE's
-documentation. It is there with `MIES_SERVICE_MONITOR_MODE=1` only. Names have no prefix; block
-sizes, block counts, adapters and ranks are not told.
+documentation. It is served only with `MIES_SERVICE_MONITOR_MODE=1`. Names have no prefix. MindIE
+does not report block sizes, block counts, adapters and ranks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def read(exposition: bytes, scraped_at: float) -> Mapping[str, EndpointMetrics]:
 
 
 def _metrics(series: Series) -> EndpointMetrics:
-    counted = _COMPARED in series  # else an older release, which tells the rate alone
+    counted = _COMPARED in series  # else an older release, which reports only the rate
     return EndpointMetrics(
         running_requests=count(series, _RUNNING),
         waiting_requests=count(series, _WAITING),

@@ -1,4 +1,4 @@
-"""From the series of an engine to its metrics: what its readers have in common."""
+"""Converts the series of an engine to its metrics; shared by the readers."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _MODEL_LABELS = ("model", "model_name", "version")  # of Triton, vLLM and SGLang
 def by_rank(samples: Iterable[Sample], label: str) -> Mapping[str, Series]:
     """Group the samples by data-parallel rank and metric name.
 
-    What names no rank belongs to the only one there is; with several it cannot be told whose it is.
+    Samples without a rank belong to the only rank; if there are several, their rank is unknown.
 
     Args:
-        samples: What was read.
+        samples: The samples.
         label: The label that names the rank.
     """
     ranks: dict[str, dict[str, list[Sample]]] = {}
@@ -79,9 +79,9 @@ def ratio(series: Series, part: str, whole: str, *, unborn: float | None = None)
 
     Args:
         series: The samples by name.
-        part: The counter above the line.
-        whole: The counter below the line.
-        unborn: The fraction while `part` has no series, and `whole` counts something.
+        part: The counter in the numerator.
+        whole: The counter in the denominator.
+        unborn: The fraction while `part` has no series and `whole` is above 0.
     """
     if part not in series and whole in series and _total(series[whole]) > 0:
         return unborn

@@ -1,8 +1,9 @@
-"""SGLang, `/metrics`; it is there with `--enable-metrics` only.
+"""SGLang, `/metrics`; served only with `--enable-metrics`.
 
-Names: `python/sglang/srt/metrics/collector.py`. Series of the scheduler name the rank in `dp_rank`
-when there are several; with priority scheduling the total is the one with an empty `priority`.
-`sglang:cache_hit_rate` is not read: it is set to 0 whenever a decode batch is reported.
+Names: `python/sglang/srt/metrics/collector.py`. If there are several ranks, the scheduler's series
+name the rank in `dp_rank`. With priority scheduling the total is the series with an empty
+`priority`. `sglang:cache_hit_rate` is not read: SGLang resets it to 0 whenever it reports a decode
+batch.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _KV_CACHE = "sglang:token_usage"
 _CAPACITY = "sglang:max_total_num_tokens"
 _PAGE_SIZE = "sglang:page_size"
 _NUM_PAGES = "sglang:num_pages"
-_CACHE_CONFIG = "sglang:cache_config_info"  # until 0.5.10, instead of the two
+_CACHE_CONFIG = "sglang:cache_config_info"  # until 0.5.10, instead of these two
 _LORA_SLOTS = "sglang:lora_pool_slots_total"
 _CACHED = "sglang:cached_tokens_total"
 _PROMPT = "sglang:prompt_tokens_total"
@@ -71,7 +72,7 @@ def _metrics(series: Series) -> EndpointMetrics:
         kv_cache_max_token_capacity=size(series, _CAPACITY) or product(page_size, num_pages),
         cache_block_size=page_size,
         cache_num_blocks=num_pages,
-        # The counter has labels: it has no series before the first hit.
+        # The counter has labels, so it has no series before the first hit.
         prefix_cache_hit_rate=ratio(series, _CACHED, _PROMPT, unborn=0.0),
         max_active_models=count(series, _LORA_SLOTS),
     )

@@ -1,8 +1,8 @@
 """TensorRT-LLM: `trtllm-serve` (`/prometheus/metrics`), and Triton's backend (`/metrics`).
 
 Names: `tensorrt_llm/metrics/collector.py`, and the `nv_trt_llm_*` families of Triton's backend,
-whose label tells what a sample counts. Neither names ranks: with attention data parallelism
-`trtllm-serve` tells of rank 0 only.
+whose label says what a sample counts. Neither names ranks: with attention data parallelism
+`trtllm-serve` reports only rank 0.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NUM_BLOCKS = "trtllm_kv_cache_max_blocks"
 _USED_BLOCKS = "trtllm_kv_cache_used_blocks"
 _HIT_RATE = "trtllm_kv_cache_hit_rate"
 
-# Triton's family and value of its label, and the metric of `trtllm-serve` that says the same.
+# Maps Triton's family and label value to the equivalent metric of `trtllm-serve`.
 _TRITON_REQUESTS = "nv_trt_llm_request_metrics"
 _TRITON_BLOCKS = "nv_trt_llm_kv_cache_block_metrics"
 _TRITON = {

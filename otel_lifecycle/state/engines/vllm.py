@@ -1,7 +1,7 @@
 """vLLM, `/metrics`.
 
-Names: `vllm/v1/metrics/loggers.py`, and `vllm/engine/metrics.py` of the releases with V0. Every
-series of V1 names its data-parallel rank in the label `engine`; V0 knows no ranks.
+Names: `vllm/v1/metrics/loggers.py`, and `vllm/engine/metrics.py` in the releases with V0. Every
+series of V1 names its data-parallel rank in the label `engine`; V0 has no ranks.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _QUERIES = "vllm:prefix_cache_queries_total"
 _HITS = "vllm:prefix_cache_hits_total"
 _OLD_QUERIES = "vllm:gpu_prefix_cache_queries_total"
 _OLD_HITS = "vllm:gpu_prefix_cache_hits_total"
-_V0_HIT_RATE = "vllm:gpu_prefix_cache_hit_rate"  # -1 where prefix caching is off
+_V0_HIT_RATE = "vllm:gpu_prefix_cache_hit_rate"  # -1 if prefix caching is off
 READER = SampleReader(
     [
         _RUNNING,
@@ -57,7 +57,7 @@ def read(exposition: bytes, scraped_at: float) -> Mapping[str, EndpointMetrics]:
 def _metrics(series: Series) -> EndpointMetrics:
     block_size = label_size(series, _CACHE_CONFIG, "block_size")
     num_blocks = label_size(series, _CACHE_CONFIG, "num_gpu_blocks")
-    # Where layers of several kinds share the blocks, their product is not the capacity.
+    # If several kinds of layers share the blocks, the product is not the capacity.
     capacity = label_size(series, _CACHE_CONFIG, "kv_cache_size_tokens")
     hit_rate = ratio(series, _HITS, _QUERIES)
     if hit_rate is None:
