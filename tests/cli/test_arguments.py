@@ -54,7 +54,7 @@ def test_wrong_arguments(
         ("demo --output /dev/null", "otel-lifecycle: --output /dev/null: Not a directory"),
         ("report /missing", "otel-lifecycle: /missing: No such file or directory"),
         ("validate /missing", "otel-lifecycle: /missing: No such file or directory"),
-        ("validate /dev", "otel-lifecycle: /dev: holds no record files (*.jsonl, *.jsonl.gz)"),
+        ("validate /dev", "otel-lifecycle: /dev: contains no record files (*.jsonl, *.jsonl.gz)"),
         ("tail /missing", "otel-lifecycle: /missing: No such file or directory"),
     ],
 )
@@ -152,7 +152,8 @@ def test_output_that_cannot_be_written(tmp_path: Path, command: str) -> None:
     result = run_into(os.open("/dev/full", os.O_WRONLY), command, tmp_path)
 
     reason = "[Errno 28] No space left on device"
-    assert (result.returncode, result.stderr) == (2, f"otel-lifecycle: cannot go on: {reason}\n")
+    said = f"otel-lifecycle: stopped by an error: {reason}\n"
+    assert (result.returncode, result.stderr) == (2, said)
 
 
 def test_output_that_is_closed(tmp_path: Path) -> None:

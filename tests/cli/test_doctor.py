@@ -124,7 +124,7 @@ def test_works(start: Callable[..., Command], tmp_path: Path, collector: int) ->
         "prediction.url not set (default)",
     )
     assert found["record file"] == words(
-        f"path {records}", "state does not exist yet, the folder can be written"
+        f"path {records}", "state does not exist yet; its folder can be written"
     )
     assert not records.parent.exists()
 
@@ -195,11 +195,11 @@ def test_refused_setting(start: Callable[..., Command]) -> None:
     assert (code, found["settings"], found["problems"], found["verdict"]) == (
         1,
         f"refused {refused}",
-        f"- a setting is refused, so the router stays uninstrumented: {refused}",
+        f"- a setting is invalid, so the router stays uninstrumented: {refused}",
         "1 problem to solve",
     )
     assert (
-        "nothing reads OTEL_LIFECYCLE_STORENAME; did you mean OTEL_LIFECYCLE_STORE_NAME?"
+        "the variable OTEL_LIFECYCLE_STORENAME is unknown; did you mean OTEL_LIFECYCLE_STORE_NAME?"
         in found["warnings"]
     )
 
@@ -232,7 +232,7 @@ def test_nothing_to_see(start: Callable[..., Command]) -> None:
     assert (code, sections(output)["problems"]) == (
         1,
         "- spans and metrics are not exported, and there is no record file: set "
-        "OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH, or set the SDK up to export",
+        "OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH, or configure the SDK to export",
     )
 
 
@@ -274,8 +274,8 @@ def test_native_router(start: Callable[..., Command], other_environment: Path) -
                 f"{folder}/rusty-router Python program, run by {folder}/python",
                 "runs the module rusty_router.cli",
             ),
-            "problems": "- rusty_router.cli starts a native router (rusty_router_rs), in which "
-            "nothing can be hooked; use its own tracing",
+            "problems": "- rusty_router.cli starts a native router (rusty_router_rs), which "
+            "cannot be instrumented; use its own tracing",
             "verdict": "1 problem to solve",
         },
     )
@@ -287,8 +287,8 @@ def test_native_router(start: Callable[..., Command], other_environment: Path) -
         ("no-such-router", "there is no program no-such-router on the path"),
         (
             "{ls} .",
-            "{ls} is a native program, in which nothing can be hooked; if all it does is start a "
-            "Python program, name that one",
+            "{ls} is a native program, which cannot be instrumented; if it only starts a Python "
+            "program, name that program",
         ),
         ("{python} -m no_such.router", "there is no module no_such.router for {python}"),
     ],
@@ -305,13 +305,12 @@ def test_no_router(capsys: pytest.CaptureFixture[str], command: str, problem: st
 
 
 def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    """What `opentelemetry-instrument` starts is wanted, not itself."""
+    """The command needs the program that `opentelemetry-instrument` starts."""
     code = main(["doctor", "--", "opentelemetry-instrument", "python", "-m", "my_router"])
 
     assert (code, capsys.readouterr().err) == (
         2,
-        "otel-lifecycle: leave opentelemetry-instrument out, name the command that it is to "
-        "start\n",
+        "otel-lifecycle: omit opentelemetry-instrument, and name the command that it starts\n",
     )
 
 

@@ -34,11 +34,12 @@ DISTRO = {
     "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
 }
 OWN_TRACING = (
-    "with --otel-endpoint the router makes a second server span for each request; leave it out"
+    "with --otel-endpoint the router creates a second server span for each request; remove the "
+    "option"
 )
 NO_SDK = (
-    "nothing sets the SDK up, so there are no spans and metrics: /bin/python -m pip install "
-    "opentelemetry-distro, or your vendor's"
+    "nothing configures the SDK, so there are no spans and metrics: /bin/python -m pip install "
+    "opentelemetry-distro, or your vendor's distro"
 )
 
 
@@ -155,12 +156,15 @@ def test_python_commands(arguments: str, expected: dict[str, str]) -> None:
         (
             Program("/bin/router", "/bin/python", console_script="router", isolating_flag="-E"),
             [],
-            ["/bin/router runs Python with -E, which keeps opentelemetry-instrument out"],
+            [
+                "/bin/router runs Python with -E, which disables opentelemetry-instrument: remove "
+                "the flag"
+            ],
         ),
         (
             Program("/bin/router", script_of="bash"),
             [
-                "/bin/router is no Python program, so this looks at the environment of the doctor; "
+                "/bin/router is not a Python program, so the doctor examines its own environment; "
                 "name the Python program that it starts"
             ],
             [],
@@ -216,8 +220,8 @@ def test_missing_script(tmp_path: Path) -> None:
         (
             "0.62b1",
             [
-                "opentelemetry-instrumentation 0.62b1 does not reach the worker processes of a "
-                "router: /bin/python -m pip install --upgrade "
+                "opentelemetry-instrumentation 0.62b1 does not instrument the worker processes of "
+                "a router: /bin/python -m pip install --upgrade "
                 "'opentelemetry-instrumentation>=0.63b0'"
             ],
         ),
@@ -275,7 +279,7 @@ def test_instrumentations() -> None:
             json.moved.away               json 1.0: there is no such module
 
         warnings
-          - json 1.0 has no json.moved.away: what it would tell stays unknown
+          - json 1.0 has no json.moved.away: the values it provides stay unknown
 
         this would work
         """
@@ -289,15 +293,15 @@ def test_instrumentations() -> None:
         (
             "asgi_router",
             [
-                "adds can only add to what asgi_router follows, and that one is disabled or finds "
-                "nothing to hook"
+                "adds can only add to the spans of asgi_router, which is disabled or finds nothing "
+                "to hook"
             ],
         ),
         (
             "*",
             [
-                "no instrumentation finds anything to hook: no library of a router that is known "
-                "here is installed, or they are disabled"
+                "no instrumentation finds anything to hook: no known router library is installed, "
+                "or the instrumentations are disabled"
             ],
         ),
     ],
@@ -394,8 +398,8 @@ def test_not_instrumented_itself(tmp_path: Path) -> None:
             {},
             {},
             [
-                "there is more than one configurator: vendor comes first, std will not be used; "
-                "OTEL_PYTHON_CONFIGURATOR chooses"
+                "there is more than one configurator: vendor is used, std will not be; set "
+                "OTEL_PYTHON_CONFIGURATOR to choose another"
             ],
         ),
         (
@@ -456,16 +460,16 @@ def otlp(endpoint: str, **variables: str) -> dict[str, str]:
             {"OTEL_TRACES_EXPORTER": "zipkin"},
             "zipkin, which is not installed",
             [
-                "the exporter zipkin of spans is not installed: the SDK cannot be set up, and "
-                "nothing is instrumented"
+                "the exporter zipkin of spans is not installed, so the SDK cannot start and "
+                "nothing is instrumented: install it"
             ],
         ),
         (
             otlp("", PROTOCOL="http/json"),
-            "otlp, with a protocol that is not known",
+            "otlp, with an unknown protocol",
             [
-                "the OTLP protocol 'http/json' is not one of grpc, http/protobuf: the SDK cannot "
-                "be set up, and nothing is instrumented"
+                "the OTLP protocol 'http/json' is not one of grpc, http/protobuf, so the SDK "
+                "cannot start and nothing is instrumented"
             ],
         ),
         (
@@ -489,7 +493,7 @@ def otlp(endpoint: str, **variables: str) -> dict[str, str]:
         (
             otlp("127.0.0.1:{open}", PROTOCOL="http/protobuf"),
             "otlp_proto_http to 127.0.0.1:{open}/v1/traces",
-            ["the OTLP endpoint 127.0.0.1:{open}/v1/traces needs http:// or https:// before it"],
+            ["the OTLP endpoint 127.0.0.1:{open}/v1/traces must start with http:// or https://"],
         ),
         (
             otlp("127.0.0.1:{open}"),
@@ -521,8 +525,8 @@ def otlp(endpoint: str, **variables: str) -> dict[str, str]:
             "otlp_proto_grpc to http://127.0.0.1:{closed}: nothing listens there (Connection "
             "refused)",
             [
-                "127.0.0.1:{closed} takes no spans (Connection refused): start a collector there, "
-                "set OTEL_EXPORTER_OTLP_ENDPOINT, or export nothing (OTEL_TRACES_EXPORTER=none, "
+                "127.0.0.1:{closed} accepts no spans (Connection refused): start a collector "
+                "there, set OTEL_EXPORTER_OTLP_ENDPOINT, or export nothing (OTEL_TRACES_EXPORTER=none, "
                 "OTEL_METRICS_EXPORTER=none)"
             ],
         ),
@@ -598,7 +602,7 @@ def test_behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (
         sections(shown(diagnosis))["destinations"]
         .removeprefix("spans otlp_proto_grpc to http://collector.invalid:4317: ")
-        .startswith("not tried, there is a proxy before it metrics ")
+        .startswith("not tried, because of a proxy metrics ")
     )
     assert diagnosis.problems == []
 
@@ -621,12 +625,12 @@ def test_declarative_configuration() -> None:
     ("name", "state", "writable"),
     [
         ("records.jsonl", "can be written", True),
-        ("new/records.jsonl", "does not exist yet, the folder can be written", True),
+        ("new/records.jsonl", "does not exist yet; its folder can be written", True),
         ("", "it is a folder", False),
         ("text", "it is not a record file: its last line is not a record", False),
         ("link", "it is a symbolic link", False),
         ("pipe", "it is not a regular file", False),
-        ("records.jsonl/more.jsonl", "{folder}/records.jsonl is no folder", False),
+        ("records.jsonl/more.jsonl", "{folder}/records.jsonl is not a folder", False),
         ("~nobody-of-that-name/records.jsonl", "Could not determine home directory.", False),
     ],
 )

@@ -217,7 +217,7 @@ def test_unfinished_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     path.write_bytes(path.read_bytes() + b"{")
 
     assert main(["report", str(path)]) == 0
-    said = f"otel-lifecycle: {path}:2: left out, the line has no end yet\n"
+    said = f"otel-lifecycle: {path}:2: skipped, the line has no end yet\n"
     assert capsys.readouterr().err == said
 
 

@@ -61,8 +61,8 @@ def test_once(tmp_path: Path, start: Callable[..., Command]) -> None:
     assert (code, output) == (1, "")
     assert error == (
         f"otel-lifecycle: {path}:2: {NOT_AN_OBJECT}\n"
-        f"otel-lifecycle: {path}:4: left out, the line has no end yet\n"
-        "otel-lifecycle: 1 span sent, 0 refused; left out: 1 not sampled, 0 not traced, 1 problem\n"
+        f"otel-lifecycle: {path}:4: skipped, the line has no end yet\n"
+        "otel-lifecycle: 1 span sent, 0 refused; skipped: 1 not sampled, 0 not traced, 1 problem\n"
     )
 
 
@@ -89,7 +89,7 @@ def test_one_bad_path_of_several(
     assert code == 1
     assert said == (
         f"otel-lifecycle: {paths[0]}: No such file or directory\n"
-        "otel-lifecycle: 1 span sent, 0 refused; left out: 0 not sampled, 0 not traced, "
+        "otel-lifecycle: 1 span sent, 0 refused; skipped: 0 not sampled, 0 not traced, "
         "0 problems\n"
     )
 

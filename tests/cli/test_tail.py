@@ -72,7 +72,7 @@ def test_bad_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, printed(output.out)) == (1, RECORDS[:2])
     assert output.err == (
         f"otel-lifecycle: {path}:1: {NOT_AN_OBJECT}\n"
-        f"otel-lifecycle: {path}:4: left out, the line has no end yet\n"
+        f"otel-lifecycle: {path}:4: skipped, the line has no end yet\n"
     )
 
 
@@ -88,7 +88,7 @@ def test_one_bad_path_of_several(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert (code, printed(output.out)) == (2, RECORDS)
     assert output.err == (
         f"otel-lifecycle: {missing}: No such file or directory\n"
-        f"otel-lifecycle: {empty}: holds no record files (*.jsonl, *.jsonl.gz)\n"
+        f"otel-lifecycle: {empty}: contains no record files (*.jsonl, *.jsonl.gz)\n"
     )
 
 

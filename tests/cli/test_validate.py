@@ -52,7 +52,7 @@ def test_unfinished_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
     assert (code, capsys.readouterr().out) == (
         0,
-        f"{path}:2: left out, the line has no end yet\n{path}: 1 record, 0 bad lines\n",
+        f"{path}:2: skipped, the line has no end yet\n{path}: 1 record, 0 bad lines\n",
     )
 
 

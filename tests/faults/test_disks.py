@@ -63,8 +63,8 @@ def test_full_disk(small_disk: Path, report: Report) -> None:
     assert found == [each for run in range(runs) for each in numbered(f"run {run}", count)]
     report(
         Result(
-            "The disk runs full and is freed (tmpfs of 1 MiB)",
-            "No half line, and what waited is written when there is room.",
+            "The disk fills up and is freed (tmpfs of 1 MiB)",
+            "No partial line; waiting records are written when there is room.",
             runs,
             runs * count,
             len(found),
@@ -114,7 +114,7 @@ def test_killed_on_a_full_disk(start_worker: StartWorker, small_disk: Path, repo
     report(
         Result(
             "`kill -9` while the disk is full",
-            "What was flushed is there, and no half line after the next start.",
+            "Flushed records are there, and no partial line after the next start.",
             runs,
             flushed,
             len(found.ids),
@@ -137,8 +137,8 @@ def test_size_limit(start_worker: StartWorker, report: Report, folder: Path) -> 
         assert found.of(f"run {run}") == list(range(count))
     report(
         Result(
-            "A limit of file sizes is met and lifted (`RLIMIT_FSIZE`)",
-            "No half line, and what waited is written when there is room.",
+            "The limit of file sizes is reached and raised (`RLIMIT_FSIZE`)",
+            "No partial line; waiting records are written when there is room.",
             runs,
             runs * count,
             len(found.ids),
@@ -177,8 +177,8 @@ def test_folder_without_rights(start_worker: StartWorker, report: Report, folder
     assert sorted(found.of("request")) == list(range(steps * count))
     report(
         Result(
-            "The folder turns read-only, the file is moved away, and rights come back",
-            "The open file grows on; what finds no file waits and is written later.",
+            "The folder becomes read-only, the file is moved away, and permissions return",
+            "The open file is still appended to; records without a file wait and are written later.",
             1,
             steps * count,
             len(found.ids),
@@ -213,7 +213,7 @@ def test_vanishing_folder(report: Report, folder: Path) -> None:
     report(
         Result(
             "The folder vanishes, or is replaced, under load",
-            "It is made anew, and each record is in the old one or in the new one.",
+            "It is created again, and each record is in the old or in the new one.",
             runs,
             served,
             len(found.ids),
@@ -252,8 +252,8 @@ def test_slow_disk(report: Report, folder: Path, monkeypatch: pytest.MonkeyPatch
     assert numbers[-500:] == list(range(count - 500, count))
     report(
         Result(
-            "A disk that takes 200 KB/s, and a queue of 500 (`os.write` is slowed down)",
-            "Requests go on; the oldest records are dropped, and counted.",
+            "A disk that writes 200 KB/s, and a queue of 500 (`os.write` is slowed down)",
+            "Requests continue; the oldest records are dropped and counted.",
             1,
             count - sink.dropped,
             len(found.ids),
@@ -281,7 +281,7 @@ def test_held_lock(report: Report, folder: Path) -> None:
     report(
         Result(
             "Another process holds the lock of the file, from before the start (`flock`)",
-            "Start and requests do not wait for it; what was queued is written when it is free.",
+            "Start and requests do not wait for it; queued records are written when it is free.",
             runs,
             runs * count,
             len(found.ids),
@@ -319,7 +319,7 @@ def test_file_of_somebody_else(report: Report, folder: Path) -> None:
     report(
         Result(
             "Another file (hard link, symbolic link, FIFO) takes the place of the record file",
-            "It stays as it is; what finds no record file waits and is written later.",
+            "It is not changed; records without a record file wait and are written later.",
             len(intruders),
             len(intruders) * (count + 1),
             len(found.ids),

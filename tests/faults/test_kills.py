@@ -59,7 +59,7 @@ def test_kill(
     report(
         Result(
             f"`kill -9` at a random moment under load ({name})",
-            "What was flushed is there, the rest without a gap; only what was queued is missing.",
+            "Flushed records are there, the rest without a gap; only queued records are missing.",
             _KILLS,
             sum(flushed),
             len(found.ids),
@@ -84,8 +84,8 @@ def test_terminate(start_worker: StartWorker, report: Report, folder: Path) -> N
         served += count
     report(
         Result(
-            "SIGTERM at a random moment, to which the server ends in its usual way",
-            "Every request that was served is there.",
+            "SIGTERM at a random moment, with the server's normal shutdown",
+            "Every served request is there.",
             runs,
             served,
             len(found.ids),
@@ -112,7 +112,7 @@ def test_interrupt(start_worker: StartWorker, report: Report, folder: Path) -> N
     report(
         Result(
             "Control-C at a random moment under load (the handler raises)",
-            "Every request that was dispatched is there, once.",
+            "Every dispatched request is there once.",
             _KILLS,
             sum(dispatched),
             len(found.ids),
@@ -135,7 +135,7 @@ def test_exit(start_worker: StartWorker, report: Report, folder: Path) -> None:
     report(
         Result(
             "The interpreter ends with a flush pending",
-            "What was queued is written before the end, which waits 5 s at most.",
+            "Queued records are written before the end, which waits at most 5 s.",
             runs,
             runs * count,
             len(found.ids),
@@ -156,7 +156,7 @@ def test_fork(start_worker: StartWorker, report: Report, folder: Path) -> None:
         assert found.of(f"child {fork}") == list(range(count))
     report(
         Result(
-            "Forks in mid-flush, on one path with segments",
+            "Forks during a flush, on one path with segments",
             "Parent and child write their own records, each once.",
             forks,
             2 * forks * count,

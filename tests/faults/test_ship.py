@@ -168,7 +168,7 @@ def test_router_killed(start_worker: StartWorker, ship: Ship, report: Report, fo
             folder,
             collector.request_ids,
             "`kill -9` of the router whose files `ship` follows, at a random moment",
-            "Every request that is in the files arrives.",
+            "Every request in the files arrives.",
             0,
         )
 

@@ -35,8 +35,8 @@ def test_clock(start_worker: StartWorker, report: Report, folder: Path) -> None:
         total, bad = total + len(found.ids), bad + len(found.problems)
     report(
         Result(
-            "The clock jumps by up to a year at every look (`time.time_ns` is replaced)",
-            "Segments and records keep the order they were written in.",
+            "The clock jumps by up to a year at every reading (`time.time_ns` is replaced)",
+            "Segments and records keep their order of writing.",
             runs,
             runs * count,
             total,
@@ -51,11 +51,11 @@ def test_clock(start_worker: StartWorker, report: Report, folder: Path) -> None:
         (
             workers.serve_beside_a_raising_processor,
             "A span processor beside ours raises at the end of every span",
-            "The record is written all the same.",
+            "The record is still written.",
         ),
         (
             workers.serve_before_a_hanging_collector,
-            "The collector takes connections and never answers",
+            "The collector accepts connections and never answers",
             "Records are written, and `close` does not wait for it.",
         ),
     ],
@@ -91,7 +91,7 @@ def test_names(start_worker: StartWorker, report: Report, folder: Path) -> None:
     report(
         Result(
             "Names do not resolve: an engine's, a collector's (`getaddrinfo` hangs)",
-            "Records are written, and the process ends all the same.",
+            "Records are written, and the process still ends.",
             runs,
             runs * count,
             len(found.ids),

@@ -116,7 +116,7 @@ def test_time(mode: Callable[[str], None]) -> None:
         *(
             (
                 name,
-                "`npu-smi info -t usages -i 0` does not print `Aicore Usage Rate(%)` and its like",
+                "`npu-smi info -t usages -i 0` prints no usages such as `Aicore Usage Rate(%)`",
             )
             for name in ("chinese", "renamed", "table", "chip-first", "empty")
         ),
