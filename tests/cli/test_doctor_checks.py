@@ -526,8 +526,8 @@ def otlp(endpoint: str, **variables: str) -> dict[str, str]:
             "refused)",
             [
                 "127.0.0.1:{closed} accepts no spans (Connection refused): start a collector "
-                "there, set OTEL_EXPORTER_OTLP_ENDPOINT, or export nothing (OTEL_TRACES_EXPORTER=none, "
-                "OTEL_METRICS_EXPORTER=none)"
+                "there, set OTEL_EXPORTER_OTLP_ENDPOINT, or export nothing "
+                "(OTEL_TRACES_EXPORTER=none, OTEL_METRICS_EXPORTER=none)"
             ],
         ),
     ],

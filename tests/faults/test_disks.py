@@ -178,7 +178,7 @@ def test_folder_without_rights(start_worker: StartWorker, report: Report, folder
     report(
         Result(
             "The folder becomes read-only, the file is moved away, and permissions return",
-            "The open file is still appended to; records without a file wait and are written later.",
+            "The writer keeps appending; records without a file wait and are written later.",
             1,
             steps * count,
             len(found.ids),
