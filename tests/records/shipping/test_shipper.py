@@ -318,7 +318,7 @@ def test_once_a_minute(
         "the collector accepts no spans",
         "shipping resumed",
         "with a warning: slow down",
-        "the collector rejected 1 of 4 spans",
+        "the collector rejected 1 of the 4 spans",
         "the collector refuses it",
     ]
     told = Counter(kind for line in shipping.told for kind in kinds if kind in line)
