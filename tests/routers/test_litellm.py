@@ -281,6 +281,7 @@ def routed(engines: Engines, request_id: str, group: str, **changes: Any) -> dic
         "candidates": 1,
         "parentSpanId": SPAN_ID,
         "spanKind": "internal",
+        "finishReason": "stop",
         **COUNTED,
     }
     return streamed(engines.url, **{**known, **changes})

@@ -134,7 +134,7 @@ SCENARIOS = [
     Scenario(
         "fleet-fails-before",
         "/fleet/v1/completions",
-        {**whole_answer(), **failed("http_500")},
+        {**whole_answer(), **failed("ray.exceptions.RayTaskError(RuntimeError)")},
         {"fail": "before"},
     ),
     Scenario(
@@ -359,6 +359,7 @@ def test_record(run: Run, scenario: Scenario) -> None:
         },
         **{
             "requestId": scenario.name,
+            "finishReason": None if scenario.fields.get("stream") else "stop",
             "selectedEndpoint": leader["id"],
             "trackedEndpoints": [leader["id"]],
             "servedEndpoint": leader["id"],
