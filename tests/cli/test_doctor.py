@@ -171,8 +171,8 @@ def test_hooks(start: Callable[..., Command], tmp_path: Path) -> None:
     )
     assert (
         words(
-            "- hermes_router has no hermes_router.director.Director.reject: what it would tell",
-            "stays unknown",
+            "- hermes_router has no hermes_router.director.Director.reject: the values it provides",
+            "stay unknown",
             "- hermes_router.datastore cannot be imported, so its hooks are unknown: SystemExit:",
             "a router may exit",
         )
