@@ -15,7 +15,7 @@ import pytest
 from opentelemetry import trace
 
 from otel_lifecycle import LifecycleRecord, Load, read_records
-from otel_lifecycle.instrumentation.ray_serve import RayServeInstrumentor
+from otel_lifecycle.instrumentation.ray.serve import RayServeInstrumentor
 from otel_lifecycle.model.record import ErrorInfo
 from otel_lifecycle.testing import InMemoryTelemetry
 from tests.instrumentation.exchanges import (

@@ -29,7 +29,7 @@ from otel_lifecycle.instrumentation.http.asgi import (
     open_exchange,
 )
 from otel_lifecycle.instrumentation.http.exchange import Exchange, current_exchange
-from otel_lifecycle.instrumentation.ray_replicas import (
+from otel_lifecycle.instrumentation.ray.replicas import (
     Applications,
     ReplicaEvents,
     asks_for_inference,
