@@ -33,6 +33,7 @@ _SECTIONS = {
     "load": "The load of the selected endpoint at dispatch, without this request",
     "role": "Each endpoint of the route, with the prefix `llm_router.route.` and its role",
     "chip": "Each chip of such an endpoint, with the same prefix, as arrays with -1 for unknown",
+    "leg": "Each call of the router, if there is more than one, as arrays",
     "prediction": "Prefix cache and prediction",
     "result": "The result",
 }

@@ -76,8 +76,10 @@ npu_states = st.builds(
     devices=st.lists(devices, max_size=3).map(tuple),
 )
 route_endpoints = st.builds(RouteEndpoint, endpoints, st.none() | metrics, st.none() | npu_states)
-routes = st.builds(Route, route_endpoints) | st.builds(
-    Route, route_endpoints, route_endpoints, route_endpoints
+routes = (
+    st.builds(Route, route_endpoints)
+    | route_endpoints.map(lambda prefill: Route(prefill, prefill))
+    | st.builds(Route, route_endpoints, route_endpoints, route_endpoints)
 )
 starts = st.builds(
     RequestStart,

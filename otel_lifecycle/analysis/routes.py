@@ -12,9 +12,9 @@ def counted_endpoints(record: LifecycleRecord) -> list[tuple[str, EndpointSnapsh
     route = record.selected_route
     if route is None:
         return []
-    if route.prefill is None or route.decode is None:
+    if route.prefill is None:
         return [("leader", route.leader)]
-    if endpoint_name(route.prefill) == endpoint_name(route.decode):
+    if route.decode is None or endpoint_name(route.prefill) == endpoint_name(route.decode):
         return [("prefill", route.prefill)]
     return [("prefill", route.prefill), ("decode", route.decode)]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from otel_lifecycle.instrumentation.base import RouterInstrumentor, Wrapper
 from otel_lifecycle.instrumentation.http.exchange import current_exchange, current_routing
-from otel_lifecycle.instrumentation.http.inference_request import InferenceRequest
+from otel_lifecycle.instrumentation.http.requests.inference_request import InferenceRequest
 from otel_lifecycle.instrumentation.router_call import RouterCall, follow, follow_blocking
 from otel_lifecycle.runtime.logs import get_logger
 

@@ -8,7 +8,7 @@ from typing import Any
 import wrapt
 
 from otel_lifecycle.instrumentation.http.exchange import Exchange
-from otel_lifecycle.instrumentation.http.inference_request import InferenceRequest
+from otel_lifecycle.instrumentation.http.requests.inference_request import InferenceRequest
 from otel_lifecycle.tracking.current_request import current_request, restore
 from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 

@@ -7,15 +7,17 @@ from urllib.parse import urlsplit
 
 from otel_lifecycle.model import Endpoint, Route, RouteEndpoint
 
+ENCODE: Final = "encode"
 PREFILL: Final = "prefill"
 DECODE: Final = "decode"
+SIDE: Final = "side"
 
 
 class Routing:
     """What is known of one request's route; it grows while the router works.
 
-    A leg is a call to an engine: the prefill or the decode of a PD route, or the only one there is,
-    which counts as decode.
+    A leg is an engine of the route: the prefill or the decode of a PD route, or the only one there
+    is, which counts as decode.
 
     Attributes:
         policy: Name of what chose the endpoint.
@@ -36,16 +38,18 @@ class Routing:
         self._known: dict[tuple[str, str], RouteEndpoint] = {}
         self._planned: dict[str, tuple[str, str]] = {}
         self._legs: dict[str, RouteEndpoint] = {}
-        self._called: set[str] = set()
+        self._encoder: RouteEndpoint | None = None
 
     @property
     def route(self) -> Route:
-        """The route as far as it is known; there has to be a leg."""
+        """The route as far as it is known; there has to be a leg, or an encoder."""
         prefill, decode = self._legs.get(PREFILL), self._legs.get(DECODE)
-        if prefill is None or decode is None:
-            return Route(decode or self._legs[PREFILL])
+        if decode is None:
+            leader = prefill or self._encoder
+            assert leader is not None
+            return Route(leader, prefill)
         # The router itself leads a PD pair: its client talks to the decode endpoint.
-        return Route(decode, prefill, decode)
+        return Route(decode) if prefill is None else Route(decode, prefill, decode)
 
     def know(self, endpoint: RouteEndpoint) -> None:
         """The router knows more of an endpoint than its address."""
@@ -68,23 +72,20 @@ class Routing:
             Endpoint(address=address, port=port)
         )
 
-    def call(self, leg: str, endpoint: RouteEndpoint) -> bool:
-        """The router calls an engine.
+    def encode(self, endpoint: RouteEndpoint) -> None:
+        """An encoder is called, which stands for the route as long as there is no leg."""
+        self._encoder = endpoint
 
-        Returns:
-            Whether this leg was called before: it is a retry then, and with a prefill the whole
-            route begins anew.
-        """
-        again = leg in self._called
-        if again and leg == PREFILL:
-            self._legs.clear()
-            self._called.clear()
-        self._called.add(leg)
+    def go(self, leg: str, endpoint: RouteEndpoint) -> None:
+        """A leg goes to an endpoint."""
         self._legs[leg] = endpoint
-        return again
+
+    def begin_anew(self) -> None:
+        """The route is chosen anew."""
+        self._legs.clear()
 
     def drop(self, leg: str) -> None:
-        """The call of a leg failed, and the router goes on without it."""
+        """The router goes on without a leg."""
         self._legs.pop(leg, None)
 
 

@@ -17,6 +17,9 @@ from otel_lifecycle.model.features import MissingReason
 from otel_lifecycle.model.record import SCHEMA_VERSION, LifecycleRecord
 from otel_lifecycle.model.request import (
     InputTokenSource,
+    Leg,
+    LegOutcome,
+    LegRole,
     Outcome,
     RequestCompletion,
     RequestStart,
@@ -31,6 +34,9 @@ __all__ = [
     "EndpointMetrics",
     "InputTokenSource",
     "LatencyPrediction",
+    "Leg",
+    "LegOutcome",
+    "LegRole",
     "LifecycleRecord",
     "Load",
     "MissingReason",

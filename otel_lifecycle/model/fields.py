@@ -64,6 +64,8 @@ _UNITS = {
     "ratio": "1",
 }
 
+_ABSENT = (type(None), msgspec.UnsetType)
+
 Source: TypeAlias = Literal["router", "engine", "device", "response", "clock", "load", "trace", ""]
 
 
@@ -132,7 +134,7 @@ class Field(NamedTuple):
         struct: That type, if it is a struct.
         is_enum: Whether its values are members of an enum.
         unit: UCUM; empty if it is not a number.
-        optional: Whether it may be None.
+        optional: Whether it may be None; one that may be `msgspec.UNSET` is left out then.
         many: Whether it is a list or tuple.
         default: Its default; `msgspec.NODEFAULT` if it has none.
         declared: Its declaration.
@@ -242,8 +244,8 @@ def _strip(hint: Any) -> tuple[_Kind, bool, bool]:
             extras += [meta.extra or {} for meta in hint.__metadata__ if isinstance(meta, Meta)]
             hint = arguments[0]
         elif origin in (Union, types.UnionType):
-            optional = True
-            (hint,) = (argument for argument in arguments if argument is not type(None))
+            optional = optional or type(None) in arguments
+            (hint,) = (argument for argument in arguments if argument not in _ABSENT)
         elif origin in (list, tuple):
             many, hint = True, arguments[0]
         else:

@@ -27,7 +27,7 @@ from otel_lifecycle.model.fields import (
     declare,
     record_name,
 )
-from otel_lifecycle.model.request import InputTokenSource, Outcome
+from otel_lifecycle.model.request import InputTokenSource, LegOutcome, LegRole, Outcome
 from otel_lifecycle.model.route import LatencyPrediction, RouteSnapshot
 
 SCHEMA_VERSION = 1
@@ -113,6 +113,38 @@ class Reroute(msgspec.Struct, rename=record_name, gc=False):
     reason: Annotated[
         Text, declare("A short reason.", attribute="llm_router.route.reason", always=True)
     ]
+
+
+class RecordedLeg(msgspec.Struct, rename=record_name, frozen=True):
+    """One call of the router for a request."""
+
+    role: Annotated[
+        LegRole,
+        declare(
+            "What it was for: `encode`, `prefill`, `decode`, `leader`, `hedge` or `side`.",
+            attribute=".role",
+        ),
+    ]
+    endpoint: Annotated[Text, declare("Where it went.", attribute=".endpoint")]
+    started_at: Annotated[
+        Timestamp,
+        declare(
+            "When it was made. On the span: how long after the dispatch.",
+            "s",
+            ".start",
+            source="clock",
+        ),
+    ]
+    ended_at: Annotated[
+        Timestamp | None,
+        declare("When it ended, likewise; -1 for unknown.", "s", ".end", source="clock"),
+    ] = None
+    outcome: Annotated[
+        LegOutcome | None,
+        declare(
+            "`completed`, `error` or `cancelled`: the router broke it off.", attribute=".outcome"
+        ),
+    ] = None
 
 
 class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
@@ -275,6 +307,15 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
             section="event " + semconv.EVENT_REROUTED,
         ),
     ] = []
+    legs: Annotated[
+        tuple[RecordedLeg, ...] | msgspec.UnsetType,
+        declare(
+            "The calls that the router made, in their order; absent where there was one. On the "
+            "span: one array a field.",
+            attribute="llm_router.legs",
+            section="leg",
+        ),
+    ] = msgspec.UNSET
     dispatch_inflight: Annotated[
         Load | None,
         declare(

@@ -37,6 +37,47 @@ class InputTokenSource(str, Enum):
     UNKNOWN = "unknown"
 
 
+class LegRole(str, Enum):
+    """What a call of the router was for.
+
+    `SIDE` is no part of the route: a guard, an embedding, a classifier. `HEDGE` is the same call
+    again, to another endpoint, while the first was not answered yet.
+    """
+
+    ENCODE = "encode"
+    PREFILL = "prefill"
+    DECODE = "decode"
+    LEADER = "leader"
+    SIDE = "side"
+    HEDGE = "hedge"
+
+
+class LegOutcome(str, Enum):
+    """How a call of the router ended; `CANCELLED`: the router broke it off."""
+
+    COMPLETED = "completed"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+
+
+class Leg(msgspec.Struct, frozen=True):
+    """One call of the router for a request.
+
+    Attributes:
+        role: What it was for.
+        endpoint: Where it went.
+        started_ns: When it was made, Unix nanoseconds.
+        ended_ns: When it ended, Unix nanoseconds; None is unknown.
+        outcome: How it ended; None is unknown.
+    """
+
+    role: LegRole
+    endpoint: Endpoint
+    started_ns: int
+    ended_ns: int | None = None
+    outcome: LegOutcome | None = None
+
+
 class RequestStart(msgspec.Struct, frozen=True):
     """A routed request, as the router reports it before dispatch.
 
@@ -92,6 +133,8 @@ class RequestCompletion(msgspec.Struct, frozen=True):
         error_type: Short name of the error, for the outcome `error`.
         prefill_ms: Duration of a PD route's prefill, from its call to its answer; None is unknown.
         finish_reason: Why the engine stopped, as it reports it: `stop`, `length`, `tool_calls`, ...
+        legs: The calls that the router made for it, in order. The record has them if there is more
+            than one, and at most 256.
     """
 
     outcome: Outcome = Outcome.COMPLETED
@@ -102,3 +145,4 @@ class RequestCompletion(msgspec.Struct, frozen=True):
     input_tokens: int | None = None
     prefill_ms: float | None = None
     finish_reason: str | None = None
+    legs: Sequence[Leg] = ()

@@ -19,21 +19,34 @@ class RouteEndpoint(msgspec.Struct, frozen=True):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """The route of a request: a leader alone, or leader, prefill and decode together."""
+    """The route of a request: a leader alone, or leader, prefill and decode together.
+
+    A prefill that is also the leader has no decode yet.
+    """
 
     leader: RouteEndpoint
     prefill: RouteEndpoint | None = None
     decode: RouteEndpoint | None = None
 
     @property
+    def is_prefill_alone(self) -> bool:
+        """Whether the decode of a PD route is not chosen yet."""
+        prefill = self.prefill
+        return (
+            self.decode is None
+            and prefill is not None
+            and prefill.endpoint.identity == self.leader.endpoint.identity
+        )
+
+    @property
     def counted(self) -> tuple[str, ...]:
         """The roles of the endpoints that carry the request's load.
 
         For a complete PD route these are prefill and decode (the leader is a proxy), as one entry
-        if they are the same; otherwise only the selected endpoint.
+        if they are the same; otherwise only the selected endpoint, as prefill if it is no more.
         """
         if self.prefill is None or self.decode is None:
-            return ("leader",)
+            return ("prefill" if self.is_prefill_alone else "leader",)
         if self.prefill.endpoint.identity == self.decode.endpoint.identity:
             return ("prefill",)
         return ("prefill", "decode")

@@ -164,6 +164,11 @@ def _attribute(field: Field, within: _Within, name: str, kind: str, unit: str) -
     )
 
 
+def unknown(column: Field) -> float | str:
+    """What stands for None in an array of the span."""
+    return "" if issubclass(column.type, str) and column.kind != "timestamp" else UNKNOWN
+
+
 def attribute_name(*path: str) -> str:
     """The attribute that a struct of the record stands in, by the Python names on the way."""
     struct: type[msgspec.Struct] = LifecycleRecord
@@ -258,10 +263,13 @@ class _Compiler:
             if isinstance(attribute, str) and self._wanted(column, inside.section, inside.source):
                 each = _converted(column, "x" if column.optional else f"e.{column.name}")
                 if column.optional:
-                    each = f"{UNKNOWN} if (x := e.{column.name}) is None else {each}"
+                    each = f"{unknown(column)!r} if (x := e.{column.name}) is None else {each}"
                 columns.append(f"a[{prefixed(prefix, attribute)!r}] = tuple([{each} for e in v])")
         if columns:
-            yield f"if details.{within.opt_in} and (v := {value}):"
+            condition = f"(v := {value})"
+            if within.opt_in:
+                condition = f"details.{within.opt_in} and {condition}"
+            yield f"if {condition}:"
             yield from _indented(columns)
 
     def _leaf(self, field: Field, value: str, prefix: str) -> Iterator[str]:

@@ -27,7 +27,7 @@ from otel_lifecycle.model.fields import Field, fields_of, prefixed
 from otel_lifecycle.model.record import ActualLatency, LifecycleRecord, Reroute
 from otel_lifecycle.model.route import RouteSnapshot
 from otel_lifecycle.model.timestamps import datetime_from_ns, format_timestamp, parse_timestamp
-from otel_lifecycle.telemetry.attributes import UNKNOWN, attribute_name
+from otel_lifecycle.telemetry.attributes import attribute_name, unknown
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
@@ -114,9 +114,9 @@ def _set_counted(record: LifecycleRecord, *, shared: bool) -> None:
     route = record.selected_route
     if route is None:
         return
-    if route.prefill is None or route.decode is None:
+    if route.prefill is None:
         counted = [("leader", route.leader)]
-    elif shared:
+    elif shared or route.decode is None:
         counted = [("prefill", route.prefill)]
     else:
         counted = [("prefill", route.prefill), ("decode", route.decode)]
@@ -177,7 +177,7 @@ def _read_columns(
         struct(
             **{
                 field.name: None
-                if field.optional and value == UNKNOWN
+                if field.optional and value == unknown(field)
                 else _converted(field, value, since_ns)
                 for field, value in zip(columns, row, strict=True)
             }

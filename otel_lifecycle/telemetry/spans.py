@@ -193,9 +193,9 @@ def span_from_record(
 
 
 def _set_route_type(attributes: Attributes, record: LifecycleRecord, route: RouteSnapshot) -> None:
-    disaggregated = route.prefill is not None and route.decode is not None
+    disaggregated = route.prefill is not None
     attributes[semconv.ROUTE_TYPE] = "prefill_decode" if disaggregated else "aggregated"
-    if disaggregated and len(record.tracked_endpoints) == 1:
+    if route.decode is not None and len(record.tracked_endpoints) == 1:
         attributes[semconv.ROUTE_SHARED] = True
 
 
@@ -251,7 +251,7 @@ def _set_of(*sections: str) -> Setter:
 
 _set_request = _set_of("request")
 _set_route = _set_of("route", "load")
-_set_result = _set_of("prediction", "result")
+_set_result = _set_of("prediction", "result", "leg")
 
 
 class _Role(NamedTuple):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
 from enum import Enum
 from operator import is_
+from typing import cast
+
+import msgspec
 
 from otel_lifecycle.model import (
     Endpoint,
     InputTokenSource,
     LatencyPrediction,
+    Leg,
+    LegOutcome,
+    LegRole,
     Outcome,
     RequestCompletion,
     RequestStart,
@@ -30,6 +36,7 @@ from otel_lifecycle.model.record import (
     ErrorInfo,
     LifecycleRecord,
     PredictionError,
+    RecordedLeg,
     Reroute,
 )
 from otel_lifecycle.model.route import EndpointSnapshot, RouteSnapshot
@@ -41,6 +48,10 @@ _NO_PREDICTION = LatencyPrediction()
 _SPAN_FIELDS = [
     field.name for field in fields_of(LifecycleRecord) if field.declared.source == "trace"
 ]
+_MAX_LEGS = 256
+_END_OF_TIME_NS = 1 << 63
+_LEG_ROLES = {role.value: role for role in LegRole}
+_LEG_OUTCOMES = {outcome.value: outcome for outcome in LegOutcome}
 _SOURCES = {source.value: source for source in InputTokenSource}
 
 
@@ -113,7 +124,10 @@ def begin_record(
     leader = look(route.leader)
     record.selected_endpoint = leader.id
     views = {"leader": leader}
-    if route.prefill is None or route.decode is None:
+    if route.is_prefill_alone:
+        views["prefill"] = leader
+        record.selected_route = RouteSnapshot(leader.identify(), leader.snapshot())
+    elif route.prefill is None or route.decode is None:
         record.selected_route = RouteSnapshot(leader.snapshot())
     else:
         prefill, decode = look(route.prefill), look(route.decode)
@@ -215,6 +229,7 @@ def complete_record(
     record.finish_reason = sanitize.text(completion.finish_reason) or None
     if isinstance(completion.served_endpoint, Endpoint):
         record.served_endpoint = sanitize.text(completion.served_endpoint.id) or None
+    record.legs = _legs(completion.legs)
     if record.selected_route is not None:
         record.dispatch_inflight = lifecycle.dispatch_load
     record.endpoint_deleted = lifecycle.deleted_roles
@@ -246,6 +261,34 @@ def complete_record(
     if route is not None and route.decode is not None and "decode" not in lifecycle.role_loads:
         route.decode.inflight = lifecycle.role_loads.get("prefill")  # one endpoint does both
     return record
+
+
+def _legs(given: object) -> tuple[RecordedLeg, ...] | msgspec.UnsetType:
+    """The calls of a request, where there is more than one."""
+    if not isinstance(given, (tuple, list)):
+        return msgspec.UNSET
+    legs = tuple(filter(None, map(_leg, cast("Sequence[object]", given)[:_MAX_LEGS])))
+    return legs if len(legs) > 1 else msgspec.UNSET
+
+
+def _leg(leg: object) -> RecordedLeg | None:
+    if not isinstance(leg, Leg) or not isinstance(leg.endpoint, Endpoint):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return None
+    role = _LEG_ROLES.get(sanitize.text(leg.role))
+    started_ns, ended_ns = _unix_ns(leg.started_ns), _unix_ns(leg.ended_ns)
+    if role is None or started_ns is None:
+        return None
+    return RecordedLeg(
+        role,
+        sanitize.text(leg.endpoint.id),
+        format_timestamp(started_ns),
+        None if ended_ns is None else format_timestamp(max(started_ns, ended_ns)),
+        _LEG_OUTCOMES.get(sanitize.text(leg.outcome)),
+    )
+
+
+def _unix_ns(value: object) -> int | None:
+    return value if type(value) is int and 0 <= value < _END_OF_TIME_NS else None
 
 
 def _set_reported_length(record: LifecycleRecord, given: int | None) -> None:

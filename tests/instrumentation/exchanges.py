@@ -39,6 +39,12 @@ def endpoint(url: str, **known: Any) -> dict[str, Any]:
     }
 
 
+def prefilled(url: str, **changes: Any) -> dict[str, Any]:
+    """The same, of a pair whose decode was never chosen."""
+    route = {"leader": identity(url), "prefill": endpoint(url)}
+    return streamed(url, **{"selectedRoute": route, **changes})
+
+
 def identity(url: str) -> dict[str, Any]:
     """The leader of a PD route."""
     snapshot = endpoint(url)
@@ -112,8 +118,24 @@ def streamed(selected: str | dict[str, Any], **changes: Any) -> dict[str, Any]:
         "traceState": "",
         "spanKind": "server",
     }
-    assert set(changes) <= set(whole)
+    assert set(changes) <= {*whole, "legs"}
     return {**whole, **changes}
+
+
+def leg(role: str, url: str, outcome: str | None = "completed") -> dict[str, Any]:
+    """A call of the router that has ended."""
+    return {
+        "role": role,
+        "endpoint": endpoint(url)["id"],
+        "startedAt": TIMESTAMP,
+        "endedAt": TIMESTAMP,
+        "outcome": outcome,
+    }
+
+
+def legs(*calls: tuple[str, str, str]) -> dict[str, Any]:
+    """Several calls: role, URL and outcome of each."""
+    return {"legs": tuple(leg(*call) for call in calls)}
 
 
 def paired(
@@ -124,17 +146,23 @@ def paired(
     **changes: Any,
 ) -> dict[str, Any]:
     """The same, through a PD route; the router leads, so its leader is the decode endpoint."""
-    legs = [endpoint(leg) if isinstance(leg, str) else leg for leg in (prefill, decode)]
-    leader = {name: legs[1][name] for name in ("id", "address", "port")}
-    route = {"leader": leader, "prefill": legs[0], "decode": legs[1]}
+    pair = [endpoint(one) if isinstance(one, str) else one for one in (prefill, decode)]
+    leader = {name: pair[1][name] for name in ("id", "address", "port")}
+    route = {"leader": leader, "prefill": pair[0], "decode": pair[1]}
     whole = streamed(
-        legs[1],
+        pair[1],
         **{
-            "trackedEndpoints": [leg["id"] for leg in legs],
+            "trackedEndpoints": [one["id"] for one in pair],
             "selectedRoute": route,
+            "legs": tuple(
+                {**leg(role, ""), "endpoint": one["id"]}
+                for role, one in zip(("prefill", "decode"), pair, strict=True)
+            ),
             **changes,
         },
     )
+    if whole["legs"] is None:  # there was one call
+        del whole["legs"]
     if prefilled:
         whole["actual"] = {**whole["actual"], "prefillMillis": MEASURED}
     return whole

@@ -98,8 +98,10 @@ def test_uninstrumented(router: Adapted) -> None:
 def test_every_adapter_has_an_entry_point() -> None:
     """An instrumentation of the package that nothing loads would be forgotten."""
     modules = [
-        importlib.import_module(f"{instrumentation.__name__}.{module.name}")
-        for module in pkgutil.iter_modules(instrumentation.__path__)
+        importlib.import_module(module.name)
+        for module in pkgutil.walk_packages(
+            instrumentation.__path__, f"{instrumentation.__name__}."
+        )
     ]
     adapters = {
         f"{adapter.__module__}:{adapter.__qualname__}"

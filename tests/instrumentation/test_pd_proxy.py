@@ -19,8 +19,10 @@ from otel_lifecycle.instrumentation.pd_proxy import PDProxyInstrumentor
 from tests.instrumentation.exchanges import (
     disconnected,
     failed,
+    legs,
     paired,
     plain,
+    prefilled,
     streamed,
     whole_answer,
 )
@@ -142,6 +144,11 @@ class Proxied(Observed):
         known = {"policy": kind.policy, "candidates": 3, "cachedTokens": PREFILL_CACHED}
         return paired(self.prefill.url, self.decode.url, **{**known, **changes})
 
+    def called(self, *outcomes: str) -> dict[str, Any]:
+        """The calls of a pair: a prefill, and how each of its decodes ended."""
+        decodes = [("decode", self.decode.url, outcome) for outcome in outcomes]
+        return legs(("prefill", self.prefill.url, "completed"), *decodes)
+
     def seen_by_decode(self) -> list[dict[str, str]]:
         """The trace contexts and ids that the decode engine was sent."""
         seen = httpx.get(f"{self.decode.url}/debug/traceparents").json()
@@ -236,9 +243,10 @@ def test_prefill_fails(proxy: Proxied) -> None:
 
     here = endpoint_id(proxy.prefill)
     change = {"at": TIMESTAMP, "from": here, "to": here, "reason": "http_503"}
-    assert plain(proxy.record()) == streamed(
+    assert plain(proxy.record()) == prefilled(
         proxy.prefill.url,
         **failed("http_503"),
+        **legs(*[("prefill", proxy.prefill.url, "error")] * 2),
         attempt=2,
         rerouted=[change],
         policy="SharedProxyScheduler",
@@ -259,7 +267,12 @@ def test_without_prefill(proxy: Proxied) -> None:
         "to": endpoint_id(proxy.decode),
         "reason": "http_503",
     }
-    assert plain(proxy.record()) == streamed(proxy.decode.url, attempt=2, rerouted=[change])
+    assert plain(proxy.record()) == streamed(
+        proxy.decode.url,
+        **legs(("prefill", proxy.prefill.url, "error"), ("leader", proxy.decode.url, "completed")),
+        attempt=2,
+        rerouted=[change],
+    )
 
 
 def test_decode_fails(proxy: Proxied) -> None:
@@ -272,7 +285,7 @@ def test_decode_fails(proxy: Proxied) -> None:
     change = {"at": TIMESTAMP, "from": pair, "to": pair, "reason": "http_500"}
     assert (response.status_code, response.content) == (200, b"")
     assert plain(proxy.record()) == proxy.expected(
-        ASCEND, **failed("http_500"), attempt=2, rerouted=[change]
+        ASCEND, **failed("http_500"), **proxy.called("error", "error"), attempt=2, rerouted=[change]
     )
 
 
@@ -282,7 +295,9 @@ def test_decode_cut_in_mid_stream(proxy: Proxied) -> None:
     proxy.cluster.break_engine("decode", "drop_mid_stream")
     assert proxy.post(headers=ID, **ASKED).status_code == 200
 
-    assert plain(proxy.record()) == proxy.expected(ASCEND, **failed(BROKEN, first_chunk=True))
+    assert plain(proxy.record()) == proxy.expected(
+        ASCEND, **failed(BROKEN, first_chunk=True), **proxy.called("error")
+    )
 
 
 def test_decode_sent_again_in_mid_stream(proxy: Proxied) -> None:
@@ -294,7 +309,11 @@ def test_decode_sent_again_in_mid_stream(proxy: Proxied) -> None:
     pair = f"{endpoint_id(proxy.prefill)}+{endpoint_id(proxy.decode)}"
     change = {"at": TIMESTAMP, "from": pair, "to": pair, "reason": BROKEN}
     assert plain(proxy.record()) == proxy.expected(
-        OLD, **failed(BROKEN, first_chunk=True), attempt=3, rerouted=[change] * 2
+        OLD,
+        **failed(BROKEN, first_chunk=True),
+        **proxy.called(*["error"] * 3),
+        attempt=3,
+        rerouted=[change] * 2,
     )
 
 
@@ -311,8 +330,13 @@ def test_recompute(proxy: Proxied) -> None:
         "to": prefill,
         "reason": "retry",
     }
+    broken_off = proxy.called("cancelled")["legs"]
     assert plain(proxy.record()) == proxy.expected(
-        ASCEND, attempt=2, rerouted=[change], candidates=2
+        ASCEND,
+        legs=broken_off + proxy.called("completed")["legs"],
+        attempt=2,
+        rerouted=[change],
+        candidates=2,
     )
 
 
@@ -326,7 +350,9 @@ def test_client_disconnect(proxy: Proxied, kind: Kind) -> None:
     with httpx.stream("POST", url, json=body, headers=ID) as response:
         next(response.iter_raw())
 
-    assert plain(proxy.record()) == proxy.expected(kind, **disconnected())
+    assert plain(proxy.record()) == proxy.expected(
+        kind, **disconnected(), **proxy.called("cancelled")
+    )
 
 
 def test_bound_clients(proxy: Proxied) -> None:

@@ -22,6 +22,7 @@ from tests.instrumentation.exchanges import (
     disconnected,
     endpoint,
     failed,
+    legs,
     metrics,
     paired,
     plain,
@@ -249,6 +250,7 @@ def test_failover(router: Stack) -> None:
         endpoint(engine.url, metrics=metrics(1, 0, 0.5)),
         policy="RoundRobinRouter",
         candidates=2,
+        **legs(("leader", dead, "error"), ("leader", engine.url, "completed")),
         attempt=2,
         rerouted=[
             {
@@ -394,6 +396,7 @@ def test_prefill_fails(router: Stack, mode: str) -> None:
         prefill.url,
         decode.url,
         prefilled=False,
+        legs=None,
         **failed("http_500"),
         policy=type(policy).__name__,
         candidates=None if mode == "fixed" else 2,
@@ -413,6 +416,7 @@ def test_decode_fails(router: Stack) -> None:
         prefill.url,
         decode.url,
         **{**failed("http_500"), "firstByteAt": TIMESTAMP},
+        **legs(("prefill", prefill.url, "completed"), ("decode", decode.url, "error")),
         policy="DisaggregatedPrefillRouter",
     )
 

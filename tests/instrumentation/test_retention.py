@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from otel_lifecycle.instrumentation.http.answers import AnswerReader
+from otel_lifecycle.instrumentation.http.answers.json_body import JsonBody
 from otel_lifecycle.tracking.current_request import CurrentRequest
 from tests.instrumentation.generic_routers import AiohttpUpstream, HttpxUpstream, Upstream
 from tests.instrumentation.test_generic import Observed, unobserved
@@ -187,7 +187,7 @@ def test_nothing_is_kept(
 
 @pytest.mark.parametrize("kind", [HttpxUpstream, AiohttpUpstream])
 def test_many_calls_of_one_request(tmp_path: Path, kind: Callable[[list[str]], Upstream]) -> None:
-    """A request that makes any number of calls keeps the answer of the last one alone."""
+    """A request that makes any number of calls keeps the body of the last answer alone."""
     observed = Observed(tmp_path / "records.jsonl")
     try:
         engine = observed.cluster.add_app("engine", unobserved(big_engine))
@@ -200,7 +200,7 @@ def test_many_calls_of_one_request(tmp_path: Path, kind: Callable[[list[str]], U
                 assert answer is not None
                 async for _ in answer[2]:
                     pass
-                counts.append(ours().get(f"{AnswerReader.__module__}.AnswerReader", 0))
+                counts.append(ours().get(f"{JsonBody.__module__}.JsonBody", 0))
             return Response(b"{}")
 
         observed.serve(serving(route, upstream))

@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 from jsonschema.protocols import Validator
 
+from otel_lifecycle import Leg, LegOutcome, LegRole, RequestCompletion
 from otel_lifecycle.model.schema import record_schema
 from tests.conftest import Bench
 from tests.routes import aggregated, bare, disaggregated, endpoint, start
@@ -29,7 +30,11 @@ def completed_pd(bench: Bench) -> None:
     """The same over a PD route."""
     with bench.tracker.track(start(route=disaggregated())) as tracked:
         tracked.chunk()
-        tracked.complete(output_tokens=128)
+        legs = [
+            Leg(LegRole.PREFILL, endpoint("qwen-1"), 1, 2, LegOutcome.COMPLETED),
+            Leg(LegRole.DECODE, endpoint("qwen-2"), 3),
+        ]
+        tracked.end(RequestCompletion(output_tokens=128, legs=legs))
 
 
 def failed(bench: Bench) -> None:
@@ -79,7 +84,7 @@ def test_all_fields_are_in_the_schema(bench: Bench) -> None:
     """The schema names exactly the fields of a record, in their order."""
     schema = record_schema()["$defs"]["LifecycleRecord"]
 
-    assert list(schema["properties"]) == list(line(bench, completed))
+    assert list(schema["properties"]) == list(line(bench, completed_pd))
 
 
 def without(field: str) -> Callable[[dict[str, Any]], None]:

@@ -12,16 +12,34 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace import ReadableSpan
 
-from otel_lifecycle import LifecycleRecord, Outcome, RequestCompletion, RequestStart, Route
+from otel_lifecycle import (
+    Leg,
+    LegOutcome,
+    LegRole,
+    LifecycleRecord,
+    Outcome,
+    RequestCompletion,
+    RequestStart,
+    Route,
+)
 from otel_lifecycle.model.record import ErrorInfo
 from otel_lifecycle.model.schema import record_schema
 from otel_lifecycle.telemetry.span_reader import record_from_span
 from otel_lifecycle.telemetry.spans import span_from_record
 from tests.conftest import Bench
+from tests.routes import NOW_NS
 from tests.strategies import counts, endpoints, numbers, routes, starts
 
 _validator = jsonschema.Draft202012Validator(record_schema())
 
+legs = st.builds(
+    Leg,
+    st.sampled_from(LegRole),
+    endpoints,
+    st.integers(-(10**12), 10**12).map(NOW_NS.__add__),
+    st.none() | st.integers(-(10**12), 10**12).map(NOW_NS.__add__),
+    st.none() | st.sampled_from(LegOutcome),
+)
 completions = st.builds(
     RequestCompletion,
     outcome=st.sampled_from([Outcome.COMPLETED, Outcome.ERROR, Outcome.CLIENT_DISCONNECT]),
@@ -31,6 +49,7 @@ completions = st.builds(
     error_type=st.none() | st.text(max_size=20),
     prefill_ms=numbers,
     finish_reason=st.none() | st.text(max_size=20),
+    legs=st.lists(legs, max_size=3),
 )
 
 

@@ -10,7 +10,7 @@ from otel_lifecycle.cli.doctor.diagnosis import Diagnosis
 from otel_lifecycle.cli.doctor.interpreter import Facts
 from otel_lifecycle.cli.doctor.source import Source, read_source
 from otel_lifecycle.instrumentation import pd_proxy
-from otel_lifecycle.instrumentation.http.operations import Paths
+from otel_lifecycle.instrumentation.http.requests.operations import Paths
 from otel_lifecycle.runtime.files import read_file
 
 _SERVER_COMMANDS = ("uvicorn", "hypercorn", "gunicorn", "granian")

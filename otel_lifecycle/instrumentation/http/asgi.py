@@ -15,7 +15,7 @@ from otel_lifecycle.instrumentation.http.exchange import (
     current_exchange,
     exchange_of,
 )
-from otel_lifecycle.instrumentation.http.operations import paths
+from otel_lifecycle.instrumentation.http.requests.operations import paths
 from otel_lifecycle.tracking.current_request import CurrentRequest, current_request, restore
 from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 

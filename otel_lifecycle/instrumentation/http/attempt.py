@@ -11,6 +11,9 @@ from typing import Any
 from opentelemetry import context, trace
 
 from otel_lifecycle.instrumentation.http.answers import AnswerReader
+from otel_lifecycle.instrumentation.http.requests.marks import NO_MARK, Mark
+from otel_lifecycle.instrumentation.routing import ENCODE, PREFILL
+from otel_lifecycle.model import RouteEndpoint
 from otel_lifecycle.tracking.current_request import CurrentRequest, current_request, restore
 from otel_lifecycle.tracking.scheduling import error_type
 
@@ -18,33 +21,59 @@ from otel_lifecycle.tracking.scheduling import error_type
 class Attempt:
     """One call of the router to an engine, and the engine's answer.
 
+    Of whole answers `is_whole` and `is_cut` are final when the answer is finished.
+
     Attributes:
-        leg: Which leg of the route it is.
+        leg: What it is for: `encode`, `prefill`, `decode` or `side`.
+        endpoint: Where it goes.
+        mark: What its body tells.
+        is_hedge: The same call was made before, and is not answered yet.
+        is_choice: The router only chose an endpoint; whether it called it is not known.
         failure: Why the call, or the reading of its answer, failed; empty when it did not.
-        milliseconds: How long the engine took to answer.
         answer: What the engine said; None where that is not read.
         is_over: The engine's answer came to its end: the router did not break it off.
+        is_cancelled: The router broke it off.
+        started_ns: When it was made, on the monotonic clock.
+        answered_ns: When the engine began to answer; None when it did not.
+        ended_ns: When it ended; None as long as that is not known.
         let_loose: Stops the reading of the answer; None when nothing is to be stopped.
     """
 
     __slots__ = (
-        "_started_ns",
         "answer",
+        "answered_ns",
+        "ended_ns",
+        "endpoint",
         "failure",
+        "is_cancelled",
+        "is_choice",
+        "is_hedge",
         "is_over",
         "leg",
         "let_loose",
-        "milliseconds",
+        "mark",
+        "started_ns",
     )
 
-    def __init__(self, leg: str) -> None:
+    def __init__(self, leg: str, endpoint: RouteEndpoint, mark: Mark = NO_MARK) -> None:
         self.leg = leg
+        self.endpoint = endpoint
+        self.mark = mark
+        self.is_hedge = False
+        self.is_choice = False
         self.failure = ""
-        self.milliseconds: float | None = None
         self.answer: AnswerReader | None = None
         self.is_over = False
+        self.is_cancelled = False
+        self.started_ns = time.monotonic_ns()
+        self.answered_ns: int | None = None
+        self.ended_ns: int | None = None
         self.let_loose: Callable[[], None] | None = None
-        self._started_ns = time.monotonic_ns()
+
+    @property
+    def milliseconds(self) -> float | None:
+        """How long the engine took to answer; None when it did not."""
+        return None if self.answered_ns is None else (self.answered_ns - self.started_ns) / 1e6
 
     @property
     def engine_status(self) -> str:
@@ -56,9 +85,38 @@ class Attempt:
         """Whether the engine's answer ended before its proper end."""
         return self.is_over and self.answer is not None and self.answer.is_truncated
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether the router still waits for the engine."""
+        if self.ended_ns is not None or self.answered_ns is None:
+            return self.ended_ns is None
+        # Of an answer that is not read the beginning is all that is known.
+        return self.leg not in (ENCODE, PREFILL) and self.answer is not None
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the call failed, or the router broke it off."""
+        return bool(self.failure) or (self.is_cancelled and not self.is_whole)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the engine has answered, in full as far as that is known."""
+        answer = self.answer
+        if self.failure or self.answered_ns is None:
+            return False
+        if self.leg in (ENCODE, PREFILL):
+            return answer is None or not answer.failed
+        if answer is None:
+            return not self.is_cancelled
+        if answer.failed:
+            return False
+        return answer.ended or (self.is_over and not answer.is_truncated)
+
     def answered(self, status: int) -> None:
         """The engine answered."""
-        self._take(f"http_{status}" if status >= 400 else "")
+        self.answered_ns = time.monotonic_ns()
+        if status >= 400:
+            self._fail(f"http_{status}")
 
     def failed(self, error: BaseException) -> None:
         """The engine could not be called, or the library raised the status of its answer."""
@@ -68,11 +126,23 @@ class Attempt:
         except Exception:  # it has none, or a property that raises
             status = 0
         refused = type(status) is int and status >= 400
-        self._take(f"http_{status}" if refused else error_type(error))
+        self.is_cancelled = not isinstance(error, Exception)
+        self._fail(f"http_{status}" if refused else error_type(error))
 
     def broken(self, error: BaseException) -> None:
         """The engine's answer could not be read to its end."""
-        self.failure = error_type(error)
+        self._fail(error_type(error))
+
+    def over(self) -> None:
+        """The engine's answer came to its end."""
+        self.is_over = True
+        self._end()
+
+    def closed(self) -> None:
+        """The router wants no more of the answer."""
+        if self.ended_ns is None:
+            self.is_cancelled = True
+            self._end()
 
     def read(self, chunk: bytes) -> None:
         """The next bytes of the engine's answer."""
@@ -86,9 +156,12 @@ class Attempt:
             self.let_loose()
             self.let_loose = None
 
-    def _take(self, failure: str) -> None:
+    def _fail(self, failure: str) -> None:
         self.failure = failure
-        self.milliseconds = (time.monotonic_ns() - self._started_ns) / 1e6
+        self._end()
+
+    def _end(self) -> None:
+        self.ended_ns = time.monotonic_ns()
 
 
 class Call:

@@ -11,11 +11,9 @@ import msgspec
 from otel_lifecycle.instrumentation.http.attempt import Attempt
 from otel_lifecycle.instrumentation.http.engine_answer import read_aiohttp, read_httpx
 from otel_lifecycle.instrumentation.http.exchange import Exchange, current_exchange
-from otel_lifecycle.instrumentation.http.inference_request import (
-    MAX_BUFFERED_BYTES,
-    asks_for_output,
-)
-from otel_lifecycle.instrumentation.http.operations import serves
+from otel_lifecycle.instrumentation.http.requests.inference_request import asks_for_output
+from otel_lifecycle.instrumentation.http.requests.marks import telling
+from otel_lifecycle.instrumentation.http.requests.operations import judges, serves
 from otel_lifecycle.instrumentation.http.unserved import MAX_SEEN, call_name
 from otel_lifecycle.runtime.logs import get_logger
 
@@ -95,10 +93,11 @@ def _aiohttp_attempt(
     if url.host is None:
         return None
     body = body_of_call(kwargs.get("data"), kwargs.get("json"))
-    if not is_to_an_engine(exchange, "aiohttp", url.host, url.port or 80, url.path, body):
+    aside = is_aside(exchange, "aiohttp", url.host, url.port or 80, url.path, body)
+    if aside is None:
         return None
     headers = _aiohttp_headers(kwargs.get("headers"))
-    attempt = exchange.calling(url.host, url.port or 80, body, headers)
+    attempt = exchange.calling(url.host, url.port or 80, body, headers, aside=aside)
     return None if attempt is None else (attempt, headers)
 
 
@@ -112,26 +111,29 @@ def _httpx_attempt(
     url = request.url
     port = url.port or (443 if url.scheme == "https" else 80)
     body = body_of_call(getattr(request, "_content", None), None)
-    if not is_to_an_engine(exchange, "httpx", url.host, port, url.path, body):
+    aside = is_aside(exchange, "httpx", url.host, port, url.path, body)
+    if aside is None:
         return None
-    return exchange.calling(url.host, port, body, request.headers)
+    return exchange.calling(url.host, port, body, request.headers, aside=aside)
 
 
-def is_to_an_engine(
+def is_aside(
     exchange: Exchange, library: str, host: str, port: int, path: str, body: bytes
-) -> bool:
-    """Return whether a call is one to an engine, by its path or by what it asks for.
+) -> bool | None:
+    """Return whether a call asks a model for something else than the answer; None if for nothing.
 
-    Others are noted, for the case that there is no better one.
+    That is told by its path, or by what it asks for. Calls that are none to an engine are noted,
+    for the case that there is no better one.
     """
     asked = exchange.paths.operation(path)
-    if asked is None and asks_for_output(body):
+    only_judges = asked is None and judges(path)
+    if asked is None and not only_judges and asks_for_output(body):
         asked = exchange.operation
     if asked is not None and serves(asked, exchange.operation):
-        return True
+        return False
     if len(exchange.calls_seen) < MAX_SEEN:
         exchange.calls_seen.append(call_name(library, host, port, path))
-    return False
+    return True if asked is not None or only_judges else None
 
 
 def _httpx_called(attempt: Attempt, response: Any) -> None:
@@ -159,14 +161,11 @@ def body_of_call(data: Any, json: Any) -> bytes:
 
     Of an object that is still to be encoded the names, and the few values that are read.
     """
-    if isinstance(data, (bytes, str)) and len(data) <= MAX_BUFFERED_BYTES:
+    if isinstance(data, (bytes, str)):
         return data if isinstance(data, bytes) else data.encode("utf-8", "replace")
     if isinstance(json, dict):
-        telling = ("max_tokens", "max_completion_tokens", "kv_transfer_params")
         try:
-            return msgspec.json.encode(
-                {name: json[name] if name in telling else None for name in json}  # pyright: ignore[reportUnknownVariableType]
-            )
+            return msgspec.json.encode({**dict.fromkeys(json), **telling(json)})  # pyright: ignore[reportUnknownArgumentType]
         except (TypeError, ValueError, RecursionError):
             return b""
     return b""

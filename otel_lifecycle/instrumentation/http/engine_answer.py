@@ -29,7 +29,7 @@ def read_httpx(attempt: Attempt, response: Any) -> None:
         answer = _begin(response.status_code, response.headers)
         if response.is_stream_consumed:
             answer.feed(response.content)
-            attempt.is_over = True
+            attempt.over()
         elif response.headers.get("content-encoding", "identity") == "identity":
             response.stream = _Stream(response.stream, attempt)
         else:
@@ -56,8 +56,9 @@ def read_aiohttp(attempt: Attempt, response: Any, *, unpacked: bool) -> None:
         attempt.answer = _begin(response.status, response.headers)
         for chunk in content._buffer:  # what came with the headers
             attempt.read(chunk)
-        attempt.is_over = content.is_eof()
-        if not attempt.is_over:
+        if content.is_eof():
+            attempt.over()
+        else:
             _reading[id(content)] = attempt
 
             def let_loose() -> None:
@@ -85,6 +86,14 @@ class _Stream(wrapt.ObjectProxy):  # pyright: ignore[reportMissingTypeArgument]
         self._self_stream = stream
         self._self_attempt = attempt
 
+    async def aclose(self) -> None:
+        self._self_attempt.closed()
+        await self._self_stream.aclose()
+
+    def close(self) -> None:
+        self._self_attempt.closed()
+        self._self_stream.close()
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
         attempt = self._self_attempt
         try:
@@ -94,7 +103,7 @@ class _Stream(wrapt.ObjectProxy):  # pyright: ignore[reportMissingTypeArgument]
         except Exception as error:
             attempt.broken(error)
             raise
-        attempt.is_over = True
+        attempt.over()
 
     def __iter__(self) -> Iterator[bytes]:
         attempt = self._self_attempt
@@ -105,7 +114,7 @@ class _Stream(wrapt.ObjectProxy):  # pyright: ignore[reportMissingTypeArgument]
         except Exception as error:
             attempt.broken(error)
             raise
-        attempt.is_over = True
+        attempt.over()
 
 
 @cache
@@ -127,13 +136,15 @@ def _reading_stream() -> Any:
         def feed_eof(self) -> None:
             attempt = _reading.get(id(self))
             if attempt is not None:
-                attempt.is_over = True
+                attempt.over()
             super().feed_eof()
 
         def set_exception(self, exc: Any, *args: Any, **kwargs: Any) -> None:
             attempt = _reading.get(id(self))
             # The very class stands for a response that the router closed itself.
-            if attempt is not None and type(exc) is not ClientConnectionError:
+            if attempt is not None and type(exc) is ClientConnectionError:
+                attempt.closed()
+            elif attempt is not None:
                 attempt.broken(exc)
             super().set_exception(exc, *args, **kwargs)
 

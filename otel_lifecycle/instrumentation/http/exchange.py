@@ -9,23 +9,23 @@ from threading import RLock
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from uuid import uuid4
 
-import msgspec
 from opentelemetry import trace
-from opentelemetry.trace import SpanContext
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext
 
 from otel_lifecycle.instrumentation.http.answers import AnswerReader
 from otel_lifecycle.instrumentation.http.attempt import Attempt, Call
 from otel_lifecycle.instrumentation.http.caller import caller_span, unless_current
 from otel_lifecycle.instrumentation.http.client import has_left
-from otel_lifecycle.instrumentation.http.inference_request import (
+from otel_lifecycle.instrumentation.http.legs import Legs
+from otel_lifecycle.instrumentation.http.requests.inference_request import (
     InferenceRequest,
     RequestReader,
-    is_prefill,
 )
-from otel_lifecycle.instrumentation.http.operations import paths
+from otel_lifecycle.instrumentation.http.requests.marks import NO_MARK, Mark, read_mark
+from otel_lifecycle.instrumentation.http.requests.operations import paths
 from otel_lifecycle.instrumentation.http.unserved import unserved
 from otel_lifecycle.instrumentation.http.verdict import End, judge, judge_unserved
-from otel_lifecycle.instrumentation.routing import DECODE, PREFILL, Routing
+from otel_lifecycle.instrumentation.routing import SIDE, Routing
 from otel_lifecycle.model import (
     InputTokenSource,
     Outcome,
@@ -133,7 +133,7 @@ class Exchange:
         self._has_output = False
         self.answered = False
         self._disconnected = False
-        self._attempts: list[Attempt] = []
+        self._legs = Legs(self.routing)
         self._router_id = ""
         self._route: Route | None = None
         self._tracked: TrackedRequest | None = None
@@ -177,21 +177,28 @@ class Exchange:
 
     @_safely
     def calling(
-        self, host: str, port: int, body: bytes, headers: MutableMapping[str, str]
+        self,
+        host: str,
+        port: int,
+        body: bytes,
+        headers: MutableMapping[str, str],
+        *,
+        aside: bool = False,
     ) -> Attempt | None:
-        """The router calls an engine; adds the trace context to the call's headers."""
-        leg = self.routing.leg(host, str(port))
-        if leg is None:
-            leg = PREFILL if is_prefill(body) else DECODE
-        return self.routed(self.routing.at(host, str(port)), headers, leg)
+        """The router calls an engine, or `aside` a model that does not answer the client."""
+        endpoint = self.routing.at(host, str(port))
+        planned = self.routing.leg(host, str(port)) or ""
+        mark = Mark(SIDE) if aside else read_mark(body)
+        return self.routed(endpoint, headers, mark, planned="" if aside else planned)
 
     @_safely
     def routed(
         self,
         endpoint: RouteEndpoint,
         headers: MutableMapping[str, str],
-        leg: str = DECODE,
+        mark: Mark = NO_MARK,
         *,
+        planned: str = "",
         retry: bool | None = None,
     ) -> Attempt | None:
         """The router has chosen an endpoint, or calls it.
@@ -199,16 +206,19 @@ class Exchange:
         Args:
             endpoint: The endpoint.
             headers: What goes there with the request; the trace context is added.
-            leg: The leg of a PD route.
+            mark: What the body of the call tells.
+            planned: The leg of a PD route that it was chosen for; empty when unknown.
             retry: Whether the same call was made before; None when only a second one tells.
         """
         with self._lock:
             if self.done:
                 return None
-            attempt = Attempt(leg)
-            reason = self._enter(leg, endpoint, retry)
-            self._let_go_of_former(leg)
-            self._attempts.append(attempt)
+            request = self._read_request()
+            attempt, reason = self._legs.enter(
+                endpoint, request, mark, planned=planned, retry=retry
+            )
+            if attempt.leg == SIDE and self._tracked is None:
+                return attempt  # before the router has chosen
             route = self.routing.route
             if self._tracked is None:
                 self._router_id = headers.get("x-request-id", "")
@@ -227,8 +237,8 @@ class Exchange:
 
     def through(self, attempt: Attempt) -> Call:
         """What surrounds the call of an attempt."""
-        assert self._tracked is not None
-        return Call(attempt, self._tracked.span_context)
+        tracked = self._tracked
+        return Call(attempt, INVALID_SPAN_CONTEXT if tracked is None else tracked.span_context)
 
     def enter_routing(self) -> bool:
         """The request comes to the routing; returns whether what is sent there is to be told."""
@@ -298,7 +308,7 @@ class Exchange:
         """Keeps nothing that contexts, connections or tasks could reach."""
         self.done = True
         self.current.follower = None
-        for attempt in self._attempts:
+        for attempt in self._legs.attempts:
             attempt.let_go()
 
     def _reached_client(self) -> None:
@@ -323,13 +333,12 @@ class Exchange:
         self.look_at_client()
         self.done = True
         request = self._read_request()
-        for answer in (self._response, *(attempt.answer for attempt in self._attempts)):
-            if answer is not None:
-                answer.finish(choices=request.choices, samples=request.samples)
+        self._response.finish(choices=request.choices, samples=request.samples)
+        self._legs.finish(request)
         if self._tracked is None:
             self._conclude_without_engine(error)
         else:
-            self._tracked.end(self._judge(error))
+            self._tracked.end(self._judge(self._tracked, error))
         self.let_go()
 
     def _conclude_without_engine(self, error: BaseException | None) -> None:
@@ -346,45 +355,24 @@ class Exchange:
                 self._start(None), completion, self._headers, waited_ns=waited_ns
             )
 
-    def _judge(self, error: BaseException | None) -> RequestCompletion:
-        prefill = None if self.routing.route.prefill is None else self._last(PREFILL)
-        if prefill is not None and prefill.failure:
-            prefill = None
+    def _judge(self, tracked: TrackedRequest, error: BaseException | None) -> RequestCompletion:
+        legs = self._legs
+        attempt = legs.deciding(self._response)
+        if self.routing.route != self._route:
+            tracked.extend(self.routing.route)
         end = End(
             response=self._response,
-            attempt=self._last(DECODE) or self._attempts[-1],
-            prefill=prefill,
+            attempt=attempt,
+            prefill=legs.prefill,
             status=self._status,
             answered=self.answered,
             disconnected=self._disconnected,
             error=error or self._error,
             streaming=self._read_request().streaming,
             counts_itself=self.routing.rebuilds_answers,
-            served=self.routing.route.leader.endpoint,
+            served=attempt.endpoint.endpoint,
         )
-        completion = judge(end)
-        if prefill is None:
-            return completion
-        return msgspec.structs.replace(completion, prefill_ms=prefill.milliseconds)
-
-    def _enter(self, leg: str, endpoint: RouteEndpoint, retry: bool | None) -> str:
-        """Notes the call of a leg; returns why the route is another now, empty if it is not."""
-        failure = ""
-        if self._attempts and self._attempts[-1].failure:
-            failure = self._attempts[-1].failure
-            self.routing.drop(self._attempts[-1].leg)
-        again = self.routing.call(leg, endpoint)
-        return failure or ("retry" if (again if retry is None else retry) else "")
-
-    def _let_go_of_former(self, leg: str) -> None:
-        """Only the last call of a leg counts, and there may be any number of them."""
-        for former in self._attempts[:]:
-            if former.leg == leg and former.milliseconds is not None:
-                self._attempts.remove(former)
-                former.let_go()
-
-    def _last(self, leg: str) -> Attempt | None:
-        return next((attempt for attempt in self._attempts[::-1] if attempt.leg == leg), None)
+        return legs.complete(judge(end), attempt)
 
     def _start(self, route: Route | None) -> RequestStart:
         request, routing = self._read_request(), self.routing

@@ -13,7 +13,7 @@ from otel_lifecycle.instrumentation.http.answers import AnswerReader
 from otel_lifecycle.instrumentation.http.attempt import Attempt
 from otel_lifecycle.instrumentation.http.clients import (
     body_of_call,
-    is_to_an_engine,
+    is_aside,
     unless_it_fails,
 )
 from otel_lifecycle.instrumentation.http.exchange import Exchange, current_exchange
@@ -90,11 +90,12 @@ def _attempt(
     host = target.hostname or pool.host
     port = target.port or pool.port or (443 if pool.scheme == "https" else 80)
     content = body_of_call(body, None)
-    if not is_to_an_engine(exchange, "urllib3", host, port, target.path, content):
+    aside = is_aside(exchange, "urllib3", host, port, target.path, content)
+    if aside is None:
         return None
     given = pool.headers if headers is None else headers
     carrier: MutableMapping[str, str] = {} if given is None else given.copy()
-    attempt = exchange.calling(host, port, content, carrier)
+    attempt = exchange.calling(host, port, content, carrier, aside=aside)
     return None if attempt is None else (attempt, carrier)
 
 
@@ -104,7 +105,7 @@ def _read(attempt: Attempt, response: Any) -> None:
     answer.begin(response.status, {"content-type": response.headers.get("content-type", "")})
     if response._body is not None:  # the library has read it all
         answer.feed(response._body)
-        attempt.is_over = True
+        attempt.over()
     elif type(response) is reading.__base__:
         response._otel_lifecycle_attempt = attempt
         response.__class__ = reading
@@ -136,7 +137,7 @@ def _reading_response() -> Any:
                 self._otel_lifecycle_attempt.broken(error)
                 raise
             if amt is None:
-                self._otel_lifecycle_attempt.is_over = True
+                self._otel_lifecycle_attempt.over()
             return data
 
         def stream(self, *args: Any, **kwargs: Any) -> Generator[bytes, None, None]:
@@ -145,6 +146,6 @@ def _reading_response() -> Any:
             except Exception as error:
                 self._otel_lifecycle_attempt.broken(error)
                 raise
-            self._otel_lifecycle_attempt.is_over = True
+            self._otel_lifecycle_attempt.over()
 
     return ReadResponse

@@ -18,7 +18,7 @@ class End(NamedTuple):
     Attributes:
         response: What the client got.
         attempt: The call whose answer was the client's.
-        prefill: The call of the prefill of a PD route, unless it failed.
+        prefill: The call of the prefill of a PD route.
         status: Of the response, 0 if it never began.
         answered: Whether the response came to its end.
         disconnected: Whether the client left before that.
@@ -52,7 +52,8 @@ def judge(end: End) -> RequestCompletion:
             return _failure(attempt.engine_status or error_type(end.error))
         return ending(end.error)
     elif end.status >= 400:
-        return _failure(f"http_{end.status}")
+        engine_status = attempt.engine_status if attempt is end.prefill else ""
+        return _failure(engine_status or f"http_{end.status}")
     elif not end.answered:
         return _failure("response_incomplete")
     if attempt.failure and not answer.ended and answer.output_tokens is None:
@@ -113,7 +114,8 @@ def _completed(end: End, answer: AnswerReader) -> RequestCompletion:
     cached = answer.cached_tokens
     if end.prefill is not None:
         # A decode engine counts as cached what the prefill engine has just computed.
-        cached = None if end.prefill.answer is None else end.prefill.answer.cached_tokens
+        prefilled = None if end.prefill.failure else end.prefill.answer
+        cached = None if prefilled is None else prefilled.cached_tokens
     counted = answer
     if answer.output_tokens is None and not end.counts_itself:
         counted = end.response  # of a router that translates

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_lifecycle.instrumentation.http.answers import AnswerReader
-from otel_lifecycle.instrumentation.http.inference_request import InferenceRequest
+from otel_lifecycle.instrumentation.http.requests.inference_request import InferenceRequest
 from tests.instrumentation.http.dialects import (
     ANTHROPIC,
     CHUNK,

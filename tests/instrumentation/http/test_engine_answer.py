@@ -7,6 +7,7 @@ import json
 
 import httpx
 
+from otel_lifecycle import Endpoint, RouteEndpoint
 from otel_lifecycle.instrumentation.http.attempt import Attempt
 from otel_lifecycle.instrumentation.http.engine_answer import read_httpx
 from tests.instrumentation.http.dialects import WHOLE
@@ -18,7 +19,7 @@ def test_unpacked_by_the_client() -> None:
     packed = gzip.compress(answer.body)
     headers = {"content-encoding": "gzip", "content-length": str(len(packed))}
     response = httpx.Response(200, headers=headers, content=packed)
-    attempt = Attempt("decode")
+    attempt = Attempt("decode", RouteEndpoint(Endpoint()))
     read_httpx(attempt, response)
 
     assert attempt.answer is not None

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from otel_lifecycle.instrumentation.http.inference_request import (
+from otel_lifecycle.instrumentation.http.requests.inference_request import (
     MAX_BUFFERED_BYTES,
     InferenceRequest,
     RequestReader,
-    is_prefill,
 )
 
 
@@ -130,22 +129,3 @@ def test_of_call() -> None:
         assert found == request(
             model="m", streaming=True, input_tokens=tokens, input_token_source=source
         )
-
-
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        ({"kv_transfer_params": {"do_remote_decode": True}}, True),
-        ({"kv_transfer_params": {}, "max_tokens": 1}, True),
-        ({"kv_transfer_params": {}, "max_completion_tokens": 1}, True),
-        ({"kv_transfer_params": {"do_remote_prefill": True}, "max_tokens": 1}, False),
-        ({"max_tokens": 1}, False),
-        ({"kv_transfer_params": {"do_remote_decode": False}, "max_tokens": 8}, False),
-        ({"kv_transfer_params": [1], "max_tokens": 1}, False),
-        ([1], False),
-    ],
-)
-def test_is_prefill(body: Any, expected: bool) -> None:
-    """A call for one token that keeps the KV cache for another engine is a prefill."""
-    assert is_prefill(json.dumps(body).encode()) is expected
-    assert not is_prefill(json.dumps(body).encode()[:-1])

@@ -11,7 +11,8 @@ import pytest
 
 from otel_lifecycle.instrumentation.http.answers import AnswerReader
 from otel_lifecycle.instrumentation.http.asgi import open_exchange
-from otel_lifecycle.instrumentation.http.inference_request import RequestReader, is_prefill
+from otel_lifecycle.instrumentation.http.requests.inference_request import RequestReader
+from otel_lifecycle.instrumentation.http.requests.marks import read_mark
 from tests.conftest import Bench
 
 KIB = 1 << 10
@@ -98,7 +99,7 @@ def read_request(chunks: Iterable[bytes]) -> None:
     for chunk in chunks:
         reader.feed(chunk)
     reader.read(whole=True)
-    is_prefill(b"".join(chunks))
+    read_mark(b"".join(chunks))
 
 
 def cpu(work: Callable[[], object]) -> float:

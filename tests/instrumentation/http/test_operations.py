@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from otel_lifecycle import ConfigError, TrackerConfig
-from otel_lifecycle.instrumentation.http.operations import Paths, serves
+from otel_lifecycle.instrumentation.http.requests.operations import Paths, serves
 
 BUILT_IN = {
     "/v1/chat/completions": "chat",

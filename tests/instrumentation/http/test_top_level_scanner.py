@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_lifecycle.instrumentation.http.top_level_scanner import TopLevelScanner
+from otel_lifecycle.instrumentation.http.requests.top_level_scanner import TopLevelScanner
 
 WANTED = ("model", "stream", "usage", "\u00e9")
 EVERYTHING = [

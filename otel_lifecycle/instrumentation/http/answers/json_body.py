@@ -11,7 +11,7 @@ from otel_lifecycle.instrumentation.http.answers.decoding import (
     decode_parts,
     strict,
 )
-from otel_lifecycle.instrumentation.http.top_level_scanner import (
+from otel_lifecycle.instrumentation.http.requests.top_level_scanner import (
     TopLevelScanner,
     without_strings,
 )

@@ -22,6 +22,7 @@ _BOM: Final = b"\xef\xbb\xbf"
 _BLANKS: Final = b" \t\r\n"
 _FIELDS: Final = (b"data", b"event", b"id", b"retry", b":")
 _LONGEST_FIELD: Final = 8
+_BEGINNING: Final = 256
 _MAX_DIGITS: Final = 18
 _MAX_UNKNOWN: Final = 64  # objects of no dialect, before nobody looks for one any more
 _WITHOUT_BODY: Final = frozenset({204, 205, 304})
@@ -34,10 +35,14 @@ class AnswerReader(Answer):
     The work is linear in the bytes however they are cut, and at most about 1 MiB is kept. An error
     status, an encoding such as gzip, and a body that is neither JSON nor a stream are not read.
     Not thread-safe.
+
+    Attributes:
+        beginning: Its first bytes without blanks, to tell whose answer another one passes on.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.beginning = b""
         self._received = False
         self._missing = 0
         self._status = 200
@@ -139,6 +144,7 @@ class AnswerReader(Answer):
         head = head.removeprefix(_BOM).lstrip(_BLANKS)
         start = head[:_LONGEST_FIELD]
         self._received = bool(start)
+        self.beginning = head[:_BEGINNING].translate(None, _BLANKS)
         if not start or head in (_BOM[:1], _BOM[:2]):
             self._head = head
         elif start[:1] in (b"{", b"["):

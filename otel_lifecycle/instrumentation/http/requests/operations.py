@@ -44,6 +44,7 @@ _OPERATIONS: Final = {
     ":streamRawPredict": "inference",
     "/invocations": "inference",
 }
+_JUDGING: Final = ("/moderations", "/classify")
 UNNAMED: Final = "inference"
 _GENERATING: Final = frozenset({"chat", "text_completion", "generate_content"})
 _MAX_REMEMBERED: Final = 128  # characters of a path: clients make them up
@@ -95,6 +96,11 @@ def serves(call: str, request: str) -> bool:
     An embedding that is made on the way to an answer is no engine's answer to the client.
     """
     return call == request or UNNAMED in (call, request) or {call, request} <= _GENERATING
+
+
+def judges(path: str) -> bool:
+    """Return whether a path is one of models that judge a text, and answer no client."""
+    return path.rstrip("/").endswith(_JUDGING)
 
 
 def _fits(ending: list[str], segments: list[str]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from otel_lifecycle.instrumentation.http.top_level_scanner import (
+from otel_lifecycle.instrumentation.http.requests.top_level_scanner import (
     TopLevelScanner,
     without_strings,
 )
@@ -20,7 +20,8 @@ _NOT_OF_TOKEN_IDS = bytes(byte for byte in range(256) if byte not in b"012345678
 _BLANKS = b" \t\r\n"
 _TRUE = frozenset({"true", "1", "on", "yes", "y", "t"})
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_SCANNED = ("model", "stream", "n")
+_LIMITS = ("max_tokens", "max_completion_tokens")
+_SCANNED = ("model", "stream", "n", *_LIMITS)
 
 _Scalar = str | int | float | bool | None
 
@@ -40,23 +41,14 @@ class _Request(msgspec.Struct):
     model: msgspec.Raw = msgspec.Raw(b"null")
     stream: msgspec.Raw = msgspec.Raw(b"null")
     n: msgspec.Raw = msgspec.Raw(b"null")
+    max_tokens: msgspec.Raw = msgspec.Raw(b"null")
+    max_completion_tokens: msgspec.Raw = msgspec.Raw(b"null")
     sampling_params: msgspec.Raw = msgspec.Raw(b"null")
     prompt: msgspec.Raw = msgspec.Raw(b"null")
     text: msgspec.Raw = msgspec.Raw(b"null")
     input_ids: msgspec.Raw = msgspec.Raw(b"null")
     messages: msgspec.Raw = msgspec.Raw(b"null")
     input: msgspec.Raw = msgspec.Raw(b"null")
-
-
-class _Transfer(msgspec.Struct):
-    do_remote_decode: _Scalar = None
-    do_remote_prefill: _Scalar = None
-
-
-class _Call(msgspec.Struct):
-    max_tokens: _Scalar = None
-    max_completion_tokens: _Scalar = None
-    kv_transfer_params: _Transfer | None = None
 
 
 # What a body has that asks for output: something to answer, and how.
@@ -77,24 +69,10 @@ _WAYS = frozenset(
 
 _Text = _Scalar | _Part | list[_Scalar | _Part]
 _request_decoder = msgspec.json.Decoder(_Request)
-_call_decoder = msgspec.json.Decoder(_Call)
 _names_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _scalar_decoder = msgspec.json.Decoder(_Scalar)
 _text_decoder = msgspec.json.Decoder(_Text)
 _sampling_decoder = msgspec.json.Decoder(_Sampling)
-
-
-def is_prefill(body: bytes) -> bool:
-    """Return whether a call only fills a KV cache for another engine, as a PD proxy asks for."""
-    try:
-        call = _call_decoder.decode(body)
-    except _UNREADABLE:
-        return False
-    transfer = call.kv_transfer_params
-    if transfer is None or transfer.do_remote_prefill is True:
-        return False
-    limit = call.max_tokens or call.max_completion_tokens
-    return transfer.do_remote_decode is True or limit == 1
 
 
 def asks_for_output(body: bytes) -> bool:
@@ -119,6 +97,7 @@ class InferenceRequest:
         input_token_source: `tokenized`, `estimated` or None.
         samples: How many answers to each prompt are asked for.
         choices: How many answers to all prompts.
+        is_one_token: Whether a single token is asked for.
     """
 
     def __init__(self) -> None:
@@ -128,6 +107,7 @@ class InferenceRequest:
         self.input_token_source: str | None = None
         self.samples = 1
         self.choices = 1
+        self.is_one_token = False
 
     @classmethod
     def of_body(cls, body: bytes) -> InferenceRequest:
@@ -149,6 +129,7 @@ class InferenceRequest:
         request._set(found.get("model"), found.get("n"))
         if "stream" in found or scanner.is_whole:
             request.streaming = _is_true(found.get("stream"))
+        request.is_one_token = any(found.get(name) == 1 for name in _LIMITS)
         return request
 
     @classmethod
@@ -166,6 +147,7 @@ class InferenceRequest:
     def _read(self, body: _Request) -> None:
         self._set(_scalar(body.model), _scalar(body.n))
         self.streaming = _is_true(_scalar(body.stream))
+        self.is_one_token = 1 in (_scalar(body.max_tokens), _scalar(body.max_completion_tokens))
         with suppress(*_UNREADABLE):
             sampling = _sampling_decoder.decode(body.sampling_params)
             self.samples = max(self.samples, _count(sampling.n))
