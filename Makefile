@@ -11,7 +11,8 @@ PIP := python -m pip install --quiet --disable-pip-version-check
 # The locked versions, each file by its hash; the package itself is built with the locked tools.
 LOCKED = $(BIN)/$(PIP) --require-hashes --requirement
 PACKAGE = $(BIN)/$(PIP) --no-deps --no-build-isolation --editable .
-PARALLEL := --numprocesses auto --dist worksteal
+# More workers than cores: most tests wait for processes and sockets.
+PARALLEL := --numprocesses 4 --dist worksteal
 
 .PHONY: demo test test-latest test-lowest test-slow test-routers test-backends test-faults mutants bench docs check \
   check-workflows dist lock clean
