@@ -203,7 +203,7 @@ def test_vanishing_folder(report: Report, folder: Path) -> None:
         if folder.exists():
             folder.rename(folder.with_name(f"away-{run}"))
             if run % 2:
-                folder.mkdir()
+                folder.mkdir(exist_ok=True)  # unless the writer was faster
     tracker.close()
     folders = [*folder.parent.glob("away-*"), folder]
     each_found = [read(each).of("request") for each in folders if each.exists()]
