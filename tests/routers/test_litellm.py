@@ -29,6 +29,7 @@ from tests.instrumentation.exchanges import (
     ANY_ID,
     disconnected,
     failed,
+    legs,
     plain,
     streamed,
     whole_answer,
@@ -287,13 +288,18 @@ def routed(engines: Engines, request_id: str, group: str, **changes: Any) -> dic
     return streamed(engines.url, **{**known, **changes})
 
 
-def rerouted(start: str, end: str, *reasons: Any) -> dict[str, Any]:
-    """What further attempts change."""
+def rerouted(start: str, end: str, *reasons: Any, outcome: str = "completed") -> dict[str, Any]:
+    """What further attempts change, the last of which ends with an outcome."""
     ends = ["addr://" + url.removeprefix("http://") for url in (start, end)]
     changes = [
         {"at": TIMESTAMP, "from": ends[0], "to": ends[1], "reason": reason} for reason in reasons
     ]
-    return {"attempt": len(reasons) + 1, "rerouted": changes}
+    calls = [("leader", start, "error")] * len(reasons)
+    return {
+        "attempt": len(reasons) + 1,
+        "rerouted": changes,
+        **legs(*calls, ("leader", end, outcome)),
+    }
 
 
 def check_trace(telemetry: InstrumentedProxy, engines: Engines, record: LifecycleRecord) -> None:
@@ -385,7 +391,7 @@ def test_engine_fails(
         },
         **failed(f"http_{status}"),
         **ESTIMATED,
-        **rerouted(url, url, reason),
+        **rerouted(url, url, reason, outcome="error"),
         "streaming": stream,
     }
     assert record.selected_endpoint == "addr://" + url.removeprefix("http://")
@@ -548,7 +554,7 @@ def test_program(tmp_path: Path, engines: Engines) -> None:
         ]
 
     assert ends("falls-back") == [("completed", "", 3, ["http_500", "http_500"])]
-    assert ends("error") == [("error", "InternalServerError", 2, ["http_500"])]
+    assert ends("error") == [("error", "http_500", 2, ["http_500"])]
     assert ends("limited") == [("error", "RateLimitError", 2, ["http_429"])]
     assert ends("dead") == [("error", "InternalServerError", 2, ["httpx.ConnectError"])]
     assert [end[:3] for end in ends("hang")] == [("error", "Timeout", 2)]
