@@ -555,7 +555,7 @@ def test_program(tmp_path: Path, engines: Engines) -> None:
 
     assert ends("falls-back") == [("completed", "", 3, ["http_500", "http_500"])]
     assert ends("error") == [("error", "http_500", 2, ["http_500"])]
-    assert ends("limited") == [("error", "RateLimitError", 2, ["http_429"])]
+    assert ends("limited") == [("error", "http_429", 2, ["http_429"])]
     assert ends("dead") == [("error", "InternalServerError", 2, ["httpx.ConnectError"])]
     assert [end[:3] for end in ends("hang")] == [("error", "Timeout", 2)]
     assert [end[0] for end in ends("cut")] == ["error"]
