@@ -23,6 +23,8 @@ def eventually(
         what: What is waited for, for the failure's text.
     """
     deadline = time.monotonic() + patience
+    pause = 0.005
     while not condition():
         assert time.monotonic() < deadline, f"it never came true: {what}"
-        time.sleep(0.005)
+        time.sleep(pause)
+        pause = min(0.1, pause * 1.2)  # asking may itself be work for what is waited for
