@@ -85,6 +85,21 @@ class StoppedClock(ManualClock):
             raise OSError("no time")
 
 
+def test_clock_of_the_factory() -> None:
+    """The factory hands its clock and its providers on."""
+    telemetry = InMemoryTelemetry()
+    tracker = RequestLifecycleTracker.from_json(
+        '{"storeName": "factory"}',
+        tracer_provider=telemetry.tracer_provider,
+        meter_provider=telemetry.meter_provider,
+        clock=ManualClock(NOW_NS),
+    )
+    tracker.track(start()).complete()
+    tracker.close()
+
+    assert [span.start_time for span in telemetry.spans] == [NOW_NS]
+
+
 def test_clock_that_raises() -> None:
     """The router never sees it, and what was charged is given back; no figure is made up."""
     telemetry, clock = InMemoryTelemetry(), StoppedClock()
