@@ -29,7 +29,7 @@ def _why_missing(path: Path) -> str | None:
         files = record_files(path)
         if not files:
             return "contains no record files (*.jsonl, *.jsonl.gz)"
-        if files == {path: {}}:
+        if files == {path: []}:
             os.stat(path)
     except FileNotFoundError as error:
         return error.strerror

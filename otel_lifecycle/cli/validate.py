@@ -56,7 +56,7 @@ def _files(path: Path) -> list[Path]:
     return [
         file
         for live, segments in found
-        for file in (*segments.values(), live)
+        for file in (*(live.with_name(name) for _, name in segments), live)
         if os.path.isfile(file)
     ]
 

@@ -7,7 +7,7 @@ import os
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -91,6 +91,7 @@ class Cursor:
         self._nameless_since: float | None = None
         self._failure = ""
         self._problems: deque[RecordError] = deque()  # not reported yet
+        self._segments: deque[tuple[SegmentKey, str]] = deque()
 
     @property
     def position(self) -> FilePosition:
@@ -103,16 +104,19 @@ class Cursor:
         """Whether it has a file open."""
         return self._handle is not None
 
-    def read(self, segments: Mapping[SegmentKey, Path]) -> Iterator[PositionedRecord | RecordError]:
+    def read(
+        self, segments: deque[tuple[SegmentKey, str]]
+    ) -> Iterator[PositionedRecord | RecordError]:
         """Yield the entries not read yet, up to the current end of the files.
 
         It may be stopped anywhere: the next call continues after the last yielded entry.
 
         Args:
-            segments: The closed segments, from a recent listing.
+            segments: The closed segments of a listing, oldest first; those read are removed.
         """
+        self._segments = segments
         yield from self._report()
-        while self._has_more(segments):
+        while self._has_more():
             try:
                 handle = self._continue()
                 yield from self._report()
@@ -187,7 +191,7 @@ class Cursor:
         while self._problems:
             yield self._problems.popleft()
 
-    def _has_more(self, segments: Mapping[SegmentKey, Path]) -> bool:
+    def _has_more(self) -> bool:
         try:
             if self._handle is None:
                 return signature(os.stat(self.live)) != self._seen
@@ -196,13 +200,13 @@ class Cursor:
             if signature(os.fstat(self._handle.fileno())) != self._seen:
                 self._nameless_since = None
                 return True
-            return self._is_abandoned(self._handle, segments)
+            return self._is_abandoned(self._handle)
         except FileNotFoundError:
-            return any(map(self._is_unread, segments))
+            return self._next_segment() is not None
         except OSError:
             return True  # opening the file reports the reason
 
-    def _is_abandoned(self, handle: BinaryIO, segments: Mapping[SegmentKey, Path]) -> bool:
+    def _is_abandoned(self, handle: BinaryIO) -> bool:
         """Return whether the open file has lost its name and will not be written any more."""
         status = os.fstat(handle.fileno())
         try:
@@ -212,10 +216,10 @@ class Cursor:
         if successor is not None and identity(successor) == identity(status):
             self._nameless_since = None
             return False
-        unread = [path for key, path in segments.items() if self._is_unread(key)]
-        if any(_leads_to(path, identity(status)) for path in unread):
+        segment = self._next_segment()
+        if segment is not None and _leads_to(self.live.with_name(segment[1]), identity(status)):
             return True  # a writer renames under the lock, as its last step
-        gone_on = bool(unread) or (successor is not None and successor.st_size > 0)
+        gone_on = segment is not None or (successor is not None and successor.st_size > 0)
         if not gone_on:
             now = time.monotonic()
             if self._nameless_since is None:
@@ -224,8 +228,11 @@ class Cursor:
         # A writer that holds the lock has not noticed the renaming yet.
         return gone_on and not is_being_written(handle)
 
-    def _is_unread(self, key: SegmentKey) -> bool:
-        return self._closed is None or key > self._closed
+    def _next_segment(self) -> tuple[SegmentKey, str] | None:
+        """Return the oldest segment of the listing that was not read."""
+        while self._segments and self._closed and self._segments[0][0] <= self._closed:
+            self._segments.popleft()
+        return self._segments[0] if self._segments else None
 
     def _continue(self) -> BinaryIO | None:
         """Open the oldest file that is not read to its end, at the position reached."""
@@ -244,26 +251,29 @@ class Cursor:
 
     def _open(self) -> BinaryIO | None:
         for _ in range(_TRIES):
-            # Open the live file before listing, so that the list has all segments closed before it.
+            segment = self._next_segment()
+            if segment is not None:
+                self._key, name = segment
+                self._path = self.live.with_name(name)
+                self._handle = open_if_there(self._path)
+                if self._handle is not None:
+                    return self._handle
+            # All were read, or this one was compressed or deleted after the listing. Open the live
+            # file before listing anew, so that the list has all segments closed before it.
             self._path, self._key = self.live, None
             live, refusal = _try_to_open(self.live)
             try:
-                segments = closed_segments(self.live)
+                self._segments.clear()
+                self._segments.extend(closed_segments(self.live))
             except BaseException:
                 _close(live)
                 raise
-            key = next(filter(self._is_unread, segments), None)
-            if key is None:
+            if self._next_segment() is None:
                 if refusal is not None:
                     raise refusal
                 self._handle = live
                 return live
             _close(live)
-            self._path, self._key = segments[key], key
-            self._handle = open_if_there(self._path)
-            if self._handle is not None:
-                return self._handle
-            # The segment was compressed or deleted after the listing.
         return None
 
     def _begin(self, handle: BinaryIO) -> BinaryIO:

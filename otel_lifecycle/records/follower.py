@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import deque
 from collections.abc import Collection, Generator, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import TypeAlias
 
 import msgspec
 
@@ -21,6 +23,8 @@ from otel_lifecycle.records.names import (
 )
 from otel_lifecycle.records.opening import Identity
 from otel_lifecycle.records.position import FilePosition, LeftFile, Position
+
+_Listing: TypeAlias = dict[Path, deque[tuple[SegmentKey, str]]]
 
 _BATCH_BYTES = 8 << 20
 _OPEN_FILES = 256
@@ -74,6 +78,7 @@ class Follower:
         # A shell's `records*` also names the segments that the live file already stands for.
         self._paths = [path for path in given if not _is_covered(path, given)]
         self._cursors: dict[Path, Cursor] = {}
+        self._files: _Listing | None = None  # not all of which was read
         self._current: Path | None = None
         self._failures: dict[Path, str] = {}
         self._open: dict[Path, None] = {}  # the file written last comes last
@@ -121,23 +126,16 @@ class Follower:
         It may be stopped anywhere: the next call of `read` or `poll` continues after the last
         yielded entry.
         """
-        files = yield from self._list()
-        for live, cursor in self._cursors.items():
-            if cursor.is_open:
-                files.setdefault(live, {})
-        order = list(files)
-        if self._current in files:  # resume with the file where reading stopped
-            start = order.index(self._current)
-            order = order[start:] + order[:start]
-        for live in order:
-            self._current = live
-            cursor = self._cursors.get(live)
-            if cursor is None:
-                cursor = self._cursors[live] = self._new_cursor(live, FilePosition())
-            for entry in cursor.read(files[live]):
-                self._open.pop(live, None)
-                yield entry
-            self._limit_open(cursor)
+        is_new = False
+        while not is_new:  # the listing of an earlier call may be out of date
+            files = self._files
+            if files is None:
+                files = self._files = yield from self._list()
+                is_new = True
+            for live in self._in_order(files):
+                self._current = live
+                yield from self._read_file(live, files[live])
+            self._files = None
         yield from self._report_lost()
 
     def close(self) -> None:
@@ -155,6 +153,25 @@ class Follower:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _in_order(self, files: _Listing) -> list[Path]:
+        """Return the files, beginning with the one where reading stopped."""
+        order = list(files)
+        if self._current not in files:
+            return order
+        start = order.index(self._current)
+        return order[start:] + order[:start]
+
+    def _read_file(
+        self, live: Path, segments: deque[tuple[SegmentKey, str]]
+    ) -> Iterator[PositionedRecord | RecordError]:
+        cursor = self._cursors.get(live)
+        if cursor is None:
+            cursor = self._cursors[live] = self._new_cursor(live, FilePosition())
+        for entry in cursor.read(segments):
+            self._open.pop(live, None)
+            yield entry
+        self._limit_open(cursor)
 
     def _new_cursor(self, live: Path, position: FilePosition) -> Cursor:
         return Cursor(
@@ -203,8 +220,8 @@ class Follower:
                 self._left[file] = msgspec.structs.replace(left, lost="")
                 yield RecordError(Path(left.path), None, left.lost)
 
-    def _list(self) -> Generator[RecordError, None, dict[Path, dict[SegmentKey, Path]]]:
-        files: dict[Path, dict[SegmentKey, Path]] = {}
+    def _list(self) -> Generator[RecordError, None, _Listing]:
+        files: _Listing = {}
         complete = True
         for path in self._paths:
             try:
@@ -213,7 +230,8 @@ class Follower:
                 elif path in self._folders:  # it may come back
                     complete = False
                     continue
-                files.update(record_files(path))
+                for live, segments in record_files(path).items():
+                    files[live] = deque(segments)
                 self._failures.pop(path, None)
             except FileNotFoundError:
                 complete = False
@@ -227,6 +245,9 @@ class Follower:
                 if not self._cursors[live].is_open:
                     self._open.pop(live, None)
                     yield from self._cursors.pop(live).vanish()
+        for live, cursor in self._cursors.items():
+            if cursor.is_open:
+                files.setdefault(live, deque())
         return files
 
 

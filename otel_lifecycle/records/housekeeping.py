@@ -106,8 +106,10 @@ class Housekeeping:
         if self._config.compression == "gzip":
             self._delete_unfinished()
             segments = [
-                path if path.name.endswith(COMPRESSED) else self._compress(path)
-                for path in segments
+                name
+                if name.endswith(COMPRESSED)
+                else self._compress(self._live.with_name(name)).name
+                for name in segments
             ]
         self._delete_oldest(segments)
 
@@ -135,7 +137,7 @@ class Housekeeping:
                     self._warn(f"{path} cannot be deleted: {error}")
 
     def _compress(self, path: Path) -> Path:
-        """Compress a segment; return its current name."""
+        """Compress a segment; return its current path."""
         compressed = path.with_name(path.name + COMPRESSED)
         try:
             with open(open_carefully(path, os.O_RDONLY), "rb") as plain:
@@ -178,13 +180,14 @@ class Housekeeping:
         if self._syncs:
             os.fsync(file.fileno())
 
-    def _delete_oldest(self, segments: list[Path]) -> None:
+    def _delete_oldest(self, segments: list[str]) -> None:
         """Delete the oldest segments, never the newest: it has the number to continue from."""
         most, most_bytes = self._config.retain_segments, self._config.retain_bytes
         if not most and not most_bytes:
             return
         kept = 0
-        for count, path in enumerate(reversed(segments)):
+        for count, name in enumerate(reversed(segments)):
+            path = self._live.with_name(name)
             try:
                 kept += path.stat().st_size
                 if count and ((most and count >= most) or (most_bytes and kept > most_bytes)):
@@ -196,15 +199,15 @@ class Housekeeping:
             except OSError as error:
                 self._warn(f"{path} cannot be deleted: {error}")
 
-    def _closed_segments(self) -> list[Path]:
-        """Return the closed segments of all processes, oldest first."""
+    def _closed_segments(self) -> list[str]:
+        """Return the names of the closed segments of all processes, oldest first."""
         segments = [
             segment
             for live, segments in files_in(self._live.parent).items()
             if self._is_ours(live)
-            for segment in segments.items()
+            for segment in segments
         ]
-        return [path for _, path in sorted(segments)]
+        return [name for _, name in sorted(segments)]
 
     def _is_ours(self, live: Path) -> bool:
         return is_sibling(live, self._config.output_path)

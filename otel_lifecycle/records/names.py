@@ -15,7 +15,7 @@ import socket
 import stat
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 from urllib.parse import unquote
 
 PID, INSTANCE = "{pid}", "{instance}"  # in an output path
@@ -64,6 +64,10 @@ class SegmentKey(NamedTuple):
 
 
 NO_SEGMENT = SegmentKey("", 0)
+
+# A folder may hold thousands of them, so their paths are built only when they are used.
+Segments: TypeAlias = list[tuple[SegmentKey, str]]
+"""The keys and file names of one live file's closed segments, oldest first."""
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
@@ -129,21 +133,27 @@ def newest_segment(live: Path) -> SegmentKey:
     Raises:
         OSError: The folder cannot be read.
     """
-    segments = map(_parse, _names_of(live))
-    keys = [segment[1] for segment in segments if segment and segment[0] == live.name]
-    return max(keys, default=NO_SEGMENT)
+    newest = NO_SEGMENT
+    start = len(live.stem) + 1
+    for name in sorted(_names_of(live), reverse=True):
+        if name[start : start + len(newest.closed)] < newest.closed:
+            break
+        segment = _parse(name)
+        if segment is not None and segment[0] == live.name:
+            newest = max(newest, segment[1])
+    return newest
 
 
-def closed_segments(live: Path) -> dict[SegmentKey, Path]:
-    """Return the closed segments of a live file, oldest first.
+def closed_segments(live: Path) -> Segments:
+    """Return the closed segments of a live file.
 
     Raises:
         OSError: The folder cannot be read.
     """
-    return _in_order(live.parent, _names_of(live)).get(live, {})
+    return _grouped(_names_of(live)).get(live.name, [])
 
 
-def record_files(path: Path) -> dict[Path, dict[SegmentKey, Path]]:
+def record_files(path: Path) -> dict[Path, Segments]:
     """Return the live files that a path stands for, each with its closed segments.
 
     Args:
@@ -160,7 +170,7 @@ def record_files(path: Path) -> dict[Path, dict[SegmentKey, Path]]:
             if live.name.endswith(_FOLDER_SUFFIXES)
         }
     if segment_of(path) is not None:
-        return {path: {}}
+        return {path: []}
     return {path: closed_segments(path)}
 
 
@@ -176,13 +186,14 @@ def is_folder(path: Path) -> bool:
         return False
 
 
-def files_in(folder: Path) -> dict[Path, dict[SegmentKey, Path]]:
+def files_in(folder: Path) -> dict[Path, Segments]:
     """Return all files of a folder as live files, existing or not, with their closed segments.
 
     Raises:
         OSError: The folder cannot be read.
     """
-    return _in_order(folder, os.listdir(folder))
+    files = _grouped(os.listdir(folder))
+    return {folder / live: segments for live, segments in files.items()}
 
 
 def _names_of(live: Path) -> list[str]:
@@ -190,7 +201,7 @@ def _names_of(live: Path) -> list[str]:
     return [name for name in os.listdir(live.parent) if name.startswith(start)]
 
 
-def _in_order(folder: Path, names: list[str]) -> dict[Path, dict[SegmentKey, Path]]:
+def _grouped(names: list[str]) -> dict[str, Segments]:
     files: dict[str, dict[SegmentKey, str]] = {}
     for name in sorted(names):  # `x` sorts before `x.gz` and is preferred
         segment = _parse(name)
@@ -198,10 +209,7 @@ def _in_order(folder: Path, names: list[str]) -> dict[Path, dict[SegmentKey, Pat
             files.setdefault(name, {})
         else:
             files.setdefault(segment[0], {}).setdefault(segment[1], name)
-    return {
-        folder / live: {key: folder / name for key, name in sorted(segments.items())}
-        for live, segments in files.items()
-    }
+    return {live: sorted(segments.items()) for live, segments in files.items()}
 
 
 def _parse(name: str) -> tuple[str, SegmentKey] | None:

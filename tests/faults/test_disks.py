@@ -16,7 +16,7 @@ import pytest
 from tests.faults import workers
 from tests.faults.processes import PATIENCE_SECONDS, Found, Worker, read
 from tests.faults.table import Result
-from tests.records.helpers import held, make_tracker, numbered, serve
+from tests.records.helpers import held, let_writer_follow, make_tracker, numbered, serve
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.faults
@@ -193,13 +193,12 @@ def test_vanishing_folder(report: Report, folder: Path) -> None:
     The first is made anew; no record is in neither or in both, and each folder keeps their order.
     """
     path = folder / "records.jsonl"
-    runs, served = 20, 0
+    runs, count = 20, 500
     tracker = make_tracker(path, flush_threshold=3, rotate_bytes=32 << 10)
     for run in range(runs):
-        end = time.monotonic() + 0.05
-        while time.monotonic() < end:
-            serve(tracker, f"request-{served}")
-            served += 1
+        for number in range(run * count, (run + 1) * count):
+            serve(tracker, f"request-{number}")
+            let_writer_follow(tracker)
         if folder.exists():
             folder.rename(folder.with_name(f"away-{run}"))
             if run % 2:
@@ -209,13 +208,13 @@ def test_vanishing_folder(report: Report, folder: Path) -> None:
     each_found = [read(each).of("request") for each in folders if each.exists()]
     assert all(numbers == sorted(numbers) for numbers in each_found)
     found = read(*(each for each in folders if each.exists()))
-    assert sorted(found.of("request")) == list(range(served))
+    assert sorted(found.of("request")) == list(range(runs * count))
     report(
         Result(
             "The folder vanishes, or is replaced, under load",
             "It is created again, and each record is in the old or in the new one.",
             runs,
-            served,
+            runs * count,
             len(found.ids),
             len(found.problems),
         )

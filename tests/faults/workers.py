@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from otel_lifecycle import RequestLifecycleTracker, TrackerConfig
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.records.writer import RecordWriter
-from tests.records.helpers import enabled, make_tracker, numbered, serve
+from tests.records.helpers import enabled, let_writer_follow, make_tracker, numbered, serve
 from tests.records.segments import lines
 from tests.records.shipping.collectors import ACCEPT, HTTP_PROTOBUF, Collector, Reply
 from tests.routes import start
@@ -84,6 +84,7 @@ def serve_until_terminated(told: Connection, path: Path, name: str) -> None:
     while not stop.is_set():
         serve(tracker, f"{name}-{served}")
         served += 1
+        let_writer_follow(tracker)
     told.send(served)
 
 
@@ -99,6 +100,7 @@ def serve_until_interrupted(told: Connection, path: Path, name: str) -> None:
                 dispatched += 1
                 tracked.chunk()
                 tracked.complete()
+            let_writer_follow(tracker)
     except KeyboardInterrupt:
         told.send(dispatched)
 

@@ -23,9 +23,11 @@ from otel_lifecycle import (
     read_records,
 )
 from tests.routes import start
+from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 60.0
+_MOST_QUEUED = 2_000
 
 
 def settle() -> None:
@@ -62,6 +64,14 @@ def serve(tracker: RequestLifecycleTracker, *request_ids: str) -> None:
         with tracker.track(start(request_id)) as tracked:
             tracked.chunk()
             tracked.complete(output_tokens=8)
+
+
+def let_writer_follow(tracker: RequestLifecycleTracker) -> None:
+    """Waits while more records are queued than any machine writes in a moment."""
+    sink = tracker.store.sink
+    assert sink is not None
+    if sink.queued > _MOST_QUEUED:
+        eventually(lambda: sink.queued < _MOST_QUEUED / 2)
 
 
 def numbered(name: str, count: int) -> list[str]:

@@ -64,6 +64,21 @@ def test_batches(path: Path) -> None:
     assert [batch.caught_up for batch in batches] == [False, False, True]
 
 
+def test_files_that_appear_meanwhile(tmp_path: Path) -> None:
+    """What appears, or is renamed, while others are read is found before all is read."""
+    one, two, three = (tmp_path / f"{name}.jsonl" for name in ("one", "two", "three"))
+    append(one, lines("a", "b", "c"))
+    append(two, lines("d"))
+    follower = Follower(tmp_path)
+    assert found(follower.poll(1)) == (["a"], [])
+    two.rename(three)
+    append(two, lines("e"))
+    append(tmp_path / "four.jsonl", lines("f"))
+    batch = follower.poll()
+    assert (sorted(found(batch)[0]), found(batch)[1]) == (["b", "c", "d", "e", "f"], [])
+    assert batch.caught_up
+
+
 def _keep(path: Path) -> Path:
     return path
 

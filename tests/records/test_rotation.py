@@ -30,8 +30,8 @@ _RECORD_BYTES = 3_300  # more than one takes, and less than a third more
 
 def segments(folder: Path) -> list[Path]:
     """The closed segments in a folder, oldest first."""
-    found = [item for each in files_in(folder).values() for item in each.items()]
-    return [path for _, path in sorted(found)]
+    found = [segment for each in files_in(folder).values() for segment in each]
+    return [folder / name for _, name in sorted(found)]
 
 
 def numbers(folder: Path) -> list[int]:
