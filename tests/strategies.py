@@ -16,6 +16,7 @@ from otel_lifecycle import (
     Route,
     RouteEndpoint,
 )
+from tests.routes import NOW
 
 texts = st.text(max_size=20)
 counts = st.none() | st.integers(0, 2**40) | st.integers()
@@ -98,5 +99,6 @@ starts = st.builds(
     operation=texts,
     provider=texts,
     route_mismatch=st.booleans(),
+    received_at=moments | st.integers(0, 10**12).map(lambda us: NOW - timedelta(microseconds=us)),
 )
 delays = st.floats(0, 1e6).map(lambda seconds: timedelta(seconds=seconds))

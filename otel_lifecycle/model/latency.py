@@ -2,11 +2,93 @@
 
 from __future__ import annotations
 
-from otel_lifecycle.model.record import ActualLatency, PredictionError
+from typing import Annotated
+
+import msgspec
+
+from otel_lifecycle.model.fields import (
+    Difference,
+    Elapsed,
+    Milliseconds,
+    Ratio,
+    declare,
+    record_name,
+)
 from otel_lifecycle.model.route import LatencyPrediction
 
 PREDICTION_MODE_ACTIVE = "active"
 PREDICTION_MODE_SHADOW = "shadow"
+
+
+class ActualLatency(msgspec.Struct, rename=record_name, gc=False):
+    """The measured latencies, in milliseconds of a monotonic clock.
+
+    All but `queue_ms` count from the dispatch, as predictions do.
+
+    TPOT is per token, not per chunk as in llm-d's predictor, because its features count tokens.
+    """
+
+    ttft_ms: Annotated[
+        Elapsed | None, declare("Time from dispatch to the first chunk; only for a stream.")
+    ] = None
+    tpot_ms: Annotated[
+        Elapsed | None,
+        declare(
+            "`(e2e - ttft) / (output tokens - 1)`; only for a stream with two tokens or more.",
+            attribute="llm_router.response.time_per_output_token",
+        ),
+    ] = None
+    e2e_ms: Annotated[
+        Elapsed | None,
+        declare(
+            "Time from dispatch to end; from arrival if there was no dispatch.",
+            attribute="llm_router.request.duration",
+        ),
+    ] = None
+    prefill_ms: Annotated[
+        Milliseconds | None,
+        declare(
+            "Time from the call of a PD route's prefill endpoint to its answer.",
+            attribute="llm_router.route.prefill.duration",
+        ),
+    ] = None
+    queue_ms: Annotated[
+        Elapsed | None,
+        declare("Time from arrival to dispatch; null if either is unknown."),
+    ] = None
+
+    def since_arrival(self, latency_ms: float) -> float:
+        """Return one of these as the client sees it: with the time before the dispatch, if known.
+
+        Args:
+            latency_ms: A latency that counts from the dispatch.
+        """
+        return latency_ms + (self.queue_ms or 0.0)
+
+
+class PredictionError(msgspec.Struct, rename=record_name, gc=False):
+    """Actual minus predicted, in milliseconds and as a fraction of the actual value."""
+
+    ttft_ms: Annotated[
+        Difference | None,
+        declare(
+            "Actual time to first token minus the predicted one.",
+            attribute=".time_to_first_token.error",
+        ),
+    ] = None
+    tpot_ms: Annotated[
+        Difference | None,
+        declare(
+            "Actual time per output token minus the predicted one.",
+            attribute=".time_per_output_token.error",
+        ),
+    ] = None
+    ttft_ratio: Annotated[
+        Ratio | None, declare("This error as a fraction of the actual time to first token.")
+    ] = None
+    tpot_ratio: Annotated[
+        Ratio | None, declare("This error as a fraction of the actual time per output token.")
+    ] = None
 
 
 def prediction_mode(prediction: LatencyPrediction) -> str:

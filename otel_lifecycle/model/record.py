@@ -17,78 +17,17 @@ from otel_lifecycle.model.endpoint import Load
 from otel_lifecycle.model.features import MissingFeature, PredictionInput
 from otel_lifecycle.model.fields import (
     Count,
-    Difference,
-    Elapsed,
     Fraction,
-    Milliseconds,
-    Ratio,
     Text,
     Timestamp,
     declare,
     record_name,
 )
+from otel_lifecycle.model.latency import ActualLatency, PredictionError
 from otel_lifecycle.model.request import InputTokenSource, LegOutcome, LegRole, Outcome
 from otel_lifecycle.model.route import LatencyPrediction, RouteSnapshot
 
 SCHEMA_VERSION = 1
-
-
-class ActualLatency(msgspec.Struct, rename=record_name, gc=False):
-    """The measured latencies, in milliseconds of a monotonic clock.
-
-    TPOT is per token, not per chunk as in llm-d's predictor, because its features count tokens.
-    """
-
-    ttft_ms: Annotated[
-        Elapsed | None,
-        declare(
-            "Time from dispatch to the first chunk; only for a stream.",
-            attribute="gen_ai.response.time_to_first_chunk",
-        ),
-    ] = None
-    tpot_ms: Annotated[
-        Elapsed | None,
-        declare(
-            "`(e2e - ttft) / (output tokens - 1)`; only for a stream with two tokens or more.",
-            attribute="llm_router.response.time_per_output_token",
-        ),
-    ] = None
-    e2e_ms: Annotated[
-        Elapsed | None,
-        declare("Time from dispatch to end.", attribute="llm_router.request.duration"),
-    ] = None
-    prefill_ms: Annotated[
-        Milliseconds | None,
-        declare(
-            "Time from the call of a PD route's prefill endpoint to its answer.",
-            attribute="llm_router.route.prefill.duration",
-        ),
-    ] = None
-
-
-class PredictionError(msgspec.Struct, rename=record_name, gc=False):
-    """Actual minus predicted, in milliseconds and as a fraction of the actual value."""
-
-    ttft_ms: Annotated[
-        Difference | None,
-        declare(
-            "Actual time to first token minus the predicted one.",
-            attribute=".time_to_first_token.error",
-        ),
-    ] = None
-    tpot_ms: Annotated[
-        Difference | None,
-        declare(
-            "Actual time per output token minus the predicted one.",
-            attribute=".time_per_output_token.error",
-        ),
-    ] = None
-    ttft_ratio: Annotated[
-        Ratio | None, declare("This error as a fraction of the actual time to first token.")
-    ] = None
-    tpot_ratio: Annotated[
-        Ratio | None, declare("This error as a fraction of the actual time per output token.")
-    ] = None
 
 
 class ErrorInfo(msgspec.Struct, rename=record_name, gc=False):
@@ -129,7 +68,7 @@ class RecordedLeg(msgspec.Struct, rename=record_name, frozen=True):
     started_at: Annotated[
         Timestamp,
         declare(
-            "When it was made. On the span: how long after the dispatch.",
+            "When it was made. On the span: how long after its start.",
             "s",
             ".start",
             source="clock",
@@ -150,8 +89,8 @@ class RecordedLeg(msgspec.Struct, rename=record_name, frozen=True):
 class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
     """One finished request.
 
-    Timestamps are RFC 3339 text in UTC with nanoseconds. They start from the wall clock at dispatch
-    and advance with a monotonic clock, so that setting the clock never makes a span run backwards.
+    Timestamps are RFC 3339 text in UTC with nanoseconds. They count from the wall clock at dispatch
+    by a monotonic clock, so that setting the clock never makes a span run backwards.
     """
 
     schema_version: Annotated[int, declare("The version of this schema.", "1")] = SCHEMA_VERSION
@@ -198,8 +137,18 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
             at_start=True,
         ),
     ] = None
+    received_at: Annotated[
+        Timestamp | None,
+        declare("Time of arrival at the router. On the span: its start.", source="clock"),
+    ] = None
     started_at: Annotated[
-        Timestamp, declare("Time of dispatch. On the span: its start.", source="clock")
+        Timestamp,
+        declare(
+            "Time of dispatch: the first call to the engine. Of a request without one: its "
+            f"arrival. On the span: the event `{semconv.EVENT_DISPATCH}`; its start if the arrival "
+            "is unknown.",
+            source="clock",
+        ),
     ]
     first_byte_at: Annotated[
         Timestamp | None,

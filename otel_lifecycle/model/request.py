@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from enum import Enum
 
 import msgspec
@@ -101,6 +102,9 @@ class RequestStart(msgspec.Struct, frozen=True):
         provider: GenAI provider: `vllm`, ...
         route_mismatch: Whether the dispatched route and the endpoint's own PD group disagreed;
             `route` is the dispatched one.
+        received_at: When the request reached the router: an aware datetime of the wall clock, like
+            `EndpointMetrics.update_time`. None is unknown; so is a naive one, one after the
+            dispatch, and one more than 1e9 ms (11 days) before it.
     """
 
     request_id: str
@@ -118,6 +122,7 @@ class RequestStart(msgspec.Struct, frozen=True):
     operation: str = ""
     provider: str = ""
     route_mismatch: bool = False
+    received_at: datetime | None = None
 
 
 class RequestCompletion(msgspec.Struct, frozen=True):

@@ -18,6 +18,7 @@ SCOPE: Final = "otel_lifecycle"
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
 
 # Events of the span
+EVENT_DISPATCH: Final = "llm_router.dispatch"
 EVENT_FIRST_CHUNK: Final = "llm_router.first_chunk"
 EVENT_COMPLETION: Final = "llm_router.completion"
 EVENT_REROUTED: Final = "llm_router.rerouted"
@@ -48,6 +49,8 @@ MISSING_REASONS: Final = "llm_router.prediction.missing_reasons"
 
 # Result
 OUTCOME: Final = "llm_router.outcome"
+QUEUE_DURATION: Final = "llm_router.queue.duration"  # also a metric
+TIME_TO_FIRST_CHUNK: Final = "gen_ai.response.time_to_first_chunk"
 
 # Metrics
 METRIC_INFLIGHT_REQUESTS: Final = "llm_router.inflight.requests"
@@ -87,6 +90,9 @@ IGNORED_REASON: Final = "llm_router.ignored.reason"
 
 DURATION_BUCKETS: Final = (
     0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
+)  # fmt: skip
+QUEUE_BUCKETS: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
 TTFT_BUCKETS: Final = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,

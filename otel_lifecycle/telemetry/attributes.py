@@ -82,6 +82,23 @@ DERIVED = (
     ),
     Attribute(semconv.SERVER_PORT, "int", "", "Port of the same.", "router", "route"),
     Attribute(
+        semconv.QUEUE_DURATION,
+        "double",
+        "s",
+        "Time from arrival to dispatch, or to the end of a request that had none; absent if the "
+        "arrival is unknown.",
+        "clock",
+        "result",
+    ),
+    Attribute(
+        semconv.TIME_TO_FIRST_CHUNK,
+        "double",
+        "s",
+        "Time from arrival, or dispatch if that is unknown, to a stream's first chunk.",
+        "clock",
+        "result",
+    ),
+    Attribute(
         semconv.K8S_NAMESPACE_NAME, "string", "", "Namespace of the same.", "router", "route"
     ),
     Attribute(semconv.K8S_POD_NAME, "string", "", "Pod of the same.", "router", "route"),

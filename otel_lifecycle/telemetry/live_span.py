@@ -53,7 +53,7 @@ class SpanProcessorError(Exception):
 
 
 def start_span(
-    tracer: Tracer, record: LifecycleRecord, headers: Mapping[str, str] | None, started_ns: int
+    tracer: Tracer, record: LifecycleRecord, headers: Mapping[str, str] | None, begins_ns: int
 ) -> Span:
     """Starts the span of a request and links its record to it.
 
@@ -61,7 +61,7 @@ def start_span(
         tracer: Makes it.
         record: What is known at dispatch.
         headers: The inbound headers: a parent, where no span is current.
-        started_ns: Dispatch, Unix nanoseconds.
+        begins_ns: Arrival, or dispatch if that is unknown, Unix nanoseconds.
     """
     context: Context | None = None
     parent = trace.get_current_span().get_span_context()
@@ -76,7 +76,7 @@ def start_span(
         context=context,
         kind=kind,
         attributes=start_attributes(record),
-        start_time=started_ns,
+        start_time=begins_ns,
     )
     _link(record, span, parent, kind.name.lower())
     return span
@@ -128,7 +128,7 @@ def end_span(
     try:
         if span.get_span_context().trace_flags.sampled:
             details = Details(config.npu_device_attributes, config.first_byte_attribute)
-            set_clean_attributes(span, end_attributes(record, at.started_ns, details, views))
+            set_clean_attributes(span, end_attributes(record, at, details, views))
             _add_events(span, record, at, again=again)
             if record.error is not None:
                 span.set_status(Status(StatusCode.ERROR))

@@ -118,8 +118,11 @@ class LifecycleMetrics:
         instruments.requests.add(1, counted, context)
         actual = record.actual
         prediction = record.prediction
+        if actual.queue_ms is not None:
+            instruments.queue.record(actual.queue_ms / 1000, attributes, context)
+        ttft_ms = None if actual.ttft_ms is None else actual.since_arrival(actual.ttft_ms)
         for actual_ms, predicted_ms, measured, predicted in (
-            (actual.ttft_ms, prediction.ttft_ms, instruments.ttft, instruments.predicted_ttft),
+            (ttft_ms, prediction.ttft_ms, instruments.ttft, instruments.predicted_ttft),
             (actual.tpot_ms, prediction.tpot_ms, instruments.tpot, instruments.predicted_tpot),
         ):
             if actual_ms is not None:
@@ -132,7 +135,8 @@ class LifecycleMetrics:
             attributes = {**attributes, semconv.OUTCOME: outcome}
             if record.error is not None:
                 attributes[semconv.ERROR_TYPE] = self._bound(semconv.ERROR_TYPE, record.error.type)
-            instruments.duration.record(actual.e2e_ms / 1000, attributes, context)
+            duration = actual.since_arrival(actual.e2e_ms) / 1000
+            instruments.duration.record(duration, attributes, context)
         for role in record.endpoint_deleted:
             self.forget(getattr(record.selected_route, role).label)
 
@@ -238,13 +242,19 @@ class _Instruments:
         self.duration = meter.create_histogram(
             semconv.METRIC_REQUEST_DURATION,
             unit="s",
-            description="Dispatch to end of a request.",
+            description="Arrival of a request, or dispatch if that is unknown, to its end.",
             explicit_bucket_boundaries_advisory=semconv.DURATION_BUCKETS,
+        )
+        self.queue = meter.create_histogram(
+            semconv.QUEUE_DURATION,
+            unit="s",
+            description="Arrival of a request to its dispatch.",
+            explicit_bucket_boundaries_advisory=semconv.QUEUE_BUCKETS,
         )
         self.ttft = meter.create_histogram(
             semconv.METRIC_TTFT,
             unit="s",
-            description="Dispatch to first chunk of a streamed response.",
+            description="Arrival, or dispatch if that is unknown, to a stream's first chunk.",
             explicit_bucket_boundaries_advisory=semconv.TTFT_BUCKETS,
         )
         self.tpot = meter.create_histogram(

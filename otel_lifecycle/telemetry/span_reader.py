@@ -24,7 +24,8 @@ from otel_lifecycle.model import (
 )
 from otel_lifecycle.model.features import POD_TYPES, MissingFeature, prediction_input
 from otel_lifecycle.model.fields import Field, fields_of, prefixed
-from otel_lifecycle.model.record import ActualLatency, LifecycleRecord, Reroute
+from otel_lifecycle.model.latency import ActualLatency
+from otel_lifecycle.model.record import LifecycleRecord, RecordedLeg, Reroute
 from otel_lifecycle.model.route import RouteSnapshot
 from otel_lifecycle.model.timestamps import datetime_from_ns, format_timestamp, parse_timestamp
 from otel_lifecycle.telemetry.attributes import attribute_name, unknown
@@ -55,7 +56,9 @@ def record_from_span(span: ReadableSpan) -> LifecycleRecord:
         raise ValueError(f"span {span.name!r} is not a lifecycle span")
     attributes: Mapping[str, Any] = span.attributes or {}
     events: dict[str, Event] = {event.name: event for event in span.events}
-    started_ns = span.start_time
+    begins_ns = span.start_time
+    dispatch = events.get(semconv.EVENT_DISPATCH)
+    started_ns = begins_ns if dispatch is None else dispatch.timestamp
     first_chunk = events.get(semconv.EVENT_FIRST_CHUNK)
     first_chunk_ns = None if first_chunk is None else first_chunk.timestamp - started_ns
     ended_ns = span.end_time if span.end_time is not None else started_ns
@@ -76,9 +79,14 @@ def record_from_span(span: ReadableSpan) -> LifecycleRecord:
         ended_ns - started_ns, first_chunk_ns, values.get("output_length")
     )
     actual.prefill_ms = values["actual"].prefill_ms
+    if dispatch is not None:
+        actual.queue_ms = (started_ns - begins_ns) / 1e6
     completion = events.get(semconv.EVENT_COMPLETION)
     values |= {
         "outcome": Outcome(attributes.get(semconv.OUTCOME)),
+        "received_at": format_timestamp(begins_ns)
+        if semconv.QUEUE_DURATION in attributes
+        else None,
         "started_at": format_timestamp(started_ns),
         "first_chunk_at": None if first_chunk is None else format_timestamp(first_chunk.timestamp),
         "completed_at": None if span.end_time is None else format_timestamp(span.end_time),
@@ -95,6 +103,9 @@ def record_from_span(span: ReadableSpan) -> LifecycleRecord:
         "span_kind": "internal" if span.kind is SpanKind.INTERNAL else "server",
         "resource": resource_attributes(span.resource.attributes),
     }
+    legs = _read_columns(RecordedLeg, attributes, attribute_name("legs"), begins_ns)
+    if legs is not None:
+        values["legs"] = legs
     if completion is not None:
         values["served_endpoint"] = (completion.attributes or {}).get(semconv.ROUTE_SERVED_ID)
     record = LifecycleRecord(**values)

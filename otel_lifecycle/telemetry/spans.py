@@ -41,9 +41,15 @@ _KINDS = {"server": SpanKind.SERVER, "internal": SpanKind.INTERNAL}
 
 
 class Moments(NamedTuple):
-    """When a request was dispatched, answered first and ended; Unix nanoseconds."""
+    """When a request came, was dispatched, answered first and ended; Unix nanoseconds.
 
-    started_ns: int
+    Attributes:
+        begins_ns: Its arrival; its dispatch if that is unknown. The span begins here.
+        dispatched_ns: Its dispatch, if the arrival is known and there was one.
+    """
+
+    begins_ns: int
+    dispatched_ns: int | None
     first_chunk_ns: int | None
     completed_ns: int | None
 
@@ -51,8 +57,10 @@ class Moments(NamedTuple):
 def moments(record: LifecycleRecord) -> Moments:
     """Those of a record that was read: the live request still has the numbers themselves."""
     first, completed = record.first_chunk_at, record.completed_at
+    started_ns, received_at = parse_timestamp(record.started_at), record.received_at
     return Moments(
-        parse_timestamp(record.started_at),
+        started_ns if received_at is None else parse_timestamp(received_at),
+        None if record.actual.queue_ms is None else started_ns,
         None if first is None else parse_timestamp(first),
         None if completed is None else parse_timestamp(completed),
     )
@@ -72,7 +80,7 @@ def start_attributes(record: LifecycleRecord) -> Attributes:
 
 def end_attributes(
     record: LifecycleRecord,
-    started_ns: int,
+    at: Moments,
     details: Details = _NO_DETAILS,
     views: Mapping[str, EndpointView] = _NO_VIEWS,
 ) -> Attributes:
@@ -80,12 +88,13 @@ def end_attributes(
 
     Args:
         record: The finished request.
-        started_ns: Its dispatch, Unix nanoseconds.
+        at: Its moments.
         details: Which optional attributes to add.
         views: The endpoints of its route, by role: they keep what other requests to them will say
             too.
     """
     attributes: Attributes = {}
+    started_ns = at.begins_ns if at.dispatched_ns is None else at.dispatched_ns
     _set_request(attributes, record, started_ns, details)
     route = record.selected_route
     if route is not None:
@@ -104,6 +113,15 @@ def end_attributes(
                 )
                 role.set_own(attributes, snapshot, dispatched_ns, details)
     _set_result(attributes, record, started_ns, details)
+    _set_legs(attributes, record, at.begins_ns, details)
+    actual = record.actual
+    queue_ms = actual.queue_ms
+    if route is None and record.received_at is not None:
+        queue_ms = actual.e2e_ms
+    if queue_ms is not None:
+        attributes[semconv.QUEUE_DURATION] = queue_ms / 1000
+    if actual.ttft_ms is not None:
+        attributes[semconv.TIME_TO_FIRST_CHUNK] = actual.since_arrival(actual.ttft_ms) / 1000
     return attributes
 
 
@@ -117,6 +135,8 @@ def span_events(record: LifecycleRecord, at: Moments) -> list[tuple[str, int, At
         )
         for reroute in record.rerouted
     ]
+    if at.dispatched_ns is not None:
+        events.insert(0, (semconv.EVENT_DISPATCH, at.dispatched_ns, {}))
     if at.first_chunk_ns is not None:
         events.append((semconv.EVENT_FIRST_CHUNK, at.first_chunk_ns, {}))
     events.sort(key=lambda event: event[1])
@@ -179,14 +199,14 @@ def span_from_record(
         resource=Resource({**(resource or {}), **record.resource}),
         attributes={
             **start_attributes(record),
-            **end_attributes(record, at.started_ns, details),
+            **end_attributes(record, at, details),
         },
         events=[
             Event(name, attributes, at_ns) for name, at_ns, attributes in span_events(record, at)
         ],
         kind=kind,
         status=Status(StatusCode.ERROR if record.error is not None else StatusCode.UNSET),
-        start_time=at.started_ns,
+        start_time=at.begins_ns,
         end_time=at.completed_ns,
         instrumentation_scope=InstrumentationScope(semconv.SCOPE, __version__, semconv.SCHEMA_URL),
     )
@@ -251,7 +271,8 @@ def _set_of(*sections: str) -> Setter:
 
 _set_request = _set_of("request")
 _set_route = _set_of("route", "load")
-_set_result = _set_of("prediction", "result", "leg")
+_set_result = _set_of("prediction", "result")
+_set_legs = _set_of("leg")
 
 
 class _Role(NamedTuple):

@@ -31,14 +31,8 @@ from otel_lifecycle.model.features import (
     prediction_input,
 )
 from otel_lifecycle.model.fields import fields_of
-from otel_lifecycle.model.record import (
-    ActualLatency,
-    ErrorInfo,
-    LifecycleRecord,
-    PredictionError,
-    RecordedLeg,
-    Reroute,
-)
+from otel_lifecycle.model.latency import ActualLatency, PredictionError
+from otel_lifecycle.model.record import ErrorInfo, LifecycleRecord, RecordedLeg, Reroute
 from otel_lifecycle.model.route import EndpointSnapshot, RouteSnapshot
 from otel_lifecycle.model.timestamps import format_timestamp
 from otel_lifecycle.tracking.lifecycle import Dispatch, Lifecycle
@@ -217,6 +211,9 @@ def complete_record(
     record = lifecycle.record
     e2e_ns = max(0, ended_monotonic_ns - lifecycle.started_monotonic_ns)
     first_chunk_ns = lifecycle.first_chunk_ns
+    waited_ns = lifecycle.waited_ns
+    if waited_ns is not None:
+        record.received_at = format_timestamp(lifecycle.started_ns - waited_ns)
     record.outcome = _outcome(completion.outcome)
     record.completed_at = format_timestamp(lifecycle.started_ns + e2e_ns)
     if lifecycle.first_byte_ns is not None:
@@ -240,6 +237,8 @@ def complete_record(
         record.prediction = _prediction(shadow[1])
         record.prediction_mode = latency.PREDICTION_MODE_SHADOW
     record.actual = latency.actual_latency(e2e_ns, first_chunk_ns, record.output_length)
+    if record.selected_route is not None and waited_ns is not None:
+        record.actual.queue_ms = waited_ns / 1e6
     if record.selected_route is not None and record.selected_route.prefill is not None:
         record.actual.prefill_ms = sanitize.milliseconds(completion.prefill_ms)
     record.prediction_error = latency.prediction_error(record.actual, record.prediction)

@@ -38,10 +38,14 @@ class TrackedRequest:
     __slots__ = ("__weakref__", "_first_chunk_seen", "_lifecycle", "_recorder")
 
     def __init__(
-        self, recorder: LifecycleRecorder, start: RequestStart, headers: Mapping[str, str] | None
+        self,
+        recorder: LifecycleRecorder,
+        start: RequestStart,
+        headers: Mapping[str, str] | None,
+        arrived_ns: int | None = None,
     ) -> None:
         self._recorder = recorder
-        self._lifecycle = recorder.begin(start, headers, self)
+        self._lifecycle = recorder.begin(start, headers, self, arrived_ns)
         self._first_chunk_seen = self._lifecycle is None
 
     @property
@@ -55,6 +59,13 @@ class TrackedRequest:
         if self._lifecycle is None:
             return INVALID_SPAN_CONTEXT
         return self._lifecycle.span.get_span_context()
+
+    @property
+    def epoch_ns(self) -> int:
+        """Unix nanoseconds of the request less those of the monotonic clock; 0 if not tracked."""
+        if self._lifecycle is None:
+            return 0
+        return self._lifecycle.started_ns - self._lifecycle.started_monotonic_ns
 
     def chunk(self) -> None:
         """A chunk of the response arrived; the first call marks the first chunk."""
@@ -153,6 +164,18 @@ class TrackedRequest:
         """
         if self._lifecycle is not None:
             self._recorder.reroute(self._lifecycle, None, route=route)
+
+    def dispatched_at(self, monotonic_ns: int) -> None:
+        """The first call to the engine was made then.
+
+        For instrumentations; does nothing where the arrival is not known. That a call before was
+        one to a guard may turn out when another one follows.
+
+        Args:
+            monotonic_ns: On the tracker's monotonic clock.
+        """
+        if self._lifecycle is not None:
+            self._lifecycle.move_dispatch(monotonic_ns)
 
     def describe(self, start: RequestStart) -> None:
         """More of the request became known, by a router that chooses before it has read it all.

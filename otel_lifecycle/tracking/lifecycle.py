@@ -11,7 +11,9 @@ from opentelemetry.trace import Span
 from otel_lifecycle.model import LatencyPrediction, Load, RequestStart, RouteEndpoint
 from otel_lifecycle.model.endpoint_state import EndpointState, EndpointView
 from otel_lifecycle.model.record import LifecycleRecord
+from otel_lifecycle.model.timestamps import format_timestamp
 from otel_lifecycle.telemetry.spans import Moments
+from otel_lifecycle.tracking.arrival import Timing
 
 _NOTHING: Iterator[LifecycleRecord] = iter(())
 
@@ -41,8 +43,9 @@ class Lifecycle:
         views: The endpoints of its route, by role.
         counted: The roles of those that carry its load.
         span: Its span.
-        started_ns: Dispatch, Unix nanoseconds.
-        started_monotonic_ns: Dispatch on the monotonic clock.
+        started_ns: Dispatch, Unix nanoseconds; arrival of a request that had none.
+        started_monotonic_ns: The same on the monotonic clock.
+        waited_ns: How long before that it arrived; None if that is unknown.
         first_byte_ns: Dispatch to first byte of the answer.
         first_chunk_ns: Dispatch to first chunk.
         dispatch_load: Load of the selected endpoint at dispatch, this request not counted.
@@ -80,6 +83,7 @@ class Lifecycle:
         "started_monotonic_ns",
         "started_ns",
         "views",
+        "waited_ns",
     )
 
     def __init__(
@@ -88,16 +92,14 @@ class Lifecycle:
         owner: LifecycleOwner,
         dispatch: Dispatch,
         span: Span,
-        started_ns: int,
-        started_monotonic_ns: int,
+        timing: Timing,
     ) -> None:
         self.request_id = start.request_id
         self.owner = owner
         self.start = start
         self.record, self.views, self.counted = dispatch
         self.span = span
-        self.started_ns = started_ns
-        self.started_monotonic_ns = started_monotonic_ns
+        self.started_ns, self.started_monotonic_ns, self.waited_ns = timing
         self.first_byte_ns: int | None = None
         self.first_chunk_ns: int | None = None
         self.dispatch_load = Load()
@@ -116,6 +118,28 @@ class Lifecycle:
         # Not by the handle's `__del__`, which would run after each request: there Python swallows
         # what a signal handler raises, such as KeyboardInterrupt.
         self.handle = weakref.ref(handle, self._handle_collected)
+
+    def move_dispatch(self, monotonic_ns: int) -> None:
+        """Takes another moment for that of the dispatch.
+
+        Only where the arrival is known, from which the span counts, and not before it.
+
+        Args:
+            monotonic_ns: The moment, on the clock the request was started by.
+        """
+        if self.finished or self.waited_ns is None:
+            return
+        later_ns = max(-self.waited_ns, monotonic_ns - self.started_monotonic_ns)
+        if not later_ns:
+            return
+        self.waited_ns += later_ns
+        self.started_ns += later_ns
+        self.started_monotonic_ns += later_ns
+        self.record.started_at = format_timestamp(self.started_ns)
+        if self.first_byte_ns is not None:
+            self.first_byte_ns = max(0, self.first_byte_ns - later_ns)
+        if self.first_chunk_ns is not None:
+            self.first_chunk_ns = max(0, self.first_chunk_ns - later_ns)
 
     def charge(self, successor: Callable[[EndpointState], EndpointState]) -> None:
         """Puts its load on the endpoints that carry it, under the lock of the store.
@@ -164,8 +188,10 @@ class Lifecycle:
     def ended(self, monotonic_ns: int) -> Moments:
         """Its moments, if it ends at `monotonic_ns` of the clock it was started by."""
         started_ns, first_chunk_ns = self.started_ns, self.first_chunk_ns
+        is_queued = self.waited_ns is not None and self.start.route is not None
         return Moments(
-            started_ns,
+            started_ns - (self.waited_ns or 0),
+            started_ns if is_queued else None,
             None if first_chunk_ns is None else started_ns + first_chunk_ns,
             started_ns + max(0, monotonic_ns - self.started_monotonic_ns),
         )

@@ -15,7 +15,7 @@ class SchedulingRequest(Protocol):
     """`LLMRequest`.
 
     Optional: `tokenized_prompt.token_ids`, `prompt_tokens` (reported), `prompt_tokens_estimate`,
-    `request_size_bytes`, `body.stream`, `attempt`, `operation`.
+    `request_size_bytes`, `body.stream`, `attempt`, `operation`, `received_at` (an aware datetime).
     """
 
     @property

@@ -13,7 +13,6 @@ from opentelemetry import metrics, propagate, trace
 from opentelemetry.sdk.trace import TracerProvider as SDKTracerProvider
 
 from otel_lifecycle.config import TrackerConfig
-from otel_lifecycle.config.settings import missing_extra
 from otel_lifecycle.model import Outcome, RequestCompletion, RequestStart
 from otel_lifecycle.records.processor import offer, withdraw
 from otel_lifecycle.runtime.background import Background
@@ -29,6 +28,7 @@ from otel_lifecycle.telemetry.live_span import (
     tracer_of,
 )
 from otel_lifecycle.telemetry.metrics import LifecycleMetrics
+from otel_lifecycle.tracking.arrival import take_time
 from otel_lifecycle.tracking.breaker import STEPPED_ASIDE, Breaker
 from otel_lifecycle.tracking.dispatch import (
     begin_record,
@@ -39,6 +39,7 @@ from otel_lifecycle.tracking.dispatch import (
     take_over,
 )
 from otel_lifecycle.tracking.lifecycle import Dispatch, Lifecycle
+from otel_lifecycle.tracking.shadowing import open_shadow
 from otel_lifecycle.tracking.store import LifecycleStore
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class LifecycleRecorder:
         self.store = LifecycleStore.shared(config)
         self.breaker = Breaker(self.store.ignore)
         try:
-            self._shadow = _open_shadow(config)
+            self._shadow = open_shadow(config)
             self._use_provider(tracer_provider)
             self._background = Background()
             self._metrics = LifecycleMetrics(
@@ -92,7 +93,11 @@ class LifecycleRecorder:
         _recorders.add(self)
 
     def begin(
-        self, start: RequestStart, headers: Mapping[str, str] | None, handle: object = None
+        self,
+        start: RequestStart,
+        headers: Mapping[str, str] | None,
+        handle: object = None,
+        arrived_ns: int | None = None,
     ) -> Lifecycle | None:
         """Starts tracking a request; None when it is not tracked, which is counted.
 
@@ -100,6 +105,8 @@ class LifecycleRecorder:
             start: The request.
             headers: The inbound headers.
             handle: What follows it, if anything: when that is collected first, it is abandoned.
+            arrived_ns: When it reached the router, on the monotonic clock, if that is known better
+                than by `start.received_at`.
         """
         lifecycle: Lifecycle | None = None
         try:
@@ -108,7 +115,7 @@ class LifecycleRecorder:
                 _logger.debug("not tracked: %s", reason)
                 self.store.ignore(reason)
                 return None
-            lifecycle = self._lifecycle(start, headers)
+            lifecycle = self._lifecycle(start, headers, arrived_ns)
             if handle is not None:
                 lifecycle.follow(handle)
             self._supersede(self.store.find(start.request_id))
@@ -132,16 +139,17 @@ class LifecycleRecorder:
         start: RequestStart,
         headers: Mapping[str, str] | None,
         completion: RequestCompletion,
-        waited: int = 0,
+        arrived_ns: int | None = None,
     ) -> None:
-        """Records a request that came `waited` nanoseconds ago, and ended without a known route."""
+        """Records a request that ended without a known route; arguments as for `begin`."""
         try:
             if self.breaker.steps_aside():
                 return
             if self._closed:
                 self.store.ignore("closed")
                 return
-            lifecycle = self._lifecycle(msgspec.structs.replace(start, route=None), headers, waited)
+            start = msgspec.structs.replace(start, route=None)
+            lifecycle = self._lifecycle(start, headers, arrived_ns)
             self.end(lifecycle, completion)
         except Exception:
             self.breaker.failed("reject")
@@ -280,22 +288,22 @@ class LifecycleRecorder:
         self.store.release(deadline.seconds_left)
 
     def _lifecycle(
-        self, start: RequestStart, headers: Mapping[str, str] | None, waited: int = 0
+        self, start: RequestStart, headers: Mapping[str, str] | None, arrived_ns: int | None
     ) -> Lifecycle:
         self._background.ensure_running()
         if self.store.collector is not None:
             self.store.collector.ensure_running()
         if self._is_early:
             self._look_for_provider()
-        started_ns = self._clock.wall_ns() - waited
-        monotonic_ns = self._clock.monotonic_ns() - waited
-        dispatch = self._dispatch(start, started_ns, started_ns)
+        timing = take_time(start, self._clock, arrived_ns)
+        self._count_invalid(start.received_at is not None and timing.waited_ns is None)
+        dispatch = self._dispatch(start, timing.started_ns, timing.started_ns)
         try:
-            span = start_span(self._tracer, dispatch.record, headers, started_ns)
+            span = start_span(self._tracer, dispatch.record, headers, timing.begins_ns)
         except Exception:  # another processor's: the record is written without a span
             self.breaker.failed("start_span", ours=False)
             span = trace.INVALID_SPAN
-        return Lifecycle(start, self, dispatch, span, started_ns, monotonic_ns)
+        return Lifecycle(start, self, dispatch, span, timing)
 
     def _predict(self, lifecycle: Lifecycle) -> None:
         """Has latencies predicted for the record, where the router predicted none."""
@@ -398,17 +406,6 @@ class LifecycleRecorder:
         provider = trace.get_tracer_provider()
         if not isinstance(provider, trace.ProxyTracerProvider):
             self._use_provider(provider)
-
-
-def _open_shadow(config: TrackerConfig) -> ShadowPrediction | None:
-    """Starts shadow prediction, if there is a service for it."""
-    if not (config.prediction.url or config.prediction.training_url):
-        return None
-    try:
-        from otel_lifecycle.prediction.shadow import ShadowPrediction  # needs an extra
-    except ImportError as error:
-        raise missing_extra("prediction.url", error) from error
-    return ShadowPrediction(config.prediction)
 
 
 def _close_all() -> None:

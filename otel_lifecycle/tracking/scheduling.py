@@ -111,6 +111,7 @@ def request_facts(request: SchedulingRequest) -> RequestStart:
         streaming=stream if isinstance(stream, bool) else None,
         attempt=_read(request, "attempt", _UNUSABLE),
         operation=_read(request, "operation", _UNUSABLE),
+        received_at=_moment(request, "received_at"),
     )
 
 

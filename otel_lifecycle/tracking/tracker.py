@@ -59,11 +59,12 @@ class RequestLifecycleTracker:
         clock: Clock | None = None,
     ) -> None:
         self._config = config or TrackerConfig()
+        self._clock = clock or SystemClock()
         self._recorder = LifecycleRecorder(
             self._config,
             tracer_provider or trace.get_tracer_provider(),
             meter_provider or metrics.get_meter_provider(),
-            clock or SystemClock(),
+            self._clock,
         )
         self._store = self._recorder.store
 
@@ -108,8 +109,17 @@ class RequestLifecycleTracker:
         """What is in flight on an endpoint."""
         return self._store.load(endpoint)
 
+    @property
+    def clock(self) -> Clock:
+        """What times requests."""
+        return self._clock
+
     def track(
-        self, start: RequestStart, headers: Mapping[str, str] | None = None
+        self,
+        start: RequestStart,
+        headers: Mapping[str, str] | None = None,
+        *,
+        arrived_ns: int | None = None,
     ) -> TrackedRequest:
         """Tracks a request that is about to be dispatched.
 
@@ -119,9 +129,12 @@ class RequestLifecycleTracker:
         Args:
             start: The request, with its route.
             headers: The inbound headers, in lower case; only the trace context is read.
+            arrived_ns: When it reached the router, on the monotonic clock of `clock`. For
+                instrumentations, which see it come: unlike `start.received_at` it is not shifted by
+                a correction of the wall clock.
         """
         claim()
-        return TrackedRequest(self._recorder, start, headers)
+        return TrackedRequest(self._recorder, start, headers, arrived_ns)
 
     def pre_request(
         self,
@@ -198,7 +211,7 @@ class RequestLifecycleTracker:
         completion: RequestCompletion,
         headers: Mapping[str, str] | None = None,
         *,
-        waited_ns: int = 0,
+        arrived_ns: int | None = None,
     ) -> None:
         """Records a request that has ended, and whose engine, if there was one, is not known.
 
@@ -208,10 +221,10 @@ class RequestLifecycleTracker:
             start: The request.
             completion: How it ended.
             headers: As for `track`.
-            waited_ns: How long ago it came, nanoseconds.
+            arrived_ns: As for `track`.
         """
         claim()
-        self._recorder.reject(start, headers, completion, max(0, waited_ns))
+        self._recorder.reject(start, headers, completion, arrived_ns)
 
     def inject(
         self, request: protocols.SchedulingRequest, headers: MutableMapping[str, str]

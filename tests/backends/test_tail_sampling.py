@@ -14,7 +14,8 @@ from demo.environment import SERVICE_NAME
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
 from otel_lifecycle import LatencyPrediction, LifecycleRecord, Outcome
-from otel_lifecycle.model.record import ActualLatency, ErrorInfo, PredictionError, Reroute
+from otel_lifecycle.model.latency import ActualLatency, PredictionError
+from otel_lifecycle.model.record import ErrorInfo, Reroute
 from otel_lifecycle.model.timestamps import format_timestamp
 from otel_lifecycle.telemetry.spans import span_from_record
 from tests.backends.programs import GRPC, Backends, Collector, Jaeger

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from otel_lifecycle import LatencyPrediction, LifecycleRecord
-from otel_lifecycle.model.record import ActualLatency, PredictionError
+from otel_lifecycle.model.latency import ActualLatency, PredictionError
 from otel_lifecycle.model.route import EndpointSnapshot, RouteSnapshot
 from otel_lifecycle.model.timestamps import format_timestamp
 

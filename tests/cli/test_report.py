@@ -12,7 +12,8 @@ from msgspec import structs
 from otel_lifecycle import LatencyPrediction, Outcome
 from otel_lifecycle.analysis.formatting import shortened
 from otel_lifecycle.cli import main
-from otel_lifecycle.model.record import ActualLatency, ErrorInfo, LifecycleRecord, Reroute
+from otel_lifecycle.model.latency import ActualLatency
+from otel_lifecycle.model.record import ErrorInfo, LifecycleRecord, Reroute
 from tests.cli.records import aggregated, disaggregated, record, timestamp, write
 from tests.wording import NOT_AN_OBJECT
 

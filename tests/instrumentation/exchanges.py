@@ -81,6 +81,7 @@ def streamed(selected: str | dict[str, Any], **changes: Any) -> dict[str, Any]:
         "outcome": "completed",
         "finishReason": "length",
         "streaming": True,
+        "receivedAt": TIMESTAMP,
         "startedAt": TIMESTAMP,
         "firstByteAt": TIMESTAMP,
         "firstChunkAt": TIMESTAMP,
@@ -104,7 +105,7 @@ def streamed(selected: str | dict[str, Any], **changes: Any) -> dict[str, Any]:
         "routeMismatch": False,
         "endpointDeleted": [],
         "error": None,
-        "actual": latency(MEASURED, ttftMillis=MEASURED, tpotMillis=MEASURED),
+        "actual": measured(ttftMillis=MEASURED, tpotMillis=MEASURED),
         "predictionError": {
             "ttftMillis": None,
             "tpotMillis": None,
@@ -120,6 +121,11 @@ def streamed(selected: str | dict[str, Any], **changes: Any) -> dict[str, Any]:
     }
     assert set(changes) <= {*whole, "legs"}
     return {**whole, **changes}
+
+
+def measured(**known: Any) -> dict[str, Any]:
+    """The latencies of a request whose arrival is known, as it is where the server is ours."""
+    return latency(MEASURED, queueMillis=MEASURED, **known)
 
 
 def leg(role: str, url: str, outcome: str | None = "completed") -> dict[str, Any]:
@@ -188,7 +194,7 @@ def _cut(first_chunk: bool) -> dict[str, Any]:
         "outputLength": None,
         "cachedTokens": None,
         "servedEndpoint": None,
-        "actual": latency(MEASURED, ttftMillis=ttft),
+        "actual": measured(ttftMillis=ttft),
     }
 
 
@@ -197,5 +203,5 @@ def whole_answer() -> dict[str, Any]:
     return {
         "streaming": False,
         "firstChunkAt": None,
-        "actual": latency(MEASURED),
+        "actual": measured(),
     }

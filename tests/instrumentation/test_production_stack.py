@@ -31,7 +31,8 @@ from tests.instrumentation.exchanges import (
 )
 from tests.instrumentation.instrumented_process import closed_port
 from tests.instrumentation.test_generic import Observed, endpoint_id
-from tests.matchers import TIMESTAMP
+from tests.matchers import MEASURED, TIMESTAMP
+from tests.tracking.expected import latency
 from tests.waiting import eventually
 
 DOUBLE = Path(__file__).parent / "doubles" / "production_stack"
@@ -326,6 +327,7 @@ def test_unknown_model(router: Stack) -> None:
         "finishReason": None,
         "firstByteAt": None,
         "error": {"type": "http_404"},
+        "actual": latency(MEASURED),
         "dispatchInflight": None,
         "selectedEndpoint": "",
         "servedEndpoint": None,

@@ -14,7 +14,7 @@ import pytest
 from otel_lifecycle import LatencyPrediction, RequestStart, Route
 from otel_lifecycle.config.prediction import PredictionConfig
 from otel_lifecycle.model.features import PredictionInput, prediction_input
-from otel_lifecycle.model.record import PredictionError
+from otel_lifecycle.model.latency import PredictionError
 from otel_lifecycle.prediction import (
     LLMDPredictor,
     predict_within,

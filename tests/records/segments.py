@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from otel_lifecycle import LatencyPrediction, LifecycleRecord
-from otel_lifecycle.model.record import ActualLatency, PredictionError
+from otel_lifecycle.model.latency import ActualLatency, PredictionError
 from otel_lifecycle.records.names import COMPRESSED, SegmentKey, segment_path
 
 CLOSED_AT = "20261125T025428.123Z"

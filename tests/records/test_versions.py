@@ -11,7 +11,7 @@ import pytest
 
 from otel_lifecycle import LatencyPrediction, LifecycleRecord
 from otel_lifecycle.model.fields import Text, declare, record_name
-from otel_lifecycle.model.record import ActualLatency, PredictionError
+from otel_lifecycle.model.latency import ActualLatency, PredictionError
 from otel_lifecycle.records.line import decoder, parse_line
 
 V1 = msgspec.json.encode(

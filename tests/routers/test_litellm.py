@@ -57,6 +57,7 @@ UNCOUNTED = {
         "tpotMillis": None,
         "e2eMillis": MEASURED,
         "prefillMillis": None,
+        "queueMillis": MEASURED,
     },
 }
 # They promise to tell an application that its client is gone (ASGI 2.4), and do not.

@@ -217,7 +217,7 @@ def prediction_input(pod_type: str, pod: str, **changes: Any) -> dict[str, Any]:
 
 def latency(e2e_ms: Any, **known: Any) -> dict[str, Any]:
     """What was measured of a request; all but its duration is unknown unless given."""
-    unknown = {"prefillMillis": None, "ttftMillis": None, "tpotMillis": None}
+    unknown = dict.fromkeys(("queueMillis", "prefillMillis", "ttftMillis", "tpotMillis"))
     return {**unknown, "e2eMillis": e2e_ms, **known}
 
 
@@ -237,6 +237,7 @@ def record(e2e_ms: float = 0.0, **changes: Any) -> dict[str, Any]:
         "outcome": "completed",
         "finishReason": None,
         "streaming": True,
+        "receivedAt": None,
         "startedAt": timestamp(0),
         "firstByteAt": None,
         "firstChunkAt": None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from otel_lifecycle import Load, RequestLifecycleTracker, TrackerConfig
-from otel_lifecycle.model.record import ActualLatency
+from otel_lifecycle.model.latency import ActualLatency
 from otel_lifecycle.model.timestamps import format_timestamp
 from otel_lifecycle.testing import InMemoryTelemetry, ManualClock
 from tests.conftest import Bench

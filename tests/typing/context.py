@@ -13,7 +13,7 @@ from otel_lifecycle import (
     TrackerConfig,
 )
 from otel_lifecycle.model.features import PredictionInput
-from otel_lifecycle.model.record import ActualLatency
+from otel_lifecycle.model.latency import ActualLatency
 from otel_lifecycle.records import PositionedRecord
 
 config: TrackerConfig

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextvars import Token
 from types import TracebackType
@@ -33,9 +32,10 @@ class Attempt:
         answer: What the engine said; None where that is not read.
         is_over: The engine's answer came to its end: the router did not break it off.
         is_cancelled: The router broke it off.
-        started_ns: When it was made, on the monotonic clock.
+        started_ns: When it was made, on the tracker's monotonic clock.
         answered_ns: When the engine began to answer; None when it did not.
         ended_ns: When it ended; None as long as that is not known.
+        monotonic_ns: Tells the time.
         let_loose: Stops the reading of the answer; None when nothing is to be stopped.
     """
 
@@ -52,10 +52,17 @@ class Attempt:
         "leg",
         "let_loose",
         "mark",
+        "monotonic_ns",
         "started_ns",
     )
 
-    def __init__(self, leg: str, endpoint: RouteEndpoint, mark: Mark = NO_MARK) -> None:
+    def __init__(
+        self,
+        leg: str,
+        endpoint: RouteEndpoint,
+        monotonic_ns: Callable[[], int],
+        mark: Mark = NO_MARK,
+    ) -> None:
         self.leg = leg
         self.endpoint = endpoint
         self.mark = mark
@@ -65,7 +72,8 @@ class Attempt:
         self.answer: AnswerReader | None = None
         self.is_over = False
         self.is_cancelled = False
-        self.started_ns = time.monotonic_ns()
+        self.monotonic_ns = monotonic_ns
+        self.started_ns = monotonic_ns()
         self.answered_ns: int | None = None
         self.ended_ns: int | None = None
         self.let_loose: Callable[[], None] | None = None
@@ -114,7 +122,7 @@ class Attempt:
 
     def answered(self, status: int) -> None:
         """The engine answered."""
-        self.answered_ns = time.monotonic_ns()
+        self.answered_ns = self.now()
         if status >= 400:
             self._fail(f"http_{status}")
 
@@ -161,7 +169,14 @@ class Attempt:
         self._end()
 
     def _end(self) -> None:
-        self.ended_ns = time.monotonic_ns()
+        self.ended_ns = self.now()
+
+    def now(self) -> int:
+        """The time, or the last known one if the clock raises: the router is calling."""
+        try:
+            return self.monotonic_ns()
+        except Exception:
+            return self.answered_ns or self.started_ns
 
 
 class Call:

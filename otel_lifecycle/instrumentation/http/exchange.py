@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import wraps
 from threading import RLock
@@ -114,7 +113,6 @@ class Exchange:
         self.operation = operation
         self.paths = paths(tracker.config.paths)
         self._path = path
-        self._arrived_ns = time.monotonic_ns()
         self.calls_seen: list[str] = []
         self._headers = headers
         self._server = server
@@ -127,18 +125,21 @@ class Exchange:
         self._response = AnswerReader()
         self._error: BaseException | None = None
         self._status = 0
-        self._is_routed = False
-        self._is_routing = False
-        self._has_reached_client = False
-        self._has_output = False
-        self.answered = False
-        self._disconnected = False
-        self._legs = Legs(self.routing)
+        self._is_routed = self._is_routing = False
+        self._has_reached_client = self._has_output = False
+        self.answered = self._disconnected = False
+        self._legs = Legs(self.routing, tracker.clock.monotonic_ns)
+        self._arrived_ns: int | None = None
         self._router_id = ""
         self._route: Route | None = None
         self._tracked: TrackedRequest | None = None
         self._is_starting = False
         self._span_above: SpanContext | None = None
+        self._arrive()
+
+    @_safely
+    def _arrive(self) -> None:
+        self._arrived_ns = self._tracker.clock.monotonic_ns()
 
     def give_up(self) -> None:
         """Follows the request no further: an exception of ours is being handled."""
@@ -224,7 +225,9 @@ class Exchange:
                 self._router_id = headers.get("x-request-id", "")
                 self._is_starting = True
                 with caller_span(self._headers, headers):
-                    self._tracked = self._tracker.track(self._start(route), self._headers)
+                    self._tracked = self._tracker.track(
+                        self._start(route), self._headers, arrived_ns=self._arrived_ns
+                    )
             elif reason:
                 score = self.routing.prefix_cache_score
                 self._tracked.reroute(route, reason=reason, prefix_cache_score=score)
@@ -232,6 +235,7 @@ class Exchange:
             elif route != self._route:
                 self._tracked.extend(route)
             self._route = route
+            self._tracked.dispatched_at(self._legs.dispatched_ns)
             self._tracked.inject(headers)
             return attempt
 
@@ -349,10 +353,9 @@ class Exchange:
         if self.calls_seen or completion.outcome in (Outcome.COMPLETED, Outcome.ERROR):
             unserved(self._tracker).tell(self._path or self.operation, self.calls_seen)
         self._is_starting = True
-        waited_ns = time.monotonic_ns() - self._arrived_ns
         with unless_current(self._span_above):  # of a middleware that has been left since
             self._tracker.record_unserved(
-                self._start(None), completion, self._headers, waited_ns=waited_ns
+                self._start(None), completion, self._headers, arrived_ns=self._arrived_ns
             )
 
     def _judge(self, tracked: TrackedRequest, error: BaseException | None) -> RequestCompletion:
@@ -360,6 +363,7 @@ class Exchange:
         attempt = legs.deciding(self._response)
         if self.routing.route != self._route:
             tracked.extend(self.routing.route)
+        tracked.dispatched_at(legs.dispatched_ns)
         end = End(
             response=self._response,
             attempt=attempt,
@@ -372,7 +376,7 @@ class Exchange:
             counts_itself=self.routing.rebuilds_answers,
             served=attempt.endpoint.endpoint,
         )
-        return legs.complete(judge(end), attempt)
+        return legs.complete(judge(end), attempt, tracked.epoch_ns)
 
     def _start(self, route: Route | None) -> RequestStart:
         request, routing = self._read_request(), self.routing

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -23,13 +23,17 @@ class Legs:
     A call is for what its mark says, or what the router's adapter has planned; without either for
     what those before it leave. Calls that overlap are no retry of each other, and neither is a call
     after a whole answer. Not thread-safe.
+
+    Args:
+        routing: Where the request goes.
+        monotonic_ns: The tracker's clock.
     """
 
-    def __init__(self, routing: Routing) -> None:
+    def __init__(self, routing: Routing, monotonic_ns: Callable[[], int]) -> None:
         self.attempts: list[Attempt] = []
         self._routing = routing
         self._begun = 0  # where the calls of the present route begin
-        self._epoch_ns = time.time_ns() - time.monotonic_ns()
+        self._monotonic_ns = monotonic_ns
 
     def enter(
         self,
@@ -52,7 +56,8 @@ class Legs:
         Returns:
             The call, and why the route is another one now: empty if it is not.
         """
-        attempt = Attempt(planned or self._leg(mark, request), endpoint, mark)
+        leg = planned or self._leg(mark, request)
+        attempt = Attempt(leg, endpoint, self._monotonic_ns, mark)
         reason = ""
         if attempt.leg == ENCODE:
             self._routing.encode(endpoint)
@@ -71,6 +76,12 @@ class Legs:
     def last(self, *legs: str) -> Attempt | None:
         """The last call for one of these legs."""
         return next((attempt for attempt in self.attempts[::-1] if attempt.leg in legs), None)
+
+    @property
+    def dispatched_ns(self) -> int:
+        """When the first call was made that is no side one, as far as is known by now."""
+        first = next((one for one in self.attempts if one.leg != SIDE), self.attempts[0])
+        return first.started_ns
 
     @property
     def prefill(self) -> Attempt | None:
@@ -100,24 +111,26 @@ class Legs:
             return prefill
         return served
 
-    def complete(self, completion: RequestCompletion, served: Attempt) -> RequestCompletion:
-        """Add to a completion what the calls tell."""
+    def complete(
+        self, completion: RequestCompletion, served: Attempt, epoch_ns: int
+    ) -> RequestCompletion:
+        """Add to a completion what the calls tell.
+
+        Args:
+            completion: How the request ended.
+            served: The call whose answer went to the client.
+            epoch_ns: Where the clock of the calls was 0, Unix nanoseconds.
+        """
         prefill = self.prefill
         return msgspec.structs.replace(
             completion,
             prefill_ms=None if prefill is None or prefill.failure else prefill.milliseconds,
-            legs=self._told(completion.outcome, served),
+            legs=self._told(completion.outcome, served, epoch_ns),
         )
 
-    def _told(self, outcome: Outcome, served: Attempt) -> list[Leg]:
-        """Return the calls as the record has them.
-
-        Args:
-            outcome: How the request ended.
-            served: The call whose answer went to the client.
-        """
+    def _told(self, outcome: Outcome, served: Attempt, epoch_ns: int) -> list[Leg]:
+        """Return the calls as the record has them; arguments as for `complete`."""
         is_pair = self._routing.route.prefill is not None
-        now_ns = time.monotonic_ns()
         legs: list[Leg] = []
         for attempt in self.attempts:
             if attempt.is_choice:
@@ -128,13 +141,13 @@ class Legs:
             if how is None and attempt.leg == DECODE:  # nobody waits for it any more
                 is_answer = attempt is served and outcome is Outcome.COMPLETED
                 how = LegOutcome.COMPLETED if is_answer else LegOutcome.CANCELLED
-                ended_ns = ended_ns or now_ns
+                ended_ns = ended_ns or attempt.now()
             legs.append(
                 Leg(
                     _role(attempt, is_pair),
                     attempt.endpoint.endpoint,
-                    self._epoch_ns + attempt.started_ns,
-                    None if ended_ns is None else self._epoch_ns + ended_ns,
+                    epoch_ns + attempt.started_ns,
+                    None if ended_ns is None else epoch_ns + ended_ns,
                     how,
                 )
             )

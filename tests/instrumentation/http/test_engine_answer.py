@@ -10,6 +10,7 @@ import httpx
 from otel_lifecycle import Endpoint, RouteEndpoint
 from otel_lifecycle.instrumentation.http.attempt import Attempt
 from otel_lifecycle.instrumentation.http.engine_answer import read_httpx
+from otel_lifecycle.runtime.clock import SystemClock
 from tests.instrumentation.http.dialects import WHOLE
 
 
@@ -19,7 +20,7 @@ def test_unpacked_by_the_client() -> None:
     packed = gzip.compress(answer.body)
     headers = {"content-encoding": "gzip", "content-length": str(len(packed))}
     response = httpx.Response(200, headers=headers, content=packed)
-    attempt = Attempt("decode", RouteEndpoint(Endpoint()))
+    attempt = Attempt("decode", RouteEndpoint(Endpoint()), SystemClock.monotonic_ns)
     read_httpx(attempt, response)
 
     assert attempt.answer is not None
