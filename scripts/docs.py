@@ -1,7 +1,7 @@
 """Generates files from the declared fields: `make docs`.
 
-These are the JSON Schema of the record, and the tables of attributes and fields in the pages on
-telemetry and on the record file, each between two marks.
+These are the JSON Schema of the record, and the tables of attributes, fields and columns in the
+pages on telemetry, on the record file and on tables, each between two marks.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from otel_lifecycle.analysis.tables import ENDPOINT_COLUMNS, REQUEST_COLUMNS, Column
 from otel_lifecycle.model.fields import DeclarationError, Field, fields_of
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.model.schema import record_schema
@@ -39,6 +40,8 @@ _SECTIONS = {
 }
 _ROLE = "llm_router.route.leader"
 _OTHER_ROLES = re.compile(r"selectedRoute\.(prefill|decode)\.")
+_OTHER_SNAPSHOTS = re.compile(r'(TRY_CAST\()?"selectedRoute"."(prefill|decode)"')
+_OF_THE_SPAN = re.compile(r" On the span: [^.]*\.")
 _MARKS = re.compile(r"(<!-- make docs: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 _JSON_TYPES = {str: "text", int: "integer", float: "number", bool: "true, false", datetime: "time"}
 
@@ -52,8 +55,13 @@ def generated() -> dict[str, str]:
     for struct in structs(LifecycleRecord):
         check_source(struct)
     texts = {SCHEMA: json.dumps(record_schema(), indent=2) + "\n"}
-    tables = {"attributes": attribute_tables(span_attributes()), "fields": field_tables()}
-    for page in ("docs/telemetry.md", "docs/record-file.md"):
+    tables = {
+        "attributes": attribute_tables(span_attributes()),
+        "fields": field_tables(),
+        "request columns": column_table(REQUEST_COLUMNS),
+        "endpoint columns": column_table(ENDPOINT_COLUMNS),
+    }
+    for page in ("docs/telemetry.md", "docs/record-file.md", "docs/tables.md"):
         texts[page] = _MARKS.sub(
             lambda found: f"{found[1]}\n{tables[found[2]]}\n{found[3]}",
             (ROOT / page).read_text("utf-8"),
@@ -115,6 +123,18 @@ def _attribute_table(section: str, attributes: list[Attribute]) -> Iterator[str]
         kind = f"{one.type}, {one.unit}" if one.unit else one.type
         yield f"| `{name}` | {kind} | {one.source} | {text} |"
     yield ""
+
+
+def column_table(columns: Iterable[Column]) -> str:
+    """Return the table of some columns; those of prefill and decode are like the leader's."""
+    lines = ["| column | type, unit | meaning |\n|---|---|---|"]
+    for column in columns:
+        if _OTHER_SNAPSHOTS.match(column.expression):
+            continue
+        kind = f"{column.type}, {column.unit}" if column.unit else column.type
+        text = _OF_THE_SPAN.sub("", column.text)
+        lines.append(f"| `{column.name}` | {kind} | {text} |")
+    return "\n".join([*lines, ""])
 
 
 def field_tables() -> str:

@@ -24,6 +24,7 @@ REPOSITORY = "https://github.com/otel-lifecycle/otel-lifecycle/blob/main/"
 # The folders and modules that need an extra.
 NEEDS = {
     "collect": ("state/fetch.py", "prediction/"),
+    "table": ("analysis/tables/", "analysis/exports/", "cli/export.py", "cli/selection.py"),
     "cli": ("analysis/", "cli/report.py", "cli/terminal.py"),
 }
 # The package and its examples, and what only type checkers see.

@@ -70,6 +70,16 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     report.set_defaults(run=_report)
+    export = commands.add_parser(
+        "export",
+        help="write records for other tools: Parquet, CSV, Perfetto, Mooncake, llm-d",
+        description="Writes records in the format of another tool. parquet: a folder with the "
+        "tables requests and endpoints, partitioned by day and model; each run adds what is new. "
+        "csv: one of these tables. perfetto: a timeline for ui.perfetto.dev. mooncake: a trace to "
+        f"replay. llm-d: training rows of llm-d's latency predictor. {_EXIT_CODES}",
+        allow_abbrev=False,
+    )
+    _add_export(export)
     validate = commands.add_parser(
         "validate",
         help="check record files",
@@ -102,9 +112,50 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     _add_ship(ship)
-    for command in (report, validate, tail, ship):
+    for command in (report, export, validate, tail, ship):
         command.add_argument("paths", metavar="PATH", type=Path, nargs="+", help=_PATH_HELP)
     return parser
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--format",
+        choices=("parquet", "csv", "perfetto", "mooncake", "llm-d"),
+        required=True,
+        help="the format to write",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="PATH",
+        type=Path,
+        required=True,
+        help="the file to write; for parquet, the folder",
+    )
+    parser.add_argument(
+        "--rows",
+        choices=("requests", "endpoints"),
+        default="requests",
+        help="for csv: one row a request, or one row an endpoint of it (default: %(default)s)",
+    )
+    _add_selection(parser)
+    parser.set_defaults(run=_export)
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--where",
+        metavar="SQL",
+        default="",
+        help="only requests for which this is true; docs/tables.md lists the columns",
+    )
+    parser.add_argument(
+        "--since",
+        metavar="TIME",
+        default="",
+        help="only requests dispatched since then: a duration such as 30m or 24h before now, or a "
+        "date or time in UTC such as 2026-11-29 or 2026-11-29T08:00:00Z",
+    )
 
 
 def _add_ship(parser: argparse.ArgumentParser) -> None:
@@ -195,6 +246,16 @@ def _report(arguments: argparse.Namespace) -> int:
     from otel_lifecycle.cli.report import run
 
     return run(arguments.paths)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    _require("export", "report", "duckdb")
+    if arguments.format == "llm-d":
+        _require("export --format llm-d", "collect", "aiohttp")
+    from otel_lifecycle.cli.export import ExportOptions, run
+
+    options = {name: value for name, value in vars(arguments).items() if name != "run"}
+    return run(ExportOptions(**options))
 
 
 def _validate(arguments: argparse.Namespace) -> int:

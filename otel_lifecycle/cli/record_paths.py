@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from otel_lifecycle.cli.errors import warn
 from otel_lifecycle.records.names import absolute, record_files
 
 
-def warn_of_missing(paths: Iterable[Path]) -> int:
+def _never(path: Path) -> bool:
+    return False
+
+
+def warn_of_missing(paths: Iterable[Path], is_table: Callable[[Path], bool] = _never) -> int:
     """Warn about paths that will never have records; return how many.
 
     `Follower` reports paths that exist but cannot be read.
+
+    Args:
+        paths: The paths.
+        is_table: Whether a path is a table of records instead.
     """
     missing = 0
     for path in paths:
-        reason = _why_missing(absolute(path))
+        reason = None if is_table(path) else _why_missing(absolute(path))
         if reason is not None:
             warn(f"{path}: {reason}")
             missing += 1

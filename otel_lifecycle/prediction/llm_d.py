@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
-from otel_lifecycle.model import LatencyPrediction, Outcome
+from otel_lifecycle.model import LatencyPrediction
 from otel_lifecycle.model.features import PredictionInput
-from otel_lifecycle.model.record import LifecycleRecord
+from otel_lifecycle.prediction.llm_d_format import features_of
 from otel_lifecycle.runtime.text import without_secrets
 
 _UNPREDICTED = LatencyPrediction()
@@ -73,7 +73,7 @@ class LLMDPredictor:
             aiohttp.ClientError: The request fails.
             msgspec.MsgspecError: The answer is not a prediction.
         """
-        requests = [_features(one) for one in inputs]
+        requests = [features_of(one) for one in inputs]
         known = [request for request in requests if request is not None]
         if not known or not self._predict_url:
             return [_UNPREDICTED] * len(inputs)
@@ -120,50 +120,6 @@ def _at(url: str, path: str) -> str:
         return ""
     parts = urlsplit(url)
     return parts._replace(path=parts.path.rstrip("/") + path).geturl()
-
-
-def training_entries(record: LifecycleRecord) -> list[dict[str, Any]]:
-    """Return the training entries of a finished request: one for its TTFT, one for its TPOT.
-
-    As in llm-d's router, the first entry has the features of the prefill endpoint and a TPOT of 0,
-    the second those of the decode endpoint and a TTFT of 0. Only a completed stream has entries. An
-    unknown latency or feature makes no entry.
-
-    Args:
-        record: The finished request.
-    """
-    if record.outcome is not Outcome.COMPLETED:
-        return []
-    entries: list[dict[str, Any]] = []
-    for one in record.prediction_inputs:
-        features = _features(one)
-        if features is None:
-            continue
-        features["timestamp"] = record.completed_at
-        shared = len(record.prediction_inputs) == 1
-        ttft, tpot = record.actual.ttft_ms, record.actual.tpot_ms
-        if ttft is not None and one.pod_type != "decode":
-            entries.append({**features, "actual_ttft_ms": ttft, "actual_tpot_ms": 0.0})
-        if tpot is not None and (one.pod_type != "prefill" or shared):
-            tokens = {"num_tokens_generated": record.output_length or 0}
-            entries.append({**features, **tokens, "actual_ttft_ms": 0.0, "actual_tpot_ms": tpot})
-    return entries
-
-
-def _features(one: PredictionInput) -> dict[str, Any] | None:
-    """Return an input in the service's format; None if a feature is missing (never 0)."""
-    features: dict[str, Any] = {
-        "kv_cache_percentage": one.kv_cache_usage,
-        "input_token_length": one.input_token_length,
-        "num_request_waiting": one.num_request_waiting,
-        "num_request_running": one.num_request_running,
-        "num_tokens_generated": 0,
-        "prefix_cache_score": one.prefix_cache_score,
-        # llm-d counts the tokens of prompts being prefilled, never those being decoded.
-        "prefill_tokens_in_flight": 0 if one.pod_type == "decode" else one.inflight_tokens,
-        "pod_type": one.pod_type,
-    }
-    return None if None in features.values() else features
 
 
 def _latencies(prediction: _Prediction | None) -> LatencyPrediction:

@@ -12,7 +12,8 @@ from otel_lifecycle.config.prediction import PredictionConfig
 from otel_lifecycle.model import LatencyPrediction, Load
 from otel_lifecycle.model.features import PredictionInput, prediction_input
 from otel_lifecycle.model.record import LifecycleRecord
-from otel_lifecycle.prediction.llm_d import LLMDPredictor, training_entries
+from otel_lifecycle.prediction.llm_d import LLMDPredictor
+from otel_lifecycle.prediction.llm_d_format import training_entries
 from otel_lifecycle.prediction.predictor import predict_within, route_prediction
 from otel_lifecycle.runtime.forks import repair_in_forked_child
 from otel_lifecycle.runtime.logs import get_logger

@@ -9,13 +9,13 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Generic
 
 from otel_lifecycle.records.line import (
     LONGEST_LINE,
-    PositionedRecord,
+    Parsed,
+    Positioned,
     RecordError,
-    parse_line,
 )
 from otel_lifecycle.records.names import SegmentKey, closed_segments
 from otel_lifecycle.records.opening import (
@@ -45,7 +45,7 @@ class ReadElsewhereError(Exception):
     """A file is still being read under another name."""
 
 
-class Cursor:
+class Cursor(Generic[Parsed]):
     """Reads one live file and its closed segments, each line once. Not thread-safe.
 
     The live file stays open after it was read to its end. If it is renamed or deleted, the cursor
@@ -59,6 +59,7 @@ class Cursor:
     Args:
         live: The live file.
         position: Where to resume.
+        parse: Parses a line; its ValueError says why the line is invalid.
         find: Returns how far a file was read under another name, from its digest and identity.
         leave: Receives the digest and position of a file that this name no longer leads to.
         skip_unreadable: Skip a closed segment that cannot be read, instead of waiting for it.
@@ -68,7 +69,8 @@ class Cursor:
         self,
         live: Path,
         position: FilePosition,
-        find: Callable[[Cursor, str, Identity], LeftFile | None],
+        parse: Callable[[bytes], Parsed],
+        find: Callable[[Cursor[Parsed], str, Identity], LeftFile | None],
         leave: Callable[[str, LeftFile], None],
         *,
         skip_unreadable: bool = False,
@@ -76,6 +78,7 @@ class Cursor:
         self.live = live
         self.file = position.file
         self.unfinished: RecordError | None = None
+        self._parse = parse
         self._find = find
         self._leave = leave
         self._skip_unreadable = skip_unreadable
@@ -106,7 +109,7 @@ class Cursor:
 
     def read(
         self, segments: deque[tuple[SegmentKey, str]]
-    ) -> Iterator[PositionedRecord | RecordError]:
+    ) -> Iterator[Positioned[Parsed] | RecordError]:
         """Yield the entries not read yet, up to the current end of the files.
 
         It may be stopped anywhere: the next call continues after the last yielded entry.
@@ -337,7 +340,7 @@ class Cursor:
     def _lost(self, what_happened: str) -> str:
         return f"{what_happened} before everything after line {self._line} was read"
 
-    def _read_lines(self, handle: BinaryIO) -> Iterator[PositionedRecord | RecordError]:
+    def _read_lines(self, handle: BinaryIO) -> Iterator[Positioned[Parsed] | RecordError]:
         while line := handle.readline(LONGEST_LINE):
             if not self.file:  # its first line was completed after it was opened
                 self.file = fingerprint(line)
@@ -359,11 +362,11 @@ class Cursor:
             try:
                 if size >= LONGEST_LINE:
                     raise ValueError(f"{LONGEST_LINE} bytes or longer")
-                record = parse_line(line)
+                record = self._parse(line)
             except ValueError as error:
                 yield RecordError(self._path, self._line, str(error))
             else:
-                yield PositionedRecord(record, self._path, self._line, size)
+                yield Positioned(record, self._path, self._line, size)
         self._finish()
 
     def _finish(self) -> None:

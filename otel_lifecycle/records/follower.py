@@ -5,15 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import msgspec
 
+from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.records.cursor import Cursor, ReadElsewhereError
-from otel_lifecycle.records.line import PositionedRecord, RecordError
+from otel_lifecycle.records.line import (
+    Parsed,
+    Positioned,
+    PositionedRecord,
+    RecordError,
+    parse_line,
+)
 from otel_lifecycle.records.names import (
     SegmentKey,
     absolute,
@@ -29,6 +36,8 @@ _Listing: TypeAlias = dict[Path, deque[tuple[SegmentKey, str]]]
 _BATCH_BYTES = 8 << 20
 _OPEN_FILES = 256
 _LEFT_FILES = 64
+
+_Self = TypeVar("_Self", bound="LineFollower[Any]")
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -48,36 +57,31 @@ class Batch(msgspec.Struct, frozen=True):
     caught_up: bool
 
 
-class Follower:
-    """Reads each record of some files once, and continues with records written later.
+class LineFollower(Generic[Parsed]):
+    """Reads each line of some record files once, with a parser of its own. Not thread-safe.
 
-    It follows a file through rotation and reads closed segments, compressed or not. A file is
-    identified by its inode and its first line, so a file renamed within the followed paths is read
-    once. The 256 live files written last stay open. If one is renamed or deleted, it is read to its
-    end, until its writer has moved on to another file. Records deleted before they were read are
-    reported where this can be detected: by numbers missing between segments, or by a first line
-    that has disappeared. One batch is in memory. Not thread-safe.
+    `Follower` says how files are followed.
 
     Args:
-        *paths: Record files, including the closed segments rotated from them; single closed
-            segments; folders, for their files `*.jsonl` and `*.jsonl.gz`. They may be created
-            later.
-        position: Where to resume. Default: at the oldest record.
-        skip_unreadable: Skip a closed segment that cannot be read. Default: the position stays
-            before it, and later segments wait until it can be read or is deleted.
+        parse: Parses a line with its end; its ValueError says why the line is invalid.
+        *paths: As for `Follower`.
+        position: As for `Follower`.
+        skip_unreadable: As for `Follower`.
     """
 
     def __init__(
         self,
+        parse: Callable[[bytes], Parsed],
         *paths: str | os.PathLike[str],
         position: Position | None = None,
         skip_unreadable: bool = False,
     ) -> None:
+        self._parse = parse
         self._skip_unreadable = skip_unreadable
         given = [absolute(path) for path in paths]
         # A shell's `records*` also names the segments that the live file already stands for.
         self._paths = [path for path in given if not _is_covered(path, given)]
-        self._cursors: dict[Path, Cursor] = {}
+        self._cursors: dict[Path, Cursor[Parsed]] = {}
         self._files: _Listing | None = None  # not all of which was read
         self._current: Path | None = None
         self._failures: dict[Path, str] = {}
@@ -101,30 +105,10 @@ class Follower:
         """Last lines that had no end when they were read: their writers may complete them."""
         return [cursor.unfinished for cursor in self._cursors.values() if cursor.unfinished]
 
-    def poll(self, limit: int = 1_000) -> Batch:
-        """Return at most `limit` new records and problems; never waits."""
-        records: list[PositionedRecord] = []
-        problems: list[RecordError] = []
-        size = 0
-        caught_up = False
-        with contextlib.closing(self.read()) as entries:
-            while len(records) + len(problems) < limit and size < _BATCH_BYTES:
-                entry = next(entries, None)
-                if entry is None:
-                    caught_up = True
-                    break
-                if isinstance(entry, PositionedRecord):
-                    records.append(entry)
-                    size += entry.size
-                else:
-                    problems.append(entry)
-        return Batch(records, problems, self.position, caught_up)
-
-    def read(self) -> Generator[PositionedRecord | RecordError]:
+    def read(self) -> Generator[Positioned[Parsed] | RecordError]:
         """Yield records and problems in the order of the files, up to their current end.
 
-        It may be stopped anywhere: the next call of `read` or `poll` continues after the last
-        yielded entry.
+        It may be stopped anywhere: the next call continues after the last yielded entry.
         """
         is_new = False
         while not is_new:  # the listing of an earlier call may be out of date
@@ -143,7 +127,7 @@ class Follower:
         for cursor in self._cursors.values():
             cursor.close()
 
-    def __enter__(self) -> Follower:
+    def __enter__(self: _Self) -> _Self:
         return self
 
     def __exit__(
@@ -164,7 +148,7 @@ class Follower:
 
     def _read_file(
         self, live: Path, segments: deque[tuple[SegmentKey, str]]
-    ) -> Iterator[PositionedRecord | RecordError]:
+    ) -> Iterator[Positioned[Parsed] | RecordError]:
         cursor = self._cursors.get(live)
         if cursor is None:
             cursor = self._cursors[live] = self._new_cursor(live, FilePosition())
@@ -173,12 +157,17 @@ class Follower:
             yield entry
         self._limit_open(cursor)
 
-    def _new_cursor(self, live: Path, position: FilePosition) -> Cursor:
+    def _new_cursor(self, live: Path, position: FilePosition) -> Cursor[Parsed]:
         return Cursor(
-            live, position, self._find, self._leave, skip_unreadable=self._skip_unreadable
+            live,
+            position,
+            self._parse,
+            self._find,
+            self._leave,
+            skip_unreadable=self._skip_unreadable,
         )
 
-    def _limit_open(self, cursor: Cursor) -> None:
+    def _limit_open(self, cursor: Cursor[Parsed]) -> None:
         if not cursor.is_open:
             self._open.pop(cursor.live, None)
             return
@@ -188,7 +177,7 @@ class Follower:
             del self._open[oldest]
             self._cursors[oldest].close()
 
-    def _find(self, asking: Cursor, file: str, found: Identity) -> LeftFile | None:
+    def _find(self, asking: Cursor[Parsed], file: str, found: Identity) -> LeftFile | None:
         """Return how far a file was read under another name.
 
         Raises:
@@ -249,6 +238,53 @@ class Follower:
             if cursor.is_open:
                 files.setdefault(live, deque())
         return files
+
+
+class Follower(LineFollower[LifecycleRecord]):
+    """Reads each record of some files once, and continues with records written later.
+
+    It follows a file through rotation and reads closed segments, compressed or not. A file is
+    identified by its inode and its first line, so a file renamed within the followed paths is read
+    once. The 256 live files written last stay open. If one is renamed or deleted, it is read to its
+    end, until its writer has moved on to another file. Records deleted before they were read are
+    reported where this can be detected: by numbers missing between segments, or by a first line
+    that has disappeared. One batch is in memory. Not thread-safe.
+
+    Args:
+        *paths: Record files, including the closed segments rotated from them; single closed
+            segments; folders, for their files `*.jsonl` and `*.jsonl.gz`. They may be created
+            later.
+        position: Where to resume. Default: at the oldest record.
+        skip_unreadable: Skip a closed segment that cannot be read. Default: the position stays
+            before it, and later segments wait until it can be read or is deleted.
+    """
+
+    def __init__(
+        self,
+        *paths: str | os.PathLike[str],
+        position: Position | None = None,
+        skip_unreadable: bool = False,
+    ) -> None:
+        super().__init__(parse_line, *paths, position=position, skip_unreadable=skip_unreadable)
+
+    def poll(self, limit: int = 1_000) -> Batch:
+        """Return at most `limit` new records and problems; never waits."""
+        records: list[PositionedRecord] = []
+        problems: list[RecordError] = []
+        size = 0
+        caught_up = False
+        with contextlib.closing(self.read()) as entries:
+            while len(records) + len(problems) < limit and size < _BATCH_BYTES:
+                entry = next(entries, None)
+                if entry is None:
+                    caught_up = True
+                    break
+                if isinstance(entry, Positioned):
+                    records.append(entry)
+                    size += entry.size
+                else:
+                    problems.append(entry)
+        return Batch(records, problems, self.position, caught_up)
 
 
 def _is_covered(path: Path, given: Collection[Path]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from operator import attrgetter
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import msgspec
 
@@ -39,20 +39,26 @@ class RecordError(ValueError):
         self.reason = reason
 
 
-class PositionedRecord(msgspec.Struct, frozen=True):
-    """A record, and where it was found.
+Parsed = TypeVar("Parsed")
+
+
+class Positioned(msgspec.Struct, Generic[Parsed], frozen=True):
+    """A line as it was parsed, and where it was found.
 
     Attributes:
-        record: The record.
+        record: The record; for a reader with a parser of its own, what that returned.
         path: The file, with the name it had when it was opened.
         line: Number of the line, from 1.
         size: Size of the line in bytes, before compression.
     """
 
-    record: LifecycleRecord
+    record: Parsed
     path: Path
     line: int
     size: int
+
+
+PositionedRecord: TypeAlias = Positioned[LifecycleRecord]
 
 
 def parse_line(line: bytes) -> LifecycleRecord:

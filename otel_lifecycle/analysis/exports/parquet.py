@@ -1,0 +1,81 @@
+"""Parquet files, partitioned by day and model; each run adds what is new."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from otel_lifecycle.analysis.exports.whole_file import whole_file
+from otel_lifecycle.analysis.tables.database import (
+    ENDPOINTS,
+    REQUESTS,
+    Records,
+    literal,
+)
+from otel_lifecycle.records import Position
+
+_POSITION = "position.json"
+_UNFINISHED = ".unfinished"
+_PARTITIONS = "CAST(r.started_at AS DATE) AS day, r.model AS model_name"
+_ROWS = {
+    REQUESTS: f"SELECT r.*, {_PARTITIONS} FROM {REQUESTS} r",
+    ENDPOINTS: f"SELECT e.*, {_PARTITIONS} FROM {ENDPOINTS} e JOIN {REQUESTS} r USING (request_id)",
+}
+
+
+class ExportError(ValueError):
+    """An export that cannot be continued; the text says why."""
+
+
+def exported_up_to(folder: Path) -> Position:
+    """Return how far the record files were exported to this folder.
+
+    Raises:
+        ExportError: `position.json` is not a position.
+        OSError: It cannot be read.
+    """
+    path = folder / _POSITION
+    try:
+        return Position.from_json(path.read_bytes())
+    except FileNotFoundError:
+        return Position()
+    except ValueError as error:
+        raise ExportError(
+            f"{path}: {error}; delete the folder to export everything anew"
+        ) from error
+
+
+def write_parquet(records: Records, folder: Path) -> int:
+    """Add records to a folder of Parquet files; return the number of requests.
+
+    `requests/` and `endpoints/` hold the two tables, as `day=.../model_name=.../*.parquet`;
+    `position.json` says how far the record files were read. A run that is interrupted leaves the
+    folder as it was, or is done again by the next run with the same result.
+
+    Args:
+        records: Loaded from the position of `exported_up_to`.
+        folder: Created if missing.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / _UNFINISHED
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    # Named after where the run began: a run killed between its renames is replaced by the next.
+    run = hashlib.sha256(records.begun.to_json()).hexdigest()[:16]
+    for table, rows in _ROWS.items():
+        records.connection.execute(
+            f"COPY ({rows}) TO {literal(unfinished / table)} (FORMAT parquet, COMPRESSION zstd, "
+            f"PARTITION_BY (day, model_name), FILENAME_PATTERN {literal(run + '-{i}')})"
+        )
+    for file in sorted(unfinished.rglob("*.parquet")):
+        target = folder / file.relative_to(unfinished)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(target)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    with whole_file(folder / _POSITION) as position:
+        position.write_bytes(records.position.to_json() + b"\n")
+    return records.count()

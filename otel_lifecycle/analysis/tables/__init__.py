@@ -1,0 +1,20 @@
+"""Records as tables: one row a request, one row an endpoint of a request."""
+
+from otel_lifecycle.analysis.tables.columns import (
+    ENDPOINT_COLUMNS,
+    REQUEST_COLUMNS,
+    Column,
+)
+from otel_lifecycle.analysis.tables.database import QueryError, Records, first_line, is_parquet
+from otel_lifecycle.analysis.tables.table import read_table
+
+__all__ = [
+    "ENDPOINT_COLUMNS",
+    "REQUEST_COLUMNS",
+    "Column",
+    "QueryError",
+    "Records",
+    "first_line",
+    "is_parquet",
+    "read_table",
+]

@@ -1,0 +1,154 @@
+"""The columns of the two tables, derived from the declared fields of a record.
+
+A nested field becomes one column, named after its path: `actual.ttftMillis` is `ttft_ms`,
+`selectedRoute.prefill.metrics.waitingQueueSize` is `prefill_waiting_requests`. Types are declared,
+so a column that is null in every record has its type all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, get_args, get_origin
+
+import msgspec
+
+from otel_lifecycle.model.features import PredictionInput
+from otel_lifecycle.model.fields import Field, fields_of
+from otel_lifecycle.model.record import LifecycleRecord
+from otel_lifecycle.model.route import EndpointSnapshot
+
+_MOMENT = "TIMESTAMPTZ"  # microseconds, which every tool reads
+_TYPES: Mapping[object, str] = {str: "VARCHAR", bool: "BOOLEAN", int: "BIGINT", float: "DOUBLE"}
+_MOMENT_KINDS = ("moment", "timestamp")
+# Parts of a path that a column's name leaves out.
+_SILENT = ("actual", "metrics", "selected_route")
+# Fields that a table of one row a request has another form for, or none.
+_NOT_FLAT = ("schema_version", "prediction_inputs", "devices", "active_models", "waiting_models")
+
+
+class Column(NamedTuple):
+    """One column of a table.
+
+    Attributes:
+        name: Its name.
+        type: Its DuckDB type; it may be null in any row.
+        expression: SQL that computes it from a line of the record file.
+        unit: UCUM; empty if it is not a number.
+        text: What it means.
+    """
+
+    name: str
+    type: str
+    expression: str
+    unit: str
+    text: str
+
+
+def line_type(struct: type[msgspec.Struct]) -> dict[str, str]:
+    """Return the DuckDB type of each field of a struct as it stands in a line."""
+    return {field.record_name: _type_in_line(field) for field in fields_of(struct)}
+
+
+def _type_in_line(field: Field) -> str:
+    if field.struct is not None:
+        parts = ", ".join(f'"{name}" {kind}' for name, kind in line_type(field.struct).items())
+        kind = f"STRUCT({parts})"
+    elif get_origin(field.type) is dict:
+        key, value = map(_plain_type, get_args(field.type))
+        kind = f"MAP({key}, {value})"
+    else:
+        kind = _plain_type(field.type)
+    return f"{kind}[]" if field.many else kind
+
+
+def _plain_type(hint: object) -> str:
+    while hasattr(hint, "__metadata__"):
+        hint = get_args(hint)[0]
+    return _TYPES.get(hint, "VARCHAR")  # enums and moments are text in a line
+
+
+def _request_columns() -> Iterator[Column]:
+    yield from _flat(LifecycleRecord, (), "")
+    for key in ("service.name", "service.instance.id"):
+        text = f"`{key}` of the router."
+        yield Column(key.replace(".", "_"), "VARCHAR", f"resource['{key}']", "", text)
+
+
+def _flat(struct: type[msgspec.Struct], path: tuple[str, ...], source: str) -> Iterator[Column]:
+    for field in fields_of(struct):
+        if field.name in _NOT_FLAT or field.name == "resource":
+            continue
+        expression = f'{source}."{field.record_name}"' if source else f'"{field.record_name}"'
+        parts = (*path, field.name)
+        name = "_".join(part for part in parts if part not in _SILENT)
+        text = field.declared.text
+        if field.many and field.struct is not None:
+            yield from _of_list(field, name, expression)
+        elif field.struct is not None:
+            yield from _flat(field.struct, parts, expression)
+        elif field.kind in _MOMENT_KINDS:
+            yield Column(name, _MOMENT, f"TRY_CAST({expression} AS {_MOMENT})", "", text)
+        else:
+            yield Column(name, _type_in_line(field), expression, field.unit, text)
+
+
+def _of_list(field: Field, name: str, expression: str) -> Iterator[Column]:
+    """A list of structs becomes one list of texts a field of the struct."""
+    assert field.struct is not None
+    for part in fields_of(field.struct):
+        element = f'x."{part.record_name}"'
+        kind = "VARCHAR[]"
+        if part.kind in _MOMENT_KINDS:
+            element, kind = f"TRY_CAST({element} AS {_MOMENT})", f"{_MOMENT}[]"
+        yield Column(
+            f"{name}_{part.name}",
+            kind,
+            f"list_transform({expression}, lambda x: {element})",
+            "",
+            f"{part.declared.text} One entry for each of `{field.record_name}`.",
+        )
+
+
+def _endpoint_columns() -> Iterator[Column]:
+    yield Column("request_id", "VARCHAR", "request_id", "", "The router's id of the request.")
+    yield Column("role", "VARCHAR", "'{role}'", "", "`leader`, `prefill` or `decode`.")
+    for column in _flat(EndpointSnapshot, (), ""):
+        yield column._replace(expression=f'"{{role}}_{column.name}"')
+    for column in _flat(PredictionInput, (), "features"):
+        text = f"As the predictor takes it, null if it cannot be trusted. {column.text}"
+        yield column._replace(name=f"feature_{column.name}", text=text)
+
+
+REQUEST_COLUMNS: tuple[Column, ...] = tuple(_request_columns())
+"""One row a request; the endpoints of its route are columns that begin with their role."""
+
+ENDPOINT_COLUMNS: tuple[Column, ...] = tuple(_endpoint_columns())
+"""One row an endpoint that carried the request, as the router saw it at dispatch.
+
+Computed from the row of the request, by `{role}`, and from its `features` for that role.
+"""
+
+_ROUTE = '"selectedRoute"'
+_SAME = " AND ".join(
+    f'{_ROUTE}."decode"."{name}" IS NOT DISTINCT FROM {_ROUTE}."prefill"."{name}"'
+    for name in ("id", "address", "port", "name")
+)
+HIDDEN_COLUMNS: tuple[Column, ...] = (
+    Column(
+        "roles",
+        "VARCHAR[]",
+        f"""CASE WHEN {_ROUTE} IS NULL THEN [] WHEN {_ROUTE}."prefill" IS NULL THEN ['leader']
+        WHEN {_ROUTE}."decode" IS NULL OR ({_SAME}) THEN ['prefill']
+        ELSE ['prefill', 'decode'] END""",
+        "",
+        "The roles that carried the request, as `Route.counted` says.",
+    ),
+    Column(
+        "prediction_inputs",
+        line_type(LifecycleRecord)["predictionInputs"],
+        '"predictionInputs"',
+        "",
+        "The features of each of them.",
+    ),
+)
+"""What a row of the request carries for the rows of its endpoints."""

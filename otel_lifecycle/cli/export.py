@@ -1,0 +1,78 @@
+"""`otel-lifecycle export`: writes records in the formats of other tools."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from otel_lifecycle.analysis.exports import (
+    ExportError,
+    exported_up_to,
+    write_csv,
+    write_llm_d,
+    write_mooncake,
+    write_parquet,
+    write_perfetto,
+)
+from otel_lifecycle.analysis.formatting import plural
+from otel_lifecycle.analysis.tables import QueryError, Records, first_line, is_parquet
+from otel_lifecycle.cli.errors import USAGE, CommandError, warn
+from otel_lifecycle.cli.printing import open_printer
+from otel_lifecycle.cli.record_paths import warn_of_missing
+from otel_lifecycle.cli.selection import condition, warn_of_problems
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """The options of the command."""
+
+    paths: list[Path]
+    format: str
+    output: Path
+    rows: str
+    where: str
+    since: str
+
+
+def run(options: ExportOptions) -> int:
+    """Write the file or folder; return the exit code."""
+    missing = warn_of_missing(options.paths, is_parquet)
+    if missing == len(options.paths):
+        return USAGE
+    where = condition(options.where, options.since)
+    parquet = options.format == "parquet"
+    try:
+        begun = exported_up_to(options.output) if parquet else None
+        with Records(*options.paths, where=where, position=begun) as records:
+            written = _write(options, records)
+    except (ExportError, QueryError) as error:
+        raise CommandError(str(error)) from error
+    except duckdb.Error as error:
+        raise CommandError(f"--output {options.output}: {first_line(error)}") from error
+    except OSError as error:
+        raise CommandError(f"--output {options.output}: {error.strerror or error}") from error
+    open_printer()(f"{options.output}: {written}")
+    exit_code = warn_of_problems(records)
+    return USAGE if missing else exit_code
+
+
+def _write(options: ExportOptions, records: Records) -> str:
+    match options.format:
+        case "parquet":
+            return plural(write_parquet(records, options.output), "request")
+        case "csv":
+            rows = "endpoints" if options.rows == "endpoints" else "requests"
+            return plural(write_csv(records, options.output, rows), "row")
+        case "perfetto":
+            return plural(write_perfetto(records, options.output), "request")
+        case "llm-d":
+            return plural(write_llm_d(records, options.output), "training row")
+        case _:
+            written = write_mooncake(records, options.output)
+            left_out = records.count() - written
+            if left_out:
+                warn(f"{plural(left_out, 'request')} left out: input or output length is unknown")
+            warn("the records do not say which prompts share blocks: a replay has no cache hits")
+            return plural(written, "request")

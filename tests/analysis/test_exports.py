@@ -1,0 +1,271 @@
+"""`otel-lifecycle export`: each format, read by what it is for."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import polars as pl
+import pytest
+
+from examples.demo.workload import read_trace
+from otel_lifecycle.analysis.tables import read_table
+from otel_lifecycle.cli import main
+from otel_lifecycle.model.features import PredictionInput
+from otel_lifecycle.model.request import Outcome
+from otel_lifecycle.prediction import training_entries
+from tests.cli.records import aggregated, disaggregated, record, write
+
+PAIR = disaggregated("prefill-0", "decode-0")
+RECORDS = [
+    record(
+        "pair",
+        PAIR,
+        0,
+        ttft_ms=100,
+        e2e_ms=500,
+        tpot_ms=10.0,
+        model="qwen/<b>",
+        input_token_length=1_000,
+        output_length=41,
+    ),
+    record(
+        "solo",
+        aggregated("solo-0"),
+        200,
+        ttft_ms=200,
+        e2e_ms=800,
+        model="qwen/<b>",
+        input_token_length=512,
+        output_length=7,
+    ),
+    record("cut", aggregated("solo-0"), 300, e2e_ms=1, outcome=Outcome.CLIENT_DISCONNECT),
+]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A record file."""
+    return write(tmp_path / "records.jsonl", *RECORDS)
+
+
+def export(path: Path, kind: str, output: Path, *more: str) -> int:
+    """Runs the command."""
+    return main(["export", str(path), "--format", kind, "-o", str(output), *more])
+
+
+def test_parquet(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both tables, by day and model; other tools read them, and so do we."""
+    folder = tmp_path / "table"
+
+    assert export(path, "parquet", folder) == 0
+    assert capsys.readouterr().out == f"{folder}: 3 requests\n"
+    assert sorted(str(each.parent.relative_to(folder)) for each in folder.rglob("*.parquet")) == [
+        "endpoints/day=2026-09-21/model_name=",
+        "endpoints/day=2026-09-21/model_name=qwen%2F%3Cb%3E",
+        "requests/day=2026-09-21/model_name=",
+        "requests/day=2026-09-21/model_name=qwen%2F%3Cb%3E",
+    ]
+    frame = pl.read_parquet(folder / "requests" / "**" / "*.parquet")
+    assert sorted(frame["request_id"]) == ["cut", "pair", "solo"]
+    for rows in ("requests", "endpoints"):
+        written, original = (
+            sorted(map(repr, read_table(each, rows=rows).to_pylist())) for each in (folder, path)
+        )
+        assert written == original
+
+
+def test_parquet_again(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each run adds what is new; one that was killed in the middle is done again."""
+    folder = tmp_path / "table"
+    export(path, "parquet", folder)
+    begun = (folder / "position.json").read_bytes()
+    with path.open("ab") as file:
+        file.write(msgspec.json.encode(record("new", PAIR, 400, e2e_ms=1)) + b"\n")
+
+    assert export(path, "parquet", folder) == 0
+    (folder / "position.json").write_bytes(begun)  # killed before this was replaced
+    assert export(path, "parquet", folder) == 0
+    assert export(path, "parquet", folder) == 0
+    assert [line.rpartition(": ")[2] for line in capsys.readouterr().out.splitlines()] == [
+        "3 requests",
+        "1 request",
+        "1 request",
+        "0 requests",
+    ]
+    found = read_table(folder)["request_id"].to_pylist()
+    assert sorted(map(str, found)) == ["cut", "new", "pair", "solo"]
+    assert not list(folder.rglob(".*"))
+
+
+def test_csv(path: Path, tmp_path: Path) -> None:
+    """A line a row under the names of the columns."""
+    output = tmp_path / "out.csv"
+
+    assert export(path, "csv", output, "--rows", "endpoints") == 0
+    with output.open(newline="") as file:
+        found = [(row["request_id"], row["role"], row["id"]) for row in csv.DictReader(file)]
+    assert sorted(found) == [
+        ("cut", "leader", "pod://llm/solo-0"),
+        ("pair", "decode", "pod://llm/decode-0"),
+        ("pair", "prefill", "pod://llm/prefill-0"),
+        ("solo", "leader", "pod://llm/solo-0"),
+    ]
+
+
+def test_mooncake(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The demo replays it: arrivals and lengths, without what the records do not say."""
+    output = tmp_path / "trace.jsonl"
+
+    assert export(path, "mooncake", output) == 0
+    assert [json.loads(line) for line in output.read_text().splitlines()] == [
+        {"timestamp": 0, "input_length": 1_000, "output_length": 41, "hash_ids": [0, 1]},
+        {"timestamp": 200, "input_length": 512, "output_length": 7, "hash_ids": [2]},
+    ]
+    assert [each.at for each in read_trace(output, 10)] == [0, 0.2]
+    assert capsys.readouterr().err == (
+        "otel-lifecycle: 1 request left out: input or output length is unknown\n"
+        "otel-lifecycle: the records do not say which prompts share blocks: "
+        "a replay has no cache hits\n"
+    )
+
+
+def test_perfetto(path: Path, tmp_path: Path) -> None:
+    """Each endpoint is a process, with the requests on it and its load."""
+    output = tmp_path / "trace.json"
+
+    assert export(path, "perfetto", output) == 0
+    events: list[dict[str, Any]] = json.loads(output.read_text())["traceEvents"]
+    names = {each["pid"]: each["args"]["name"] for each in events if each["ph"] == "M"}
+    start = min(each["ts"] for each in events if "ts" in each)
+    slices: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    for each in events:
+        if each["ph"] in "bne":
+            key = (each["name"], names[each["pid"]])
+            slices.setdefault(key, []).append((each["ph"], (each["ts"] - start) // 1000))
+    assert slices == {
+        ("pair", "pod://llm/prefill-0"): [("b", 0), ("e", 100)],
+        ("pair", "pod://llm/decode-0"): [("b", 100), ("e", 500)],
+        ("solo", "pod://llm/solo-0"): [("b", 200), ("n", 400), ("e", 1000)],
+        ("cut", "pod://llm/solo-0"): [("b", 300), ("e", 301)],
+    }
+    loads = [
+        ((each["ts"] - start) // 1000, each["args"])
+        for each in events
+        if each["ph"] == "C" and names[each["pid"]] == "pod://llm/solo-0"
+    ]
+    assert loads == [
+        (200, {"requests": 1}),
+        (200, {"tokens": 512}),
+        (300, {"requests": 2}),
+        (300, {"tokens": 512}),
+        (301, {"requests": 1}),
+        (301, {"tokens": 512}),
+        (1000, {"requests": 0}),
+        (1000, {"tokens": 0}),
+    ]
+
+
+def test_llm_d(tmp_path: Path) -> None:
+    """The rows are those that the shadow predictor sends for the same records."""
+    inputs = {
+        "input_token_length": 1_000,
+        "prefix_cache_score": 0.5,
+        "num_request_waiting": 2,
+        "num_request_running": 3,
+        "kv_cache_usage": 0.25,
+        "inflight_tokens": 700,
+    }
+    records = [
+        record(
+            name,
+            PAIR,
+            at_ms,
+            ttft_ms=100,
+            e2e_ms=500,
+            tpot_ms=10.0,
+            output_length=41,
+            prediction_inputs=[
+                PredictionInput(pod_type="prefill", **inputs),
+                PredictionInput(pod_type="decode", **{**inputs, "kv_cache_usage": usage}),
+            ],
+            **more,
+        )
+        for name, at_ms, usage, more in [
+            ("whole", 0, 0.75, {}),
+            ("decode unknown", 100, None, {}),
+            ("failed", 200, 0.75, {"outcome": Outcome.ERROR}),
+        ]
+    ]
+    output = tmp_path / "rows.jsonl"
+
+    assert export(write(tmp_path / "records.jsonl", *records), "llm-d", output) == 0
+    found = [json.loads(line) for line in output.read_text().splitlines()]
+    expected = [entry for each in records for entry in training_entries(each)]
+    for entry in (*found, *expected):
+        entry["timestamp"] = entry["timestamp"][:26]  # microseconds
+    assert found == expected
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize(
+    ("output", "more", "reason"),
+    [
+        ("missing/out", [], "--output {output}: "),
+        ("out", ["--where", "oh("], "'oh(': "),
+        ("out", ["--since", "soon"], "--since soon: must be a duration such as 30m or a time "),
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "perfetto", "mooncake", "llm-d"])
+def test_bad_usage(
+    path: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    output: str,
+    more: list[str],
+    reason: str,
+) -> None:
+    """One line says what is wrong, and nothing is written."""
+    before = sorted(tmp_path.rglob("*"))
+
+    assert export(path, kind, tmp_path / output, *more) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"otel-lifecycle: {reason.format(output=tmp_path / output)}")
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_since(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Requests dispatched since a time, or within a duration until now."""
+    for since in ("2026-09-21T14:13:20.200Z", "2026-09-21T14:13:20.300", "1s", "2026-09-22"):
+        export(path, "csv", tmp_path / "out.csv", "--since", since)
+
+    told = capsys.readouterr().out.splitlines()
+    assert [line.rpartition(": ")[2] for line in told] == ["2 rows", "1 row", "0 rows", "0 rows"]
+
+
+def test_bad_lines(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines that are no records are counted, the first is named, and the rest is written."""
+    path.write_bytes(b"oh\n" + path.read_bytes() + b"oh\n")
+
+    assert export(path, "csv", tmp_path / "out.csv") == 1
+    told = capsys.readouterr()
+    assert told.out == f"{tmp_path / 'out.csv'}: 3 rows\n"
+    assert told.err.startswith(f"otel-lifecycle: 2 problems skipped, the first: {path}:1: ")
+
+
+def test_position_of_something_else(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder whose position cannot be read is left alone."""
+    folder = tmp_path / "table"
+    folder.mkdir()
+    (folder / "position.json").write_text("oh")
+
+    assert export(path, "parquet", folder) == 2
+    assert capsys.readouterr().err.startswith(f"otel-lifecycle: {folder / 'position.json'}: ")
+    assert [each.name for each in folder.iterdir()] == ["position.json"]
