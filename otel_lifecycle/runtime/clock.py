@@ -29,6 +29,9 @@ class SystemClock:
     monotonic_ns = staticmethod(time.monotonic_ns)
 
 
+SYSTEM_CLOCK = SystemClock()
+
+
 class Deadline:
     """A limit on waiting for threads; a replaced clock does not affect it.
 

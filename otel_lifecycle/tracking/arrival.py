@@ -39,16 +39,13 @@ def take_time(start: RequestStart, clock: Clock, arrived_ns: int | None) -> Timi
     Args:
         start: The request.
         clock: The tracker's.
-        arrived_ns: When it reached the router, on the monotonic clock, if that is known better than
-            by `start.received_at`.
+        arrived_ns: When it reached the router, on the monotonic clock, as far as an instrumentation
+            knows; `start.received_at` counts first.
     """
     now_ns, monotonic_ns = clock.wall_ns(), clock.monotonic_ns()
-    if arrived_ns is not None:
+    waited_ns = None if start.received_at is None else _waited(start.received_at, now_ns)
+    if waited_ns is None and arrived_ns is not None:
         waited_ns = max(0, monotonic_ns - arrived_ns)
-    elif start.received_at is not None:
-        waited_ns = _waited(start.received_at, now_ns)
-    else:
-        waited_ns = None
     if start.route is None and waited_ns is not None:
         return Timing(now_ns - waited_ns, monotonic_ns - waited_ns, 0)
     return Timing(now_ns, monotonic_ns, waited_ns)

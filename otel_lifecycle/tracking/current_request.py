@@ -5,12 +5,19 @@ from __future__ import annotations
 from contextvars import ContextVar, Token
 from typing import Protocol
 
+from otel_lifecycle.runtime.clock import Clock
+
 
 class Follower(Protocol):
     """What follows a request without being told: the instrumentation of its server."""
 
-    def yield_to_another(self) -> None:
-        """Somebody else tracks the request."""
+    def yield_to_another(self, clock: Clock | None) -> int | None:
+        """Somebody else tracks the request, by this clock.
+
+        Returns:
+            When the request reached the router, on the monotonic clock; None if that is unknown, or
+            was told by another clock.
+        """
         ...
 
 
@@ -35,11 +42,19 @@ current_request: ContextVar[CurrentRequest | None] = ContextVar(
 )
 
 
-def claim() -> None:
-    """Tells whatever follows the current request that somebody else tracks it."""
+def claim(clock: Clock | None = None) -> int | None:
+    """Tells whatever follows the current request that somebody else tracks it.
+
+    Args:
+        clock: What it is tracked by.
+
+    Returns:
+        As `Follower.yield_to_another`; None if nothing follows it.
+    """
     current = current_request.get()
-    if current is not None and current.follower is not None:
-        current.follower.yield_to_another()
+    if current is None or current.follower is None:
+        return None
+    return current.follower.yield_to_another(clock)
 
 
 def restore(token: Token[CurrentRequest | None]) -> None:

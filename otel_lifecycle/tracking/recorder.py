@@ -105,8 +105,7 @@ class LifecycleRecorder:
             start: The request.
             headers: The inbound headers.
             handle: What follows it, if anything: when that is collected first, it is abandoned.
-            arrived_ns: When it reached the router, on the monotonic clock, if that is known better
-                than by `start.received_at`.
+            arrived_ns: As for `take_time`.
         """
         lifecycle: Lifecycle | None = None
         try:

@@ -18,7 +18,7 @@ from otel_lifecycle.model import (
     RequestStart,
     sanitize,
 )
-from otel_lifecycle.runtime.clock import Clock, SystemClock
+from otel_lifecycle.runtime.clock import SYSTEM_CLOCK, Clock
 from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.tracking import protocols, scheduling
 from otel_lifecycle.tracking.current_request import claim
@@ -59,7 +59,7 @@ class RequestLifecycleTracker:
         clock: Clock | None = None,
     ) -> None:
         self._config = config or TrackerConfig()
-        self._clock = clock or SystemClock()
+        self._clock = clock or SYSTEM_CLOCK
         self._recorder = LifecycleRecorder(
             self._config,
             tracer_provider or trace.get_tracer_provider(),
@@ -129,11 +129,11 @@ class RequestLifecycleTracker:
         Args:
             start: The request, with its route.
             headers: The inbound headers, in lower case; only the trace context is read.
-            arrived_ns: When it reached the router, on the monotonic clock of `clock`. For
-                instrumentations, which see it come: unlike `start.received_at` it is not shifted by
-                a correction of the wall clock.
+            arrived_ns: When it reached the router, on the monotonic clock of `clock`, where
+                `start.received_at` does not tell. For instrumentations, which see it come.
         """
-        claim()
+        inherited_ns = claim(self._clock)
+        arrived_ns = inherited_ns if arrived_ns is None else arrived_ns
         return TrackedRequest(self._recorder, start, headers, arrived_ns)
 
     def pre_request(
@@ -149,12 +149,12 @@ class RequestLifecycleTracker:
             scheduling_result: Where it goes.
             headers: As for `track`.
         """
-        claim()
+        arrived_ns = claim(self._clock)
         if self._recorder.breaker.steps_aside():
             return
         start = self._read_start(request, scheduling_result)
         if start is not None:
-            self._recorder.begin(start, headers)
+            self._recorder.begin(start, headers, arrived_ns=arrived_ns)
 
     def reroute_request(
         self,
@@ -193,7 +193,7 @@ class RequestLifecycleTracker:
             headers: As for `track`.
             outcome: `rejected`, or `client_disconnect`, which needs no reason.
         """
-        claim()
+        arrived_ns = claim(self._clock)
         try:
             if _request_id(request) is None:
                 self._store.ignore("no_request_id")
@@ -201,7 +201,7 @@ class RequestLifecycleTracker:
             if not isinstance(request, RequestStart):
                 request = scheduling.request_facts(request)
             completion = RequestCompletion(outcome=outcome, error_type=reason)
-            self._recorder.reject(request, headers, completion)
+            self._recorder.reject(request, headers, completion, arrived_ns)
         except Exception:
             self._recorder.breaker.failed("reject")
 
@@ -223,7 +223,7 @@ class RequestLifecycleTracker:
             headers: As for `track`.
             arrived_ns: As for `track`.
         """
-        claim()
+        claim(self._clock)
         self._recorder.reject(start, headers, completion, arrived_ns)
 
     def inject(

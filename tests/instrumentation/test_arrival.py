@@ -7,11 +7,15 @@ import gc
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
+from otel_lifecycle import RequestStart, Route, RouteEndpoint
 from otel_lifecycle.instrumentation.http.asgi import follow
 from otel_lifecycle.instrumentation.http.clients import observe_httpx
 from otel_lifecycle.instrumentation.http.exchange import Exchange
@@ -19,7 +23,8 @@ from otel_lifecycle.model.latency import ActualLatency
 from otel_lifecycle.telemetry.span_reader import record_from_span
 from otel_lifecycle.testing import ManualClock
 from tests.conftest import Bench
-from tests.routes import NOW_NS
+from tests.hooks.shapes import predicted, result
+from tests.routes import NOW, NOW_NS, endpoint
 from tests.tracking.expected import timestamp
 
 PATH = "/v1/chat/completions"
@@ -224,6 +229,47 @@ def test_abandoned_in_the_queue(bench: Bench) -> None:
         "client_disconnect",
         ActualLatency(e2e_ms=30_000.0),
     )
+
+
+@pytest.mark.parametrize("received_at", [None, NOW + timedelta(milliseconds=5)])
+def test_handle_and_hooks(bench: Bench, received_at: datetime | None) -> None:
+    """They know it too where the server is ours, and what the router itself says counts first."""
+    request: Any = SimpleNamespace(
+        request_id="hooks", target_model="m", received_at=received_at, body=None
+    )
+    handled = RequestStart("handle", Route(RouteEndpoint(endpoint("qwen-0"))))
+
+    async def application(_: Any, receive: Any, send: Send) -> None:
+        await receive()
+        bench.clock.advance(100)
+        tracked = msgspec.structs.replace(handled, received_at=received_at)
+        bench.tracker.track(tracked).complete()
+        bench.tracker.pre_request(request, result(predicted("qwen-0")))
+        last: Any = SimpleNamespace(end_of_stream=True)
+        bench.tracker.response_body(request, last)
+        bench.tracker.reject(request, "no_candidates")
+
+    serve(bench, application)
+
+    received_ms = 0 if received_at is None else 5
+    assert [record.received_at for record in bench.records] == [timestamp(received_ms)] * 3
+    assert [record.actual.queue_ms for record in bench.records] == [100.0 - received_ms] * 2 + [
+        None
+    ]
+
+
+def test_handle_by_another_clock(bench: Bench, make_bench: Callable[..., Bench]) -> None:
+    """What another clock says of the arrival is of no use to a handle."""
+    other = make_bench()
+
+    async def application(*_: Any) -> None:
+        other.tracker.track(RequestStart("handle", Route(RouteEndpoint(endpoint("qwen-0"))))).fail(
+            "x"
+        )
+
+    serve(bench, application)
+
+    assert [record.received_at for record in (*bench.records, *other.records)] == [None]
 
 
 class StoppedClock(ManualClock):

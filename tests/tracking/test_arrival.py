@@ -228,10 +228,22 @@ def test_known_by_the_monotonic_clock(bench: Bench) -> None:
     arrived_ns = bench.clock.monotonic_ns()
     bench.clock.advance(QUEUED_MS)
     bench.clock.set_wall_ns(bench.clock.wall_ns() - 60_000_000_000)
-    bench.tracker.track(received(), arrived_ns=arrived_ns).complete()
+    bench.tracker.track(start(), arrived_ns=arrived_ns).complete()
 
     (written,) = bench.records
     assert (written.received_at, written.actual.queue_ms) == (timestamp(-60_000), QUEUED_MS)
+
+
+def test_told_twice(bench: Bench) -> None:
+    """What the router says of the arrival counts first, where it can be used."""
+    bench.clock.advance(QUEUED_MS)
+    arrived_ns = bench.clock.monotonic_ns()
+    bench.clock.advance(500)
+    bench.tracker.track(received(), arrived_ns=arrived_ns).complete()
+    unusable = received(NOW.replace(tzinfo=None))
+    bench.tracker.track(unusable, arrived_ns=arrived_ns).complete()
+
+    assert [written.actual.queue_ms for written in bench.records] == [2_000.0, 500.0]
 
 
 def test_moved_dispatch(bench: Bench) -> None:

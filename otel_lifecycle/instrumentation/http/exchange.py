@@ -33,6 +33,7 @@ from otel_lifecycle.model import (
     Route,
     RouteEndpoint,
 )
+from otel_lifecycle.runtime.clock import Clock
 from otel_lifecycle.tracking.current_request import CurrentRequest, current_request
 from otel_lifecycle.tracking.handle import TrackedRequest
 from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
@@ -106,7 +107,6 @@ class Exchange:
         path: str = "",
     ) -> None:
         self.claimed = tracker.steps_aside()
-        self.done = False
         self.current = CurrentRequest(self)
         self.routing = Routing()
         self._tracker = tracker
@@ -125,15 +125,14 @@ class Exchange:
         self._response = AnswerReader()
         self._error: BaseException | None = None
         self._status = 0
-        self._is_routed = self._is_routing = False
+        self._is_routed = self._is_routing = self._is_starting = False
         self._has_reached_client = self._has_output = False
-        self.answered = self._disconnected = False
+        self.done = self.answered = self._disconnected = False
         self._legs = Legs(self.routing, tracker.clock.monotonic_ns)
         self._arrived_ns: int | None = None
         self._router_id = ""
         self._route: Route | None = None
         self._tracked: TrackedRequest | None = None
-        self._is_starting = False
         self._span_above: SpanContext | None = None
         self._arrive()
 
@@ -160,10 +159,11 @@ class Exchange:
             if self._body_is_here and self._tracked is not None:
                 self._tracked.describe(self._start(self._route))
 
-    def yield_to_another(self) -> None:
-        """Somebody else tracks the request, unless that began here."""
+    def yield_to_another(self, clock: Clock | None) -> int | None:
+        """Somebody else tracks the request, unless that began here; returns its arrival."""
         if not self._is_starting and self._tracked is None:
             self.claimed = True
+        return self._arrived_ns if clock is self._tracker.clock else None
 
     def disconnected(self) -> None:
         """The client went away, before or after the end."""
