@@ -10,7 +10,7 @@ from otel_lifecycle.model import Endpoint, RouteEndpoint
 
 
 def sent(leg: str) -> Observer:
-    """`send_request_to_service` and `stream_service_response`: the name tells the leg.
+    """`send_request_to_...` and `stream_service_response`: the name tells the leg.
 
     Their first argument is the client, or a dict with it. LMCache's has prompts tokenized through
     the first, maybe by a decode engine; the prefill comes later, and corrects that.
@@ -52,7 +52,8 @@ def next_client(routing: Routing, call: Call) -> None:
 def picked_clients(routing: Routing, call: Call) -> None:
     """LMCache's `round_robin_pick_clients()` and `pick_up_clients(request)`, which may call it.
 
-    Both return `([tokenization,] prefill, decode)`.
+    Both return `([tokenization,] prefill, decode)`. The proxy of the multiprocess mode has only the
+    first of them.
     """
     request = call.argument(0, "request")
     if request is not None:

@@ -1,8 +1,8 @@
 """Instruments prefill/decode proxies.
 
 They are scripts that people copy and change: vllm-ascend's load balancer, vLLM's toy proxy and
-demo, LMCache's proxy, and the mini load balancer of SGLang and vLLM. So they are recognised by
-their structure, wherever it is found, and mostly it is found in `__main__`.
+demo, LMCache's two proxies, and the mini load balancer of SGLang and vLLM. So they are recognised
+by their structure, wherever it is found, and mostly it is found in `__main__`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from otel_lifecycle.runtime.logs import get_logger
 
 _logger = get_logger(__name__)
 
-_SENDS = "send_request_to_service"
+_PREFILLS = ("send_request_to_service", "send_request_to_prefiller")
+_DECODES = ("send_request_to_decoder",)
 _STREAMS = ("stream_service_response", "stream_service_response_with_retry")
 # What chooses the endpoints; each of these proxies has one.
 _PICKERS = {
@@ -56,8 +57,8 @@ class PDProxyInstrumentor(EnrichingInstrumentor):
         """What wraps what in a module that turns out to be such a proxy."""
         decoding = self.before(pd_calls.sent(DECODE))
         return {
-            _SENDS: self.before(pd_calls.sent(PREFILL)),
-            **dict.fromkeys(_STREAMS, decoding),
+            **dict.fromkeys(_PREFILLS, self.before(pd_calls.sent(PREFILL))),
+            **dict.fromkeys((*_DECODES, *_STREAMS), decoding),
             **{name: self.after(observe) for name, observe in _PICKERS.items()},
         }
 
@@ -126,9 +127,9 @@ def hooks_of(has: Callable[[str], bool]) -> list[str]:
     Args:
         has: Whether the module has a function, or a method named `Class.method`.
     """
-    names = [name for name in (_SENDS, *_STREAMS, *_PICKERS) if has(name)]
+    names = [name for name in (*_PREFILLS, *_DECODES, *_STREAMS, *_PICKERS) if has(name)]
     is_proxy = (
-        (_SENDS in names and any(name in names for name in _STREAMS))
+        all(any(name in names for name in group) for group in (_PREFILLS, _STREAMS))
         # `Proxy` is a common name; this one forwards what it schedules.
         or ("Proxy.schedule" in names and has("Proxy.forward_request"))
         or "MiniLoadBalancer.select_pair" in names

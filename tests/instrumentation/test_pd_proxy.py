@@ -49,6 +49,7 @@ class Kind(NamedTuple):
     double: str
     policy: str
     app: str = "app"
+    candidates: int | None = 3
 
 
 KINDS = [
@@ -57,6 +58,7 @@ KINDS = [
     Kind("toy_proxy", "get_next_client"),
     Kind("demo_proxy", "RoundRobinSchedulingPolicy", "create_app"),
     Kind("lmcache_proxy", "round_robin_pick_clients"),
+    Kind("lmcache_mp_proxy", "round_robin_pick_clients", candidates=None),
     Kind("mini_lb", "MiniLoadBalancer"),
 ]
 ASCEND, OLD, TOY = KINDS[:3]
@@ -141,7 +143,11 @@ class Proxied(Observed):
 
     def expected(self, kind: Kind, **changes: Any) -> dict[str, Any]:
         """The record of a stream to its proper end."""
-        known = {"policy": kind.policy, "candidates": 3, "cachedTokens": PREFILL_CACHED}
+        known = {
+            "policy": kind.policy,
+            "candidates": kind.candidates,
+            "cachedTokens": PREFILL_CACHED,
+        }
         return paired(self.prefill.url, self.decode.url, **{**known, **changes})
 
     def called(self, *outcomes: str) -> dict[str, Any]:
