@@ -1,4 +1,4 @@
-"""The variables of this package, for `opentelemetry-instrument`, which makes options of them."""
+"""The package's environment variables; `opentelemetry-instrument` makes an option of each."""
 
 OTEL_LIFECYCLE_CONFIG_FILE = "OTEL_LIFECYCLE_CONFIG_FILE"
 OTEL_LIFECYCLE_STORE_NAME = "OTEL_LIFECYCLE_STORE_NAME"

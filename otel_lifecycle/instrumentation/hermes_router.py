@@ -1,8 +1,8 @@
 """Instruments the example router, a small relative of openFuyao's hermes-router.
 
-Also the pattern for a router of your own whose scheduler has the shape of the Gateway API
-Inference Extension: find the places where it dispatches a request, sees its response and learns of
-endpoints, and hand what passes there to the tracker.
+It is also the pattern for your own router if its scheduler is shaped like that of the Gateway API
+Inference Extension: find the methods that dispatch a request, receive its response and learn of
+endpoints, and pass their arguments to the tracker.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _logger = get_logger(__name__)
 
 
 class HermesRouterInstrumentor(RouterInstrumentor):
-    """`opentelemetry-instrument python -m hermes_router ...` does it by itself."""
+    """Passes the router's calls to the tracker; loaded by `opentelemetry-instrument`."""
 
     def wrappers(self) -> Mapping[str, Mapping[str, Wrapper]]:
-        """The router's dispatch, response, rejection and endpoint events."""
+        """Return the methods for dispatch, response, rejection and endpoint events."""
         return {
             "hermes_router.director": {
                 "Director.pre_request": self._after(_pre_request),
@@ -32,7 +32,7 @@ class HermesRouterInstrumentor(RouterInstrumentor):
         }
 
     def _after(self, observe: Callable[..., None]) -> Wrapper:
-        """Runs the router's own method first, and observes it only if it did not raise."""
+        """Return a wrapper that observes the method after it has returned, not if it raises."""
 
         def wrapper(
             wrapped: Callable[..., Any],
@@ -46,7 +46,9 @@ class HermesRouterInstrumentor(RouterInstrumentor):
                 try:
                     observe(tracker, *args, **kwargs)
                 except Exception:
-                    _logger.debug("%s could not be observed", wrapped, exc_info=True)
+                    _logger.debug(
+                        "observing %s failed: its call is not tracked", wrapped, exc_info=True
+                    )
             return result
 
         return wrapper

@@ -1,7 +1,7 @@
-"""Instruments LiteLLM, the proxy and the router in a program of one's own.
+"""Instruments LiteLLM: the proxy, and `litellm.Router` in any program.
 
-It uses what LiteLLM documents: a callback among `litellm.callbacks`, and the methods of
-`litellm.Router` that programs call. Its inner names change from release to release.
+It uses only what LiteLLM documents, a callback in `litellm.callbacks` and the methods of
+`litellm.Router` that programs call, because internal names change from release to release.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _CALLBACKS = "litellm.integrations.custom_logger"
 class LiteLLMInstrumentor(RouterInstrumentor):
     """Adds policy, candidates and LiteLLM's id, and follows calls of a `Router` without a proxy.
 
-    LiteLLM rebuilds every answer: a stream that its engine cut has a proper end, and a usage that
-    no engine sent has zeros. So the engine's own answer is read.
+    LiteLLM rebuilds every answer: it ends a truncated stream properly, and fills in zeros if the
+    engine sent no usage. So the engine's own answer is read.
     """
 
     _callback: Any = None
 
     def wrappers(self) -> Mapping[str, Mapping[str, Wrapper]]:
-        """The router's constructor, and its methods that call engines."""
+        """Return the router's constructor, and its methods that call engines."""
         return {
             "litellm.router": {
                 "Router.__init__": self._constructed,
@@ -52,7 +52,7 @@ class LiteLLMInstrumentor(RouterInstrumentor):
         self, wrapped: Any, _router: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         result = wrapped(*args, **kwargs)
-        # The proxy constructs its router when it has set its own callbacks.
+        # The proxy sets its own callbacks before it constructs its router.
         self._register()
         return result
 
@@ -79,7 +79,7 @@ class LiteLLMInstrumentor(RouterInstrumentor):
         return wrapper
 
     def _register(self) -> None:
-        """Puts the callback among LiteLLM's, from where a program may have thrown it out."""
+        """Add the callback to LiteLLM's list, again if a program has replaced the list."""
         if self.tracker is None:
             return
         try:
@@ -89,10 +89,12 @@ class LiteLLMInstrumentor(RouterInstrumentor):
             if not any(callback is self._callback for callback in callbacks):
                 callbacks.append(self._callback)
         except Exception:
-            _logger.debug("LiteLLM's callbacks cannot be added to", exc_info=True)
+            _logger.debug(
+                "adding a callback to LiteLLM failed: candidates stay unknown", exc_info=True
+            )
 
     def _filtered(self, deployments: Any, request: Any) -> None:
-        """LiteLLM is about to choose one of these deployments."""
+        """Observe the deployments from which LiteLLM is about to choose."""
         routing = None if self.tracker is None else current_routing()
         if routing is None:
             return
@@ -105,19 +107,19 @@ class LiteLLMInstrumentor(RouterInstrumentor):
             if not routing.policy:
                 routing.policy = _policy(_proxy_router())
         except Exception:
-            _logger.debug("a choice of LiteLLM could not be observed", exc_info=True)
+            _logger.debug("observing a choice failed: it is not tracked", exc_info=True)
 
 
 def _make_callback(filtered: Callable[[Any, Any], None]) -> Any:
     base = sys.modules[_CALLBACKS].CustomLogger
     if not hasattr(base, "async_filter_deployments"):
         _logger.warning(
-            "%s.CustomLogger.async_filter_deployments does not exist: candidates are missing",
+            "%s.CustomLogger.async_filter_deployments does not exist: candidates stay unknown",
             _CALLBACKS,
         )
 
     class LifecycleLogger(base):
-        """Sees what LiteLLM chooses from; it never reads a prompt."""
+        """Observes the deployments that LiteLLM chooses from; never reads a prompt."""
 
         async def async_filter_deployments(
             self,
@@ -140,7 +142,7 @@ def _note_policy(router: Any) -> None:
 
 
 def _policy(router: Any) -> str:
-    """The routing strategy; empty when it is not the only one, or the program's own."""
+    """Return the routing strategy; empty if there are several, or it is the program's own."""
     try:
         if router is None or "async_get_available_deployment" in vars(router):
             return ""
@@ -156,7 +158,7 @@ def _policy(router: Any) -> str:
 
 
 def _proxy_router() -> Any:
-    """The router of the proxy, if this is one."""
+    """Return the proxy's router, if this process is a proxy."""
     return getattr(sys.modules.get("litellm.proxy.proxy_server"), "llm_router", None)
 
 

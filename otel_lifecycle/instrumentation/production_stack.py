@@ -1,7 +1,7 @@
 """Instruments the router of the vLLM production stack.
 
-It is recognised by its modules: what PyPI calls `vllm-router` has the same name and the same top
-package, and is another router, written in Rust.
+It is recognised by its modules: the `vllm-router` on PyPI, which has the same name and the same
+top-level package, is another router, written in Rust.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _ENGINE_STATS = "vllm_router.stats.engine_stats"
 
 
 class ProductionStackInstrumentor(EnrichingInstrumentor):
-    """Adds policy, candidates, engine state and prefix match, and tells prefill from decode.
+    """Adds policy, candidates, engine state, prefix match and the roles prefill and decode.
 
-    What the router counts as in flight is not used: requests that end by a disconnect or a dropped
-    connection stay in its numbers for ever.
+    The router's own count of requests in flight is not used: it never removes requests that end
+    with a disconnect or a dropped connection.
     """
 
     def wrappers(self) -> Mapping[str, Mapping[str, Wrapper]]:
-        """Methods only: functions that other modules import by name may be bound already."""
+        """Return methods only: other modules may have imported functions by name already."""
         chosen = self.after(_chosen)
         return {
             "vllm_router.routers.routing_logic": {
@@ -46,7 +46,7 @@ class ProductionStackInstrumentor(EnrichingInstrumentor):
                 ),
             },
             "vllm_router.prefix.hashtrie": {"HashTrie.longest_prefix_match": self.after(_matched)},
-            # Called from its own module, so a later wrapper takes effect too.
+            # Only its own module calls it, so wrapping it later has an effect too.
             "vllm_router.services.request_service.request": {
                 "route_disaggregated_prefill_request": self.before(_fixed_pair)
             },
@@ -54,40 +54,40 @@ class ProductionStackInstrumentor(EnrichingInstrumentor):
 
 
 class _Match(NamedTuple):
-    """How much of a prompt is cached, and on which URLs."""
+    """The fraction of a prompt that is cached, and on which URLs."""
 
     score: float
     is_at: Callable[[str], bool]
 
 
-# Between a lookup and the decision it is for, within one task.
+# Passes a lookup to the decision that follows it in the same task.
 _match: ContextVar[_Match | None] = ContextVar("otel_lifecycle_prefix_match", default=None)
 
 
 def _chosen(routing: Routing, call: Call) -> None:
-    """`route_request(endpoints, engine_stats, request_stats, request[, request_json]) -> url`."""
+    """Observe `route_request(endpoints, engine_stats, request_stats, request[, ...]) -> url`."""
     match, url = _match.get(), call.result
     _match.set(None)
     endpoints = call.argument(0, "endpoints")
     routing.policy = type(call.instance).__name__
     routing.candidates = len(endpoints)
-    # A policy may fall back to another endpoint than those that matched.
+    # A policy may fall back to an endpoint that did not match.
     routing.prefix_cache_score = match.score if match is not None and match.is_at(url) else None
     info = next((info for info in endpoints if info.url == url), None)
     routing.know(_route_endpoint(url, info, call.argument(1, "engine_stats")))
 
 
 def _matched(_: Routing, call: Call) -> None:
-    """`longest_prefix_match(request, available_endpoints) -> (characters, urls)`."""
+    """Observe `longest_prefix_match(request, available_endpoints) -> (characters, urls)`."""
     prompt = call.argument(0, "request")
     length, urls = call.result
     if prompt:
-        # It counts whole chunks, and so more than there is when the last one is not full.
+        # It counts whole chunks, so the length may exceed that of the prompt.
         _match.set(_Match(min(1.0, length / len(prompt)), urls.__contains__))
 
 
 def _looked_up(routing: Routing, call: Call) -> None:
-    """`query_manager(message)`: a lookup of tokens is answered by instance and tokens matched."""
+    """Observe `query_manager(message)`, which returns the matched tokens by instance."""
     tokens = getattr(call.argument(0, "msg"), "tokens", None)
     if not tokens:
         return
@@ -104,7 +104,7 @@ def _looked_up(routing: Routing, call: Call) -> None:
 
 
 def _selected(leg: str) -> Observer:
-    """`select_..._endpoint(endpoints) -> endpoint`, called for both legs before any call."""
+    """Observe `select_..._endpoint(endpoints) -> endpoint`, called for both legs first."""
 
     def observe(routing: Routing, call: Call) -> None:
         routing.policy = type(call.instance).__name__
@@ -116,7 +116,7 @@ def _selected(leg: str) -> Observer:
 
 
 def _fixed_pair(routing: Routing, call: Call) -> None:
-    """`route_disaggregated_prefill_request(request, ...)`: there is one pair, chosen at start."""
+    """Observe `route_disaggregated_prefill_request(request, ...)`: the pair never changes."""
     state = call.argument(0, "request").app.state
     routing.policy = type(state.router).__name__
     for leg, session in ((PREFILL, state.prefill_client), (DECODE, state.decode_client)):
@@ -125,7 +125,7 @@ def _fixed_pair(routing: Routing, call: Call) -> None:
 
 
 def _engine_stats() -> Any:
-    """What the router last scraped, by URL; None without its scraper."""
+    """Return the router's last scrape, by URL; None if it has no scraper."""
     try:
         return sys.modules[_ENGINE_STATS].get_engine_stats_scraper().get_engine_stats()
     except Exception:
@@ -146,7 +146,7 @@ def _route_endpoint(url: str, info: Any, engine_stats: Any) -> RouteEndpoint:
         EndpointMetrics(
             running_requests=stats.num_running_requests,
             waiting_requests=stats.num_queuing_requests,
-            # It reads an old name: of a newer vLLM it says 0, whatever is in use.
+            # The router reads an old metric name: for newer vLLM versions it always reports 0.
             kv_cache_usage=stats.gpu_cache_usage_perc or None,
         ),
     )

@@ -1,7 +1,7 @@
-"""The end of the SDK's global providers, in bounded time.
+"""Flushes and shuts down the SDK's global providers within a time limit.
 
-Left alone they try to get rid of what is queued for half a minute and longer when a collector is
-down, and hold up the end of the process.
+If a collector is down, the providers themselves keep trying to export their queues for half a
+minute or longer, which delays the end of the process.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ _shutdown: _Shutdown | None = None
 
 
 def flush(timeout: float) -> None:
-    """Exports what is queued, for at most `timeout` seconds; never raises, thread-safe."""
+    """Export queued telemetry for at most `timeout` seconds; never raises; thread-safe."""
     global _flushing
     flushing = threading.Thread(
         target=_call, args=("force_flush",), name="otel-lifecycle-flush", daemon=True
     )
-    with contextlib.suppress(RuntimeError):  # no more threads, or the end is too near
+    with contextlib.suppress(RuntimeError):  # no more threads, or the interpreter is exiting
         flushing.start()
         _flushing = flushing
         flushing.join(timeout)
 
 
 def shut_down_at_exit(timeout: float) -> None:
-    """Has the exit of the interpreter wait for the providers for at most `timeout` seconds.
+    """Limit how long the interpreter's exit waits for the providers to `timeout` seconds.
 
-    Not at all, if they are still busy with a flush: the collector does not answer. A second call
-    does nothing.
+    If a flush is still running then, the collector does not answer, and the exit does not wait at
+    all. A second call does nothing.
     """
     global _shutdown
     if _shutdown is None:
@@ -42,13 +42,13 @@ def shut_down_at_exit(timeout: float) -> None:
 
 
 class _Shutdown:
-    """A thread that is there in time: some versions of Python start none while they exit."""
+    """Shuts down on a thread started in advance: some Python versions start none at exit."""
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
         self._start()
         repair_in_forked_child(self, _Shutdown._start)
-        # Later in registration than the SDK's own exit handlers, so before them.
+        # Registered after the SDK's own exit handlers, so it runs before them.
         atexit.register(self._run)
 
     def _start(self) -> None:
@@ -68,7 +68,7 @@ class _Shutdown:
             self._thread.join(self._timeout)
         for provider in _providers():
             shutdown = getattr(provider, "shutdown", None)
-            if shutdown is not None:  # the SDK would wait without a bound
+            if shutdown is not None:  # the SDK would wait without a limit
                 atexit.unregister(shutdown)
 
 

@@ -13,7 +13,7 @@ class SkyPilotInstrumentor(EnrichingInstrumentor):
     """Adds policy and candidates."""
 
     def wrappers(self) -> Mapping[str, Mapping[str, Wrapper]]:
-        """The one place where the load balancer chooses, whatever its policy."""
+        """Return the only method in which the load balancer chooses, whatever its policy."""
         return {
             "sky.serve.load_balancing_policies": {
                 "LoadBalancingPolicy.select_replica": self.after(_selected)
@@ -22,7 +22,7 @@ class SkyPilotInstrumentor(EnrichingInstrumentor):
 
 
 def _selected(routing: Routing, call: Call) -> None:
-    """`select_replica(request) -> url`, None without a replica that is ready."""
+    """Observe `select_replica(request) -> url`, which returns None if no replica is ready."""
     if call.result:
         routing.policy = type(call.instance).__name__
         routing.candidates = len(call.instance.ready_replicas)

@@ -291,5 +291,5 @@ def test_moved_hooks(
     assert program.record().output_length == 8
     assert [record.message for record in caplog.records] == [
         "litellm.integrations.custom_logger.CustomLogger.async_filter_deployments does not exist: "
-        "candidates are missing"
+        "candidates stay unknown"
     ]

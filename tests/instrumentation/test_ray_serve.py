@@ -426,7 +426,7 @@ def test_missing_hook(serve: Serve, ray: Any, caplog: pytest.LogCaptureFixture) 
         assert router.request_router._choose_replica_for_request is None
 
     assert [record.message for record in caplog.records] == [
-        "RequestRouter._choose_replica_for_request does not exist: what it would tell is missing"
+        "RequestRouter._choose_replica_for_request does not exist: its values stay unknown"
     ]
 
 

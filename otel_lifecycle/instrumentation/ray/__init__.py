@@ -1,1 +1,1 @@
-"""Ray Serve."""
+"""Instruments Ray Serve."""

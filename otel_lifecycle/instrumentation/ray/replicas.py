@@ -1,4 +1,4 @@
-"""What Ray Serve's routers know of replicas, and of the applications they belong to."""
+"""Converts what Ray Serve's routers know about replicas and applications."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _logger = get_logger(__name__)
 
 
 class Replica(Endpoint, frozen=True):
-    """A replica of a deployment: an actor, without an inference port of its own.
+    """A replica of a deployment: an actor without its own inference port.
 
     Attributes:
         replica: `application/deployment/replica`.
@@ -35,12 +35,12 @@ class Replica(Endpoint, frozen=True):
 
     @property
     def identity(self) -> str:
-        """What load is keyed by."""
+        """The key of its load counter."""
         return self.id
 
 
 def replica_endpoint(replica: Any) -> Replica:
-    """Who a `RunningReplica` is."""
+    """Return the endpoint of a `RunningReplica`."""
     replica_id = replica.replica_id
     deployment = replica_id.deployment_id
     info = getattr(replica, "_replica_info", None)
@@ -51,10 +51,10 @@ def replica_endpoint(replica: Any) -> Replica:
 
 
 def chosen_replica(router: Any, replica: Any) -> RouteEndpoint:
-    """A replica with what the router knows of it.
+    """Return a replica with the metrics that the router has of it.
 
-    Its queue length is what Ray calls ongoing requests. Of the deployment's routing stats, which
-    may be anything, those are taken that have the names of `EndpointMetrics`.
+    Its queue length is what Ray calls ongoing requests. The deployment's routing stats may contain
+    anything; those with the names of `EndpointMetrics` are used.
     """
     stats = replica.routing_stats
     known = {name: stats[name] for name in EndpointMetrics.__struct_fields__ if name in stats}
@@ -63,7 +63,7 @@ def chosen_replica(router: Any, replica: Any) -> RouteEndpoint:
 
 
 def asks_for_inference(pending_request: Any) -> bool:
-    """Whether a call carries messages or a prompt, as Ray's own prefix-aware policy looks for."""
+    """Return whether a call has messages or a prompt, as Ray's prefix-aware policy checks."""
     named = pending_request.kwargs
     return any(
         name in named
@@ -76,13 +76,13 @@ def asks_for_inference(pending_request: Any) -> bool:
 
 
 class ReplicaEvents:
-    """Tells which replicas joined and left a router."""
+    """Finds out which replicas joined or left a router."""
 
     def __init__(self) -> None:
         self._known: dict[Any, Replica] = {}
 
     def since(self, replicas: Iterable[Any]) -> list[EndpointEvent]:
-        """The events that lead from the last call's replicas to these."""
+        """Return the changes from the previous call's replicas to these."""
         now = {replica.replica_id: replica_endpoint(replica) for replica in replicas}
         before, self._known = self._known, now
         return [
@@ -100,17 +100,17 @@ class ReplicaEvents:
 
 
 class Applications:
-    """Knows which applications have more than one deployment; thread-safe."""
+    """The applications that have more than one deployment; thread-safe."""
 
     def __init__(self) -> None:
         self._several: set[str] = set()
 
     def has_several(self, application: str) -> bool:
-        """Whether it has; no while that is not known yet."""
+        """Return whether it has more than one deployment; False while that is unknown."""
         return application in self._several
 
     def look_up(self, application: str) -> None:
-        """Asks Serve's controller for the deployments of an application, in another thread."""
+        """Ask Serve's controller, on another thread, for the deployments of an application."""
         threading.Thread(
             target=self._look_up, args=(application,), name="otel-lifecycle-ray", daemon=True
         ).start()
@@ -120,7 +120,9 @@ class Applications:
             serve: Any = importlib.import_module("ray.serve")
             deployments = serve.status().applications[application].deployments
         except Exception:
-            _logger.debug("the application %s is not known", application, exc_info=True)
+            _logger.debug(
+                "asking Serve for the deployments of %s failed", application, exc_info=True
+            )
             return
         if len(deployments) > 1:
             self._several.add(application)

@@ -1,9 +1,9 @@
-"""Instruments Ray Serve: the proxy's choice of a replica, and that of an ingress deployment.
+"""Instruments Ray Serve: the choices of a replica in the proxy and in an ingress deployment.
 
-Every process that routes sees the requests that pass through it: a proxy, and a replica that calls
-other deployments. One of them follows a request, and the proxy decides which: itself in an
-application of one deployment, the replica of the ingress deployment in one of several. The replica
-learns it from the request's metadata.
+A request passes through a proxy, and may pass through a replica that calls other deployments. Only
+one of the two follows the request, and the proxy decides which: the proxy itself if the application
+has one deployment, the replica of the ingress deployment if it has several. The request's metadata
+tell the replica.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 
 _logger = get_logger(__name__)
 
-# In `RequestMetadata.tracing_context`, beside the W3C headers, which are all that Ray reads there.
+# A key in `RequestMetadata.tracing_context`; Ray reads only the W3C headers there.
 _FOLLOWED: Final = "otel-lifecycle"
 _TRACE_HEADERS: Final = (b"traceparent", b"tracestate")
 
 
 class RayServeInstrumentor(RouterInstrumentor):
-    """Follows OpenAI-style requests over HTTP through proxies and ingress deployments."""
+    """Follows inference requests over HTTP through proxies and ingress deployments."""
 
-    # There is one instrumentor, however often it is constructed.
+    # The instrumentor is a singleton, however often it is constructed.
     _applications: ClassVar = Applications()
     _watched: ClassVar[WeakSet[Any]] = WeakSet()
     _missing: ClassVar[set[str]] = set()
     _asked: ClassVar[WeakSet[Exchange]] = WeakSet()
 
     def wrappers(self) -> Mapping[str, Mapping[str, Wrapper]]:
-        """Where a request comes in, where a replica is chosen, and where a replica serves it."""
+        """Return the methods that receive a request, choose a replica, and serve it there."""
         return {
             "ray.serve._private.proxy": {
                 "HTTPProxy.__call__": self._proxy,
@@ -75,7 +75,7 @@ class RayServeInstrumentor(RouterInstrumentor):
     def _proxy(
         self, wrapped: Any, _proxy: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """`__call__(scope, receive, send)`, an ASGI application."""
+        """Wrap `__call__(scope, receive, send)`, an ASGI application."""
         if self.tracker is None or len(args) != 3:
             return wrapped(*args, **kwargs)
         return follow(self.tracker, wrapped, *args)
@@ -83,28 +83,28 @@ class RayServeInstrumentor(RouterInstrumentor):
     def _failed(
         self, wrapped: Any, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """`get_http_response_status(exc, ...)`: the proxy got an error instead of an answer."""
+        """Wrap `get_http_response_status(exc, ...)`: the proxy got an error, not an answer."""
         exchange = current_exchange()
         if self.tracker is not None and exchange is not None and args:
             if _is_replica_failure(args[0]):
-                exchange.claimed = False  # who should have told is gone
+                exchange.claimed = False  # the replica that claimed it is gone
             exchange.left(args[0])
         return wrapped(*args, **kwargs)
 
     def _configured(
         self, wrapped: Any, owner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """`update_deployment_config(...)`: from here on a router has its policy.
+        """Wrap `update_deployment_config(...)`, after which a router has its policy.
 
-        Ray pickles policies by value, with all that their classes consist of: a class that is
-        wrapped cannot be deployed, and one that is wrapped elsewhere is another class here.
+        The policy is wrapped as an object. Ray pickles policy classes by value: a wrapped class
+        cannot be deployed, and a class wrapped in another process is a different class here.
         """
         result = wrapped(*args, **kwargs)
         if self.tracker is not None:
             try:
                 self._watch(owner.request_router)
             except Exception:
-                _logger.debug("the router is not known", exc_info=True)
+                _logger.debug("wrapping a router failed: it is not tracked", exc_info=True)
         return result
 
     def _watch(self, router: Any) -> None:
@@ -121,7 +121,8 @@ class RayServeInstrumentor(RouterInstrumentor):
             elif name not in self._missing:
                 self._missing.add(name)
                 _logger.warning(
-                    "RequestRouter.%s does not exist: what it would tell is missing", name
+                    "RequestRouter.%s does not exist: its values stay unknown",
+                    name,
                 )
 
     def _choosing(self, router: Any, method: Any) -> Any:
@@ -134,7 +135,7 @@ class RayServeInstrumentor(RouterInstrumentor):
                     retry = kwargs.get("is_retry", False)
                     self._chosen(exchange, router, pending_request, replica, retry)
                 except Exception:
-                    _logger.debug("the choice of a replica is not known", exc_info=True)
+                    _logger.debug("observing a choice failed: it is not tracked", exc_info=True)
             return replica
 
         return choose
@@ -150,7 +151,7 @@ class RayServeInstrumentor(RouterInstrumentor):
             return
         if asks_for_inference(pending_request):
             self._asked.add(exchange)
-        elif exchange in self._asked:  # this is another deployment's part in it
+        elif exchange in self._asked:  # a call for another part of the same request
             return
         exchange.routing.policy = type(router).__name__
         exchange.routing.candidates = len(router.curr_replicas)
@@ -168,7 +169,7 @@ class RayServeInstrumentor(RouterInstrumentor):
             changes = events.since(router.curr_replicas.values())
             for event in changes:
                 tracker.extract_endpoint(event)
-            # Not whenever some replica has new routing stats.
+            # Not for every update: most only bring new routing stats.
             if changes and getattr(router, "_handle_source", None) == "PROXY":
                 self._applications.look_up(router.app_name)
 
@@ -178,7 +179,7 @@ class RayServeInstrumentor(RouterInstrumentor):
             try:
                 updated()
             except Exception:
-                _logger.debug("the replicas are not known", exc_info=True)
+                _logger.debug("observing the replicas failed: they are not tracked", exc_info=True)
             return result
 
         updated()
@@ -187,7 +188,7 @@ class RayServeInstrumentor(RouterInstrumentor):
     def _serve(
         self, wrapped: Any, _callable: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """`call_http_entrypoint(request_metadata, callback, scope, receive)`: batches of ASGI."""
+        """Wrap `call_http_entrypoint(request_metadata, callback, scope, receive)`."""
         tracker = self.tracker
         if tracker is None or len(args) != 4:
             return wrapped(*args, **kwargs)
@@ -205,21 +206,21 @@ class RayServeInstrumentor(RouterInstrumentor):
     def _enter(
         self, wrapped: Any, _replica: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """`_wrap_request(request_metadata, ...)`: what a replica does, it does for our span."""
+        """Wrap `_wrap_request(request_metadata, ...)`, to make our span the replica's parent."""
         if self.tracker is not None and args:
             followed = _tracing_context(args[0])
             if _FOLLOWED in followed:
-                # Each call of a replica is a task with a context of its own, which ends with it.
+                # Each call of a replica is a task with its own context: no need to detach.
                 context.attach(propagate.extract(followed))
         return wrapped(*args, **kwargs)
 
     def _ending(
         self, wrapped: Any, _replica: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """`shutdown()`, a coroutine: what the controller waits for before it kills the process.
+        """Wrap `shutdown()`, a coroutine that the controller awaits before it kills the process.
 
-        A proxy is killed too, and has nothing that could be wrapped: its class is an actor's, and
-        goes to its process by value.
+        A proxy is killed too, but has no method that could be wrapped: it is an actor, whose class
+        is sent to its process by value.
         """
         tracker = self.tracker
         ending = wrapped(*args, **kwargs)
@@ -236,7 +237,7 @@ async def _flushed(tracker: RequestLifecycleTracker, ending: Awaitable[Any]) -> 
 
 
 class _Receive:
-    """Ray's own `receive` is more than a function."""
+    """Wraps Ray's `receive`, which has attributes that Ray uses."""
 
     def __init__(self, receive: Any, current: CurrentRequest) -> None:
         self._receive = receive
@@ -269,7 +270,7 @@ async def _observe_answer(
 
 
 def _tracing_context(metadata: Any) -> Mapping[str, str]:
-    return getattr(metadata, "tracing_context", None) or {}  # no field of older ones
+    return getattr(metadata, "tracing_context", None) or {}  # older versions have no such field
 
 
 def _with_trace(
@@ -285,7 +286,7 @@ def _with_trace(
 
 def _is_replica_failure(error: BaseException) -> bool:
     exceptions: Any = sys.modules["ray.exceptions"]
-    # The error of another replica, which the replica passes on, is of both types.
+    # An error of another replica that this replica passes on is of both types.
     return isinstance(error, exceptions.RayActorError) and not isinstance(
         error, exceptions.RayTaskError
     )
