@@ -1,9 +1,9 @@
-"""For tests of instrumented routers: telemetry in memory as plain values, and a clock to move."""
+"""Helps to test instrumented routers: in-memory telemetry, and a clock that a test moves."""
 
 from __future__ import annotations
 
-# Before any provider: the SDK's has a thread pool work in a forked child, which waits forever there
-# if this module's own hook, which frees the pools' lock, was registered after the provider's.
+# Import it before any provider: its fork hook frees the lock of thread pools, and must run before
+# the hook of the SDK's provider, which uses a pool in a forked child and would wait for ever.
 import concurrent.futures.thread  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from typing import Any
 
@@ -19,11 +19,11 @@ from otel_lifecycle.telemetry.span_reader import is_lifecycle_span
 
 
 class ManualClock:
-    """A clock that stands still until a test moves it: `RequestLifecycleTracker(clock=...)`.
+    """A clock that only moves when a test moves it: `RequestLifecycleTracker(clock=...)`.
 
     Args:
-        wall_ns: Where the wall clock stands, Unix nanoseconds.
-        monotonic_ns: Where the monotonic clock stands.
+        wall_ns: Start of the wall clock, Unix nanoseconds.
+        monotonic_ns: Start of the monotonic clock, nanoseconds.
     """
 
     def __init__(
@@ -33,26 +33,26 @@ class ManualClock:
         self._monotonic_ns = monotonic_ns
 
     def wall_ns(self) -> int:
-        """Unix nanoseconds."""
+        """Return Unix nanoseconds."""
         return self._wall_ns
 
     def monotonic_ns(self) -> int:
-        """Nanoseconds since some moment."""
+        """Return nanoseconds since an arbitrary moment."""
         return self._monotonic_ns
 
     def advance(self, milliseconds: float) -> None:
-        """Lets time pass, on both clocks."""
+        """Move both clocks forward."""
         passed_ns = round(milliseconds * 1e6)
         self._wall_ns += passed_ns
         self._monotonic_ns += passed_ns
 
     def set_wall_ns(self, unix_ns: int) -> None:
-        """Corrects the wall clock, as a time server may at any moment."""
+        """Set only the wall clock, as a time server may at any moment."""
         self._wall_ns = unix_ns
 
 
 class InMemoryTelemetry:
-    """A tracer and a meter provider of their own, whose output stays in memory.
+    """A tracer provider and a meter provider that export to memory.
 
     Args:
         sampler: The tracer provider's sampler.
@@ -79,15 +79,15 @@ class InMemoryTelemetry:
         return [span for span in self._exporter.get_finished_spans() if is_lifecycle_span(span)]
 
     def spans_as_dicts(self) -> list[dict[str, Any]]:
-        """The exported lifecycle spans, without ids and times."""
+        """Return the exported lifecycle spans, without ids and times."""
         return [span_as_dict(span) for span in self.spans]
 
     def metrics(self) -> dict[str, dict[frozenset[tuple[str, Any]], float]]:
-        """Collects: by metric name and attributes, the value, or the count of a histogram."""
+        """Collect; return values, and counts of histograms, by metric name and attributes."""
         return self._collect("count")
 
     def histogram_sums(self) -> dict[str, dict[frozenset[tuple[str, Any]], float]]:
-        """Collects: the same, with the sum of what a histogram was given instead of the count."""
+        """Collect; return the same as `metrics`, with sums of histograms instead of counts."""
         return self._collect("sum")
 
     def _collect(self, of_histograms: str) -> dict[str, dict[frozenset[tuple[str, Any]], float]]:
@@ -107,13 +107,13 @@ class InMemoryTelemetry:
         return points
 
     def shutdown(self) -> None:
-        """Shuts both providers down."""
+        """Shut down both providers."""
         self.tracer_provider.shutdown()
         self.meter_provider.shutdown()
 
 
 def span_as_dict(span: ReadableSpan) -> dict[str, Any]:
-    """A span as plain values, without ids and times."""
+    """Return a span as plain values, without ids and times."""
     return {
         "name": span.name,
         "kind": span.kind.name,

@@ -1,4 +1,4 @@
-"""Settings of which paths are inference."""
+"""The setting for the paths of inference requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _EXPECTED: Final = (
 
 
 def _paths(value: object) -> object:
-    """Text, as in an environment variable: `/ask, /v3/*/run=chat`; or a list of such endings."""
+    """Parse text from an environment variable, `/ask, /v3/*/run=chat`, or check a list."""
     if isinstance(value, str):
         endings: tuple[object, ...] = tuple(filter(None, map(str.strip, value.split(","))))
     elif isinstance(value, (list, tuple)):

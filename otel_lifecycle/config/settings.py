@@ -24,7 +24,7 @@ class ConfigError(ValueError):
 
 
 def missing_extra(setting: str, error: ImportError) -> ConfigError:
-    """Returns the error of a setting that needs what the extra `collect` installs."""
+    """Return the error of a setting that needs the extra `collect`."""
     return ConfigError(
         f"{setting}: {error}; install the extra: pip install 'otel-lifecycle[collect]'"
     )
@@ -47,7 +47,7 @@ def _duration(value: object) -> object:
 if TYPE_CHECKING:
 
     class Duration:
-        """A `timedelta` to those who read it; constructors also take a Go duration as text."""
+        """A `timedelta` when read; constructors also accept a Go duration as text."""
 
         def __get__(self, settings: object, owner: type[object]) -> timedelta: ...
         def __set__(self, settings: object, value: timedelta | str) -> None: ...
@@ -57,7 +57,7 @@ else:
 
 
 def duration(**units: float) -> Any:
-    """The default of a `Duration`, as a `timedelta` of these units."""
+    """Return the default of a `Duration` field, with the arguments of `timedelta`."""
     return timedelta(**units)
 
 

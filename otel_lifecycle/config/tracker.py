@@ -181,12 +181,13 @@ class TrackerConfig(Settings):
     def from_json(cls, text: str | bytes) -> TrackerConfig:
         """Read the settings from JSON in camelCase, as the seed's factory does.
 
-        As with Go's decoder: empty text and `null` are the defaults, keys match in any case, a null
-        sets nothing, and of a key that comes twice the last counts (of a section, field by field).
-        Unknown fields are refused at every level, a byte order mark and text that is not UTF-8 too.
+        As in Go's decoder, empty text and `null` mean the defaults, keys match in any case, and a
+        null value leaves the default. If a key occurs twice the last one counts (for a section,
+        field by field). Unknown fields are refused at every level. So are a byte order mark and
+        invalid UTF-8.
 
         Raises:
-            ConfigError: The text is not JSON, or a setting is refused.
+            ConfigError: The text is not JSON, or a setting is invalid.
         """
         return _validate(cls, _parse(text))
 
@@ -207,7 +208,7 @@ class TrackerConfig(Settings):
                 `persistence_`, `collection_` or `prediction_`. None counts as not given.
 
         Raises:
-            ConfigError: A setting is refused, or the file cannot be read.
+            ConfigError: A setting is invalid, or the file cannot be read.
         """
         environment = os.environ if environment is None else environment
         values = _read_file(environment.get(CONFIG_FILE_VARIABLE, ""))
@@ -292,10 +293,12 @@ def _parse(text: str | bytes) -> dict[str, Any]:
     if not text.strip():
         return {}
     try:
-        # Of bytes Python would take UTF-16 and a byte order mark; Go's decoder takes neither.
+        # From bytes Python would accept UTF-16 and a byte order mark, which Go's decoder refuses.
         text = text if isinstance(text, str) else text.decode()
         values = json.loads(text, object_pairs_hook=_Object)
-        json.dumps(values, ensure_ascii=False).encode()  # no path and no log takes half a character
+        json.dumps(
+            values, ensure_ascii=False
+        ).encode()  # refuse half a surrogate pair, which no path and no log accepts
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"invalid parameters: not valid JSON: {error}") from error
     return {} if values is None else _go_keys(TrackerConfig, values)
@@ -324,7 +327,7 @@ def _from_variables(
 
 
 class _Object(dict[str, Any]):
-    """A JSON object that knows its members as they were written, a key that comes twice too."""
+    """A JSON object that keeps its members as written, including repeated keys."""
 
     def __init__(self, members: list[tuple[str, Any]]) -> None:
         super().__init__(members)
@@ -332,7 +335,7 @@ class _Object(dict[str, Any]):
 
 
 def _go_keys(model: type[BaseModel], values: object, path: str = "") -> dict[str, Any]:
-    """Fields of a JSON object: its keys in any case, its nulls left out, as Go's decoder does."""
+    """Return the fields of a JSON object: keys in any case, nulls omitted, as in Go."""
     if not isinstance(values, _Object):
         raise ConfigError(
             f"invalid parameters: {path or 'they'} must be a JSON object, got {shown(values)}"

@@ -1,8 +1,8 @@
-"""An endpoint while the router uses it: its load, and all that is known of it at the moment.
+"""An endpoint while the router uses it: its load, and its current metrics and NPU state.
 
-A router keeps an endpoint's metrics object until the next scrape, while hundreds of requests are
-dispatched. Checking its numbers for each of them would cost more than all else on the request's
-path; since the values are immutable, it is done once, for a view that these requests share.
+A router keeps an endpoint's metrics object until the next scrape, while it dispatches hundreds of
+requests. Checking the numbers for each request would cost more than all else on the request's path.
+The values are immutable, so they are checked once, for a view that these requests share.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from otel_lifecycle.model.features import (
 from otel_lifecycle.model.route import EndpointSnapshot, RouteEndpoint
 from otel_lifecycle.model.timestamps import datetime_to_ns
 
-_NOTHING_KNOWN = EndpointMetrics()
+_NO_METRICS = EndpointMetrics()
 
 
 class Collected(msgspec.Struct, frozen=True):
-    """What was collected of an endpoint; replaced as a whole, and never changed.
+    """The state that was collected for an endpoint; immutable, replaced as a whole.
 
     Attributes:
-        metrics: Of its engine.
-        npu: Of its devices; the status is already judged by the age of each value.
+        metrics: The metrics of its engine.
+        npu: The state of its devices; its status already accounts for the age of each value.
         gpu: Whether the devices are GPUs.
-        judged_ns: When that was judged, Unix nanoseconds.
+        judged_ns: When the status was determined, Unix nanoseconds.
     """
 
     metrics: EndpointMetrics | None = None
@@ -45,26 +45,26 @@ class Collected(msgspec.Struct, frozen=True):
 
 
 class EndpointState:
-    """One endpoint from when it is first seen until it is deleted; the store makes it.
+    """One endpoint, from its first use until it is deleted; created by the store.
 
     Counters change under the store's lock. Everything else is replaced as a whole, so it is read
-    without one: a lost update costs only another check.
+    without a lock: a lost update costs only another check.
 
     Attributes:
         endpoint: The endpoint, with its current address.
-        id: Its id, safe to record.
-        label: What metrics call it.
+        id: Its id, cleaned for the record.
+        label: Its name in metrics.
         tokens: Prompt tokens in flight on it.
         requests: Requests in flight on it.
         listed: Whether it is among the store's endpoints: it has carried load, or was added. The
-            leader of a pair carries none.
-        live: Whether it was not deleted since.
-        metrics: What the router last said of its engine.
-        npu: What the router last said of its devices.
-        collected: What was collected of it.
-        scraped_metrics: What its engine said when it was last scraped, for the collection alone.
-        readings: What each exporter last said of its devices, likewise.
-        judged_at: When `collected` was made of these, in seconds since the epoch; 0 before.
+            leader of a pair carries no load.
+        live: False once it is deleted.
+        metrics: The router's last metrics of its engine.
+        npu: The router's last state of its devices.
+        collected: The state that was collected for it.
+        scraped_metrics: The last scraped metrics of its engine; used only by the collection.
+        readings: The last readings of its devices, by exporter; used only by the collection.
+        judged_at: When `collected` was computed from these, in seconds since the epoch; 0 before.
     """
 
     __slots__ = (
@@ -99,13 +99,13 @@ class EndpointState:
         self._view: EndpointView | None = None
 
     def forget_scrapes(self) -> None:
-        """Forgets what was scraped, but not what was collected of it."""
+        """Remove the scraped values, but not the state collected from them."""
         self.scraped_metrics: EndpointMetrics | None = None
         self.readings: dict[Any, Sequence[Any]] = {}
         self.judged_at = 0.0
 
     def view(self, raw: RouteEndpoint) -> EndpointView:
-        """What the router gave, made safe; of metrics or NPU state it has not, the collected."""
+        """Return the cleaned values of the router, or collected ones if the router has none."""
         judged_ns: int | None = None
         collected = self.collected
         if collected is not None and (raw.metrics is None or raw.npu is None):
@@ -119,24 +119,24 @@ class EndpointState:
         return view
 
     def delete(self) -> None:
-        """The router no longer uses it; requests in flight on it go on."""
+        """Mark it as deleted; requests in flight on it continue."""
         self.live = False
         self._view = None
 
 
 class EndpointView:
-    """An endpoint with its metrics and NPU state as they were given, made safe.
+    """An endpoint with its metrics and NPU state, cleaned for the record.
 
-    Requests share it until the next scrape, and with it what they say in the same words.
+    Requests share it until the next scrape, including the attributes computed from it.
 
     Args:
         state: The endpoint.
-        raw: What the router gave, completed by what was collected.
-        judged_ns: When the status of the NPU state was found by the age of its values, which
-            may be of different age; None where it was not.
+        raw: The router's values, completed by collected ones.
+        judged_ns: When the status of a collected NPU state was determined from the ages of its
+            values; None if the state is the router's.
 
     Attributes:
-        attributes: Span attributes made of it, by role and settings; filled by the telemetry.
+        attributes: Span attributes of the endpoint, by role and settings; filled by the telemetry.
     """
 
     __slots__ = (
@@ -167,13 +167,13 @@ class EndpointView:
         self.port = sanitize.text(endpoint.port)
         self.name = "" if endpoint.name == endpoint.pod_name else sanitize.text(endpoint.name)
         metrics = sanitize.metrics(raw.metrics)
-        self.metrics = None if metrics == _NOTHING_KNOWN else metrics
+        self.metrics = None if metrics == _NO_METRICS else metrics
         self.npu = sanitize.npu(raw.npu)
         self.updated_ns = None if self.metrics is None else _to_ns(self.metrics.update_time)
         self.observed_ns = None if self.npu is None else _to_ns(self.npu.observation_time)
 
     def shows(self, raw: RouteEndpoint, judged_ns: int | None) -> bool:
-        """Whether it was made from the same values."""
+        """Return whether it was made from the same values."""
         mine = self._raw
         return mine is raw or (
             self._judged_ns == judged_ns
@@ -183,17 +183,17 @@ class EndpointView:
         )
 
     def identify(self) -> EndpointSnapshot:
-        """Who the endpoint is, and nothing else."""
+        """Return a snapshot with only the identity."""
         return EndpointSnapshot(self.id, self.address, self.port, self.name)
 
     def snapshot(self) -> EndpointSnapshot:
-        """The whole snapshot, but for the load."""
+        """Return the complete snapshot, except the load."""
         return EndpointSnapshot(
             self.id, self.address, self.port, self.name, self.metrics, None, self.npu
         )
 
     def missing(self, role: str, now_ns: int, stale_after_ns: int) -> list[MissingFeature]:
-        """Which features of the predictor the endpoint itself cannot give, and why."""
+        """Return the predictor's features that this endpoint lacks, with the reasons."""
         updated_ns, observed_ns = self.updated_ns, self.observed_ns
         old_metrics = updated_ns is not None and 0 < stale_after_ns < now_ns - updated_ns
         if self._judged_ns is not None:

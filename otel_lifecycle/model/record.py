@@ -60,15 +60,15 @@ class RecordedLeg(msgspec.Struct, rename=record_name, frozen=True):
     role: Annotated[
         LegRole,
         declare(
-            "What it was for: `encode`, `prefill`, `decode`, `leader`, `hedge` or `side`.",
+            "Purpose of the call: `encode`, `prefill`, `decode`, `leader`, `hedge` or `side`.",
             attribute=".role",
         ),
     ]
-    endpoint: Annotated[Text, declare("Where it went.", attribute=".endpoint")]
+    endpoint: Annotated[Text, declare("The endpoint called.", attribute=".endpoint")]
     started_at: Annotated[
         Timestamp,
         declare(
-            "When it was made. On the span: how long after its start.",
+            "Time of the call. On the span: time since the span's start.",
             "s",
             ".start",
             source="clock",
@@ -76,13 +76,16 @@ class RecordedLeg(msgspec.Struct, rename=record_name, frozen=True):
     ]
     ended_at: Annotated[
         Timestamp | None,
-        declare("When it ended, likewise; -1 for unknown.", "s", ".end", source="clock"),
+        declare(
+            "Time of its end. On the span: time since the span's start, -1 for unknown.",
+            "s",
+            ".end",
+            source="clock",
+        ),
     ] = None
     outcome: Annotated[
         LegOutcome | None,
-        declare(
-            "`completed`, `error` or `cancelled`: the router broke it off.", attribute=".outcome"
-        ),
+        declare("`completed`, `error` or `cancelled` (by the router).", attribute=".outcome"),
     ] = None
 
 
@@ -176,7 +179,7 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
     input_token_length: Annotated[
         Count | None,
         declare(
-            "Length of the prompt. On the span: an estimate has the second attribute.",
+            "Length of the prompt. On the span: the second attribute if it is an estimate.",
             "{token}",
             (semconv.INPUT_TOKENS, semconv.INPUT_TOKENS_ESTIMATE),
         ),
@@ -259,8 +262,8 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
     legs: Annotated[
         tuple[RecordedLeg, ...] | msgspec.UnsetType,
         declare(
-            "The calls that the router made, in their order; absent where there was one. On the "
-            "span: one array a field.",
+            "The calls that the router made, in order; absent unless there were several. On the "
+            "span: one array per field.",
             attribute="llm_router.legs",
             section="leg",
         ),

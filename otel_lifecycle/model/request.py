@@ -41,8 +41,8 @@ class InputTokenSource(str, Enum):
 class LegRole(str, Enum):
     """What a call of the router was for.
 
-    `SIDE` is no part of the route: a guard, an embedding, a classifier. `HEDGE` is the same call
-    again, to another endpoint, while the first was not answered yet.
+    A `SIDE` call is not part of the route: a guard, an embedding, a classifier. A `HEDGE` repeats a
+    call to another endpoint while the first is unanswered.
     """
 
     ENCODE = "encode"
@@ -54,7 +54,7 @@ class LegRole(str, Enum):
 
 
 class LegOutcome(str, Enum):
-    """How a call of the router ended; `CANCELLED`: the router broke it off."""
+    """How a call of the router ended; `CANCELLED` means by the router."""
 
     COMPLETED = "completed"
     ERROR = "error"
@@ -65,10 +65,10 @@ class Leg(msgspec.Struct, frozen=True):
     """One call of the router for a request.
 
     Attributes:
-        role: What it was for.
-        endpoint: Where it went.
-        started_ns: When it was made, Unix nanoseconds.
-        ended_ns: When it ended, Unix nanoseconds; None is unknown.
+        role: Its purpose.
+        endpoint: The endpoint called.
+        started_ns: Time of the call, Unix nanoseconds.
+        ended_ns: Time of its end, Unix nanoseconds; None is unknown.
         outcome: How it ended; None is unknown.
     """
 

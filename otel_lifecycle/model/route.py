@@ -43,7 +43,8 @@ class Route(msgspec.Struct, frozen=True):
         """The roles of the endpoints that carry the request's load.
 
         For a complete PD route these are prefill and decode (the leader is a proxy), as one entry
-        if they are the same; otherwise only the selected endpoint, as prefill if it is no more.
+        if they are the same. Otherwise it is only the selected endpoint, as `prefill` if the decode
+        is not chosen yet.
         """
         if self.prefill is None or self.decode is None:
             return ("prefill" if self.is_prefill_alone else "leader",)

@@ -29,12 +29,12 @@ _EXCHANGE_SECONDS = 5.0  # also for training data
 
 
 class InFlight(Protocol):
-    """A request in flight, as far as it is predicted.
+    """A request in flight, as shadow prediction uses it.
 
     Attributes:
         record: Its record.
         role_loads: Load of each counted endpoint at dispatch, by role.
-        shadow: A prediction that its router did not make, and the record that it is for.
+        shadow: The shadow prediction, and the record that it is for.
     """
 
     record: LifecycleRecord
@@ -146,7 +146,7 @@ class ShadowPrediction:
             if problem != self._problem and entries:
                 self._problem = problem
                 if problem:
-                    _logger.warning("training data cannot be sent, and is dropped: %s", problem)
+                    _logger.warning("cannot send training data, dropping it: %s", problem)
                 else:
                     _logger.warning("training data is accepted again")
 

@@ -1,1 +1,1 @@
-"""Background threads, and what happens when a process forks or ends."""
+"""Threads, forks, the end of a process, files, clocks, logging and safe text."""

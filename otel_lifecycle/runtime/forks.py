@@ -1,4 +1,4 @@
-"""What a forked child sets right before it goes on: locks, threads and queues of its parent."""
+"""Repairs inherited locks, threads and queues in a forked child, before its own code runs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _repairs: weakref.WeakKeyDictionary[Any, Callable[[Any], None]] = weakref.WeakKe
 
 
 def repair_in_forked_child(owner: _T, repair: Callable[[_T], None]) -> None:
-    """Has each forked child call `repair(owner)`, as long as the owner lives.
+    """Call `repair(owner)` in each forked child, as long as the owner lives.
 
-    A child has one thread, and none of its parent's: a lock that another thread held stays locked,
-    and what that thread would have done is not done.
+    A child has only one thread, none of its parent's others: a lock that another thread held stays
+    locked, and that thread's work is not done.
     """
     _repairs[owner] = repair
 

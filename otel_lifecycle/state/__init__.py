@@ -1,4 +1,4 @@
-"""State of engines and devices that a router does not have: asked for in the background."""
+"""Collects, in the background, the state of engines and devices that a router lacks."""
 
 from otel_lifecycle.state.collector import Collector
 

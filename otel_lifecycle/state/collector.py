@@ -12,13 +12,13 @@ from otel_lifecycle.state.loop import CollectionLoop
 
 
 class Collector:
-    """Collects on a daemon thread; the request path only ever reads a reference.
+    """Collects on a daemon thread; a request only reads a reference.
 
-    Thread-safe; a forked child collects for itself once `ensure_running` is called in it.
+    Thread-safe. A forked child collects nothing until `ensure_running` is called in it.
 
     Args:
         config: Settings.
-        endpoints: Returns the endpoints of the moment; called from its thread.
+        endpoints: Returns the current endpoints; called on that thread.
 
     Raises:
         ConfigError: A certificate cannot be read.
@@ -30,18 +30,22 @@ class Collector:
         self.ensure_running()
 
     def ensure_running(self) -> None:
-        """Starts the thread where there is none, as in a forked child."""
+        """Start the thread if there is none, as in a forked child."""
         self._thread.ensure_running()
 
     def targets(self) -> Mapping[tuple[str, str], int]:
-        """How many targets there are by source and state."""
+        """Return the number of targets by source and state."""
         return self._loop.targets() if self._thread.is_running else {}
 
     @property
     def lag(self) -> float:
-        """How much later than due the scrapes begin at worst, in seconds."""
+        """The largest current delay of a scrape, in seconds."""
         return self._loop.lag
 
     def close(self, timeout: float) -> None:
-        """Stops the thread; what it knew stays as it was, and ages."""
+        """Stop the thread; the collected state stays, and becomes stale.
+
+        Args:
+            timeout: Seconds to wait at most for the thread.
+        """
         self._thread.close(timeout)

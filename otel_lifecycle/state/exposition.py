@@ -1,12 +1,11 @@
-"""Reads the few samples that are wanted out of a Prometheus exposition, fast and strictly.
+"""Reads selected samples of a Prometheus exposition, fast and strictly.
 
-An engine serves hundreds of series, of which some ten are wanted; a router has hundreds of engines.
-So one regular expression finds the wanted lines, and only these are parsed: `benchmarks/
-exposition.py` compares it with a full parse.
+An engine serves hundreds of series, of which about ten are needed, and a router has hundreds of
+engines. So one regular expression finds the needed lines, and only these are parsed.
+`benchmarks/exposition.py` compares it with a full parse.
 
-Formats: Prometheus text 0.0.4 and OpenMetrics 1.0. A line that is not exactly a sample of these is
-passed over, and so is the last line of a body that was cut off in the middle of it: nothing is
-guessed, and nothing raises.
+Formats: Prometheus text 0.0.4 and OpenMetrics 1.0. A line that is not a valid sample is skipped,
+and so is the last line of a truncated body. Nothing is guessed, and nothing raises.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-# Linear in the length of a line, whatever the line: no two neighbours match the same character.
+# Linear in the length of any line: no two adjacent parts match the same character.
 _NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 _STRING = r'"[^"\\\n]*(?:\\[\\"n][^"\\\n]*)*"'
 _PAIR = rf"(?:[A-Za-z_]\w*|{_STRING})[ \t]*=[ \t]*{_STRING}[ \t]*(?:,[ \t]*|(?=\}}))"
@@ -41,7 +40,7 @@ class Sample(NamedTuple):
         name: Name of the metric, with its suffix (`_total`).
         labels: Its labels.
         value: Its value; may be NaN or infinite.
-        observed_at: The sample's own timestamp, in seconds since the epoch; None: it has none.
+        observed_at: The sample's timestamp, in seconds since the epoch; None if it has none.
     """
 
     name: str
@@ -51,7 +50,7 @@ class Sample(NamedTuple):
 
 
 class SampleReader:
-    """Reads the samples of some metrics, and passes over all others. Thread-safe."""
+    """Reads the samples of some metrics, and skips all others. Thread-safe."""
 
     def __init__(self, names: Iterable[str]) -> None:
         alternatives = "|".join(map(re.escape, names))
@@ -60,7 +59,7 @@ class SampleReader:
             rf"\n[ \t]*(?P<name>{alternatives})(?:[ \t]*\{{[ \t]*{_LABELS}|[ \t]+)" + _SAMPLE,
             re.ASCII,
         )
-        # Since Prometheus 3 a name may stand in quotes, as the first of the labels.
+        # Since Prometheus 3 a name may be in quotes, before the labels.
         self._quoted = re.compile(
             rf'\n[ \t]*\{{[ \t]*"(?P<name>{alternatives})"[ \t]*(?:,[ \t]*|(?=\}})){_LABELS}'
             + _SAMPLE,
@@ -68,12 +67,12 @@ class SampleReader:
         )
 
     def read(self, exposition: bytes) -> Iterator[Sample]:
-        """The wanted samples of an exposition, in its order.
+        """Yield the samples of these metrics, in order.
 
         Args:
-            exposition: The body; what is not UTF-8 in it is replaced.
+            exposition: The body; invalid UTF-8 is replaced.
         """
-        # Text counts timestamps in milliseconds, OpenMetrics in seconds.
+        # Timestamps are milliseconds in the text format, seconds in OpenMetrics.
         unit = 1.0 if exposition.endswith(_OPENMETRICS_END) else 1000.0
         text = "\n" + exposition.decode("utf-8", "replace").removeprefix("\ufeff")
         matches = self._pattern.finditer(text)

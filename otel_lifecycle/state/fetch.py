@@ -1,4 +1,4 @@
-"""One scrape over HTTP: bounded in time and size, and never led elsewhere."""
+"""Scrapes over HTTP, with limits on time and size, and without following redirects."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _GZIP = 31  # zlib: a gzip header, the largest window
 
 
 class ScrapeError(Exception):
-    """Why there is nothing to read.
+    """A scrape failed.
 
     Args:
-        state: In one word, which becomes the state of the target.
-        detail: What else is to be said.
+        state: The reason in one word; becomes the state of the target.
+        detail: Further information for the log.
     """
 
     def __init__(self, state: str, detail: object = "") -> None:
@@ -34,16 +34,16 @@ class ScrapeError(Exception):
 
 
 class Fetcher:
-    """Fetches what a URL serves. An async context manager, used by one event loop.
+    """Fetches URLs. An async context manager, used by one event loop.
 
-    aiohttp, because a scrape costs it an eighth of what it costs httpx, and because it bounds a
-    whole exchange in time, not each step of it.
+    It uses aiohttp: a scrape takes an eighth of the CPU that httpx needs, and the time limit covers
+    the whole exchange, not each step of it.
 
     Args:
-        tls: For https.
-        timeout: Seconds that one exchange may take.
-        concurrency: Connections at a time.
-        max_bytes: Longest body, unpacked.
+        tls: TLS settings for https.
+        timeout: Time limit of one exchange, in seconds.
+        concurrency: Limit of simultaneous connections.
+        max_bytes: Limit of a body after decompression.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Fetcher:
     ) -> None:
         self._max_bytes = max_bytes
         self._session = aiohttp.ClientSession(
-            # Kept alive, each of a thousand engines would hold a file descriptor of the router.
+            # Keep-alive would take a file descriptor for each of a thousand engines.
             connector=aiohttp.TCPConnector(limit=concurrency, ssl=tls, force_close=True),
             timeout=aiohttp.ClientTimeout(total=timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -74,15 +74,15 @@ class Fetcher:
     async def read(
         self, url: str, authorization_file: str = "", content_types: Sequence[str] = EXPOSITION
     ) -> bytes:
-        """The body of a response with status 200, unpacked; redirects are not followed.
+        """Return the decompressed body of a response with status 200; follow no redirects.
 
         Args:
-            url: What to get.
+            url: The URL.
             authorization_file: See `TargetConfig`.
-            content_types: What it may be; a response that does not say may be anything.
+            content_types: The accepted types; a response without a type is accepted too.
 
         Raises:
-            ScrapeError: There is no such body.
+            ScrapeError: The response has another status or type, is too large, or did not arrive.
         """
         try:
             headers = {"Accept": ", ".join(content_types), **_authorization(authorization_file)}
@@ -111,18 +111,18 @@ class Fetcher:
             raise ScrapeError("bad_encoding", encoding)
         if response.content_length is not None and response.content_length > self._max_bytes:
             raise ScrapeError("too_large")
-        unpacker = zlib.decompressobj(_GZIP) if encoding == "gzip" else None
+        decompressor = zlib.decompressobj(_GZIP) if encoding == "gzip" else None
         body = bytearray()
         async for piece in response.content.iter_any():
-            if unpacker is not None:
+            if decompressor is not None:
                 try:
-                    piece = unpacker.decompress(piece, self._max_bytes + 1 - len(body))
+                    piece = decompressor.decompress(piece, self._max_bytes + 1 - len(body))
                 except zlib.error:
                     raise ScrapeError("bad_encoding") from None
             body += piece
             if len(body) > self._max_bytes:
                 raise ScrapeError("too_large")
-        if unpacker is not None and not unpacker.eof:
+        if decompressor is not None and not decompressor.eof:
             raise ScrapeError("bad_encoding")
         return bytes(body)
 
@@ -138,7 +138,7 @@ def _authorization(path: str) -> dict[str, str]:
 
 
 def tls_context(config: CollectionConfig) -> ssl.SSLContext:
-    """How targets are trusted, and what is shown to them.
+    """Return the TLS settings: trusted certificates, and the client certificate.
 
     Raises:
         ConfigError: A certificate cannot be read.
@@ -152,7 +152,9 @@ def tls_context(config: CollectionConfig) -> ssl.SSLContext:
             context.load_cert_chain(config.cert_file, config.key_file or None)
     except OSError as error:  # SSLError is one
         named = ", ".join(files)
-        raise ConfigError(f"collection: {named}: cannot be read as certificate: {error}") from error
+        raise ConfigError(
+            f"collection: {named}: cannot be read as a certificate: {error}"
+        ) from error
     if not config.tls_verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -1,7 +1,7 @@
-"""Pods by label: which pod and node an address belongs to, and where the exporters are.
+"""Lists pods by label, to find the pod and node of an address, and the exporters.
 
-Plain requests to the Kubernetes API with the token of the service account, which has to be allowed
-to `list` pods in the namespaces it asks for.
+It sends plain requests to the Kubernetes API with the token of the service account, which needs
+permission to `list` pods in the namespaces concerned.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ class _PodList(msgspec.Struct):
 
 
 class Pods:
-    """What the Kubernetes API last said; a failed question changes nothing.
+    """The pods in the last answer of the Kubernetes API; a failed request changes nothing.
 
     Attributes:
-        by_address: The engine pods, by their IP address.
+        by_address: The engine pods, by IP address.
         exporters: The exporter pods, as targets.
     """
 
@@ -70,7 +70,7 @@ class Pods:
         self._problem = ""
 
     async def run(self) -> None:
-        """Asks again and again until cancelled; does nothing where no pods are selected."""
+        """Update the pods repeatedly until cancelled; return at once if no pods are selected."""
         if not (self._config.engine_pods or self._config.exporter_pods):
             return
         host = os.environ.get("KUBERNETES_SERVICE_HOST", "kubernetes.default.svc")
@@ -84,18 +84,18 @@ class Pods:
                     concurrency=2,
                     max_bytes=_MAX_BYTES,
                 ) as fetcher:
-                    await self._ask(fetcher, api)
-                self._became("")
+                    await self._update(fetcher, api)
+                self._log_change("")
             except (ScrapeError, OSError, msgspec.MsgspecError) as error:
-                self._became(str(error))
+                self._log_change(str(error))
             await asyncio.sleep(_INTERVAL_SECONDS)
 
-    async def _ask(self, fetcher: Fetcher, api: str) -> None:
+    async def _update(self, fetcher: Fetcher, api: str) -> None:
         config = self._config
         if config.engine_pods:
             pods = await self._list(fetcher, api, config.engine_namespace, config.engine_pods)
             shared = Counter(pod.address for pod in pods)
-            # An address that pods share, as in the host's network, tells of none of them.
+            # An address that pods share, such as the host's, does not identify a pod.
             by_address = {
                 pod.address: pod
                 if shared[pod.address] == 1
@@ -135,10 +135,10 @@ class Pods:
             if item.status.pod_ip
         ]
 
-    def _became(self, problem: str) -> None:
+    def _log_change(self, problem: str) -> None:
         if problem != self._problem:
             self._problem = problem
             if problem:
-                _logger.warning("Kubernetes API: %s; the pods stay as they were", problem)
+                _logger.warning("Kubernetes API: %s; keeping the known pods", problem)
             else:
-                _logger.info("Kubernetes API: answers again")
+                _logger.info("Kubernetes API: requests succeed again")

@@ -1,4 +1,4 @@
-"""Keeps a watch on every target, and gives the store's endpoints what the targets say."""
+"""Scrapes every target, and assigns the results to the store's endpoints."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from otel_lifecycle.state.watch import Watch
 
 _logger = get_logger(__name__)
 
-_LONGEST_TICK_SECONDS = 1.0  # endpoints that come are noticed, and values age, that soon
+_LONGEST_TICK_SECONDS = 1.0  # limit until new endpoints and stale values are noticed
 _ALL_STALE = dict.fromkeys(STALE_AFTER, 0.0)
 
 
 class CollectionLoop:
-    """Runs on an event loop of its own.
+    """Collects on a separate event loop.
 
     Args:
         config: Settings.
-        tls: For targets behind https.
-        endpoints: Returns the endpoints of the moment, which are given what targets say.
+        tls: TLS settings for https.
+        endpoints: Returns the current endpoints, whose state is updated.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class CollectionLoop:
         self._known_pods: Mapping[str, object] = {}
         self._fleet = Fleet((), {})
         self._failed = False
-        self._fed: dict[Watch, set[EndpointState]] = {}
+        self._matched: dict[Watch, set[EndpointState]] = {}
 
     async def run(self, stopped: asyncio.Event) -> None:
-        """Scrapes until it is stopped; begins anew, as in a forked child."""
-        self._tasks, self._fed = {}, {}
+        """Scrape until stopped; start without earlier results, as a forked child must."""
+        self._tasks, self._matched = {}, {}
         for state in self._list_endpoints():
             state.forget_scrapes()
         self._slots = asyncio.Semaphore(self._config.concurrency)
@@ -80,7 +80,7 @@ class CollectionLoop:
                     except Exception:
                         level = logging.DEBUG if self._failed else logging.ERROR
                         self._failed = True
-                        _logger.log(level, "targets could not be refreshed", exc_info=True)
+                        _logger.log(level, "cannot refresh the targets; will retry", exc_info=True)
                     with suppress(asyncio.TimeoutError, TimeoutError):
                         await asyncio.wait_for(stopped.wait(), self._tick)
             finally:
@@ -90,18 +90,18 @@ class CollectionLoop:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     def targets(self) -> Mapping[tuple[str, str], int]:
-        """How many targets there are by source and state; may be called from any thread."""
+        """Return the number of targets by source and state; thread-safe."""
         return Counter((watch.target.source, watch.state) for watch in list(self._tasks))
 
     @property
     def lag(self) -> float:
-        """How much later than due the scrapes begin at worst, in seconds; from any thread."""
+        """The largest current delay of a scrape, in seconds; thread-safe."""
         return max((watch.lag for watch in list(self._tasks)), default=0.0)
 
     def _refresh(self, fetcher: Fetcher) -> None:
-        """Takes in what came and went since the last time, and judges what was not scraped."""
+        """Follow changes of endpoints and targets, and update states that were not scraped."""
         states, pods = self._list_endpoints(), self._pods.by_address
-        # Both: one that left and came back is another state of an equal endpoint.
+        # Both: an endpoint that left and came back has a new state.
         endpoints = [(state, state.endpoint) for state in states]
         explicit = [*self._explicit, *self._file.read(), *self._pods.exporters]
         targets = merged(explicit, (endpoint for _, endpoint in endpoints), self._config)
@@ -110,7 +110,7 @@ class CollectionLoop:
                 del targets[watch.target.key]
             else:
                 self._tasks.pop(watch).cancel()
-                self._fed.pop(watch, None)
+                self._matched.pop(watch, None)
         if endpoints != self._endpoints or pods is not self._known_pods:
             self._endpoints, self._known_pods = endpoints, pods
             self._fleet = Fleet(states, pods)
@@ -126,22 +126,22 @@ class CollectionLoop:
                 self._judge(state, now)
 
     def _scraped(self, watch: Watch) -> None:
-        """Hands on what a target said."""
+        """Assign the results of a scrape to their endpoints."""
         now = time.time()
         for state, metrics in self._fleet.metrics(watch.target, watch.ranks).items():
             state.scraped_metrics = metrics
             self._judge(state, now)
         devices = self._fleet.devices(watch.target, watch.readings)
-        for state in self._fed.get(watch, set()) - devices.keys():
+        for state in self._matched.get(watch, set()) - devices.keys():
             state.readings.pop(watch, None)
             self._judge(state, now)
         for state, readings in devices.items():
             state.readings[watch] = readings
             self._judge(state, now)
-        self._fed[watch] = set(devices)
+        self._matched[watch] = set(devices)
 
     def _judge(self, state: EndpointState, now: float) -> None:
-        """Publishes an endpoint's state: by one reference, which readers share."""
+        """Publish an endpoint's state, by replacing one reference."""
         state.judged_at = now
         metrics = state.scraped_metrics
         if metrics is not None and self._is_forgotten(_seconds(metrics), now):
@@ -149,7 +149,7 @@ class CollectionLoop:
         for watch in list(state.readings):
             if watch not in self._tasks or self._is_forgotten(watch.scraped_at, now):
                 del state.readings[watch]
-        readings = [reading for several in state.readings.values() for reading in several]
+        readings = [reading for group in state.readings.values() for reading in group]
         npu = None
         if readings:
             scraped_at = max(watch.scraped_at for watch in state.readings)

@@ -1,4 +1,4 @@
-"""Which endpoint an engine's metrics and a device's readings belong to."""
+"""Matches an engine's metrics and a device's readings to endpoints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RANK = re.compile(r"-rank-(\d+)$")
 
 
 class Pod(msgspec.Struct, frozen=True):
-    """A pod of the cluster: what an endpoint's address alone does not tell."""
+    """The pod of an endpoint's address, and its node."""
 
     namespace: str
     name: str
@@ -30,14 +30,14 @@ class Pod(msgspec.Struct, frozen=True):
 
 
 class Fleet:
-    """The endpoints of a moment, to be found by all that can tell them.
+    """The current endpoints, indexed by name, address, pod and host.
 
-    An endpoint is found by its name where a target names it. Else an engine is the one at its
-    address; a device with a pod belongs to that pod's endpoint and to no other; a device without
-    one to the endpoint of its host, if that is the only one there.
+    If a target names its endpoints, they are found by name. Otherwise an engine is the endpoint at
+    its address. A device with a pod belongs to that pod's endpoint and to no other; a device
+    without a pod belongs to the endpoint on its host, if that is the only one there.
 
     Args:
-        states: The endpoints the store knows.
+        states: The endpoints in the store.
         pods: Pods by address.
     """
 
@@ -62,7 +62,7 @@ class Fleet:
                 self._by_host[name].append(state)
 
     def metrics(self, target: Target, ranks: Ranks) -> dict[EndpointState, EndpointMetrics]:
-        """What an engine said, by endpoint."""
+        """Return an engine's metrics by endpoint."""
         if not ranks:
             return {}
         states = (
@@ -70,61 +70,63 @@ class Fleet:
             if target.endpoints
             else self._by_address.get(target.address, ())
         )
-        return {state: _of_rank(state.endpoint.name, ranks) for state in states}
+        return {state: _rank_metrics(state.endpoint.name, ranks) for state in states}
 
     def devices(self, target: Target, readings: Readings) -> dict[EndpointState, Readings]:
-        """What an exporter said, by endpoint."""
+        """Return an exporter's readings by endpoint."""
         found: defaultdict[EndpointState, list[DeviceReading]] = defaultdict(list)
         if target.endpoints:
             for name, device_ids in target.endpoints:
                 for state in self._by_name.get(name, ()):
                     found[state] += [
-                        one for one in readings if not device_ids or one.device_id in device_ids
+                        reading
+                        for reading in readings
+                        if not device_ids or reading.device_id in device_ids
                     ]
             return dict(found)
         for reading in readings:
             if reading.pod_name:
                 states = self._by_pod.get((reading.namespace, reading.pod_name), ())
             else:
-                states = self._alone_on({target.address[0], reading.host, *target.hosts})
+                states = self._only_endpoint_on({target.address[0], reading.host, *target.hosts})
             for state in states:
                 found[state].append(reading)
         return dict(found)
 
-    def _alone_on(self, hosts: Iterable[str]) -> list[EndpointState]:
-        """The endpoint of a host, with all its ranks; none where several share the host."""
+    def _only_endpoint_on(self, hosts: Iterable[str]) -> list[EndpointState]:
+        """Return a host's endpoint with all its ranks; nothing if several share the host."""
         states = {state: None for host in hosts for state in self._by_host.get(host, ())}
         return list(states) if len({state.id for state in states}) == 1 else []
 
 
-def _of_rank(name: str, ranks: Ranks) -> EndpointMetrics:
-    """The metrics of one endpoint: those of its rank, or of all ranks behind it."""
+def _rank_metrics(name: str, ranks: Ranks) -> EndpointMetrics:
+    """Return the metrics of an endpoint: of its rank, or of all ranks on its port."""
     if len(ranks) == 1:
         return next(iter(ranks.values()))
     rank = _RANK.search(name)
     if rank is not None and rank[1] in ranks:
         return ranks[rank[1]]
-    return _together(list(ranks.values()))
+    return _combined(list(ranks.values()))
 
 
-def _together(ranks: list[EndpointMetrics]) -> EndpointMetrics:
-    """Ranks that one port serves."""
+def _combined(ranks: list[EndpointMetrics]) -> EndpointMetrics:
+    """Combine the metrics of all ranks on one port."""
     return EndpointMetrics(
         **{
-            field.name: _of_all(field, [getattr(rank, field.name) for rank in ranks])
+            field.name: _combined_value(field, [getattr(rank, field.name) for rank in ranks])
             for field in fields_of(EndpointMetrics)
         }
     )
 
 
-def _of_all(field: Field, values: list[Any]) -> Any:
-    """What ranks have together: a sum, or what is the same for all, or unknown."""
+def _combined_value(field: Field, values: list[Any]) -> Any:
+    """Return the sum, average or common value of a field; None if there is none."""
     if isinstance(field.default, dict):
         return {key: value for mapping in values for key, value in mapping.items()}
     if None in values:
         return None
     if field.declared.adds:
         return sum(values)
-    if field.kind == "fraction":  # of caches of one size
+    if field.kind == "fraction":  # the caches of ranks have one size
         return sum(values) / len(values)
     return values[0] if values.count(values[0]) == len(values) else None

@@ -1,4 +1,4 @@
-"""What there is to scrape: from the settings, from a file, and the endpoints the router uses."""
+"""The targets to scrape: from settings, from a file, and the endpoints the router uses."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _THIS_HOST = ("127.0.0.1", "::1", "localhost")
 
 
 class Target(msgspec.Struct, frozen=True):
-    """One place to scrape.
+    """One target.
 
     Attributes:
-        source: What is there.
-        url: Where it is; empty for a command on this host.
-        endpoints: Which endpoints it tells of, each with the ids of its devices, none for all;
-            empty when that is found out by pod, host or address.
-        authorization_file: What to show there.
-        hosts: Other names of the machine it is on.
+        source: The kind of source.
+        url: Its URL; empty for a command on this host.
+        endpoints: The endpoints it describes, each with the ids of its devices (no ids: all
+            devices). Empty: endpoints are matched by pod, host or address.
+        authorization_file: See `TargetConfig`.
+        hosts: Other names of the target's machine.
     """
 
     source: Source
@@ -43,60 +43,60 @@ class Target(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> tuple[str, str]:
-        """What makes two of them the same."""
+        """Source and URL, which identify a target."""
         return self.source, self.url
 
     @property
     def address(self) -> tuple[str, str]:
-        """Host and port, as an endpoint has them."""
+        """Host and port, in the form of an endpoint's."""
         parts = urlsplit(self.url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         return parts.hostname or "", str(port)
 
     @property
     def place(self) -> str:
-        """Where it is, for the log."""
+        """The location for the log, without secrets."""
         return without_secrets(self.url) or "on this host"
 
     @property
     def name(self) -> str:
-        """What readings of it are marked with: `host:port`, or the command."""
+        """The `target` of its readings: `host:port`, or the command."""
         return urlsplit(self.url).netloc or self.source
 
 
 def configured(targets: Iterable[TargetConfig]) -> list[Target]:
-    """Those of the settings or of a file."""
+    """Return the targets of the settings or of a file."""
     return [
         Target(
-            one.source,
-            one.url,
-            tuple(one.endpoints.items()),
-            one.authorization_file,
-            () if one.url else (*_THIS_HOST, socket.gethostname().lower()),
+            target.source,
+            target.url,
+            tuple(target.endpoints.items()),
+            target.authorization_file,
+            () if target.url else (*_THIS_HOST, socket.gethostname().lower()),
         )
-        for one in targets
+        for target in targets
     ]
 
 
 def merged(
     explicit: Iterable[Target], endpoints: Iterable[Endpoint], config: CollectionConfig
 ) -> dict[tuple[str, str], Target]:
-    """All targets, each once; what is said explicitly comes first.
+    """Return all targets by key; explicit targets take precedence.
 
     Args:
-        explicit: Those that somebody named.
-        endpoints: Those the router uses.
+        explicit: Targets from settings, file or Kubernetes.
+        endpoints: The endpoints that the router uses.
         config: Whether and where the endpoints are scraped.
     """
     targets: dict[tuple[str, str], Target] = {}
-    told_of: set[str] = set()
+    described: set[str] = set()
     for target in explicit:
         targets.setdefault(target.key, target)
         if target.source == "engine":
-            told_of.update(name for name, _ in target.endpoints)
+            described.update(name for name, _ in target.endpoints)
     for endpoint in endpoints if config.endpoints else ():
         address = f"{bracketed(endpoint.address)}:{endpoint.port}"
-        if endpoint.address and endpoint.port and told_of.isdisjoint((endpoint.id, address)):
+        if endpoint.address and endpoint.port and described.isdisjoint((endpoint.id, address)):
             target = Target("engine", f"http://{address}{config.metrics_path}")
             targets.setdefault(target.key, target)
         if len(targets) >= _MAX_TARGETS:
@@ -105,15 +105,15 @@ def merged(
 
 
 def bracketed(host: str) -> str:
-    """A host as it stands in a URL."""
+    """Return a host as written in a URL."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 class TargetsFile:
-    """A JSON list of targets, read again when it changes; a bad one changes nothing.
+    """A JSON list of targets, read again when it changes; an invalid one changes nothing.
 
     Args:
-        path: The file; empty is none.
+        path: The file; empty if there is none.
     """
 
     def __init__(self, path: str) -> None:
@@ -123,7 +123,7 @@ class TargetsFile:
         self._targets: Sequence[Target] = ()
 
     def read(self) -> Sequence[Target]:
-        """What it says by now."""
+        """Return the current targets."""
         if not self._path:
             return ()
         problem = ""
@@ -141,7 +141,9 @@ class TargetsFile:
         if problem != self._problem:
             self._problem = problem
             if problem:
-                _logger.warning("targets file %s: %s; nothing changes", self._path, problem)
+                _logger.warning(
+                    "targets file %s: %s; keeping the previous targets", self._path, problem
+                )
         return self._targets
 
 

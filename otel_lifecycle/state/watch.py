@@ -1,4 +1,4 @@
-"""One target, scraped again and again."""
+"""Scrapes one target repeatedly."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ Readings: TypeAlias = Sequence[DeviceReading]
 
 
 class Watch:
-    """The state of one target, and what it last said.
+    """The state of one target, and its last results.
 
     Attributes:
         target: The target.
-        state: `new`, `up`, or what is wrong with it.
+        state: `new`, `up`, or the reason for a failure.
         ranks: The metrics of an engine, by rank.
-        readings: The devices of an exporter.
-        scraped_at: When it said so, in seconds since the epoch; 0 before.
-        lag: How much later than due the last scrape began, in seconds.
+        readings: The readings of an exporter.
+        scraped_at: Time of these results, in seconds since the epoch; 0 before the first.
+        lag: Delay of the last scrape, in seconds.
     """
 
     def __init__(self, target: Target, config: CollectionConfig) -> None:
@@ -56,16 +56,16 @@ class Watch:
     async def run(
         self, fetcher: Fetcher, slots: asyncio.Semaphore, scraped: Callable[[Watch], None]
     ) -> None:
-        """Scrapes until cancelled.
+        """Scrape until cancelled.
 
         Args:
-            fetcher: Fetches.
-            slots: Bounds how many do so at once.
-            scraped: Called after each scrape that gave something.
+            fetcher: Fetches the URL.
+            slots: Limits simultaneous scrapes.
+            scraped: Called after each successful scrape.
         """
         clock = asyncio.get_running_loop().time
         due = clock()
-        # Those that begin together spread over an interval with their second scrape.
+        # Targets that start together are spread over an interval from their second scrape on.
         jitter = 0.5
         while True:
             await asyncio.sleep(max(0.0, due - clock()))
@@ -84,15 +84,15 @@ class Watch:
                 target = self.target
                 self._read(await fetcher.read(target.url, target.authorization_file))
             self._failures = 0
-            self._become(UP)
+            self._set_state(UP)
             scraped(self)
         except ScrapeError as error:
             self._failures += 1
-            self._become(error.state, str(error))
+            self._set_state(error.state, str(error))
         except Exception as error:
             self._failures += 1
-            self._become("internal_error", f"internal_error: {error!r}")
-            _logger.debug("%s could not be read", self.target.place, exc_info=True)
+            self._set_state("internal_error", f"internal_error: {error!r}")
+            _logger.debug("scraping %s failed", self.target.place, exc_info=True)
 
     async def _run_command(self) -> Readings:
         try:
@@ -113,15 +113,15 @@ class Watch:
             if not found:
                 raise ScrapeError("no_devices")
             name = self.target.name
-            self.readings = [msgspec.structs.replace(one, target=name) for one in found]
+            self.readings = [msgspec.structs.replace(reading, target=name) for reading in found]
         self.scraped_at = now
 
     def _delay(self) -> float:
-        """The interval; with every further failure twice as long, up to a bound."""
+        """Return the interval, doubled for each further failure, up to a limit."""
         return min(self._max_delay, self._interval * 2 ** min(max(0, self._failures - 1), 16))
 
-    def _become(self, state: str, why: str = UP) -> None:
-        """Changes the state, and says so once."""
+    def _set_state(self, state: str, why: str = UP) -> None:
+        """Set the state, and log a change."""
         if state != self.state:
             level = logging.INFO if state == UP else logging.WARNING
             target = self.target

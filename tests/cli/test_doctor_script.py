@@ -48,7 +48,7 @@ PROXY = """
 
 
 def test_script(start: Callable[..., Command], tmp_path: Path) -> None:
-    """What it is recognised as, its paths and clients, and what will not be seen; it is not run."""
+    """The source is read, not run: recognised router, paths, clients, and what is not followed."""
     script = tmp_path / "proxy.py"
     script.write_text(dedent(PROXY))
     environment = {
@@ -62,26 +62,26 @@ def test_script(start: Callable[..., Command], tmp_path: Path) -> None:
     found = sections(output)
     assert (code, found["verdict"]) == (0, "this would work")
     assert found["source"] == words(
-        f"looked at {script}; what it imports is not",
+        f"read {script}, but not the modules that it imports",
         "recognised as a PD proxy (pd_proxy), by send_request_to_service,",
         "stream_service_response, get_next_client",
         "requests come in through fastapi (from its routing)",
         "engines are called through httpx (followed), grpc (not followed)",
-        "serves by POST /v1/chat/completions (chat), /ask (chat), /other (no inference)",
-        "calls by POST /v1/completions (text_completion), /door (no inference)",
+        "serves by POST /v1/chat/completions (chat), /ask (chat), /other (not inference)",
+        "calls by POST /v1/completions (text_completion), /door (not inference)",
     )
     for warning in (
-        "engines are called through grpc, which nothing here follows",
-        "requests of /other are not followed",
-        "calls of /door count as calls of an engine only where",
-        f"{script} starts threads of its own",
+        "engines are called through grpc, which no instrumentation follows",
+        "requests to /other are not followed",
+        "calls to /door count as engine calls only if",
+        f"{script} starts its own threads",
     ):
         assert warning in found["warnings"]
 
 
 @pytest.mark.parametrize("module", ["router", "router.app"])
 def test_module(start: Callable[..., Command], tmp_path: Path, module: str) -> None:
-    """A module is looked at without importing what it is in."""
+    """A module is read without importing it or its package."""
     run = "raise SystemExit('the module was run')"
     make_package(tmp_path / "router", __main__=run, app=f"import flask\n{run}")
     (tmp_path / "router" / "__init__.py").write_text(run)
@@ -92,14 +92,14 @@ def test_module(start: Callable[..., Command], tmp_path: Path, module: str) -> N
 
     found = sections(output)["source"]
     file = "__main__" if module == "router" else "app"
-    assert f"looked at {tmp_path}/router/{file}.py; what it imports is not" in found
-    assert "recognised as no PD proxy: asgi_router follows it by its calls" in found
+    assert f"read {tmp_path}/router/{file}.py, but not the modules that it imports" in found
+    assert "recognised as no PD proxy; asgi_router follows its calls" in found
     assert ("flask (not followed)" in found) is (file == "app")
 
 
 @pytest.mark.parametrize("content", [b"def", b"\xff\xfe", b"x = '\0'", b"(" * 100_000])
 def test_unreadable(start: Callable[..., Command], tmp_path: Path, content: bytes) -> None:
-    """What cannot be read is said, and is no reason to give up."""
+    """A file that cannot be read is reported, and the other checks still run."""
     script = tmp_path / "router.py"
     script.write_bytes(content)
 

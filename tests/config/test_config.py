@@ -807,7 +807,7 @@ def test_certificate_that_is_a_pipe(tmp_path: Path, setting: str) -> None:
 
     pipe = f"{tmp_path}/pipe"
     assert refusal_of(lambda: RequestLifecycleTracker(config)) == (
-        f"collection: {pipe}: cannot be read as certificate: {pipe} is not a regular file"
+        f"collection: {pipe}: cannot be read as a certificate: {pipe} is not a regular file"
     )
 
 

@@ -309,7 +309,7 @@ def test_targets_file(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A file of targets is followed; while it is bad nothing changes, which is said once."""
+    """A targets file is read again when it changes; an invalid file is logged once."""
     site.answers = {"/a": engine_exposition(), "/b": engine_exposition()}
     path = tmp_path / "targets.json"
     bench = collecting(targets_file=str(path), endpoints=False)
@@ -331,7 +331,7 @@ def test_targets_file(
     eventually(lambda: collector.targets() == {("engine", "up"): 1})
     assert caplog.messages[1] == (
         f"targets file {path}: invalid parameters: 0.url must be a URL such as "
-        "http://10.0.0.7:8000/metrics, got 'http://'; nothing changes"
+        "http://10.0.0.7:8000/metrics, got 'http://'; keeping the previous targets"
     )
 
 
@@ -362,7 +362,8 @@ def test_targets_file_that_is_a_pipe(
     eventually(lambda: bool(caplog.messages))
 
     assert caplog.messages == [
-        f"targets file {path}: cannot be read: {path} is not a regular file; nothing changes"
+        f"targets file {path}: cannot be read: {path} is not a regular file; "
+        "keeping the previous targets"
     ]
 
 

@@ -91,5 +91,5 @@ def test_no_cluster(
 
     eventually(lambda: site.asked["/npu"] > 3)
     assert [message for message in caplog.messages if message.startswith("Kubernetes")] == [
-        "Kubernetes API: [Errno 2] No such file or directory; the pods stay as they were"
+        "Kubernetes API: [Errno 2] No such file or directory; keeping the known pods"
     ]

@@ -141,7 +141,7 @@ def _module_of(command: str) -> str:
 
 
 def _file_of(module: str) -> str:
-    """The source of a module; found without importing what it is in."""
+    """Return the source file of a module, found without importing its package."""
     package, *parts = module.split(".")
     spec = _find(package)
     if spec is None:

@@ -1,4 +1,4 @@
-"""What would be seen of the router that a command starts, as far as its source shows."""
+"""Shows, from the source of a router, what would be followed and what would not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from otel_lifecycle.instrumentation.http.requests.operations import Paths
 from otel_lifecycle.runtime.files import read_file
 
 _SERVER_COMMANDS = ("uvicorn", "hypercorn", "gunicorn", "granian")
-# What it is, and how it is followed; empty if it is not.
+# How each is followed; empty: not at all.
 _SERVERS = {
     "fastapi": "from its routing",
     "starlette": "from its routing",
@@ -54,20 +54,20 @@ def examine_script(
     facts: Facts,
     configured: tuple[str, ...],
 ) -> None:
-    """Tells what the source of the router shows; says nothing where there is none.
+    """Report what the router's source shows; do nothing if there is no source.
 
     Args:
-        diagnosis: What is told.
+        diagnosis: Receives the findings.
         command: The program and its arguments.
-        program: What it is.
-        facts: What is in its environment.
+        program: The analysed command.
+        facts: The contents of its environment.
         configured: The configured paths.
     """
     file = _file(command, program, facts)
     if file is None:
         return
     diagnosis.begin("source")
-    diagnosis.fact("looked at", f"{file}; what it imports is not")
+    diagnosis.fact("read", f"{file}, but not the modules that it imports")
     try:
         source = read_source(read_file(str(file)).decode())
     except (OSError, ValueError, SyntaxError, RecursionError) as error:
@@ -79,8 +79,8 @@ def examine_script(
     _examine_paths(diagnosis, source, Paths(configured))
     if source.starts_threads:
         diagnosis.warn(
-            f"{file} starts threads of its own (threading.Thread): calls from these are not seen; "
-            "those from executors and asyncio.to_thread are"
+            f"{file} starts its own threads (threading.Thread): calls from them are not seen; "
+            "calls from executors and asyncio.to_thread are"
         )
 
 
@@ -102,7 +102,7 @@ def _examine_structure(diagnosis: Diagnosis, source: Source) -> None:
     if hooks:
         diagnosis.fact("recognised as", f"a PD proxy (pd_proxy), by {', '.join(hooks)}")
     else:
-        diagnosis.fact("recognised as", "no PD proxy: asgi_router follows it by its calls")
+        diagnosis.fact("recognised as", "no PD proxy; asgi_router follows its calls")
 
 
 def _examine_ways(
@@ -110,31 +110,31 @@ def _examine_ways(
 ) -> None:
     found = {name: how for name, how in known.items() if name in modules}
     shown = [f"{name} ({how or 'not followed'})" for name, how in found.items()]
-    diagnosis.fact(label, ", ".join(shown) or "nothing that is known here")
+    diagnosis.fact(label, ", ".join(shown) or "no known library")
     unseen = [name for name, how in found.items() if not how]
     if unseen:
-        diagnosis.warn(f"{label} {', '.join(unseen)}, which nothing here follows")
+        diagnosis.warn(f"{label} {', '.join(unseen)}, which no instrumentation follows")
 
 
 def _examine_paths(diagnosis: Diagnosis, source: Source, paths: Paths) -> None:
     for label, found in (("serves", source.served), ("calls", source.called)):
         shown = [f"{path} ({_operation(path, paths)})" for path in found]
-        diagnosis.fact(f"{label} by POST", ", ".join(shown) or "no path that can be told")
+        diagnosis.fact(f"{label} by POST", ", ".join(shown) or "no path found")
     unknown = [path for path in source.served if _operation(path, paths) == _UNKNOWN]
     if unknown:
         diagnosis.warn(
-            f"requests of {', '.join(unknown)} are not followed; if they are inference, name them "
-            "in OTEL_LIFECYCLE_PATHS"
+            f"requests to {', '.join(unknown)} are not followed; if they are inference, add them "
+            "to OTEL_LIFECYCLE_PATHS"
         )
     unknown = [path for path in source.called if _operation(path, paths) == _UNKNOWN]
     if unknown:
         diagnosis.warn(
-            f"calls of {', '.join(unknown)} count as calls of an engine only where their bodies "
-            "ask for output, or OTEL_LIFECYCLE_PATHS names them"
+            f"calls to {', '.join(unknown)} count as engine calls only if their bodies ask for "
+            "output; to count all of them, add them to OTEL_LIFECYCLE_PATHS"
         )
 
 
-_UNKNOWN = "no inference"
+_UNKNOWN = "not inference"
 
 
 def _operation(path: str, paths: Paths) -> str:

@@ -1,4 +1,4 @@
-"""What the source of a router shows without running it: where requests come in, and go out."""
+"""Reads a router's source without running it, to find how it serves and calls."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _CALLED_BY = {"post", "request", "stream", "urlopen"}
 
 @dataclass
 class Source:
-    """What was found.
+    """The findings in one file.
 
     Attributes:
-        modules: The modules it imports, with what they are parts of.
-        names: Its functions, and its methods as `Class.method`.
-        served: Paths that it serves by POST, or by any method.
-        called: Paths, or ends of URLs, that it calls.
-        starts_threads: Whether it starts threads of its own.
+        modules: The imported modules and their parent packages.
+        names: The functions, and the methods as `Class.method`.
+        served: Paths served by POST or by any method.
+        called: Paths, or the ends of URLs, that are called.
+        starts_threads: Whether it starts its own threads.
     """
 
     modules: set[str] = field(default_factory=set[str])
@@ -38,12 +38,12 @@ class Source:
 
 
 def read_source(text: str) -> Source:
-    """Reads Python source.
+    """Read Python source.
 
     Raises:
-        SyntaxError: It is not Python, or of a newer one than this.
-        RecursionError: It is nested too deeply.
-        ValueError: It has null bytes.
+        SyntaxError: The text is not Python, or needs a newer Python than this.
+        RecursionError: The text is nested too deeply.
+        ValueError: The text has null bytes.
     """
     tree = ast.parse(text)
     source = Source()
@@ -76,7 +76,7 @@ def _read_call(source: Source, call: ast.Call, *, is_handler: bool) -> None:
 
 
 def _is_post(call: ast.Call) -> bool:
-    """Whether a route, where it names its methods, has POST among them."""
+    """Return whether a route accepts POST; True if it names no methods."""
     methods = next((word.value for word in call.keywords if word.arg == "methods"), None)
     if not isinstance(methods, (ast.List, ast.Tuple, ast.Set)):
         return True
@@ -85,7 +85,7 @@ def _is_post(call: ast.Call) -> bool:
 
 
 def _path(argument: ast.expr) -> str:
-    """The path in an argument, or at the end of it; empty if there is none."""
+    """Return the path in an argument, or at its end; empty if there is none."""
     if isinstance(argument, ast.JoinedStr) and argument.values:
         argument = argument.values[-1]
     elif isinstance(argument, ast.BinOp):
