@@ -1,4 +1,4 @@
-"""Fixtures: telemetry in memory, and trackers that are closed when the test ends."""
+"""Fixtures: in-memory telemetry, and trackers that are closed when the test ends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["guarded"]
 
 
 class Bench:
-    """A tracker, where its telemetry goes, its record file, and a clock that stands still."""
+    """A tracker with its telemetry, its record file, and a manual clock."""
 
     def __init__(
         self, path: Path, sampler: Sampler, clock: Clock | None = None, **settings: Any
@@ -49,13 +49,13 @@ class Bench:
 
     @property
     def records(self) -> list[LifecycleRecord]:
-        """The records in the file by now."""
+        """The current records in the file."""
         assert self.tracker.flush(timeout=30)
         return list(read_records(self.path))
 
     @property
     def spans(self) -> list[dict[str, Any]]:
-        """The exported spans by now, without ids; when they start, note events and end, in ms."""
+        """The exported spans without ids; start, events and end in milliseconds."""
         self.tracker.flush(timeout=30)
         return [{**span_as_dict(span), "at": moments(span)} for span in self.telemetry.spans]
 
@@ -65,14 +65,14 @@ class Bench:
 
 
 def moments(span: ReadableSpan) -> list[float]:
-    """Start, events and end of a span, in milliseconds since a bench's clock began."""
+    """Return start, events and end of a span, in milliseconds since a bench's clock began."""
     times = (span.start_time, *(event.timestamp for event in span.events), span.end_time)
     return [(time - NOW_NS) / 1e6 for time in times if time is not None]
 
 
 @pytest.fixture
 def make_bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
-    """Makes benches; each has a record file of its own."""
+    """Make benches, each with its own record file."""
     benches: list[Bench] = []
 
     def make(sampler: Sampler = ALWAYS_ON, **settings: Any) -> Bench:

@@ -1,4 +1,4 @@
-"""Values that compare equal to any measured time, and what depends on the installed SDK."""
+"""Values that compare equal to any measured time, and values that depend on the installed SDK."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class AnyFloat:
 
 
 class Matching:
-    """Equal to text that matches a pattern as a whole."""
+    """Equal to text that matches a pattern completely."""
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -1,4 +1,4 @@
-"""Files and folders that a process has no right to read, also where the tests run as root."""
+"""Files and folders that a process may not read, also if the tests run as root."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NOBODY = 65_534
 
 @pytest.fixture
 def guarded() -> Iterator[Path]:
-    """A folder that everybody may enter; what is locked right in it is unlocked at the end."""
+    """A folder that everybody may enter; what is locked in it is unlocked at the end."""
     if os.name == "nt":
         pytest.skip("file modes do not keep anybody from reading")
     folder = Path(os.path.realpath(tempfile.mkdtemp()))
@@ -31,7 +31,7 @@ def guarded() -> Iterator[Path]:
 
 @contextmanager
 def without_privileges() -> Iterator[None]:
-    """Takes root's right to read everything away for a while; others never have it."""
+    """Temporarily drop root's right to read everything; other users never have it."""
     if os.geteuid() != 0:
         yield
         return

@@ -27,7 +27,7 @@ def endpoint(pod: str, *, name: str = "") -> Endpoint:
 
 
 def known(pod: str) -> RouteEndpoint:
-    """An endpoint about which everything is known, scraped half a second before `NOW_NS`."""
+    """An endpoint with all values known, scraped half a second before `NOW_NS`."""
     return RouteEndpoint(
         endpoint(pod),
         EndpointMetrics(
@@ -61,22 +61,22 @@ def known(pod: str) -> RouteEndpoint:
 
 
 def bare(pod: str) -> RouteEndpoint:
-    """An endpoint about which nothing is known but who it is."""
+    """An endpoint of which only the identity is known."""
     return RouteEndpoint(endpoint(pod))
 
 
 def aggregated(pod: str = "qwen-0") -> Route:
-    """A route to one endpoint about which everything is known."""
+    """A route to one endpoint with all values known."""
     return Route(known(pod))
 
 
 def disaggregated() -> Route:
-    """A PD route about which everything is known."""
+    """A PD route with all values known."""
     return Route(known("leader-0"), known("prefill-0"), known("decode-0"))
 
 
 def start(request_id: str = "request-1", route: Route | None = None) -> RequestStart:
-    """A request about which everything is known."""
+    """A request with all values known."""
     return RequestStart(
         request_id,
         route or aggregated(),

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for routes and requests, sensible and not."""
+"""Hypothesis strategies for routes and requests, valid and invalid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The house stays as it is drawn: imports flow one way, modules stay small, names stay standard."""
+"""The architecture holds: imports flow one way, modules stay small, names stay standard."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def dotted(path: Path) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    """The modules of the package that a module imports, without the package's name."""
+    """The modules of the package that a module imports, relative to the package."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -57,7 +57,7 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_flow_one_way(path: Path) -> None:
-    """A module imports only from its own room and from those below."""
+    """A module imports only from its own package and from those below it."""
     if dotted(path) == "__init__":
         return
     room = dotted(path).partition(".")[0]
@@ -68,7 +68,7 @@ def test_imports_flow_one_way(path: Path) -> None:
 
 @pytest.mark.parametrize("room", sorted(path.name for path in PACKAGE.iterdir() if path.is_dir()))
 def test_rooms_are_small(room: str) -> None:
-    """Nobody has to look through more than about a dozen modules at once."""
+    """A folder has at most about a dozen modules."""
     for folder in {path.parent for path in (PACKAGE / room).rglob("*.py")}:
         assert len(list(folder.glob("*.py"))) <= 16
 
@@ -81,7 +81,7 @@ def test_modules_are_small(path: Path) -> None:
 
 @pytest.mark.parametrize("room", ["tracking", "telemetry"])
 def test_the_time_is_read_from_the_tracker_s_clock(room: str) -> None:
-    """Nothing that times a request or tells an age asks the machine for the time."""
+    """Code that times requests or computes ages does not read the machine's clock."""
     asking = {
         f"{dotted(path)}:{node.lineno}"
         for path in (PACKAGE / room).rglob("*.py")
@@ -95,7 +95,7 @@ def test_the_time_is_read_from_the_tracker_s_clock(room: str) -> None:
 
 
 def test_loggers_are_printable() -> None:
-    """Every logger of the package is one whose lines are made printable."""
+    """Every logger of the package escapes control characters."""
     direct = [
         dotted(path) for path in modules() if "getLogger(__name__)" in path.read_text("utf-8")
     ]
@@ -104,7 +104,7 @@ def test_loggers_are_printable() -> None:
 
 
 def test_public_names() -> None:
-    """The package exports exactly what it says it does."""
+    """The package exports exactly the names in `__all__`."""
     assert sorted(otel_lifecycle.__all__) == sorted(set(otel_lifecycle.__all__))
     assert [name for name in otel_lifecycle.__all__ if not hasattr(otel_lifecycle, name)] == []
 
@@ -121,7 +121,7 @@ def names() -> set[str]:
 
 
 def test_names_of_the_conventions() -> None:
-    """Every `gen_ai.`, `k8s.`, `server.`, `error.` and `hw.` name is one OpenTelemetry knows."""
+    """Every `gen_ai.`, `k8s.`, `server.`, `error.` and `hw.` name exists in OpenTelemetry."""
     if semconv.SCHEMA_URL not in {schema.value for schema in Schemas}:
         pytest.skip("the installed conventions are older than those the names are from")
     known: set[str] = set()
@@ -140,7 +140,7 @@ def test_names_of_the_conventions() -> None:
 
 
 def test_own_names_are_in_one_namespace() -> None:
-    """Everything else is `llm_router.`."""
+    """All other names start with `llm_router.`."""
     assert [
         name
         for name in names()

@@ -1,4 +1,4 @@
-"""The benchmarks run, and say what they measured; what they measure is not tested."""
+"""The benchmarks run and print their results; the measured values are not tested."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.report import peers_section
 
 
 def test_peers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each peer stands beside what it says; one that is not there is named with the reason."""
+    """Each peer is listed with its result, or with the reason why it is missing."""
     monkeypatch.setattr(compare, "MODULES", ("ours", "production_stack", "not_installed"))
     monkeypatch.setattr(compare, "ROUNDS", 2)
     monkeypatch.setattr(compare, "REQUESTS", 2)

@@ -1,4 +1,4 @@
-"""The parity table keeps up with code and tests."""
+"""The parity table matches code and tests."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def defined_tests(path: Path) -> set[str]:
 
 
 def exists(name: str) -> bool:
-    """Whether there is such a module, class or function, below the package."""
+    """Return whether a module, class or function exists in the package."""
     try:
         pkgutil.resolve_name(f"otel_lifecycle.{name}")
     except (ImportError, AttributeError):
@@ -95,12 +95,12 @@ def exists(name: str) -> bool:
 
 
 def test_every_function_of_the_seed_has_its_rows() -> None:
-    """The tables list the functions of the original, and what it calls, in its order."""
+    """The tables list the original's functions, and those it calls, in order."""
     assert list(dict.fromkeys(row.seed for row in rows())) == [*SEED_FUNCTIONS, *SEED_CALLS]
 
 
 def test_every_rule_is_whole() -> None:
-    """Each rule says what the original does and how the port differs, and has code and a test."""
+    """Each rule has the original's behaviour, the difference, code and a test."""
     for row in rows():
         assert row.rule
         assert row.difference
@@ -108,12 +108,12 @@ def test_every_rule_is_whole() -> None:
 
 
 def test_every_counterpart_exists() -> None:
-    """What the port is said to do it with exists."""
+    """The named code exists."""
     assert [row.port for row in rows() if row.port and not exists(row.port)] == []
 
 
 def test_every_test_exists() -> None:
-    """The tests that are said to hold the rules exist."""
+    """The named tests exist."""
     named = {row.test for row in rows() if row.test}
     files = {test.partition("::")[0] for test in named}
     known = {f"{file}::{test}" for file in files for test in defined_tests(ROOT / file)}

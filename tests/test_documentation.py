@@ -1,4 +1,4 @@
-"""The documents name what there is, and the examples run."""
+"""The documents list everything that exists, and the examples run."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ ROOT = Path(__file__).parents[1]
 
 
 def text(name: str) -> str:
-    """One of the project's documents."""
+    """Return one of the project's documents."""
     return (ROOT / name).read_text("utf-8")
 
 
 def test_every_setting_is_documented() -> None:
-    """Each environment variable stands in the page on configuration."""
+    """Each environment variable is on the page on configuration."""
     page = text("docs/configuration.md")
 
     assert [name for name in environment_variables() if name not in page] == []
 
 
 def test_every_name_is_documented() -> None:
-    """Each attribute, event and metric stands in the page on telemetry, in full."""
+    """Each attribute, event and metric is on the page on telemetry, by its full name."""
     page = text("docs/telemetry.md")
     names = {
         value
@@ -46,7 +46,7 @@ def test_every_name_is_documented() -> None:
 
 
 class RecordingMeter(NoOpMeter):
-    """A meter that remembers what it was asked for, and the units."""
+    """A meter that remembers the instruments it was asked for, and their units."""
 
     def __init__(self) -> None:
         super().__init__("recording")
@@ -67,7 +67,7 @@ class RecordingMeter(NoOpMeter):
 
 
 class RecordingMeterProvider(NoOpMeterProvider):
-    """A provider of one such meter."""
+    """A provider of a single recording meter."""
 
     def __init__(self) -> None:
         self.meter = RecordingMeter()
@@ -77,7 +77,7 @@ class RecordingMeterProvider(NoOpMeterProvider):
 
 
 def test_metrics_are_documented() -> None:
-    """The table of metrics has exactly those there are, with instrument and unit."""
+    """The table of metrics has exactly the existing ones, with instrument and unit."""
     provider = RecordingMeterProvider()
     RequestLifecycleTracker(TrackerConfig(store_name="docs"), meter_provider=provider).close()
     _, _, section = text("docs/telemetry.md").partition("## Metrics")
@@ -88,12 +88,12 @@ def test_metrics_are_documented() -> None:
 
 @pytest.mark.parametrize("path", generated())
 def test_generated_files_are_up_to_date(path: str) -> None:
-    """The schema and the tables say what the code declares; `make docs` writes them."""
+    """The schema and the tables match the declarations; `make docs` writes them."""
     assert text(path) == generated()[path], "stale: run `make docs`"
 
 
 def test_links_lead_somewhere() -> None:
-    """Every file a document names exists."""
+    """Every file named in a document exists."""
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
     folders = "docs|examples|tests|otel_lifecycle|benchmarks"
     pattern = re.compile(rf"`((?:{folders})/[\w./-]+)`|\]\(([\w./-]+)\)")
@@ -110,7 +110,7 @@ def test_links_lead_somewhere() -> None:
 
 @pytest.mark.parametrize("name", ["track_requests", "scheduler_hooks"])
 def test_example_runs(name: str) -> None:
-    """An example does what it says, by itself."""
+    """Each example runs on its own and prints the expected outcome."""
     environment = {**os.environ, "PYTHONWARNINGS": "error"}
     done = subprocess.run(
         [sys.executable, ROOT / "examples" / f"{name}.py"],

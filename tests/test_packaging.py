@@ -1,4 +1,4 @@
-"""What is imported is declared, what is declared is locked, and an index page shows the README."""
+"""Imports are declared, declarations are locked, and the README works on an index page."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def modules() -> list[Path]:
 
 
 def imported(path: Path) -> Iterator[str]:
-    """The modules of others that a module imports, anywhere in it."""
+    """The third-party modules that a module imports, anywhere in it."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -53,7 +53,7 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def is_module(name: str) -> bool:
-    """Whether there is such a module."""
+    """Return whether a module exists."""
     try:
         return find_spec(name) is not None
     except ModuleNotFoundError:
@@ -61,7 +61,7 @@ def is_module(name: str) -> bool:
 
 
 def declared(extra: str = "") -> set[str]:
-    """The distributions that the package declares with an extra, and without any."""
+    """The distributions that the package declares, with an extra and without."""
     found: set[str] = set()
     for text in requires(NAME) or []:
         requirement = Requirement(text)
@@ -88,7 +88,7 @@ def owners() -> dict[str, str]:
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_are_declared(path: Path, owners: dict[str, str]) -> None:
-    """What a module imports is of a distribution that is declared, and of no other's dependency."""
+    """An imported module belongs to a declared distribution, not to another's dependency."""
     place = str(path.relative_to(PACKAGE))
     needs = (extra for extra, places in NEEDS.items() if place.startswith(places))
     known = declared(next(needs, ""))
@@ -114,7 +114,7 @@ def locked(name: str) -> dict[str, list[Requirement]]:
 
 
 def all_declared(*extras: str) -> Iterator[Requirement]:
-    """What pyproject.toml declares with some extras, whatever is installed."""
+    """The requirements in pyproject.toml with some extras, whatever is installed."""
     core = ProjectMetadata(str(ROOT), PluginManager()).core
     texts = [
         *core.dependencies,
@@ -144,7 +144,7 @@ def test_lock_fits_what_is_declared(extra: str) -> None:
 
 @pytest.mark.parametrize("extra", ["dev", "backends"])
 def test_locks_agree(extra: str) -> None:
-    """What is installed beside the tests' dependencies leaves those as they are."""
+    """Every other lock keeps the versions of the tests' lock."""
     theirs, ours = (
         {name: {str(pin.specifier) for pin in pins} for name, pins in locked(lock).items()}
         for lock in ("test", extra)
@@ -157,7 +157,7 @@ def test_locks_agree(extra: str) -> None:
     "path", sorted((ROOT / "requirements").iterdir()), ids=lambda path: path.name
 )
 def test_locks_hold_hashes_and_no_address(path: Path) -> None:
-    """A lock holds versions and hashes, and leaves it to pip where to get them."""
+    """A lock has versions and hashes, and leaves the index to pip."""
     text = path.read_text("utf-8")
     pins = re.findall(r"^[a-z0-9._-]+==\S+.*(?:\\\n    --hash=sha256:[0-9a-f]{64} ?)+$", text, re.M)
 

@@ -1,4 +1,4 @@
-"""The count of changes between files follows a request from the router to its line in the file."""
+"""Counting file changes follows a request from the router to its line in the file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scripts.walk import through_the_handle, through_the_hooks, walk
 def test_the_whole_walk_is_counted(
     request_of: Callable[[RequestLifecycleTracker], None],
 ) -> None:
-    """It begins at the router, passes store, span and metrics, and ends in the record file."""
+    """It starts at the router, passes store, span and metrics, and ends in the record file."""
     steps = walk(request_of)
 
     assert ("the router", "tracking/tracker") in steps

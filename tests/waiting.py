@@ -1,4 +1,4 @@
-"""Waiting for what another thread or process does."""
+"""Waiting for another thread or process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def eventually(
     *,
     what: str = "the condition",
 ) -> None:
-    """Waits for a condition; fails only if it never holds.
+    """Wait for a condition; fail only if it never holds.
 
     Args:
         condition: Is called again and again.

@@ -1,4 +1,4 @@
-"""What libraries say of data that they refuse: their words change with their versions."""
+"""The wording of libraries for data that they refuse, which changes with their versions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 
 def words(call: Callable[..., object], *arguments: Any) -> str:
-    """The words of what a call raises."""
+    """Return the message of what a call raises."""
     try:
         call(*arguments)
     except Exception as error:
@@ -18,17 +18,17 @@ def words(call: Callable[..., object], *arguments: Any) -> str:
 
 
 def refusal(data: bytes | str, type_: Any = Any) -> str:
-    """Those of msgspec for data that are not of a type."""
+    """Return msgspec's message for data of the wrong type."""
     return words(lambda: msgspec.json.decode(data, type=type_))
 
 
 def missing(field: str) -> str:
-    """Those of msgspec for an object without a field."""
+    """Return msgspec's message for an object without a field."""
     return refusal(b"{}", msgspec.defstruct("Type", [(field, Any)]))
 
 
 def unknown(field: str) -> str:
-    """Those of msgspec for an object with a field that its type does not have."""
+    """Return msgspec's message for an object with an unknown field."""
     type_ = msgspec.defstruct("Type", [], forbid_unknown_fields=True)
     return refusal(f'{{"{field}": 1}}', type_)
 

@@ -1,4 +1,4 @@
-"""Certificates that a test makes for itself."""
+"""Certificates made for a test."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Certificates:
 
 
 def make_certificates(folder: Path, *, mutual: bool, expired: bool = False) -> Certificates:
-    """Makes a CA and what it signs.
+    """Make a CA and the certificates it signs.
 
     Args:
         folder: Gets the files.

@@ -1,4 +1,4 @@
-"""Fixtures: the real programs, and the example router in front of simulated engines."""
+"""Fixtures: the real backends, and the example router in front of simulated engines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.backends.routers import Routers
 
 @pytest.fixture
 def backends(tmp_path: Path) -> Iterator[Backends]:
-    """Makes collectors, Jaeger and Prometheus; what was started is stopped in the end."""
+    """Makes collectors, Jaeger and Prometheus, which are stopped at the end."""
     backends = Backends(tmp_path)
     yield backends
     backends.stop()
@@ -21,7 +21,7 @@ def backends(tmp_path: Path) -> Iterator[Backends]:
 
 @pytest.fixture
 def routers(tmp_path: Path) -> Iterator[Routers]:
-    """Makes routers; what was started is stopped in the end."""
+    """Makes routers, which are stopped at the end."""
     routers = Routers(tmp_path)
     yield routers
     routers.stop()

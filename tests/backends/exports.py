@@ -1,4 +1,4 @@
-"""What a router exported, asked as Prometheus is asked: an independent answer to compare with."""
+"""A router's exports, queried like Prometheus: an independent answer to compare with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Point: TypeAlias = "NumberDataPoint | HistogramDataPoint"
 
 
 class KeepingExporter(MetricExporter):
-    """Keeps what it hands on."""
+    """Keeps what it passes on."""
 
     def __init__(self, exporter: MetricExporter) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class KeepingExporter(MetricExporter):
 
 
 class Export:
-    """All points of one export, by metric."""
+    """All points of one export by metric."""
 
     def __init__(self, data: MetricsData) -> None:
         self.points: dict[str, list[Point]] = {
@@ -70,14 +70,14 @@ class Export:
 
 @dataclass(frozen=True)
 class Exports:
-    """Two exports, and what happened between them."""
+    """Two exports, and the requests between them."""
 
     before: Export
     after: Export
 
     @property
     def seconds(self) -> float:
-        """From one to the other."""
+        """Return the time between the exports."""
         return (self.after.unix_nanoseconds - self.before.unix_nanoseconds) / 1e9
 
     def increase(
@@ -87,7 +87,7 @@ class Exports:
         read: Callable[[Point], float],
         where: Mapping[str, str] | None = None,
     ) -> Vector:
-        """`sum by (...) (increase(name{where}))`, of series that are in both.
+        """`sum by (...) (increase(name{where}))`, of series that both exports have.
 
         Args:
             name: The metric.
@@ -109,7 +109,7 @@ class Exports:
         return over(self.increase(name, *by, read=value, where=where), self.seconds)
 
     def mean(self, name: str, *by: str) -> Vector:
-        """`rate(name_sum) / rate(name_count)` of a histogram, where there was any."""
+        """`rate(name_sum) / rate(name_count)` of a histogram, where it changed."""
         counts = self.increase(name, *by, read=count)
         sums = self.increase(name, *by, read=total)
         return {key: sums[key] / counts[key] for key in counts if counts[key]}
@@ -134,29 +134,29 @@ class Exports:
 
 
 def labels(point: Point, names: Iterable[str] | None = None) -> Labels:
-    """Attributes as Prometheus calls them: all, or those of `names` that there are."""
+    """Return attributes under Prometheus' names: all, or the existing ones among `names`."""
     attributes = point.attributes or {}
     chosen = attributes if names is None else [name for name in names if name in attributes]
     return frozenset((name.replace(".", "_"), str(attributes[name])) for name in chosen)
 
 
 def value(point: Point) -> float:
-    """Of a counter."""
+    """Return the value of a counter."""
     return point.value  # type: ignore[union-attr]
 
 
 def count(point: Point) -> float:
-    """Of a histogram."""
+    """Return the count of a histogram."""
     return point.count  # type: ignore[union-attr]
 
 
 def total(point: Point) -> float:
-    """The sum of a histogram."""
+    """Return the sum of a histogram."""
     return point.sum  # type: ignore[union-attr]
 
 
 def bucket(point: Point, index: int) -> float:
-    """One bucket of a histogram, without those below."""
+    """Return one bucket of a histogram, without lower ones."""
     return point.bucket_counts[index]  # type: ignore[union-attr]
 
 

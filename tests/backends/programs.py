@@ -1,4 +1,4 @@
-"""The real programs that telemetry goes to, each a process that can crash and come back."""
+"""The real backends, each a process that can crash and be restarted."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ HTTP = httpx.Client(timeout=30, trust_env=False)
 
 
 def program(name: str) -> str:
-    """The path of a program that `scripts/install-backends` has built."""
+    """Return the path of a program built by `scripts/install-backends`."""
     path = PROGRAMS / name
     assert path.exists(), f"{path} is missing: run scripts/install-backends"
     return str(path)
 
 
 def validate(configurations: Sequence[Path], environment: Mapping[str, str]) -> str:
-    """What `otelcol validate` says of configurations, one on top of the other; "" for accepted."""
+    """Return the errors of `otelcol validate` for merged configurations; "" if valid."""
     done = subprocess.run(
         [program("otelcol"), "validate", *_config_arguments(configurations)],
         env={**os.environ, **environment},
@@ -47,7 +47,7 @@ def validate(configurations: Sequence[Path], environment: Mapping[str, str]) -> 
 
 
 class Service:
-    """One program; started again, it listens on the same ports."""
+    """One program; after a restart it listens on the same ports."""
 
     def __init__(
         self,
@@ -66,20 +66,20 @@ class Service:
         self._health = health
 
     def start(self) -> None:
-        """Returns when it serves."""
+        """Start it; return when it serves."""
         self._processes.start(self.name, self._command, {**os.environ, **self._environment})
         eventually(self._healthy, what=f"{self.name} serves; it said: {self.log()[-2_000:]}")
 
     def stop(self) -> None:
-        """Ends it as an update would."""
+        """End it as an update would."""
         self._processes.stop(self.name)
 
     def kill(self) -> None:
-        """Ends it as a crash would."""
+        """End it as a crash would."""
         self._processes.kill(self.name)
 
     def log(self) -> str:
-        """What it has printed so far."""
+        """Return its output so far."""
         return self._log.read_text(errors="replace")
 
     def _healthy(self) -> bool:
@@ -123,7 +123,7 @@ class Collector(Service):
         )
 
     def exporting(self, protocol: str, host: str = "http://127.0.0.1") -> dict[str, str]:
-        """The standard variables that have a router send to it.
+        """Return the standard variables with which a router exports to it.
 
         Args:
             protocol: `GRPC` or `HTTP_PROTOBUF`.
@@ -136,7 +136,7 @@ class Collector(Service):
         }
 
     def metric(self, name: str) -> float:
-        """The sum of one of its own metrics over all labels; 0 when it has not counted yet."""
+        """Return the sum of one of its own metrics over all labels; 0 if it does not exist yet."""
         lines = HTTP.get(f"http://{self._telemetry}/metrics").text.splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
@@ -179,7 +179,7 @@ class Jaeger(Service):
         )
 
     def traces(self, service: str) -> TracesData:
-        """All traces of a service of the last hour, as its query API tells them."""
+        """Return all traces of a service in the last hour, from the query API."""
         now = time.time()
         response = HTTP.get(
             f"{self.query}/api/v3/traces",
@@ -221,7 +221,7 @@ class Prometheus(Service):
         super().__init__(processes, folder, "prometheus", command, {}, f"{self.url}/-/ready")
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """The samples of an instant query, each with `metric` and `value`."""
+        """Return the samples of an instant query, each with `metric` and `value`."""
         response = HTTP.get(f"{self.url}/api/v1/query", params={"query": expression})
         assert response.is_success, response.text
         result: list[dict[str, Any]] = response.json()["data"]["result"]
@@ -229,7 +229,7 @@ class Prometheus(Service):
 
 
 class Backends:
-    """Makes them; none outlives it.
+    """Makes the programs, and stops them at the end.
 
     Args:
         folder: Gets their logs, queues and data.
@@ -242,7 +242,7 @@ class Backends:
     def collector(
         self, *configurations: str | Path, name: str = "collector", **environment: str
     ) -> Collector:
-        """Starts a collector.
+        """Start a collector.
 
         Args:
             configurations: Each on top of the one before; a relative path is one in `collector/`.
@@ -253,18 +253,18 @@ class Backends:
         return _started(Collector(self.processes, self.folder, name, paths, environment))
 
     def jaeger(self, name: str = "jaeger", **environment: str) -> Jaeger:
-        """Starts Jaeger; the name is that of its log."""
+        """Start Jaeger; the name is that of its log."""
         return _started(Jaeger(self.processes, self.folder, name, environment))
 
     def prometheus(self, configuration: Path | None = None) -> Prometheus:
-        """Starts Prometheus, with an empty configuration unless there is one."""
+        """Start Prometheus, with an empty configuration by default."""
         if configuration is None:
             configuration = self.folder / "prometheus.yml"
             configuration.write_text("")
         return _started(Prometheus(self.processes, self.folder, configuration))
 
     def stop(self) -> None:
-        """Ends all that runs."""
+        """Stop all programs."""
         self.processes.stop()
 
 

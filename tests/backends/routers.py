@@ -50,38 +50,38 @@ class Router:
 
     @property
     def url(self) -> str:
-        """Where it serves."""
+        """Its URL."""
         return self._fleet.url
 
     def send(self, requests: Sequence[PlannedRequest]) -> Counter[Answer]:
-        """Sends requests, each when it is due; returns how they ended."""
+        """Send requests, each at its time; return how they ended."""
         return asyncio.run(self.replay(requests))
 
     async def replay(self, requests: Sequence[PlannedRequest]) -> Counter[Answer]:
-        """The same, beside something else."""
+        """The same in the background."""
         return await replay(self.url, MODEL, requests, lambda: None, lambda _: None)
 
     def crash(self, engine: Engine) -> None:
-        """Kills an engine; the router is not told."""
+        """Kill an engine without telling the router."""
         self._fleet.crash(engine)
 
     def kill(self) -> None:
-        """Kills the router, which can say no word more."""
+        """Kill the router."""
         self._processes.kill(ROUTER)
 
     def records(self, count: int) -> list[LifecycleRecord]:
-        """All records, once there are so many."""
+        """Wait for this many records, and return all."""
         eventually(lambda: len(self._read()) >= count, what=f"{count} records")
         records = self._read()
         assert len(records) == count
         return records
 
     def stop(self) -> None:
-        """Ends the router as an update would."""
+        """End the router as an update would."""
         self._processes.stop(ROUTER)
 
     def log(self) -> str:
-        """What the router has printed so far."""
+        """Return the router's output so far."""
         return (self._folder / "logs" / f"{ROUTER}.log").read_text()
 
     def _read(self) -> list[LifecycleRecord]:
@@ -89,14 +89,14 @@ class Router:
 
 
 class Routers:
-    """Makes routers; none outlives it."""
+    """Makes routers, and stops them at the end."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._processes: list[Processes] = []
 
     def start(self, roles: Sequence[str] = AGGREGATED, **environment: str) -> Router:
-        """Starts a router and its engines.
+        """Start a router and its engines.
 
         Args:
             roles: Of the engines.
@@ -115,6 +115,6 @@ class Routers:
 
 
 def requests(count: int, seed: int = 0, prefix: str = "") -> list[PlannedRequest]:
-    """Conversations, some of whose clients leave."""
+    """Conversations in which some clients leave."""
     planned = at_speed(generate(count, seed), SPEED)
     return [replace(request, request_id=prefix + request.request_id) for request in planned]

@@ -1,4 +1,4 @@
-"""Spans, by whatever way they came, as plain values that can be compared."""
+"""Spans from any source as plain values that can be compared."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _HEX_FIELDS = ("traceId", "spanId", "parentSpanId")
 
 
 def traces_data(content: Any) -> TracesData:
-    """OTLP's JSON, which writes ids in hexadecimal where JSON of protobuf has base64."""
+    """Parse OTLP's JSON, which has hexadecimal ids where protobuf's JSON has base64."""
     return ParseDict(_with_base64_ids(content), TracesData(), ignore_unknown_fields=True)
 
 
 def plain_spans(traces: TracesData) -> list[PlainSpan]:
-    """Each span with its resource and scope, by start."""
+    """Return each span with its resource and scope, by start."""
     spans = [
         {
             "resource": _attributes(resource.resource.attributes),
@@ -55,7 +55,7 @@ def plain_spans(traces: TracesData) -> list[PlainSpan]:
 
 
 def as_recorded(traces: TracesData) -> list[PlainSpan]:
-    """The same, with as much of the resource as a record keeps."""
+    """The same with only those resource attributes that a record has."""
     return [
         {**span, "resource": {key: span["resource"].get(key) for key in RESOURCE_KEYS}}
         for span in plain_spans(traces)
@@ -63,7 +63,7 @@ def as_recorded(traces: TracesData) -> list[PlainSpan]:
 
 
 def recorded_spans(records: Iterable[LifecycleRecord]) -> list[PlainSpan]:
-    """The spans that records say were sent."""
+    """Return the spans that the records describe."""
     spans = [span_from_record(record, Details()) for record in records]
     return plain_spans(TracesData(resource_spans=encode_spans(spans).resource_spans))
 

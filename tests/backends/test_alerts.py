@@ -1,4 +1,4 @@
-"""Prometheus takes the configuration and the rules, and every alert fires when it should."""
+"""Prometheus accepts configuration and rules, and every alert fires when it should."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROMETHEUS = CONFIGURATIONS / "prometheus"
 
 
 def promtool(*arguments: str) -> str:
-    """What promtool says; "" when it has nothing to complain of."""
+    """Return the errors and warnings of promtool; "" if there are none."""
     done = subprocess.run(
         [program("promtool"), *arguments],
         cwd=PROMETHEUS,
@@ -27,17 +27,17 @@ def promtool(*arguments: str) -> str:
 
 
 def test_configuration() -> None:
-    """The configuration and the rules it names are valid, and without what promtool warns of."""
+    """The configuration and its rules are valid, without any warning of promtool."""
     assert promtool("check", "config", "--lint=all", "--lint-fatal", "prometheus.yaml") == ""
 
 
 def test_rules() -> None:
-    """Each alert fires where it should, with its text, and only there."""
+    """Each alert fires in its case, with its text, and in no other."""
     assert promtool("test", "rules", "alerts_test.yaml") == ""
 
 
 def test_every_alert_is_tested() -> None:
-    """Of each alert there is a case in which it fires, and one in which it does not."""
+    """For each alert there is a case in which it fires, and one in which it does not."""
     rules = yaml.safe_load((PROMETHEUS / "alerts.yaml").read_text("utf-8"))
     alerts = {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
     cases = yaml.safe_load((PROMETHEUS / "alerts_test.yaml").read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a collector, requests do not notice, and one line says so."""
+"""Whatever is wrong with a collector, requests are not affected, and one line reports it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def answering(status: int, content: bytes = b"") -> Iterator[tuple[dict[str, str], Event]]:
-    """A collector that answers so: how to send to it, and whether something was."""
+    """A collector with this answer: its variables, and whether anything was sent."""
     asked = Event()
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, status, content, asked))
     Thread(target=server.serve_forever, daemon=True).start()
@@ -63,12 +63,12 @@ def answering(status: int, content: bytes = b"") -> Iterator[tuple[dict[str, str
 
 
 def to(endpoint: str, protocol: str) -> dict[str, str]:
-    """The standard variables."""
+    """Return the standard variables."""
     return {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
 
 
 def serve(routers: Routers, environment: Mapping[str, str]) -> Router:
-    """A router with that collector, which has answered requests as if nothing were wrong."""
+    """A router with that collector, which has answered requests normally."""
     router = routers.start(("aggregated",), **SOON, **environment)
 
     answers = router.send(requests(20))
@@ -79,7 +79,7 @@ def serve(routers: Routers, environment: Mapping[str, str]) -> Router:
 
 
 def assert_one_line_each(router: Router) -> None:
-    """One line for spans and one for metrics at most, however often it was tried; then it ends."""
+    """Assert at most one line each for spans and metrics, and a timely end."""
     eventually(lambda: "export" in router.log(), what="a line in the log")
     router.stop()
     lines = router.log().splitlines()
@@ -90,19 +90,19 @@ def assert_one_line_each(router: Router) -> None:
 @pytest.mark.parametrize("protocol", [GRPC, HTTP_PROTOBUF])
 @pytest.mark.parametrize("host", ["127.0.0.1", "collector.invalid"])
 def test_nobody_there(routers: Routers, protocol: str, host: str) -> None:
-    """A port that refuses, and a name that does not exist."""
+    """A port that refuses, and an unknown host name."""
     assert_one_line_each(serve(routers, to(f"http://{host}:{free_port()}", protocol)))
 
 
 @pytest.mark.parametrize("status", [429, 503, 400])
 def test_refused(routers: Routers, status: int) -> None:
-    """A collector that is overloaded, and one that does not understand."""
+    """A collector that is overloaded, and one that rejects the format."""
     with answering(status) as (environment, _):
         assert_one_line_each(serve(routers, environment))
 
 
 def test_partial_success(routers: Routers) -> None:
-    """A collector that drops some spans: the SDK does not tell, so nothing is said."""
+    """If a collector drops some spans, nothing is logged, because the SDK ignores it."""
     with answering(200, PARTIAL_SUCCESS) as (environment, asked):
         router = serve(routers, environment)
         assert asked.wait(30)
@@ -113,7 +113,7 @@ def test_partial_success(routers: Routers) -> None:
 
 @pytest.mark.parametrize("protocol", [GRPC, HTTP_PROTOBUF])
 def test_wrong_protocol(backends: Backends, routers: Routers, protocol: str) -> None:
-    """OTLP over gRPC to the port of HTTP, and the other way round."""
+    """OTLP over gRPC sent to the HTTP port, and the reverse."""
     collector = backends.collector("local/collector.yaml")
     other = {GRPC: HTTP_PROTOBUF, HTTP_PROTOBUF: GRPC}[protocol]
     endpoint = collector.exporting(other)["OTEL_EXPORTER_OTLP_ENDPOINT"]
@@ -125,7 +125,7 @@ def test_wrong_protocol(backends: Backends, routers: Routers, protocol: str) -> 
 def test_expired_certificate(
     backends: Backends, routers: Routers, tmp_path: Path, protocol: str
 ) -> None:
-    """Nothing is sent to a collector whose certificate has run out."""
+    """Nothing is sent to a collector with an expired certificate."""
     certificates = make_certificates(tmp_path, mutual=False, expired=True)
     collector = backends.collector("local/collector.yaml", "tls.yaml", **certificates.collector)
 
@@ -138,7 +138,7 @@ def test_expired_certificate(
 
 
 def test_no_client_certificate(backends: Backends, routers: Routers, tmp_path: Path) -> None:
-    """A collector that asks for a certificate takes nothing from who has none."""
+    """A collector that requires a client certificate accepts nothing without one."""
     certificates = make_certificates(tmp_path, mutual=True)
     collector = backends.collector("local/collector.yaml", "tls.yaml", **certificates.collector)
     trust = {name: path for name, path in certificates.router.items() if "CLIENT" not in name}

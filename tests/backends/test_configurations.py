@@ -1,4 +1,4 @@
-"""Every configuration is one that the programs accept."""
+"""Every configuration is accepted by its program."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ENVIRONMENT = {
 
 @pytest.mark.parametrize("combination", COMBINATIONS)
 def test_is_valid(combination: str, tmp_path: Path) -> None:
-    """`otelcol validate` has nothing to say against it."""
+    """`otelcol validate` reports no error."""
     paths = [CONFIGURATIONS / name for name in combination.split()]
 
     said = validate(paths, {**ENVIRONMENT, "QUEUE_DIRECTORY": str(tmp_path)})
@@ -45,7 +45,7 @@ def test_is_valid(combination: str, tmp_path: Path) -> None:
 
 
 def test_an_invalid_one_is_not(tmp_path: Path) -> None:
-    """What the test above goes by does tell a mistake."""
+    """`otelcol validate`, which the test above relies on, reports a mistake."""
     mistake = tmp_path / "mistake.yaml"
     mistake.write_text("processors: {tail_sampling: {decision_weight: 5s}}")
 
@@ -55,7 +55,7 @@ def test_an_invalid_one_is_not(tmp_path: Path) -> None:
 
 
 def test_all_are_checked() -> None:
-    """No configuration of a collector is left out above."""
+    """Every configuration of a collector is checked above."""
     folders = [CONFIGURATIONS, *(CONFIGURATIONS / name for name in ("agent", "gateway", "local"))]
     others = {"builder.yaml", "local/compose.yaml", "local/jaeger.yaml"}
 
@@ -69,7 +69,7 @@ def test_all_are_checked() -> None:
 
 
 def test_the_links_of_jaeger_are_made_of_attributes() -> None:
-    """Every attribute a link pattern names is one that a span has."""
+    """Every attribute in a link pattern is one of the span's."""
     interface = json.loads((CONFIGURATIONS / "jaeger-ui.json").read_text())
     attributes = {f"llm_router.route.{role}.id" for role in ("leader", "prefill", "decode")}
 

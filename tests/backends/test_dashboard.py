@@ -1,4 +1,4 @@
-"""The dashboard asks a real Prometheus for what the example router exported, and gets it."""
+"""The dashboard queries a real Prometheus for the example router's exports, and gets them."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ ALL: frozenset[tuple[str, str]] = frozenset()
 
 @dataclass(frozen=True)
 class Fed:
-    """A Prometheus, and what it was fed."""
+    """A Prometheus with its data."""
 
     prometheus: Prometheus
     exports: Exports
     trace_ids: set[str]
 
     def ask(self, expression: str) -> Vector:
-        """The answer to a panel's query at the time of the second export, over both."""
+        """Return a panel's result at the time of the second export, over both."""
         window = f"{math.ceil(self.exports.seconds * 1000) + 1}ms"
         for name, text in {
             "$__rate_interval": window,
@@ -87,7 +87,7 @@ class Fed:
 
 
 class Traffic:
-    """The example router in front of two engines, with something of everything."""
+    """The example router in front of two engines, with every kind of request."""
 
     def __init__(self, cluster: Cluster, tracker: RequestLifecycleTracker, records: Path) -> None:
         self._cluster, self._tracker = cluster, tracker
@@ -97,26 +97,26 @@ class Traffic:
         self._url = cluster.start_router(training_records=records)
 
     def completed(self, number: int) -> None:
-        """Streams that come to their end."""
+        """Send streams that complete."""
         for prompt in range(number):
             body = self._body(f"{prompt % 7} " * (40 + 97 * (prompt % 5)))
             assert HTTP.post(f"{self._url}/v1/completions", json=body).is_success
 
     def failed(self) -> None:
-        """A request that no engine answers properly, and a call that cannot be used."""
+        """Send a request that no engine answers properly, and make an invalid call."""
         self._break("http_500")
         assert HTTP.post(f"{self._url}/v1/completions", json=self._body("no")).is_server_error
         self._break("none")
         self._tracker.track(start("", aggregated()))
 
     def predicting(self) -> bool:
-        """Whether the router predicts by now."""
+        """Return whether the router predicts already."""
         self.completed(1)
         assert self._tracker.flush(timeout=30)
         return self._last_record().prediction.ttft_ms is not None
 
     def held(self) -> Callable[[], None]:
-        """A request in flight; call what is returned to have its client leave."""
+        """Start a request; calling the result makes its client leave."""
         self._break("hang")
         content = json.dumps(self._body("hold " * 300)).encode()
         host, _, port = self._url.removeprefix("http://").partition(":")
@@ -153,7 +153,7 @@ class Traffic:
 
 @pytest.fixture(scope="module")
 def fed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fed]:
-    """Feeds a Prometheus, configured as shipped, with two exports of the example router."""
+    """Fill a Prometheus, configured as shipped, with two exports of the example router."""
     folder = tmp_path_factory.mktemp("dashboard")
     backends = Backends(folder)
     prometheus = backends.prometheus(CONFIGURATIONS / "prometheus/prometheus.yaml")
@@ -197,12 +197,12 @@ def fed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fed]:
 
 
 def share(part: Vector, whole: Vector) -> Vector:
-    """One sum as a part of another."""
+    """Divide one sum by another."""
     return {ALL: sum(part.values()) / sum(whole.values())}
 
 
 def missed(exports: Exports, target: str, predicted: str) -> Vector:
-    """How far predictions were off, as a part of what was predicted."""
+    """Return the mean error of predictions, relative to the prediction."""
     return share(
         exports.increase(ERROR, read=total, where={TARGET: target}),
         exports.increase(predicted, read=total),
@@ -210,7 +210,7 @@ def missed(exports: Exports, target: str, predicted: str) -> Vector:
 
 
 def bias(exports: Exports) -> Vector:
-    """Mean of measured minus predicted."""
+    """Return the mean of measured minus predicted."""
     signed: Vector = {}
     for direction, sign in (("too_low", 1), ("too_high", -1)):
         where = {"llm_router.prediction.direction": direction}
@@ -222,13 +222,13 @@ def bias(exports: Exports) -> Vector:
 
 
 def devices(exports: Exports, name: str) -> Vector:
-    """The heat of each device."""
+    """Return the heat map of each device."""
     by = (ENDPOINT, f"{DEVICE}.id", f"{DEVICE}.target")
     return exports.after.gauge(f"llm_router.npu.{name}.utilization", *by, combine=max)
 
 
 def within_a_second(exports: Exports) -> Vector:
-    """The share of first chunks that came within a second."""
+    """Return the share of first chunks within a second."""
     bounds: Any = exports.after.points[TTFT][0]
     fast = range(bounds.explicit_bounds.index(1.0) + 1)
     return share(
@@ -238,12 +238,12 @@ def within_a_second(exports: Exports) -> Vector:
 
 
 def engines(exports: Exports, name: str) -> Vector:
-    """What engines said of themselves."""
+    """Return the engines' own metrics."""
     return exports.after.gauge(f"llm_router.endpoint.{name}", ENDPOINT, combine=max)
 
 
 def error_types(exports: Exports) -> Vector:
-    """Errors a second, by type."""
+    """Return errors per second, by type."""
     increase = exports.increase(DURATION, "error.type", read=count)
     return over({key: amount for key, amount in increase.items() if key}, exports.seconds)
 
@@ -314,7 +314,7 @@ EXPECTED: dict[str, list[Callable[[Exports], Vector]]] = {
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
 def test_panel(panel: dict[str, Any], fed: Fed) -> None:
-    """Each query of each panel answers with the numbers that the router exported."""
+    """Each query of each panel returns the values that the router exported."""
     answers = [fed.ask(target["expr"]) for target in panel["targets"]]
     expected = [expect(fed.exports) for expect in EXPECTED[panel["title"]]]
 
@@ -323,7 +323,7 @@ def test_panel(panel: dict[str, Any], fed: Fed) -> None:
 
 
 def test_something_of_everything(fed: Fed) -> None:
-    """What the panels were compared with is not all the same, or 0."""
+    """The values compared with the panels are not all equal or 0."""
     exports = fed.exports
 
     assert sum(exports.after.gauge("llm_router.inflight.requests").values()) == 1
@@ -335,7 +335,7 @@ def test_something_of_everything(fed: Fed) -> None:
 
 
 def test_exemplars(fed: Fed) -> None:
-    """A point on a latency panel leads to the trace of a request that there was."""
+    """A point on a latency panel leads to the trace of a real request."""
     asked = [
         target["expr"] for panel in PANELS for target in panel["targets"] if target.get("exemplar")
     ]
@@ -357,7 +357,7 @@ def test_exemplars(fed: Fed) -> None:
 
 
 def test_rules_evaluate(fed: Fed) -> None:
-    """The recording rules and alerts are loaded, and none fails on what a router exports."""
+    """Recording rules and alerts are loaded, and none fails on a router's exports."""
 
     def rules() -> list[dict[str, Any]]:
         groups = HTTP.get(f"{fed.prometheus.url}/api/v1/rules").json()["data"]["groups"]
@@ -369,12 +369,12 @@ def test_rules_evaluate(fed: Fed) -> None:
 
 
 def test_every_panel_is_expected() -> None:
-    """No panel is left out here, and none is expected that is not there."""
+    """The expected panels are exactly those of the dashboard."""
     assert sorted(EXPECTED) == sorted(panel["title"] for panel in PANELS)
 
 
 def test_ids() -> None:
-    """Panels differ in id and title, and the queries of one in their letters."""
+    """Ids and titles of panels are unique, and the letters of a panel's queries."""
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
 
     assert len(ids) == len(set(ids))
@@ -384,7 +384,7 @@ def test_ids() -> None:
 
 
 def test_data_sources_exist() -> None:
-    """Every data source that is named is provisioned, those that exemplars lead to as well."""
+    """Every data source is provisioned, including those of exemplars."""
     provisioned = yaml.safe_load((GRAFANA / "datasources/datasources.yaml").read_text("utf-8"))
     sources = {source["uid"]: source for source in provisioned["datasources"]}
 
@@ -420,7 +420,7 @@ def test_panels_do_not_overlap() -> None:
 
 
 def test_variables() -> None:
-    """Every variable that a query uses is one of the dashboard, or Grafana's own."""
+    """Every variable in a query is one of the dashboard, or Grafana's own."""
     names = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
     text = json.dumps(PANELS)
     for name in (*names, "__rate_interval", "__range"):

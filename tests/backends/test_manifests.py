@@ -1,4 +1,4 @@
-"""The Kubernetes manifests and the compose file are valid, and fit what they start."""
+"""The Kubernetes manifests and the compose file are valid, and fit the programs they start."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMPOSE = CONFIGURATIONS / "local/compose.yaml"
 
 
 def load(path: Path) -> Any:
-    """A file of one document."""
+    """Load a file with one document."""
     return yaml.safe_load(path.read_text("utf-8"))
 
 
@@ -34,31 +34,31 @@ def manifests(name: str) -> list[dict[str, Any]]:
 
 
 def the(kind: str, name: str) -> dict[str, Any]:
-    """The only object of a kind in a file."""
+    """Return the only object of a kind in a file."""
     (found,) = (manifest for manifest in manifests(name) if manifest["kind"] == kind)
     return found
 
 
 def pod(workload: dict[str, Any]) -> dict[str, Any]:
-    """What a workload runs."""
+    """Return the pod template of a workload."""
     spec: dict[str, Any] = workload["spec"]["template"]["spec"]
     return spec
 
 
 def environment(workload: dict[str, Any]) -> dict[str, str]:
-    """The variables of a workload's container; those from a field of the pod are empty."""
+    """Return the variables of a workload's container; those from pod fields are empty."""
     (container,) = pod(workload)["containers"]
     return {variable["name"]: variable.get("value", "") for variable in container["env"]}
 
 
 def ports(workload: dict[str, Any]) -> dict[str, int]:
-    """The ports of a workload's container."""
+    """Return the ports of a workload's container."""
     (container,) = pod(workload)["containers"]
     return {port["name"]: port["containerPort"] for port in container["ports"]}
 
 
 def asked(configuration: str) -> Iterator[tuple[str, str | None]]:
-    """The variables that a collector's configuration asks for, with their defaults."""
+    """Return the variables of a collector's configuration, with their defaults."""
     text = (CONFIGURATIONS / configuration).read_text("utf-8")
     for name, default in re.findall(r"\$\{env:(\w+)(?::-([^}]*))?\}", text):
         yield name, default or None
@@ -66,7 +66,7 @@ def asked(configuration: str) -> Iterator[tuple[str, str | None]]:
 
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_kubernetes_takes_it(name: str) -> None:
-    """Every object is one of Kubernetes' schema, and has no field that it does not know."""
+    """Every object conforms to Kubernetes' schema, without unknown fields."""
     # Not there where nothing but `make test` is run.
     kubernetes_validate = importlib.import_module("kubernetes_validate")
     version = kubernetes_validate.latest_version()
@@ -76,7 +76,7 @@ def test_kubernetes_takes_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_labels_select_their_pods(name: str) -> None:
-    """Whatever selects pods selects those of the workload beside it."""
+    """Every selector selects the pods of the workload beside it."""
     (workload,) = (item for item in manifests(name) if "template" in item.get("spec", {}))
     labels = workload["spec"]["template"]["metadata"]["labels"]
     for manifest in manifests(name):
@@ -99,7 +99,7 @@ def test_volumes_are_mounted(name: str) -> None:
 
 
 def test_router_settings() -> None:
-    """The router's variables are ones there are, with values that are accepted."""
+    """The router's variables exist, with valid values."""
     variables = environment(the("Deployment", "router.yaml"))
     ours = {name: text for name, text in variables.items() if name.startswith("OTEL_LIFECYCLE_")}
 
@@ -108,7 +108,7 @@ def test_router_settings() -> None:
 
 
 def test_router_finds_its_agent() -> None:
-    """The router exports to the agent's service, which hands on to the agent of its own node."""
+    """The router exports to the agent's service, which leads to the agent on its node."""
     service = the("Service", "agent.yaml")
     endpoint = environment(the("Deployment", "router.yaml"))["OTEL_EXPORTER_OTLP_ENDPOINT"]
     (port,) = (port for port in service["spec"]["ports"] if port["name"] == "otlp-grpc")
@@ -119,7 +119,7 @@ def test_router_finds_its_agent() -> None:
 
 
 def test_agent_finds_the_gateways() -> None:
-    """Agents look for gateways under the name that has all their addresses."""
+    """Agents find gateways by the name that resolves to all their addresses."""
     service = the("Service", "gateway.yaml")
     gateway = the("StatefulSet", "gateway.yaml")
     name = environment(the("DaemonSet", "agent.yaml"))["GATEWAY_HOST"]
@@ -136,7 +136,7 @@ def test_agent_finds_the_gateways() -> None:
     ],
 )
 def test_collectors_get_what_they_ask_for(kind: str, name: str, configuration: str) -> None:
-    """The configuration finds its variables and its queue, and listens where it is looked for."""
+    """Each configuration has its variables, its queue and its ports."""
     workload = the(kind, name)
     settings = environment(workload)
     defaults = dict(asked(configuration))
@@ -155,7 +155,7 @@ def test_collectors_get_what_they_ask_for(kind: str, name: str, configuration: s
 
 
 def test_compose_takes_it() -> None:
-    """The compose file conforms to the Compose Specification, as Docker Compose reads it."""
+    """The compose file conforms to the Compose Specification."""
     done = subprocess.run(
         [program("compose-spec"), "compose.yaml"],
         cwd=COMPOSE.parent,
@@ -169,7 +169,7 @@ def test_compose_takes_it() -> None:
 
 
 def test_compose_mounts_what_there_is() -> None:
-    """What the compose file mounts from here exists, and commands name what is mounted."""
+    """Mounted files exist, and commands use mounted paths."""
     services = load(COMPOSE)["services"]
     named = set(load(COMPOSE)["volumes"])
     for service in services.values():
@@ -185,7 +185,7 @@ def test_compose_mounts_what_there_is() -> None:
 
 
 def test_compose_names_what_is_asked_for() -> None:
-    """Services are found under the names that configurations have for them, on pinned images."""
+    """Services have the names used in configurations, with pinned images."""
     services = load(COMPOSE)["services"]
     defaults = dict(asked("local/collector.yaml"))
     sources = load(CONFIGURATIONS / "grafana/datasources/datasources.yaml")["datasources"]
@@ -202,7 +202,7 @@ def test_compose_names_what_is_asked_for() -> None:
 
 
 def test_one_collector() -> None:
-    """Images are of the collector that the configurations are tested with."""
+    """Images have the collector version that the configurations are tested with."""
     version = load(CONFIGURATIONS / "builder.yaml")["dist"]["version"]
     images = [
         load(COMPOSE)["services"]["collector"]["image"],

@@ -1,4 +1,4 @@
-"""A collector that goes and comes back costs the router nothing, and with a queue no span."""
+"""A collector outage costs the router nothing, and with a queue no span."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ PHASES = 3
 
 
 def load(count: int) -> list[PlannedRequest]:
-    """Requests evenly over all phases."""
+    """Send requests evenly over all phases."""
     planned = requests(count)
     seconds = PHASES * PHASE_SECONDS
     return [replace(request, at=number * seconds / count) for number, request in enumerate(planned)]
 
 
 def told(jaeger: Jaeger) -> dict[str, PlainSpan]:
-    """The spans of the router by id: what is sent again after a crash may come twice."""
+    """Return the router's spans by id; after a crash a span may arrive twice."""
     return {span["span_id"]: span for span in as_recorded(jaeger.traces(SERVICE_NAME))}
 
 
 def phases(records: list[LifecycleRecord]) -> list[list[LifecycleRecord]]:
-    """The records by the phase in which their requests started."""
+    """Group the records by the phase in which their requests started."""
     first = min(parse_timestamp(record.started_at) for record in records)
     result: list[list[LifecycleRecord]] = [[] for _ in range(PHASES)]
     for record in records:
@@ -47,7 +47,7 @@ def phases(records: list[LifecycleRecord]) -> list[list[LifecycleRecord]]:
 
 
 def time_per_token(records: list[LifecycleRecord]) -> float:
-    """The median over completed requests: time between tokens is paced by the engine."""
+    """Return the median over completed requests, which the engine's pace determines."""
     times = [
         record.actual.tpot_ms
         for record in records
@@ -57,7 +57,7 @@ def time_per_token(records: list[LifecycleRecord]) -> float:
 
 
 def test_a_collector_killed_under_load(backends: Backends, routers: Routers) -> None:
-    """Requests take as long as ever, every one has its record, and spans flow again after."""
+    """Requests are not slower, every one has a record, and spans flow again afterwards."""
     jaeger = backends.jaeger()
     collector = backends.collector("local/collector.yaml", TRACES_ENDPOINT=jaeger.grpc)
     router = routers.start(**collector.exporting(GRPC))
@@ -81,7 +81,7 @@ def test_a_collector_killed_under_load(backends: Backends, routers: Routers) -> 
 
 
 def test_nothing_is_lost_behind_a_queue(backends: Backends, routers: Routers) -> None:
-    """A gateway away, an agent killed meanwhile: Jaeger has every request in the end."""
+    """With a gateway down and an agent killed, Jaeger has every request in the end."""
     jaeger = backends.jaeger()
     gateway = backends.collector(
         "gateway/config.yaml",

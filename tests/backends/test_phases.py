@@ -1,4 +1,4 @@
-"""With phase spans Jaeger shows both endpoints of a stream."""
+"""With phase spans, Jaeger shows both endpoints of a stream."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.backends
 
 
 def test_phases(backends: Backends, routers: Routers) -> None:
-    """Below each stream's span are its phases, from when to when the record says, and no more."""
+    """Each stream's span has its two phases, with the times in the record, and no more."""
     jaeger = backends.jaeger()
     collector = backends.collector("local/collector.yaml", TRACES_ENDPOINT=jaeger.grpc)
     router = routers.start(

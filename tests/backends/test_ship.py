@@ -1,4 +1,4 @@
-"""What `otel-lifecycle ship` brings to Jaeger is what a router's own exporter would."""
+"""`otel-lifecycle ship` sends Jaeger the same spans as a router's own exporter."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RESOURCE = {
 
 @pytest.fixture
 def ship(tmp_path: Path) -> Iterator[Callable[..., Command]]:
-    """Ships what is in a file, until the test ends or it is told to."""
+    """Ship the records of a file until the test ends or it is told to stop."""
     with ExitStack() as stack:
 
         def ship(path: Path, environment: dict[str, str]) -> Command:
@@ -40,7 +40,7 @@ def ship(tmp_path: Path) -> Iterator[Callable[..., Command]]:
 
 
 def told(jaeger: Jaeger, count: int) -> list[PlainSpan]:
-    """What Jaeger tells, once there is so much."""
+    """Return Jaeger's data, once there is enough."""
     eventually(
         lambda: len(plain_spans(jaeger.traces(SERVICE_NAME))) >= count,
         what=f"{count} spans in Jaeger",
@@ -49,7 +49,7 @@ def told(jaeger: Jaeger, count: int) -> list[PlainSpan]:
 
 
 def spans_by_id(jaeger: Jaeger) -> dict[str, PlainSpan]:
-    """What Jaeger has, each span once."""
+    """Return Jaeger's spans, each once."""
     return {span["span_id"]: span for span in as_recorded(jaeger.traces(SERVICE_NAME))}
 
 
@@ -61,7 +61,7 @@ def test_as_the_exporter(
     tmp_path: Path,
     protocol: str,
 ) -> None:
-    """Router, files, ship, collector, Jaeger: the spans of the router's exporter, over TLS too."""
+    """Through files, ship, collector and Jaeger come the exporter's spans, also over TLS."""
     certificates = make_certificates(tmp_path, mutual=True)
     jaegers = backends.jaeger(), backends.jaeger("jaeger-of-ship")
     exported = backends.collector("local/collector.yaml", TRACES_ENDPOINT=jaegers[0].grpc)
@@ -96,7 +96,7 @@ def test_as_the_exporter(
 def test_no_exporter_in_the_router(
     backends: Backends, routers: Routers, ship: Callable[..., Command]
 ) -> None:
-    """A router without an exporter has its spans all the same, though each of them is killed.
+    """A router without an exporter has all its spans, although each process is killed.
 
     Agent, `ship` and router by `kill -9`: every request is there, and what came twice is counted.
     """

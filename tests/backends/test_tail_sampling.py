@@ -44,7 +44,7 @@ _random = random.Random(0)
 def gateway(
     backends: Backends, jaeger: Jaeger, percentage: int, name: str = "gateway"
 ) -> Collector:
-    """A gateway that decides soon."""
+    """A gateway that decides quickly."""
     soon = backends.folder / "soon.yaml"
     soon.write_text(SOON)
     return backends.collector(
@@ -58,7 +58,7 @@ def gateway(
 
 
 def agent_of(backends: Backends, gateways: list[Collector]) -> Collector:
-    """An agent in front of gateways, which on one machine have different ports."""
+    """An agent in front of gateways, which have different ports on one machine."""
     resolver = {"dns": None, "static": {"hostnames": [gateway.grpc for gateway in gateways]}}
     overlay = backends.folder / "gateways.yaml"
     overlay.write_bytes(
@@ -68,7 +68,7 @@ def agent_of(backends: Backends, gateways: list[Collector]) -> Collector:
 
 
 def promised(record: LifecycleRecord) -> bool:
-    """Whether a request is one of those that are always kept, by what its record says."""
+    """Return whether a request, by its record, is always kept."""
     actual, error = record.actual, record.prediction_error
     return (
         record.outcome is not Outcome.COMPLETED
@@ -82,7 +82,7 @@ def promised(record: LifecycleRecord) -> bool:
 
 
 def kept(jaeger: Jaeger) -> list[str]:
-    """The requests that are in Jaeger."""
+    """Return the requests in Jaeger."""
     return sorted(
         span["attributes"]["llm_router.request.id"]
         for span in plain_spans(jaeger.traces(SERVICE_NAME))
@@ -90,7 +90,7 @@ def kept(jaeger: Jaeger) -> list[str]:
 
 
 def test_a_router_behind_two_gateways(backends: Backends, routers: Routers) -> None:
-    """With no share of the rest, what is kept is what the record file says was promised."""
+    """Without a share of the rest, exactly the promised requests are kept."""
     jaeger = backends.jaeger()
     gateways = [gateway(backends, jaeger, 0, f"gateway-{number}") for number in (1, 2)]
     agent = agent_of(backends, gateways)
@@ -113,7 +113,7 @@ def test_a_router_behind_two_gateways(backends: Backends, routers: Routers) -> N
 
 
 def finished(request_id: str, **fields: Any) -> LifecycleRecord:
-    """The record of a request, an unremarkable one unless told otherwise."""
+    """The record of a request, unremarkable by default."""
     record = LifecycleRecord(
         request_id=request_id,
         started_at=format_timestamp(NOW_NS),
@@ -154,7 +154,7 @@ DROPPED = {
 
 
 def send(collector: Collector, records: list[LifecycleRecord]) -> None:
-    """Sends the spans of records."""
+    """Send the spans of records."""
     exporter = OTLPSpanExporter(endpoint=collector.grpc, insecure=True)
     for start in range(0, len(records), 200):
         exporter.export([span_from_record(record) for record in records[start : start + 200]])
@@ -162,7 +162,7 @@ def send(collector: Collector, records: list[LifecycleRecord]) -> None:
 
 
 def test_each_promise(backends: Backends) -> None:
-    """Each kind of remarkable request is kept, and what is just within the bounds is not."""
+    """Each kind of remarkable request is kept; one just within the limits is not."""
     jaeger = backends.jaeger()
     collector = gateway(backends, jaeger, 0)
 
@@ -172,7 +172,7 @@ def test_each_promise(backends: Backends) -> None:
 
 
 def test_a_share_of_the_rest(backends: Backends) -> None:
-    """The percentage is what it says, and counts what is not kept anyway."""
+    """The percentage is as configured, and applies only to requests not kept anyway."""
     jaeger = backends.jaeger()
     collector = gateway(backends, jaeger, 20)
     rest = 2_000

@@ -1,4 +1,4 @@
-"""What a router sends is what Jaeger tells, by every way between them."""
+"""Jaeger has what a router sends, on every path between them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.backends
 
 
 def assert_told(jaeger: Jaeger, records: list[LifecycleRecord]) -> None:
-    """Jaeger has one span for each record, the same to the last attribute, and none else."""
+    """Assert that Jaeger has exactly one span per record, equal in every attribute."""
     expected = recorded_spans(records)
 
     def told() -> list[PlainSpan]:
@@ -36,7 +36,7 @@ def assert_told(jaeger: Jaeger, records: list[LifecycleRecord]) -> None:
 
 @pytest.mark.parametrize("protocol", [GRPC, HTTP_PROTOBUF])
 def test_a_fleet(backends: Backends, routers: Routers, protocol: str) -> None:
-    """Router, agent, gateway, Jaeger: every request, with attributes, events and resource."""
+    """Every request passes router, agent, gateway and Jaeger with all its data."""
     jaeger = backends.jaeger()
     gateway = backends.collector(
         "gateway/config.yaml",
@@ -66,7 +66,7 @@ def test_a_fleet(backends: Backends, routers: Routers, protocol: str) -> None:
 def test_tls(
     backends: Backends, routers: Routers, tmp_path: Path, protocol: str, mutual: bool
 ) -> None:
-    """The standard variables for certificates are all it takes, on both sides of mTLS."""
+    """The standard variables for certificates suffice, on both sides of mTLS."""
     certificates = make_certificates(tmp_path, mutual=mutual)
     jaeger = backends.jaeger()
     collector = backends.collector(
@@ -82,7 +82,7 @@ def test_tls(
 
 
 def test_a_trace_across_processes(backends: Backends, routers: Routers) -> None:
-    """A request that came with a trace is a span of that trace, below the caller's."""
+    """A request with an inbound trace is a span of that trace, below the caller's."""
     jaeger = backends.jaeger()
     collector = backends.collector("local/collector.yaml", TRACES_ENDPOINT=jaeger.grpc)
     router = routers.start(("aggregated",), **collector.exporting(GRPC))

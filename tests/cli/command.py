@@ -21,7 +21,7 @@ _COMMAND = [
 
 
 class Command:
-    """One `otel-lifecycle ...`; its children are found by a mark in their environment."""
+    """One `otel-lifecycle ...` process; its children are found by a mark in their environment."""
 
     def __init__(
         self, *arguments: str | Path, environment: Mapping[str, str] | None = None
@@ -37,19 +37,19 @@ class Command:
         )
 
     def wait(self) -> tuple[int, str, str]:
-        """Exit code, standard output and standard error."""
+        """Return exit code, standard output and standard error."""
         output, error = self.process.communicate(timeout=300)
         return self.process.returncode, output, error
 
     def close(self) -> None:
-        """Kills what a failed test has left."""
+        """Kill processes that a failed test has left."""
         for pid in (*self.children().values(), self.process.pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.communicate()
 
     def children(self) -> dict[str, int]:
-        """The processes it has left or not ended yet: process ids by command line."""
+        """The child processes that still run: process ids by command line."""
         found: dict[str, int] = {}
         for folder in Path("/proc").iterdir():
             if not folder.name.isdecimal() or int(folder.name) == self.process.pid:

@@ -1,4 +1,4 @@
-"""Fixtures: commands, of which nothing is left when the test ends."""
+"""Fixtures: commands whose processes are gone when the test ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Environments for the doctor to look at, and what it says of them."""
+"""Environments for the doctor to examine, and the parsing of its output."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def make_program(path: Path, text: str) -> None:
 
 
 def words(*lines: str) -> str:
-    """Lines without their breaks: where the doctor breaks them depends on the length of paths."""
+    """Return lines without their line breaks, which depend on the length of paths."""
     return " ".join(" ".join(lines).split())
 
 
 def sections(output: str) -> dict[str, str]:
-    """The words of the printed sections by title; what stands after the last is the verdict."""
+    """Return the text of each printed section by title; the text after the last is the verdict."""
     parts = [part.partition("\n") for part in output.rstrip("\n").split("\n\n")]
     return {title if rest else "verdict": words(rest or title) for title, _, rest in parts}

@@ -1,4 +1,4 @@
-"""Wrong usage is one line, and the command line costs nothing before it is used."""
+"""Wrong usage prints one line, and importing the command line is cheap."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ POSITIVE = msgspec.defstruct("Positive", [("input_length", Annotated[int, msgspe
 def test_wrong_arguments(
     start: Callable[..., Command], arguments: str, command: str, parts: list[str]
 ) -> None:
-    """Exit code 2, and one line that names what is wrong, and what helps."""
+    """The exit code is 2, and one line names the problem and the remedy."""
     code, out, line = start(*arguments.split()).wait()
     name = f"otel-lifecycle {command}".strip()
 
@@ -59,7 +59,7 @@ def test_wrong_arguments(
     ],
 )
 def test_wrong_usage(start: Callable[..., Command], arguments: str, line: str) -> None:
-    """Exit code 2, and one line that names what is wrong, its value and what is allowed."""
+    """The exit code is 2, and one line names the problem, its value and what is allowed."""
     assert start(*arguments.split()).wait() == (2, "", f"{line}\n")
 
 
@@ -84,7 +84,7 @@ def test_wrong_usage(start: Callable[..., Command], arguments: str, line: str) -
 def test_bad_trace(
     lines: list[str], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A trace that is none is refused with its line and the reason."""
+    """An invalid trace is refused with its line and the reason."""
     trace = tmp_path / "trace.jsonl"
     trace.write_text("".join(f"{line}\n" for line in lines))
 
@@ -98,7 +98,7 @@ def test_bad_trace(
 
 
 def test_records_of_a_former_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A demo never mixes its records with others."""
+    """A demo never mixes its records with those of an earlier run."""
     (tmp_path / "records.jsonl").touch()
 
     code = main(["demo", "--output", str(tmp_path)])
@@ -138,7 +138,7 @@ _WRITES = ["tail {records}", "validate {records}", "report {records}", "doctor"]
 
 @pytest.mark.parametrize("command", _WRITES)
 def test_reader_of_a_pipe_leaves(tmp_path: Path, command: str) -> None:
-    """A closed pipe ends a command without a word, and as the signal would have."""
+    """If the reader of a pipe leaves, the command exits silently with the signal's code."""
     read, write = os.pipe()
     os.close(read)
     result = run_into(write, command, tmp_path)
@@ -148,7 +148,7 @@ def test_reader_of_a_pipe_leaves(tmp_path: Path, command: str) -> None:
 
 @pytest.mark.parametrize("command", _WRITES)
 def test_output_that_cannot_be_written(tmp_path: Path, command: str) -> None:
-    """A full disk behind the output is one line, and the code of what cannot be used."""
+    """If the disk is full, the command prints one line and exits with 2."""
     result = run_into(os.open("/dev/full", os.O_WRONLY), command, tmp_path)
 
     reason = "[Errno 28] No space left on device"
@@ -157,7 +157,7 @@ def test_output_that_cannot_be_written(tmp_path: Path, command: str) -> None:
 
 
 def test_output_that_is_closed(tmp_path: Path) -> None:
-    """Without an output a command does what it does, and says nothing."""
+    """Without a standard output a command does its work silently."""
     records = tmp_path / "records.jsonl"
     records.write_bytes(lines("a"))
     program = (
@@ -170,7 +170,7 @@ def test_output_that_is_closed(tmp_path: Path) -> None:
 
 
 def run_into(output: int, command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a command on some records, with a descriptor as its output, which is closed."""
+    """Run a command on some records with a descriptor as its output; close the descriptor."""
     records = folder / "records.jsonl"
     records.write_bytes(lines("a"))
     program = "import sys; from otel_lifecycle.cli import main; sys.exit(main(sys.argv[1:]))"

@@ -65,7 +65,7 @@ def test_pd(start: Start, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_aggregated(start: Start, tmp_path: Path) -> None:
-    """One engine serves everything; nobody could stand in for it, so it stays."""
+    """One engine serves everything; it is not killed, as no other could replace it."""
     command = start(
         *("demo", "--requests", "20", "--speed", "2"),
         *("--mode", "aggregated", "--engines", "1", "--output", tmp_path),
@@ -89,7 +89,7 @@ def test_aggregated(start: Start, tmp_path: Path) -> None:
 def test_stopped_on_the_way(
     start: Start, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    """A signal ends everything, with one line that says where the records are."""
+    """A signal ends everything, with one line that names the place of the records."""
     command = start("demo", "--mode", "aggregated", "--engines", "2", "--output", tmp_path)
     wait_for_records(tmp_path)
 
@@ -118,7 +118,7 @@ def test_router_dies(start: Start, tmp_path: Path) -> None:
 
 
 def test_router_cannot_start(start: Start, tmp_path: Path) -> None:
-    """A process that cannot start is named, with what it said last."""
+    """A process that cannot start is named, with its last output."""
     environment = {"PYTHONWARNINGS": "error", "PYTHONPATH": str(tmp_path)}
     (tmp_path / "uvicorn.py").write_text("raise RuntimeError('no server here')")
 
@@ -133,7 +133,7 @@ def test_router_cannot_start(start: Start, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_own_collector(start: Start, tmp_path: Path) -> None:
-    """With an endpoint of the user's, spans and gauges go there and nowhere else."""
+    """With the user's endpoint, spans and gauges go only there."""
     with OTLPReceiver() as collector:
         environment = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,

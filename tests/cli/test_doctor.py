@@ -31,7 +31,7 @@ NOT_EXPORTED = {"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"}
 
 @pytest.fixture
 def collector() -> Iterator[int]:
-    """The port of something that listens."""
+    """The port of a server that accepts connections."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
@@ -56,13 +56,13 @@ def other_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def paths(folder: Path) -> dict[str, str]:
-    """Variables that put an environment's programs before all others."""
+    """Return variables that put an environment's programs first on the path."""
     own = Path(sys.executable).parent
     return {"PATH": os.pathsep.join([str(folder / "bin"), str(own), os.environ["PATH"]])}
 
 
 def test_works(start: Callable[..., Command], tmp_path: Path, collector: int) -> None:
-    """It tells values with their sources and where all goes, makes nothing, and exits with 0."""
+    """It shows values, sources and destinations, creates nothing, and exits with 0."""
     records = tmp_path / "new" / "records.jsonl"
     file = tmp_path / "lifecycle.json"
     file.write_text(
@@ -181,7 +181,7 @@ def test_hooks(start: Callable[..., Command], tmp_path: Path) -> None:
 
 
 def test_refused_setting(start: Callable[..., Command]) -> None:
-    """A refused setting is shown with the words of the router's log, as is one nobody reads."""
+    """An invalid setting is shown as the router would log it; unknown ones are shown too."""
     environment = {
         **NOT_EXPORTED,
         "OTEL_LIFECYCLE_MAX_INFLIGHT": "many",
@@ -205,7 +205,7 @@ def test_refused_setting(start: Callable[..., Command]) -> None:
 
 
 def test_other_instrumentations(start: Callable[..., Command], tmp_path: Path) -> None:
-    """Those that load are named, and those that make a span for each chunk are warned of."""
+    """Others that load are named, with a warning for those that create spans per chunk."""
     group = "opentelemetry_instrumentor"
     make_package(tmp_path / "fastapi", telemetry="")
     make_distribution(tmp_path, "noisy", group, "fastapi = noisy:Instrumentor")
@@ -226,7 +226,7 @@ def test_other_instrumentations(start: Callable[..., Command], tmp_path: Path) -
 
 
 def test_nothing_to_see(start: Callable[..., Command]) -> None:
-    """With neither an export nor a record file it would not work."""
+    """Without an exporter and a record file it would not work."""
     code, output, _ = start("doctor", environment=NOT_EXPORTED).wait()
 
     assert (code, sections(output)["problems"]) == (
@@ -239,7 +239,7 @@ def test_nothing_to_see(start: Callable[..., Command]) -> None:
 def test_python_router_of_another_environment(
     start: Callable[..., Command], other_environment: Path
 ) -> None:
-    """The interpreter of a console script is asked, and no argument of the router is printed."""
+    """A console script's interpreter is examined, and no argument of the router is shown."""
     folder = other_environment / "bin"
     command = ("pure-router", "--api-key", "secret")
 
@@ -262,7 +262,7 @@ def test_python_router_of_another_environment(
 
 
 def test_native_router(start: Callable[..., Command], other_environment: Path) -> None:
-    """A router written in Rust is told from a Python one, though its command is a Python script."""
+    """A router written in Rust is recognised, although its command is a Python script."""
     folder = other_environment / "bin"
 
     code, output, _ = start("doctor", "rusty-router", environment=paths(other_environment)).wait()
@@ -294,7 +294,7 @@ def test_native_router(start: Callable[..., Command], other_environment: Path) -
     ],
 )
 def test_no_router(capsys: pytest.CaptureFixture[str], command: str, problem: str) -> None:
-    """Of a command that cannot be instrumented nothing more is shown."""
+    """For a command that cannot be instrumented nothing else is shown."""
     names = {"ls": shutil.which("ls"), "python": sys.executable}
 
     code = main(["doctor", "--", *command.format(**names).split()])
@@ -315,7 +315,7 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_without_an_extra(start: Callable[..., Command]) -> None:
-    """Without any extra it prints the same, as plain text."""
+    """Without the extra the output is the same, as plain text."""
     code = "import sys; sys.modules['rich'] = None; from otel_lifecycle.cli import main; "
     kept = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")}
     plain = subprocess.run(

@@ -1,4 +1,4 @@
-"""What the doctor makes of a command, of hooks, of the SDK's settings and of the record file."""
+"""How the doctor examines commands, hooks, the SDK's settings and the record file."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ NO_SDK = (
 
 @pytest.fixture
 def ports() -> Iterator[dict[str, int]]:
-    """A port where something listens, and one where nothing does."""
+    """A port where a server listens, and one where none does."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         yield {"open": server.getsockname()[1], "closed": silent.getsockname()[1]}
 
 
 def facts(groups: Mapping[str, list[EntryPoint]] | None = None, **others: Any) -> Facts:
-    """What could be in an environment."""
+    """Possible contents of an environment."""
     exporters = [
         EntryPoint(name, "", "") for name in ("console", "otlp_proto_grpc", "otlp_proto_http")
     ]
@@ -80,7 +80,7 @@ def facts(groups: Mapping[str, list[EntryPoint]] | None = None, **others: Any) -
 
 
 def shown(diagnosis: Diagnosis) -> str:
-    """What is printed."""
+    """Return the printed text."""
     output = io.StringIO()
     diagnosis.print(lambda line="", **_: print(line, file=output))
     return output.getvalue()
@@ -116,7 +116,7 @@ def shown(diagnosis: Diagnosis) -> str:
     ],
 )
 def test_programs(tmp_path: Path, text: str, expected: Program) -> None:
-    """A program tells by its first lines what runs it, whichever installer wrote them."""
+    """The first lines of a program show what runs it, whichever installer wrote them."""
     folder = tmp_path.resolve()
     names = {"path": f"{folder}/router", "python": f"{folder}/python"}
     make_program(folder / "python", "")
@@ -143,7 +143,7 @@ def test_programs(tmp_path: Path, text: str, expected: Program) -> None:
     ],
 )
 def test_python_commands(arguments: str, expected: dict[str, str]) -> None:
-    """What a Python runs is read from its own arguments, not from those of the router."""
+    """Python's own arguments show what it runs, not those of the router."""
     found = resolve([sys.executable, *arguments.split()], None)
 
     assert found == Program(sys.executable, sys.executable, **expected)
@@ -172,7 +172,7 @@ def test_python_commands(arguments: str, expected: dict[str, str]) -> None:
     ],
 )
 def test_what_runs_it(program: Program, warnings: list[str], problems: list[str]) -> None:
-    """Python has to look at its variables, and a shell script may start any Python."""
+    """Python must not ignore its variables, and a shell script may start any Python."""
     diagnosis = Diagnosis()
 
     goes_on = examine_program(diagnosis, ["router"], program)
@@ -191,7 +191,7 @@ def test_what_runs_it(program: Program, warnings: list[str], problems: list[str]
     ],
 )
 def test_options_of_a_router(command: str, native: str, warnings: list[str], goes_on: bool) -> None:
-    """Some options of a router decide what is traced, and whether anything can be hooked."""
+    """Some options of a router decide what is traced and whether it can be hooked."""
     found = facts(module="vllm_router.app", module_found=True, native=native)
     diagnosis = Diagnosis()
     diagnosis.begin("command")
@@ -307,7 +307,7 @@ def test_instrumentations() -> None:
     ],
 )
 def test_who_follows_requests(disabled: str, problems: list[str]) -> None:
-    """It takes an instrumentation that follows requests; one that only adds to it is too little."""
+    """One instrumentation must follow requests; one that only enriches is not enough."""
     points = [EntryPoint(name, f"otel_lifecycle:{name}", "") for name in ("asgi_router", "adds")]
     wanted = {
         "asgi_router": Wanted({"json": ["loads"]}, serving=["json"]),
@@ -326,7 +326,7 @@ def test_who_follows_requests(disabled: str, problems: list[str]) -> None:
 
 
 def test_clients_alone() -> None:
-    """Hooks in the clients are not enough: it takes one where requests come in."""
+    """Hooks in the clients are not enough: requests must be followed where they come in."""
     points = [EntryPoint("asgi_router", "otel_lifecycle:asgi_router", "")]
     hooks = {"json": ["moved"], "http.client": ["HTTPConnection"]}
     wanted = {"asgi_router": Wanted(hooks, serving=["json"])}
@@ -347,7 +347,7 @@ def test_clients_alone() -> None:
 
 
 def test_hanging_import(tmp_path: Path) -> None:
-    """An import that does not end is ended, and so are the processes that it has started."""
+    """A hanging import is killed, with the processes that it started."""
     (tmp_path / "hanging.py").write_text(
         "import subprocess\n"
         "child = subprocess.Popen(['sleep', '600'])\n"
@@ -365,7 +365,7 @@ def test_hanging_import(tmp_path: Path) -> None:
 
 
 def test_crashing_import(tmp_path: Path) -> None:
-    """An import that ends its process is told by the last words of the process."""
+    """If an import ends its process, the last line of output is shown."""
     (tmp_path / "crashing.py").write_text(
         "import os, sys\nprint('no NPU', file=sys.stderr)\nos._exit(3)\n"
     )
@@ -375,7 +375,7 @@ def test_crashing_import(tmp_path: Path) -> None:
 
 
 def test_not_instrumented_itself(tmp_path: Path) -> None:
-    """What the doctor starts is not instrumented, even where everything is."""
+    """The doctor's own processes are not instrumented."""
     folder = tmp_path / "opentelemetry" / "instrumentation" / "auto_instrumentation"
     folder.mkdir(parents=True)
     (folder / "sitecustomize.py").write_text("import json; del json.loads")
@@ -429,7 +429,7 @@ def test_sdk(
     expected: dict[str, str] | None,
     warnings: list[str],
 ) -> None:
-    """The first or the named configurator sets the SDK up, after the distro has set defaults."""
+    """The first or the named configurator sets up the SDK, after the distro's defaults."""
     values = {"std": "opentelemetry.distro:Std", "vendor": "vendor:Vendor"}
     groups = {
         f"opentelemetry_{kind}": [EntryPoint(name, values[name], "") for name in names]
@@ -443,7 +443,7 @@ def test_sdk(
 
 
 def otlp(endpoint: str, **variables: str) -> dict[str, str]:
-    """Variables that export spans to an endpoint."""
+    """Return variables that export spans to an endpoint."""
     prefixed = {f"OTEL_EXPORTER_OTLP_{name}": value for name, value in variables.items()}
     return {
         "OTEL_TRACES_EXPORTER": "otlp",
@@ -539,7 +539,7 @@ def test_spans(
     ports: dict[str, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Exporter, protocol, endpoint and encryption are what the SDK makes of the variables."""
+    """Exporter, protocol, endpoint and encryption are shown as the SDK sees them."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     filled = {name: value.format(**ports) for name, value in environment.items()}
     diagnosis = Diagnosis()
@@ -557,7 +557,7 @@ def test_spans(
 
 
 def test_several_exporters(ports: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each exporter of each signal is named; an address that takes nothing is one problem."""
+    """Each exporter of each signal is named; an unreachable address is one problem."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     base = f"http://127.0.0.1:{ports['closed']}"
     environment = {
@@ -591,7 +591,7 @@ def test_nothing_exported() -> None:
 
 
 def test_behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An endpoint behind a proxy is not tried, and the proxy, maybe with a password, not shown."""
+    """With a proxy the endpoint is not tried, and the proxy and its password are not shown."""
     monkeypatch.setenv("http_proxy", "http://user:password@proxy:3128")
     monkeypatch.setenv("no_proxy", "")
     monkeypatch.setenv("NO_PROXY", "")
@@ -608,7 +608,7 @@ def test_behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_declarative_configuration() -> None:
-    """With a configuration file of the SDK the variables do not count."""
+    """With a configuration file of the SDK the variables are ignored."""
     diagnosis = Diagnosis()
     environment = {"OTEL_CONFIG_FILE": "otel.yaml", "OTEL_TRACES_EXPORTER": "zipkin"}
 
@@ -635,7 +635,7 @@ def test_declarative_configuration() -> None:
     ],
 )
 def test_record_file(tmp_path: Path, name: str, state: str, writable: bool) -> None:
-    """The record file and its folder are looked at, not touched."""
+    """The record file and its folder are examined without changing them."""
     (tmp_path / "records.jsonl").write_bytes(lines("as it was"))
     (tmp_path / "text").write_text("as it was")
     (tmp_path / "link").symlink_to("nowhere")
@@ -653,13 +653,13 @@ def test_record_file(tmp_path: Path, name: str, state: str, writable: bool) -> N
 
 
 def looks(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """Mode, size and last change of each file."""
+    """Return mode, size and last change of each file."""
     files = {file.name: file.lstat() for file in folder.iterdir()}
     return {name: (it.st_mode, it.st_size, it.st_mtime_ns) for name, it in files.items()}
 
 
 def test_width() -> None:
-    """Nothing goes beyond 100 columns but single words that do, and no line ends with spaces."""
+    """Lines have at most 100 columns, unless a single word is longer, and no trailing spaces."""
     diagnosis = Diagnosis()
     diagnosis.begin("instrumentations")
     diagnosis.fact("  vllm_router.services.request_service.request", "found, " * 8 + "Router.route")
@@ -689,7 +689,7 @@ def test_width() -> None:
     "name", ["PREDICTION_URL", "PREDICTION_TRAINING_URL", "COLLECTION_TARGETS"]
 )
 def test_settings_with_secrets(name: str) -> None:
-    """What is in force is shown, without what may let others in."""
+    """Settings are shown without their secrets."""
     diagnosis = Diagnosis()
     variable = f"OTEL_LIFECYCLE_{name}"
     examine_settings(diagnosis, {variable: "http://127.0.0.1:1/a?token=secret#secret"})
@@ -699,7 +699,7 @@ def test_settings_with_secrets(name: str) -> None:
 
 
 def test_refused_setting_with_secrets() -> None:
-    """Nor is it told why."""
+    """The reason for refusing a setting shows no secrets either."""
     diagnosis = Diagnosis()
     environment = {"OTEL_LIFECYCLE_PREDICTION_URL": "http://user:secret@engine:port/?secret"}
 

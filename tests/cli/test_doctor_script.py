@@ -1,4 +1,4 @@
-"""What the doctor says of the source of a router."""
+"""What the doctor reports about the source of a router."""
 
 from __future__ import annotations
 
@@ -133,5 +133,5 @@ def test_unreadable(start: Callable[..., Command], tmp_path: Path, content: byte
     ],
 )
 def test_source(text: str, expected: Source) -> None:
-    """Routes, calls, imports and definitions, in the ways they are written."""
+    """Routes, calls, imports and definitions are found in all common forms."""
     assert read_source(text) == expected

@@ -1,4 +1,4 @@
-"""`otel-lifecycle report`: its whole text, from records written by hand."""
+"""`otel-lifecycle report`: its complete output for records written by hand."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ llm/solo-0             2    1,500   ▃▃▃▃▃▃▃▃▃▃▃▃▃▃�
 
 @pytest.fixture
 def report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """The report of `RECORDS`, without the blanks that fill its lines."""
+    """The report of `RECORDS`, without trailing blanks."""
     code = main(["report", str(write(tmp_path / "records.jsonl", *RECORDS))])
 
     assert code == 0
@@ -163,14 +163,14 @@ def test_fits_a_page(report: str) -> None:
 
 
 def test_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An empty file is a report about nothing."""
+    """An empty file gives a report of nothing."""
     path = write(tmp_path / "records.jsonl")
 
     assert (main(["report", str(path)]), capsys.readouterr().out) == (0, "0 requests\n\n")
 
 
 def test_bad_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Bad lines are passed over and counted, in one line that names the first."""
+    """Invalid lines are skipped and counted, in one line that names the first."""
     path = write(tmp_path / "records.jsonl", RECORDS[0])
     path.write_bytes(b"[]\n" + path.read_bytes() + b"{\n")
 
@@ -185,7 +185,7 @@ def test_bad_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_several_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Files, their closed segments and whole folders are one report."""
+    """Files, their closed segments and whole folders are combined in one report."""
     folder = tmp_path / "folder"
     folder.mkdir()
     paths = [tmp_path / "records.jsonl", folder]
@@ -201,7 +201,7 @@ def test_several_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_one_bad_path_of_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A path that is not there is named, and the others are a report; without any there is none."""
+    """A missing path is named and the others are reported; if all are missing, nothing is."""
     path = write(tmp_path / "records.jsonl", RECORDS[0])
     missing = tmp_path / "missing.jsonl"
     said = f"otel-lifecycle: {missing}: No such file or directory\n"
@@ -213,7 +213,7 @@ def test_one_bad_path_of_several(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_unfinished_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A last line that is still being written is named, and is no finding."""
+    """A last line that is still being written is named but is not an error."""
     path = write(tmp_path / "records.jsonl", RECORDS[0])
     path.write_bytes(path.read_bytes() + b"{")
 
@@ -237,7 +237,7 @@ def test_unfinished_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_unlikely_numbers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], fields: dict[str, Any]
 ) -> None:
-    """A record whose numbers make no sense is reported with the others."""
+    """A record with implausible numbers is reported with the others."""
     odd = record("odd", disaggregated("a", "b"), 0, e2e_ms=1, predicted=(1e9, 1e9))
     odd = structs.replace(odd, **fields)
     path = write(tmp_path / "records.jsonl", odd, *RECORDS, odd)
@@ -261,7 +261,7 @@ def test_unlikely_numbers(
 def test_impossible_numbers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], fields: dict[str, Any]
 ) -> None:
-    """A line whose numbers are out of the schema's bounds is no record: it is counted as bad."""
+    """A line with numbers beyond the schema's bounds is counted as invalid."""
     odd = structs.replace(record("odd", disaggregated("a", "b"), 0, e2e_ms=1), **fields)
 
     code = main(["report", str(write(tmp_path / "records.jsonl", odd, *RECORDS))])
@@ -272,7 +272,7 @@ def test_impossible_numbers(
 
 
 def test_prefers_a_predicted_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of several requests of a kind one with predictions is shown, the first of these."""
+    """For each kind the first request with predictions is shown, if there is one."""
 
     def plain(name: str, predicted: tuple[float | None, float | None]) -> LifecycleRecord:
         return record(name, aggregated("solo-0"), 0, ttft_ms=1, e2e_ms=2, predicted=predicted)
@@ -285,6 +285,6 @@ def test_prefers_a_predicted_request(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_long_names() -> None:
-    """A long pod name keeps its end, which tells pods apart."""
+    """A long pod name is shortened in the middle: its end distinguishes pods."""
     assert shortened("production/vllm-qwen3-8b-6c9f7d5b8d-x2v4q") == "produ…d5b8d-x2v4q"
     assert shortened("demo/qwen-0") == "demo/qwen-0"

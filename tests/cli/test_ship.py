@@ -29,7 +29,7 @@ from tests.wording import NOT_AN_OBJECT, TRUNCATED, missing, refusal, unknown
 
 @pytest.fixture(autouse=True)
 def process_as_it_was() -> Iterator[None]:
-    """Gives back what a command takes that runs in this process: signals, the exporters' log."""
+    """Restore signals and the exporters' log, which a command changes in this process."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     exporters = logging.getLogger("opentelemetry.exporter")
     level = exporters.level
@@ -40,7 +40,7 @@ def process_as_it_was() -> Iterator[None]:
 
 
 def test_once(tmp_path: Path, start: Callable[..., Command]) -> None:
-    """All there is goes out as the standard variables say; a bad line makes it exit with 1."""
+    """Everything is sent as the standard variables say; an invalid line makes it exit with 1."""
     path = tmp_path / "records.jsonl"
     append(path, traced("a") + b"[]\n" + traced("b", trace_flags=0) + b"{")
     with Collector(HTTP_PROTOBUF) as collector:
@@ -69,7 +69,7 @@ def test_once(tmp_path: Path, start: Callable[..., Command]) -> None:
 def test_one_bad_path_of_several(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A path that is not there is named, the others are sent, and its place is not forgotten."""
+    """A missing path is named, the others are sent, and its position is not forgotten."""
     paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
     ship_once = ["ship", "--once", "--checkpoint", str(tmp_path / "c"), *map(str, paths)]
     with Collector(HTTP_PROTOBUF) as collector:
@@ -98,7 +98,7 @@ def test_one_bad_path_of_several(
 def test_path_from_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    """A checkpoint covers the same files however the paths are written."""
+    """A checkpoint covers the same files, however their paths are written."""
     append(tmp_path / "records" / "r.jsonl", traced("a"))
     monkeypatch.chdir(tmp_path / "records")
     with Collector(HTTP_PROTOBUF) as collector:
@@ -116,7 +116,7 @@ def test_path_from_elsewhere(
 def test_told_to_end(
     tmp_path: Path, start: Callable[..., Command], protocol: str, said: bytes
 ) -> None:
-    """Told to end it does, though a collector hangs, and what that did not answer is not marked."""
+    """It ends when told to, even if a collector hangs; unanswered spans stay unmarked."""
     path, checkpoint = tmp_path / "records.jsonl", tmp_path / "c"
     append(path, traced("a"))
 
@@ -147,7 +147,7 @@ def test_told_to_end(
 
 
 def test_follow(tmp_path: Path, start: Callable[..., Command]) -> None:
-    """It waits for files and records that come; the next one goes on where it was."""
+    """It waits for new files and records; the next run continues where it stopped."""
     folder = tmp_path / "records"
     with Collector(HTTP_PROTOBUF) as collector:
         command = start(
@@ -166,7 +166,7 @@ def test_follow(tmp_path: Path, start: Callable[..., Command]) -> None:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """What a command says that cannot begin."""
+    """Return the error of a command that cannot start."""
     code = main(["ship", *map(str, arguments)])
     output = capsys.readouterr()
     assert (code, output.out) == (2, "")
@@ -205,7 +205,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 def test_checkpoint_that_does_not_match(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, reason: str
 ) -> None:
-    """A checkpoint that is none, or one of other files, is named, and left as it is."""
+    """An invalid checkpoint, or one of other files, is named and left unchanged."""
     path = tmp_path / "checkpoint"
     path.write_text(content)
 
@@ -225,7 +225,7 @@ def test_checkpoint_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_links_are_not_followed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What stands where the checkpoint's own files go is replaced or refused, never written to."""
+    """Files in place of the checkpoint's own are replaced or refused, never written to."""
     path, victim = tmp_path / "checkpoint", tmp_path / "victim"
     victim.write_text("precious")
     append(tmp_path / "r.jsonl", traced("a"))
@@ -248,7 +248,7 @@ def test_links_are_not_followed(
 
 
 def test_pipe_as_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nobody waits for what comes through a pipe."""
+    """A pipe as checkpoint is refused without waiting."""
     os.mkfifo(tmp_path / "c")
 
     said = refused(capsys, "--checkpoint", tmp_path / "c", tmp_path / "r.jsonl")
@@ -259,7 +259,7 @@ def test_pipe_as_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_no_locks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file system without locks is not taken for another process."""
+    """A file system without locks is not mistaken for a second process."""
 
     def refuse(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -274,7 +274,7 @@ def test_no_locks(
 def test_checkpoint_that_cannot_be_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """That there is no place for a checkpoint is known before anything is sent."""
+    """A checkpoint that cannot be written is reported before anything is sent."""
     path = tmp_path / "missing" / "checkpoint"
 
     said = refused(capsys, "--checkpoint", path, tmp_path / "r.jsonl")
@@ -329,7 +329,7 @@ def test_wrong_variables(
     value: str,
     said: str,
 ) -> None:
-    """A variable that cannot be followed ends it at once."""
+    """An invalid variable ends it at once."""
     if name.endswith("ENDPOINT"):
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", HTTP_PROTOBUF)
     monkeypatch.setenv(name, value)
@@ -338,7 +338,7 @@ def test_wrong_variables(
 
 
 def test_header_that_is_not_valid(tmp_path: Path, start: Callable[..., Command]) -> None:
-    """A header that cannot be sent is told of, but not its value."""
+    """An invalid header is reported without its value."""
     append(tmp_path / "r.jsonl", traced("a"))
     with Collector(HTTP_PROTOBUF) as collector:
         environment = {**collector.environment, "OTEL_EXPORTER_OTLP_HEADERS": "k3y-of-mine"}
@@ -358,7 +358,7 @@ def test_header_that_is_not_valid(tmp_path: Path, start: Callable[..., Command])
 
 
 def test_nothing_to_ship(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Only who waits for more may name a file that is not there."""
+    """A missing file is an error, unless the command waits for new ones."""
     path = tmp_path / "missing.jsonl"
 
     said = refused(capsys, "--once", "--checkpoint", tmp_path / "c", path)

@@ -20,12 +20,12 @@ RECORDS = [record(name, aggregated("pod"), 0, e2e_ms=1) for name in "abc"]
 
 
 def printed(text: str) -> list[LifecycleRecord]:
-    """The records of an output."""
+    """Return the records of an output."""
     return [msgspec.json.decode(line, type=LifecycleRecord) for line in text.splitlines()]
 
 
 def test_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The records of all files come as JSON Lines, those of closed segments first."""
+    """The records of all files are printed as JSON Lines, closed segments first."""
     write(tmp_path / "records.20261125T025428.123Z.000001.jsonl", RECORDS[0])
     live = write(tmp_path / "records.jsonl", RECORDS[1])
     other = write(tmp_path / "other.jsonl", RECORDS[2])
@@ -37,7 +37,7 @@ def test_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_hostile_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What clients send is the same when it is read, and nothing that a terminal obeys."""
+    """Text from clients is printed with the same value, and without terminal controls."""
     hostile = msgspec.structs.replace(RECORDS[0], request_id="\x1b[2J\x9b31m\u202e\u2066\u061c\x7f")
     path = write(tmp_path / "records.jsonl", hostile)
 
@@ -50,7 +50,7 @@ def test_hostile_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.parametrize("command", ["tail", "validate", "report"])
 def test_hostile_names(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
-    """Names of files, and what is said of their lines, are as harmless."""
+    """File names, and messages about their lines, have no terminal controls either."""
     path = write(tmp_path / "\x1b[2J\u202e.jsonl", RECORDS[0])
     path.write_bytes(path.read_bytes() + b'{"\x1b[2J\xc2\x9b\xe2\x80\xae": 1}\n')
 
@@ -62,7 +62,7 @@ def test_hostile_names(tmp_path: Path, capsys: pytest.CaptureFixture[str], comma
 
 
 def test_bad_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Lines that are no records are named on standard error, and the others are printed."""
+    """Invalid lines are reported on standard error, and the others are printed."""
     path = write(tmp_path / "records.jsonl", *RECORDS[:2])
     path.write_bytes(b"[]\n" + path.read_bytes() + b"{")
 
@@ -77,7 +77,7 @@ def test_bad_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_one_bad_path_of_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A path that is not there is named, and the records of the others are printed."""
+    """A missing path is reported, and the records of the others are printed."""
     path = write(tmp_path / "records.jsonl", *RECORDS)
     missing = tmp_path / "missing.jsonl"
     (empty := tmp_path / "empty").mkdir()
@@ -93,7 +93,7 @@ def test_one_bad_path_of_several(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_unreadable_segment(guarded: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A segment that cannot be read is named, and what was written behind it is printed."""
+    """An unreadable segment is reported, and later records are printed."""
     segment = write(guarded / "records.20261125T025428.123Z.000001.jsonl", RECORDS[0])
     write(guarded / "records.jsonl", RECORDS[1])
     segment.chmod(0o000)
@@ -107,7 +107,7 @@ def test_unreadable_segment(guarded: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_follow(tmp_path: Path, start: Callable[..., Command]) -> None:
-    """It waits for files and records that come, through rotation, until it is ended."""
+    """It waits for new files and records, through rotation, until it is stopped."""
     live = tmp_path / "records.jsonl"
     process = start("tail", "--follow", tmp_path).process
     assert process.stdout is not None

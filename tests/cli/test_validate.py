@@ -27,7 +27,7 @@ def test_good_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_bad_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each bad line is named with file, line and reason; the good ones still count."""
+    """Each invalid line is listed with file, line and reason; the valid ones still count."""
     path = write(tmp_path / "records.jsonl", record("a", aggregated("pod"), 0, e2e_ms=1))
     good = path.read_bytes()
     newer = good.replace(b'"schemaVersion":1', b'"schemaVersion":2')
@@ -44,7 +44,7 @@ def test_bad_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_unfinished_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A last line that is still being written is named, and is no finding."""
+    """A last line that is still being written is listed but is not an error."""
     path = write(tmp_path / "records.jsonl", record("a", aggregated("pod"), 0, e2e_ms=1))
     path.write_bytes(path.read_bytes() + b'{"schemaVersion"')
 
@@ -57,7 +57,7 @@ def test_unfinished_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_worst_result_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file that cannot be read does not keep the others from being checked."""
+    """A file that cannot be read does not prevent checking the others."""
     bad = tmp_path / "bad.jsonl"
     bad.write_text("[]\n")
     missing = tmp_path / "missing.jsonl"
@@ -73,7 +73,7 @@ def test_worst_result_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of a folder each record file and closed segment gets a line, one that is cut among them."""
+    """For a folder each record file and closed segment gets a line, also a truncated one."""
     good = write(tmp_path / "a.jsonl", record("a", aggregated("pod"), 0, e2e_ms=1))
     cut = tmp_path / "b.20261125T025428.123Z.000001.jsonl.gz"
     cut.write_bytes(gzip.compress(good.read_bytes())[:-4])
@@ -105,7 +105,7 @@ def test_path_from_elsewhere(
 
 
 def test_unreadable_file_in_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file of a folder that cannot be read is named, and the others are checked."""
+    """An unreadable file in a folder is named, and the others are checked."""
     (tmp_path / "a.jsonl").mkdir()
     good = write(tmp_path / "b.jsonl", record("b", aggregated("pod"), 0, e2e_ms=1))
 
@@ -120,7 +120,7 @@ def test_unreadable_file_in_a_folder(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_folder_that_cannot_be_entered(guarded: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A folder whose files cannot be read is named by them, and the next path is checked."""
+    """The files of an unreadable folder are named, and the next path is checked."""
     locked = write(guarded / "in.jsonl", record("a", aggregated("pod"), 0, e2e_ms=1))
     (guarded / "in").mkdir()
     locked = locked.rename(guarded / "in" / "in.jsonl")

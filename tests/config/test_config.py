@@ -1,4 +1,4 @@
-"""Settings: what is accepted, what is refused and with which words, and which place wins."""
+"""Settings: what is accepted, what is refused and how, and which source takes precedence."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_seed_parameters(text: str | bytes) -> None:
 
 
 def test_every_parameter() -> None:
-    """Each setting of ours has a camelCase name in JSON."""
+    """Each of our own settings has a camelCase name in JSON."""
     text = """{
       "storeName": "s",
       "persistence": {
@@ -152,7 +152,7 @@ def test_every_parameter() -> None:
     ],
 )
 def test_like_go(text: str, expected: TrackerConfig) -> None:
-    """Keys match in any case, and empty and null values are defaults, as in the seed."""
+    """Keys match in any case, and empty and null values mean the defaults, as in the seed."""
     assert expected == TrackerConfig.from_json(text)
 
 
@@ -315,14 +315,14 @@ _NO_DURATION = "is not a Go duration such as 300ms, 1.5h or 1h2m3s (units ns, us
     ],
 )
 def test_refused(text: str | bytes, reason: str) -> None:
-    """A setting that cannot be used is refused with its field, its value and what is allowed."""
+    """An invalid setting is refused with its field, its value and what is allowed."""
     with pytest.raises(ConfigError) as refusal:
         TrackerConfig.from_json(text)
     assert f"invalid parameters: {reason}" == str(refusal.value)
 
 
 def test_tracker_from_json(tmp_path: Path) -> None:
-    """The factory makes a tracker of the parameters, and refuses what `TrackerConfig` refuses."""
+    """The factory makes a tracker from JSON, and refuses what `TrackerConfig` refuses."""
     path = tmp_path / "records.jsonl"
     parameters = {
         "storeName": "from-json",
@@ -363,14 +363,14 @@ _TRACKER_FIELDS = ["storeName", "maxInflight", "staleAfter", "closeTimeout", "ma
     )
 )
 def test_any_json(parameters: dict[str, Any]) -> None:
-    """Any JSON is settings, or a ConfigError of one line."""
+    """Any JSON gives settings or a `ConfigError` of one line."""
     _assert_settings_or_one_line(json.dumps(parameters))
 
 
 @settings(deadline=None)
 @given(st.text() | st.binary())
 def test_any_text(text: str | bytes) -> None:
-    """Any text is settings, or a ConfigError of one line."""
+    """Any text gives settings or a `ConfigError` of one line."""
     _assert_settings_or_one_line(text)
 
 
@@ -386,7 +386,7 @@ def _assert_settings_or_one_line(text: str | bytes) -> None:
 
 
 def test_deeply_nested_json() -> None:
-    """JSON nested beyond what Python can follow is refused like any other."""
+    """JSON nested too deeply for Python is refused like any other invalid JSON."""
     with pytest.raises(ConfigError, match=r"^invalid parameters: not valid JSON: "):
         TrackerConfig.from_json("[" * 100_000)
 
@@ -501,13 +501,13 @@ _VARIABLES = [
 
 @pytest.mark.parametrize("variable", _FROM_VARIABLES)
 def test_variable(variable: str) -> None:
-    """Each setting has a variable, which sets it and nothing else."""
+    """Each setting has a variable that sets only this setting."""
     value, settings = _FROM_VARIABLES[variable]
     assert TrackerConfig(**settings) == TrackerConfig.from_environment({variable: value})
 
 
 def test_variables_are_declared() -> None:
-    """`opentelemetry-instrument` is told of exactly the variables that are read."""
+    """The variables declared for `opentelemetry-instrument` are exactly those that are read."""
     names = {
         name: value for name, value in inspect.getmembers(declared) if name.startswith("OTEL_")
     }
@@ -522,7 +522,7 @@ def test_empty_variable(variable: str) -> None:
 
 
 def test_process_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without an environment given it is that of the process."""
+    """The default environment is that of the process."""
     monkeypatch.setenv("OTEL_LIFECYCLE_STORE_NAME", "of-the-process")
     assert TrackerConfig(store_name="of-the-process") == TrackerConfig.from_environment()
 
@@ -543,14 +543,14 @@ def test_process_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_output_path_enables(
     environment: dict[str, str], arguments: dict[str, Any], enabled: bool
 ) -> None:
-    """An output path alone enables persistence; whoever says otherwise is heard."""
+    """An output path enables persistence, unless a setting says otherwise."""
     variables = {f"OTEL_LIFECYCLE_PERSISTENCE_{name}": text for name, text in environment.items()}
     config = TrackerConfig.from_environment(variables, **arguments)
     assert enabled == config.persistence.enabled
 
 
 def test_precedence(tmp_path: Path) -> None:
-    """An argument beats a variable, a variable the file, and the file the default."""
+    """An argument overrides a variable, a variable the file, and the file the default."""
     file = tmp_path / "lifecycle.json"
     file.write_text(
         '{"storeName": "file", "maxInflight": 1, "maxMetricValues": 1, "closeTimeout": "1s",'
@@ -642,7 +642,7 @@ def test_file_and_path_elsewhere(tmp_path: Path) -> None:
 def test_refused_from_environment(
     environment: dict[str, str], arguments: dict[str, Any], reason: str
 ) -> None:
-    """A variable or an argument that cannot be used is refused by name."""
+    """An invalid variable or argument is refused by its name."""
     with pytest.raises(ConfigError) as refusal:
         TrackerConfig.from_environment(environment, **arguments)
     assert reason == str(refusal.value)
@@ -675,7 +675,7 @@ def test_refused_from_environment(
     ],
 )
 def test_refused_file(tmp_path: Path, content: bytes | None, reason: str) -> None:
-    """A file that cannot be used is refused with its name and the reason."""
+    """An unusable file is refused with its name and the reason."""
     path = tmp_path / "lifecycle.json"
     if content is not None:
         path.write_bytes(content)
@@ -685,7 +685,7 @@ def test_refused_file(tmp_path: Path, content: bytes | None, reason: str) -> Non
 
 
 def refusal_of(call: Callable[[], object]) -> str:
-    """Why a call refuses; it must not wait for ever."""
+    """Return why a call refuses; it must not wait for ever."""
     refusals: list[str] = []
 
     def run() -> None:
@@ -703,7 +703,7 @@ def refusal_of(call: Callable[[], object]) -> str:
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
 def test_what_is_not_a_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    """A pipe nobody writes to, a folder or a device is refused, and not waited for."""
+    """A pipe without a writer, a folder or a device is refused without waiting."""
     path = tmp_path / "lifecycle.json"
     make(path)
     environment = {"OTEL_LIFECYCLE_CONFIG_FILE": str(path)}
@@ -722,7 +722,7 @@ _SECRET_URLS = [
 
 @pytest.mark.parametrize("url", _SECRET_URLS)
 def test_settings_are_shown_without_secrets(url: str) -> None:
-    """Neither `repr` nor `str` of any settings tells what may let others in."""
+    """Neither `repr` nor `str` of any settings shows secrets."""
     target = TargetConfig(url=url)
     collection = CollectionConfig(enabled=True, targets=(target,))
     prediction = PredictionConfig(url=url, training_url=url)
@@ -758,7 +758,7 @@ def test_settings_are_shown_without_secrets(url: str) -> None:
     ids=["url", "trainingUrl", "targets", "text", "npu_smi", "section"],
 )
 def test_refused_without_secrets(url: str, values: Callable[[str], Any]) -> None:
-    """What is said of a setting that is refused names it, and hides what may be a secret."""
+    """The error of an invalid setting names it, and hides possible secrets."""
     with pytest.raises(ConfigError) as refusal:
         TrackerConfig.from_json(json.dumps(values(url)))
 
@@ -767,7 +767,7 @@ def test_refused_without_secrets(url: str, values: Callable[[str], Any]) -> None
 
 
 def test_collection_set_twice_is_shown_without_secrets() -> None:
-    """As little as when stores cannot agree."""
+    """The error about conflicting stores shows no secrets either."""
 
     def collecting(token: str) -> TrackerConfig:
         targets = (TargetConfig(url=f"http://127.0.0.1:1/metrics?token={token}"),)
@@ -787,7 +787,7 @@ def test_collection_set_twice_is_shown_without_secrets() -> None:
     "variable", ["CONFIG_FILE", "PERSISTENCE_OUTPUT_PATH", "COLLECTION_CA_FILE"]
 )
 def test_home_of_nobody(variable: str) -> None:
-    """A path in the home of a user who does not exist is a bad setting like any other."""
+    """A path in the home of a user who does not exist is an invalid setting."""
     environment = {
         "OTEL_LIFECYCLE_COLLECTION_ENABLED": "true",
         f"OTEL_LIFECYCLE_{variable}": "~nouser/a",
@@ -798,7 +798,7 @@ def test_home_of_nobody(variable: str) -> None:
 
 @pytest.mark.parametrize("setting", ["ca_file", "cert_file"])
 def test_certificate_that_is_a_pipe(tmp_path: Path, setting: str) -> None:
-    """A certificate is looked at before a library waits for it."""
+    """A certificate that is a pipe is refused before a library waits for it."""
     os.mkfifo(tmp_path / "pipe")
     environment = {"OTEL_LIFECYCLE_COLLECTION_ENABLED": "true"}
     config = TrackerConfig.from_environment(
@@ -812,7 +812,7 @@ def test_certificate_that_is_a_pipe(tmp_path: Path, setting: str) -> None:
 
 
 def test_settings_are_values() -> None:
-    """Settings cannot change behind the tracker's back."""
+    """Settings are immutable."""
     with pytest.raises(ValueError, match="frozen"):
         TrackerConfig().store_name = "other"  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -829,7 +829,7 @@ def test_settings_are_values() -> None:
     ],
 )
 def test_constructor(settings: dict[str, Any], message: str) -> None:
-    """In Python too a setting that is refused is a ConfigError, by its Python name."""
+    """In Python too an invalid setting raises `ConfigError`, with its Python name."""
     with pytest.raises(ConfigError) as refused:
         TrackerConfig(**settings)
 

@@ -66,7 +66,7 @@ _MIN, _MAX = -(2**63), 2**63 - 1
     ],
 )
 def test_accepted(text: str, nanoseconds: int) -> None:
-    """What Go accepts is accepted, and counts to the nanosecond as many."""
+    """What Go accepts is accepted, as the same number of nanoseconds."""
     assert nanoseconds == parse_go_duration(text)
 
 
@@ -175,7 +175,7 @@ def _with_fraction(value: int, size: int) -> str:
     ],
 )
 def test_go_string(nanoseconds: int, text: str) -> None:
-    """The formatter that the round trip rests on writes what Go's own tests expect."""
+    """The formatter used for the round trip writes what Go's own tests expect."""
     assert text == go_string(nanoseconds)
 
 
@@ -214,5 +214,5 @@ def test_any_text(text: str) -> None:
     ],
 )
 def test_to_timedelta(nanoseconds: int, expected: timedelta) -> None:
-    """A duration below a microsecond does not become 0, which means something else."""
+    """A duration below a microsecond does not become 0, which has another meaning."""
     assert expected == to_timedelta(nanoseconds)

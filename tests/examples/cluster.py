@@ -1,4 +1,4 @@
-"""Real servers on real sockets, and a record of what the director was called with."""
+"""Real servers on real sockets, and a log of the director's calls."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Server:
         eventually(lambda: self._server.started)
 
     def begin_stop(self) -> None:
-        """Tells the server to stop, without waiting for it."""
+        """Tell the server to stop, without waiting."""
         self._server.should_exit = True
 
     def stop(self) -> None:
-        """Stops serving; whatever is under way is cancelled."""
+        """Stop serving; running requests are cancelled."""
         self.begin_stop()
         self._thread.join()
 
@@ -67,7 +67,7 @@ class End:
 
 @dataclass
 class Calls:
-    """What the director was called with."""
+    """The director's calls."""
 
     attempts: list[Attempt] = field(default_factory=list[Attempt])
     headers: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
@@ -79,7 +79,7 @@ class Calls:
     ended: Counter[str] = field(default_factory=Counter[str])
 
     def end(self) -> End:
-        """The only end there is, once it is there."""
+        """Wait for the only end, and return it."""
         eventually(lambda: len(self.ends) == 1)
         return self.ends[0]
 
@@ -93,17 +93,17 @@ class Cluster:
         self.router: Server | None = None
 
     def add_engine(self, name: str, role: str = "aggregated", **settings: Any) -> Server:
-        """Starts a simulated engine, fast unless told otherwise."""
+        """Start a simulated engine, fast by default."""
         config = replace(EngineConfig(name=name, role=role, time_scale=0.05), **settings)
         return self.add_app(name, create_engine(config), role)
 
     def add_app(self, name: str, app: ASGIApp, role: str = "aggregated") -> Server:
-        """Starts any application as an engine."""
+        """Start any application as an engine."""
         self.engines[name], self.roles[name] = Server(app), role
         return self.engines[name]
 
     def describe(self, name: str) -> dict[str, Any]:
-        """The endpoint description of an engine."""
+        """Return the endpoint description of an engine."""
         engine = self.engines[name]
         return {
             "name": name,
@@ -114,14 +114,14 @@ class Cluster:
         }
 
     def start_router(self, **settings: Any) -> str:
-        """Starts the router with the engines so far; returns its URL."""
+        """Start the router with the current engines; return its URL."""
         endpoints = [parse_endpoint(self.describe(name)) for name in self.engines]
         config = replace(RouterConfig(scrape_interval=0.1), **settings)
         self.router = Server(create_router(config, endpoints))
         return self.router.url
 
     def break_engine(self, name: str, fault: str) -> None:
-        """Switches a fault on."""
+        """Switch on a fault."""
         url = f"{self.engines[name].url}/admin/fault"
         assert HTTP.post(url, json={"kind": fault}).status_code == 200
 
@@ -134,18 +134,18 @@ class Cluster:
         self.engines[name].stop()
 
     def loads(self) -> dict[str, tuple[int, int]]:
-        """Requests and tokens in flight by endpoint, as the router counts them."""
+        """Return requests and tokens in flight by endpoint, as the router counts them."""
         items = self.listing().items()
         return {name: (item["inflightRequests"], item["inflightTokens"]) for name, item in items}
 
     def listing(self) -> dict[str, dict[str, Any]]:
-        """What the router says of its endpoints, by name."""
+        """Return the router's list of endpoints, by name."""
         assert self.router is not None
         listing = HTTP.get(f"{self.router.url}/admin/endpoints").json()["endpoints"]
         return {item["name"]: item for item in listing}
 
     def stop(self) -> None:
-        """Stops the router, and then the engines, which end in their own time."""
+        """Stop the router, and then the engines, which end in their own time."""
         if self.router is not None:
             self.router.stop()
         for engine in self.engines.values():

@@ -1,4 +1,4 @@
-"""Fixtures: a cluster on real sockets, and a record of what its director was called with."""
+"""Fixtures: a cluster on real sockets, and a log of its director's calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.examples.cluster import Attempt, Calls, Cluster, End
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
-    """Records the calls; in the end each dispatched request must have ended exactly once."""
+    """Log the calls; at the end each dispatched request must have ended exactly once."""
     calls = Calls()
     pre_request, response_body = Director.pre_request, Director.response_body
     reject = Director.reject
@@ -57,7 +57,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
 
 @pytest.fixture
 def cluster(calls: Calls) -> Iterator[Cluster]:
-    """A cluster to be filled; its calls are recorded."""
+    """An empty cluster whose calls are logged."""
     cluster = Cluster()
     yield cluster
     cluster.stop()

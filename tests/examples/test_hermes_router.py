@@ -1,4 +1,4 @@
-"""The router in front of simulated engines, and of worse ones, through real sockets."""
+"""The router on real sockets, in front of simulated engines and worse ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def assert_completed(end: End, served_by: str) -> None:
 
 
 def test_streaming(cluster: Cluster, calls: Calls) -> None:
-    """The events arrive, usage is noticed, and the end is natural."""
+    """The events arrive, the usage is read, and the end is natural."""
     cluster.add_engine("engine")
     url = cluster.start_router()
     response = post(url, stream=True, stream_options={"include_usage": True})
@@ -51,7 +51,7 @@ def test_streaming(cluster: Cluster, calls: Calls) -> None:
 
 
 def test_usage_is_not_asked_for_on_the_clients_behalf(cluster: Cluster, calls: Calls) -> None:
-    """The body is never rewritten, so without the option there is no usage."""
+    """The body is never changed, so without the option there is no usage."""
     cluster.add_engine("engine")
     response = post(cluster.start_router(), stream=True)
     assert "usage" not in response.text
@@ -59,7 +59,7 @@ def test_usage_is_not_asked_for_on_the_clients_behalf(cluster: Cluster, calls: C
 
 
 def test_not_streaming(cluster: Cluster, calls: Calls) -> None:
-    """A chat answered as a whole carries its usage."""
+    """A complete answer has its usage."""
     cluster.add_engine("engine")
     messages = [{"role": "user", "content": "hello"}]
     response = HTTP.post(
@@ -75,7 +75,7 @@ def test_not_streaming(cluster: Cluster, calls: Calls) -> None:
 
 
 def test_headers_towards_the_engine(cluster: Cluster, calls: Calls) -> None:
-    """Request id and trace context are passed on; an id is made up where there is none."""
+    """Request id and trace context are passed on; a missing id is generated."""
     cluster.add_engine("engine")
     url = f"{cluster.start_router()}/v1/completions"
     traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -92,7 +92,7 @@ def test_headers_towards_the_engine(cluster: Cluster, calls: Calls) -> None:
 
 
 def test_a_prefix_is_sent_where_it_is_cached(cluster: Cluster, calls: Calls) -> None:
-    """The same long prompt goes to the same engine, which finds it in its cache."""
+    """The same long prompt goes to the same engine, which has it in its cache."""
     for name in ("engine-0", "engine-1", "engine-2"):
         cluster.add_engine(name, block_size=16)
     url = cluster.start_router()
@@ -106,7 +106,7 @@ def test_a_prefix_is_sent_where_it_is_cached(cluster: Cluster, calls: Calls) -> 
 
 
 def test_disaggregated(cluster: Cluster, calls: Calls) -> None:
-    """The leader serves, driving the pair that was chosen."""
+    """The leader serves with the chosen pair."""
     roles = {"leader": "leader", "prefill": "prefill", "decode": "decode"}
     for name, role in roles.items():
         cluster.add_engine(name, role, block_size=16)
@@ -146,7 +146,7 @@ def test_the_leader_tells_who_failed(cluster: Cluster, calls: Calls, fault: str)
 
 
 def test_retry_on_a_dead_endpoint(cluster: Cluster, calls: Calls) -> None:
-    """The client does not notice that an engine is gone, and the next request avoids it."""
+    """The client does not notice a dead engine, and the next request avoids it."""
     cluster.add_engine("alive")
     cluster.add_engine("dead")
     url = cluster.start_router()
@@ -160,7 +160,7 @@ def test_retry_on_a_dead_endpoint(cluster: Cluster, calls: Calls) -> None:
 
 
 def test_retry_on_500(cluster: Cluster, calls: Calls) -> None:
-    """An engine that fails before it says anything is replaced."""
+    """An engine that fails before any output is replaced."""
     cluster.add_engine("good")
     cluster.add_engine("bad")
     url = cluster.start_router()
@@ -172,7 +172,7 @@ def test_retry_on_500(cluster: Cluster, calls: Calls) -> None:
 
 
 def test_every_endpoint_fails(cluster: Cluster, calls: Calls) -> None:
-    """When nobody is left to try, the client gets a 502 and the request ends once."""
+    """If all endpoints fail, the client gets a 502 and the request ends once."""
     for name in ("a", "b"):
         cluster.add_engine(name)
         cluster.break_engine(name, "http_500")
@@ -183,7 +183,7 @@ def test_every_endpoint_fails(cluster: Cluster, calls: Calls) -> None:
 
 
 def test_attempts_are_limited(cluster: Cluster, calls: Calls) -> None:
-    """The last failure counts, be it an exception."""
+    """The last failure decides, also if it is an exception."""
     for name in ("a", "b", "c"):
         cluster.add_engine(name)
     url = cluster.start_router(max_attempts=2)
@@ -204,7 +204,7 @@ def test_an_upstream_400_is_passed_on(cluster: Cluster, calls: Calls) -> None:
 
 
 def test_drop_mid_stream(cluster: Cluster, calls: Calls) -> None:
-    """A connection that breaks breaks for the client as well."""
+    """A connection that breaks also breaks for the client."""
     cluster.add_engine("engine")
     url = cluster.start_router()
     cluster.break_engine("engine", "drop_mid_stream")
@@ -216,7 +216,7 @@ def test_drop_mid_stream(cluster: Cluster, calls: Calls) -> None:
 
 
 def test_truncated_stream(cluster: Cluster, calls: Calls) -> None:
-    """A stream that ends in good order, but without `[DONE]`, is an error."""
+    """A stream that ends normally but without `[DONE]` is an error."""
     cluster.add_engine("engine")
     url = cluster.start_router()
     cluster.break_engine("engine", "truncate")
@@ -225,7 +225,7 @@ def test_truncated_stream(cluster: Cluster, calls: Calls) -> None:
 
 
 def test_disconnect_before_the_first_chunk(cluster: Cluster, calls: Calls) -> None:
-    """A client that gives up on a hanging engine ends its request; nobody has served it."""
+    """A client that gives up on a hanging engine ends its request, which nobody served."""
     cluster.add_engine("engine")
     url = cluster.start_router()
     cluster.break_engine("engine", "hang")
@@ -249,7 +249,7 @@ def test_disconnect_mid_stream(cluster: Cluster, calls: Calls) -> None:
 
 
 def test_shutdown_mid_stream(cluster: Cluster, calls: Calls) -> None:
-    """A request that is cancelled with the router ends as an error."""
+    """A request cancelled with the router ends as an error."""
     cluster.add_engine("engine", time_scale=1.0)
     url = f"{cluster.start_router()}/v1/completions"
     with HTTP.stream("POST", url, json=body(stream=True, max_tokens=4000)) as response:
@@ -271,7 +271,7 @@ def test_no_endpoint(cluster: Cluster, calls: Calls) -> None:
 
 
 def test_endpoints_join_and_leave(cluster: Cluster, calls: Calls) -> None:
-    """What joins is used, and what leaves is not, while a request under way goes on."""
+    """New endpoints are used and removed ones are not, while a running request continues."""
     url = cluster.start_router()
     cluster.add_engine("engine", time_scale=1.0)
     description = cluster.describe("engine")
@@ -291,7 +291,7 @@ def test_endpoints_join_and_leave(cluster: Cluster, calls: Calls) -> None:
 
 
 def test_bad_input(cluster: Cluster) -> None:
-    """Refusals are worded as OpenAI's."""
+    """Refusals have the format of OpenAI's."""
     url = cluster.start_router()
     for path, sent, field in [
         ("/v1/completions", b"{", "body"),
@@ -307,7 +307,7 @@ def test_bad_input(cluster: Cluster) -> None:
 
 
 def test_metrics_of_a_silent_endpoint_age(cluster: Cluster, calls: Calls) -> None:
-    """An endpoint that cannot be scraped keeps its last metrics, and their time."""
+    """An endpoint that cannot be scraped keeps its last metrics, with their time."""
     cluster.add_engine("engine")
     url = cluster.start_router()
     cluster.kill_engine("engine")
@@ -323,7 +323,7 @@ CHUNKS = [b"data: 1\r\n\r", b"\ndata: [DO", b"NE]\n\n"]
 
 
 async def odd_engine(scope: Scope, receive: Receive, send: Send) -> None:
-    """Sends odd chunks, and a header of its own."""
+    """Send odd chunks, and a custom header."""
     if not scope["path"].startswith("/v1/"):
         await Response(status_code=404)(scope, receive, send)
         return
@@ -335,7 +335,7 @@ async def odd_engine(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def test_bytes_are_passed_on_unchanged(cluster: Cluster, calls: Calls) -> None:
-    """Neither line ends nor the engine's headers are touched; `[DONE]` may be cut in two."""
+    """Line ends and the engine's headers are unchanged; `[DONE]` may be split."""
     cluster.add_app("odd", odd_engine)
     response = post(cluster.start_router(), stream=True)
     assert response.content == b"".join(CHUNKS)
@@ -344,12 +344,12 @@ def test_bytes_are_passed_on_unchanged(cluster: Cluster, calls: Calls) -> None:
 
 
 async def dying_engine(scope: Scope, receive: Receive, send: Send) -> None:
-    """Promises a stream and breaks the connection."""
+    """Start a stream and break the connection."""
     await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM})
 
 
 def test_retry_until_the_first_byte(cluster: Cluster, calls: Calls) -> None:
-    """An engine that dies with nothing but headers sent is replaced, too."""
+    """An engine that dies after sending only headers is replaced too."""
     cluster.add_app("dying", dying_engine)
     cluster.add_engine("good")
     url = cluster.start_router()
@@ -359,7 +359,7 @@ def test_retry_until_the_first_byte(cluster: Cluster, calls: Calls) -> None:
 
 
 async def never_closing_engine(scope: Scope, receive: Receive, send: Send) -> None:
-    """Says it is done, but does not end the response before the client leaves."""
+    """Finish the stream, but keep the response open until the client leaves."""
     await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM})
     await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": True})
     while (await receive())["type"] != "http.disconnect":
@@ -367,7 +367,7 @@ async def never_closing_engine(scope: Scope, receive: Receive, send: Send) -> No
 
 
 def test_leaving_after_done_is_natural(cluster: Cluster, calls: Calls) -> None:
-    """A client that has all it asked for may hang up."""
+    """A client that has everything it asked for may leave."""
     cluster.add_app("engine", never_closing_engine)
     url = f"{cluster.start_router(scrape_interval=60)}/v1/completions"
     with HTTP.stream("POST", url, json=body(stream=True)) as response:
@@ -385,7 +385,7 @@ def run_module(*arguments: str) -> subprocess.Popen[str]:
 
 
 def test_command_line(tmp_path: Path, cluster: Cluster) -> None:
-    """The router starts from a file and ends in good order when told to."""
+    """The router starts from a file and ends cleanly when told to."""
     cluster.add_engine("engine")
     endpoints = tmp_path / "endpoints.json"
     endpoints.write_text(json.dumps([cluster.describe("engine")]))
@@ -411,7 +411,7 @@ def is_up(url: str) -> bool:
 
 
 def test_a_bad_endpoints_file_ends_in_one_line(tmp_path: Path) -> None:
-    """It names the entry, the field, the value and what is allowed."""
+    """The error names the entry, the field, the value and what is allowed."""
     endpoints = tmp_path / "endpoints.json"
     endpoints.write_text('[{"name": "x", "address": "h", "port": 0}]')
     with run_module("--endpoints", str(endpoints)) as process:

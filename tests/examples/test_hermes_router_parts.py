@@ -29,14 +29,14 @@ A, B, C = b"a", b"b", b"c"
 
 
 def test_prefix_index_matches_leading_blocks_only() -> None:
-    """A block counts only if everything before it is known as well."""
+    """A block counts only if all blocks before it are known."""
     index = PrefixIndex(capacity=10)
     index.add([A, B])
     assert [index.match([A, B, C]), index.match([A, C]), index.match([C, A])] == [2, 1, 0]
 
 
 def test_prefix_index_forgets_the_end_first() -> None:
-    """Beyond its capacity the index keeps the newest prompts, and the start of older ones."""
+    """At its limit the index keeps the newest prompts, and the start of older ones."""
     index = PrefixIndex(capacity=2)
     index.add([A, B])
     index.add([C])
@@ -52,7 +52,7 @@ def test_prefix_index_forgets_the_end_first() -> None:
     ],
 )
 def test_blocks_are_hashed_as_the_engine_does(path: str, payload: dict[str, Any]) -> None:
-    """Otherwise the router would know nothing of the engine's cache."""
+    """Router and engine hash blocks alike; otherwise the index would be useless."""
     content = json.dumps({"model": "m", **payload}).encode()
     hashes = parse_request(path, {}, content).prompt.block_hashes(16)
     assert len(hashes) > 5
@@ -60,7 +60,7 @@ def test_blocks_are_hashed_as_the_engine_does(path: str, payload: dict[str, Any]
 
 
 def test_a_tokenized_prompt_is_not_estimated() -> None:
-    """Token ids are counted; text is estimated, and said to be."""
+    """Token ids are counted; text is estimated, and marked as such."""
     tokens = parse_request("/v1/completions", {}, b'{"model": "m", "prompt": [1, 2, 3]}')
     text = parse_request("/v1/completions", {}, b'{"model": "m", "prompt": "eight ch"}')
     assert tokens.tokenized_prompt is not None
@@ -82,7 +82,7 @@ def test_a_tokenized_prompt_is_not_estimated() -> None:
 def test_a_request_that_cannot_be_routed_names_the_field(
     payload: dict[str, Any], field: str
 ) -> None:
-    """The client is told which field is wrong."""
+    """The error for the client names the wrong field."""
     with pytest.raises(InvalidFieldError) as caught:
         parse_request("/v1/completions", {}, json.dumps(payload).encode())
     assert caught.value.field == field
@@ -99,7 +99,7 @@ USAGE = Usage(7, 3, PromptTokenDetails(4))
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 50, 1000])
 def test_usage_and_done_are_seen_across_chunks(size: int) -> None:
-    """Chunks may end anywhere."""
+    """Chunks may be split anywhere."""
     answer = StreamedAnswer()
     for start in range(0, len(EVENTS), size):
         answer.feed(EVENTS[start : start + size])
@@ -116,7 +116,7 @@ def test_a_stream_without_done_is_not_complete() -> None:
 
 
 def test_a_whole_answer_may_lack_usage() -> None:
-    """Anything may come from upstream; absent is not zero."""
+    """Any answer is accepted; absent usage is not zero."""
     answer = WholeAnswer()
     answer.feed(b"not json")
     answer.end()
@@ -124,7 +124,7 @@ def test_a_whole_answer_may_lack_usage() -> None:
 
 
 def test_scraped_metrics() -> None:
-    """The router reads from an engine what the engine has put there."""
+    """The router reads the values that an engine serves."""
     load = Load(3, 2, 0.25, True, 100, 50)
     samples = list(parse_exposition(vllm_metrics(EngineConfig(model="m"), load)))
     assert served_models(samples) == {"m"}
@@ -154,7 +154,7 @@ def test_scraped_npus() -> None:
 
 
 def test_a_chip_without_a_value_is_partial() -> None:
-    """What is missing is neither invented nor counted as zero."""
+    """A missing value is neither invented nor counted as zero."""
     text = 'npu_chip_info_utilization{id="0"} 40\nnpu_chip_info_hbm_utilization{id="0"} NaN\n'
     state = npu_state(parse_exposition(text), "t", NOW)
     assert (state.data_status, state.observation_time) == ("partial", NOW)
@@ -163,7 +163,7 @@ def test_a_chip_without_a_value_is_partial() -> None:
 
 
 def test_exposition_oddities() -> None:
-    """Escapes in labels are undone, and lines that make no sense are passed over."""
+    """Escapes in labels are decoded, and malformed lines are skipped."""
     text = '# HELP x\nx{a="1\\"2\\\\",b="}"} +Inf 12\nnonsense\ny 1e3\nz{} what\n'
     parsed = [(sample.name, sample.labels, sample.value) for sample in parse_exposition(text)]
     assert parsed == [("x", {"a": '1"2\\', "b": "}"}, float("inf")), ("y", {}, 1000.0)]
@@ -202,7 +202,7 @@ def record(f: Features, pod_type: str = "", **changes: Any) -> str:
 
 
 def test_predictor_learns_a_law(tmp_path: Path) -> None:
-    """From records of one law the predictor tells the next values of it."""
+    """From records that follow a law the predictor predicts further values of it."""
     rng = random.Random(1)
     path = tmp_path / "records.jsonl"
     path.write_text("".join(record(features(rng)) for _ in range(200)))
@@ -235,7 +235,7 @@ def test_predictor_keeps_roles_apart(tmp_path: Path) -> None:
 
 
 def test_predictor_waits_for_enough_good_samples(tmp_path: Path) -> None:
-    """Failed, incomplete and torn records teach nothing, and the rest is read as it comes."""
+    """Failed, incomplete and torn records are not used; the others are read as they come."""
     rng = random.Random(1)
     path = tmp_path / "records.jsonl"
     predictor = LatencyPredictor(path)
@@ -272,7 +272,7 @@ def test_predictor_follows_a_replaced_file(tmp_path: Path) -> None:
 
 
 def test_an_endpoint_is_described_as_it_was_given(tmp_path: Path) -> None:
-    """Nothing of a description is lost, and defaults are filled in."""
+    """A description is kept completely, and defaults are filled in."""
     path = tmp_path / "endpoints.json"
     given = {"name": "p", "namespace": "n", "pod": "q", "address": "::", "port": 1}
     path.write_text(
@@ -298,14 +298,14 @@ def test_an_endpoint_is_described_as_it_was_given(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_endpoint_names_the_field(change: dict[str, Any], field: str) -> None:
-    """The operator is told which field is wrong."""
+    """The error for the operator names the wrong field."""
     with pytest.raises(InvalidFieldError) as caught:
         parse_endpoint({"name": "x", "address": "h", "port": 1, **change})
     assert caught.value.field == field
 
 
 def test_token_ids_are_eight_bytes_each() -> None:
-    """The size of a block in bytes follows the kind of the prompt."""
+    """The size of a block in bytes depends on the kind of the prompt."""
     request = parse_request("/v1/completions", {}, b'{"model": "m", "prompt": [1, 2, 3]}')
     assert request.prompt.content == array("q", [1, 2, 3]).tobytes()
     assert [request.prompt.block_count(size) for size in (1, 2, 512)] == [3, 2, 1]

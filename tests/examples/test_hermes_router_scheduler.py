@@ -1,4 +1,4 @@
-"""What makes the scheduler choose an endpoint."""
+"""How the scheduler chooses an endpoint."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ TWO = {"a": "aggregated", "b": "aggregated"}
 
 
 def test_a_cached_prefix_attracts() -> None:
-    """The endpoint that has the prompt cached is chosen, even if it has a little more to do."""
+    """The endpoint with the cached prompt is chosen, even if it is slightly busier."""
     datastore, request = make_datastore(TWO), make_request()
     get(datastore, "b").prefix_index.add(request.prompt.block_hashes(16))
     get(datastore, "b").inflight_requests = 2
@@ -92,7 +92,7 @@ def test_a_cached_prefix_attracts() -> None:
 
 
 def test_load_repels() -> None:
-    """An endpoint that is busy loses, by the router's own count or by its metrics."""
+    """A busy endpoint loses, by the router's own count or by its metrics."""
     datastore = make_datastore(TWO)
     get(datastore, "a").inflight_requests = 3
     assert pick(datastore, make_request()) == "b"
@@ -101,7 +101,7 @@ def test_load_repels() -> None:
 
 
 def test_a_shorter_predicted_latency_attracts() -> None:
-    """Predictions decide between endpoints the other scores find equal."""
+    """Predictions decide between endpoints with equal other scores."""
     datastore = make_datastore(TWO)
     get(datastore, "a").update_metrics(replace(METRICS, running_requests_size=1))
     get(datastore, "b").inflight_requests = 1
@@ -109,7 +109,7 @@ def test_a_shorter_predicted_latency_attracts() -> None:
 
 
 def test_what_failed_is_avoided() -> None:
-    """Excluded endpoints are out; unreachable ones only if there is another."""
+    """Excluded endpoints are never chosen; unreachable ones only if there is no other."""
     datastore, request = make_datastore(TWO), make_request()
     get(datastore, "a").avoid()
     a, b = NamespacedName("default", "a"), NamespacedName("default", "b")
@@ -127,7 +127,7 @@ def test_ties_are_spread() -> None:
 
 
 def test_the_snapshot_of_an_aggregated_pick() -> None:
-    """It holds what the choice was based on, and nothing that is not known."""
+    """It has the values on which the choice was based, and no unknown ones."""
     datastore, request = make_datastore({"a": "aggregated"}), make_request("x" * 641)
     get(datastore, "a").prefix_index.add(request.prompt.block_hashes(16)[:4])
     result = Scheduler(datastore, "aggregated", None).schedule(request)
@@ -138,7 +138,7 @@ def test_the_snapshot_of_an_aggregated_pick() -> None:
 
 
 def test_the_snapshot_of_a_pair() -> None:
-    """The leader is the target and carries the pair; each half has its own prediction."""
+    """The leader is the target with the pair; each half has its own prediction."""
     datastore, request = make_datastore(PD_ROLES), make_request()
     get(datastore, "p-1").prefix_index.add(request.prompt.block_hashes(16))
     now = METRICS.update_time
@@ -193,7 +193,7 @@ def test_the_director_charges_and_gives_back() -> None:
 
 
 def test_an_endpoint_that_comes_back_starts_at_zero() -> None:
-    """A charge taken before an endpoint left does not touch its successor."""
+    """Load added before an endpoint left does not affect its successor."""
     datastore, request = make_datastore({"a": "aggregated"}), make_request()
     scheduler = Scheduler(datastore, "aggregated", None)
     director = Director(datastore, scheduler)

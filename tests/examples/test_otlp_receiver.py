@@ -1,4 +1,4 @@
-"""The OTLP receiver, fed by the SDK's own exporters."""
+"""The OTLP receiver, with the SDK's own exporters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 @pytest.mark.parametrize("compression", list(Compression))
 def test_spans(compression: Compression) -> None:
-    """Spans are kept by scope, whatever the compression."""
+    """Spans are kept by scope, with any compression."""
     with OTLPReceiver() as receiver:
         exporter = OTLPSpanExporter(f"{receiver.endpoint}/v1/traces", compression=compression)
         provider = TracerProvider(shutdown_on_exit=False)
@@ -35,7 +35,7 @@ def test_spans(compression: Compression) -> None:
 
 
 def test_gauges() -> None:
-    """A gauge is what the latest export says: a point that is gone is gone, not what it was."""
+    """A gauge has the values of the latest export; missing points are gone."""
     loads = {"a": 3, "b": 5}
 
     def observe(_: CallbackOptions) -> list[Observation]:
@@ -62,7 +62,7 @@ def test_gauges() -> None:
 
 
 def test_garbage() -> None:
-    """What is no export is refused, and the receiver goes on."""
+    """Invalid exports are refused, and the receiver continues."""
     with OTLPReceiver() as receiver:
         request = urllib.request.Request(f"{receiver.endpoint}/v1/traces", b"\xff\xff")
         with pytest.raises(urllib.error.HTTPError) as refused:
@@ -75,7 +75,7 @@ def test_garbage() -> None:
 
 
 def test_exporter_that_is_killed(capfd: pytest.CaptureFixture[str]) -> None:
-    """A connection that breaks in the middle of an export says nothing, and the next is taken."""
+    """A connection that breaks during an export is ignored, and the next is accepted."""
     with OTLPReceiver() as receiver:
         host, _, port = receiver.endpoint.removeprefix("http://").partition(":")
         for _ in range(5):

@@ -39,7 +39,7 @@ def start(processes: Processes, name: str, program: str) -> None:
     ],
 )
 def test_early_death(processes: Processes, tmp_path: Path, program: str, obituary: str) -> None:
-    """A process that ends by itself is named, with how it ended and its last lines."""
+    """A process that ends by itself is named, with its exit code and last lines."""
     start(processes, "router", "import time; time.sleep(600)")
     start(processes, "engine-0", program)
 
@@ -50,7 +50,7 @@ def test_early_death(processes: Processes, tmp_path: Path, program: str, obituar
 
 
 def test_stop_ends_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopping ends every process and its children, also one that does not want to."""
+    """Stopping ends every process and its children, also one that ignores the signal."""
     monkeypatch.setattr("demo.processes.STOP_SECONDS", 0.5)
     processes = Processes(tmp_path)
     report = "import os, time; print(os.getpid(), flush=True)"
@@ -70,7 +70,7 @@ def test_stop_ends_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_killed_on_purpose(processes: Processes) -> None:
-    """A process that was killed on purpose is not reported as dead."""
+    """A process killed on purpose is not reported as dead."""
 
     async def watch_for_a_while() -> None:
         await asyncio.wait_for(processes.watch(), 0.3)
@@ -83,7 +83,7 @@ def test_killed_on_purpose(processes: Processes) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; a zombie that nobody has waited for yet does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

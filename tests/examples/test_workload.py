@@ -1,4 +1,4 @@
-"""What a demo sends."""
+"""The workload of a demo."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from demo.workload import (
 
 
 def test_deterministic() -> None:
-    """The same seed gives the same requests, another seed others."""
+    """The same seed gives the same requests, another seed different ones."""
     assert generate(60, seed=7) == generate(60, seed=7)
     assert generate(60, seed=7) != generate(60, seed=8)
 
 
 def test_mixture() -> None:
-    """There are all kinds of requests, by time, each with an id of its own."""
+    """There are all kinds of requests, in order of time, with unique ids."""
     requests = generate(300, seed=0)
 
     assert len(requests) == 300
@@ -41,7 +41,7 @@ def test_mixture() -> None:
 
 
 def test_turns_share_their_prefix() -> None:
-    """Each turn of a conversation begins with all of the turn before it."""
+    """Each turn of a conversation starts with the complete previous turn."""
     conversations: dict[str, list[PlannedRequest]] = {}
     for request in generate(300, seed=0):
         conversation = request.request_id.partition("-turn-")[0]
@@ -63,7 +63,7 @@ def test_turns_share_their_prefix() -> None:
 
 
 def test_conversations_share_system_prompts() -> None:
-    """Different conversations begin alike, in either form of prompt."""
+    """Different conversations start alike, in either form of prompt."""
     requests = generate(300, seed=0)
     systems = Counter(
         request.prompt.system for request in requests if isinstance(request.prompt, ChatPrompt)
@@ -79,7 +79,7 @@ def test_conversations_share_system_prompts() -> None:
 
 
 def test_token_blocks() -> None:
-    """Equal block ids give equal tokens, different ones different tokens; the last block is cut."""
+    """Equal block ids give equal tokens, others different ones; the last block is cut."""
     first = TokenPrompt((1, 2), 512, 700).token_ids()
     second = TokenPrompt((1, 3), 512, 1024).token_ids()
 
@@ -91,7 +91,7 @@ def test_token_blocks() -> None:
 
 
 def test_trace(tmp_path: Path) -> None:
-    """A Mooncake trace is read in milliseconds, and starts at 0 however late it starts itself."""
+    """A Mooncake trace is read in milliseconds, and shifted to start at 0."""
     trace = tmp_path / "trace.jsonl"
     trace.write_text(
         '{"timestamp": 9000, "input_length": 700, "output_length": 5, "hash_ids": [0, 1]}\n'
@@ -109,7 +109,7 @@ def test_trace(tmp_path: Path) -> None:
 
 
 def test_default_speed_of_a_trace(tmp_path: Path) -> None:
-    """By default a trace is sped up to 15 requests a second, and never slowed down."""
+    """By default a trace is sped up to 15 requests per second, and never slowed down."""
     line = '{{"timestamp": {}, "input_length": 1, "output_length": 1, "hash_ids": [0]}}\n'
     slow, fast = tmp_path / "slow.jsonl", tmp_path / "fast.jsonl"
     slow.write_text("".join(line.format(number * 1000) for number in range(31)))

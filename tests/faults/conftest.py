@@ -1,4 +1,4 @@
-"""Fixtures: processes that are there to be broken, and the table of what became of their records.
+"""Fixtures: processes to break, and the table of the results.
 
 With `FAULT_TABLE` set to a page the table is written into it, between its markers.
 """
@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Callable[[Result], None]:
-    """Puts a result into the table, and fails when the promise was not kept."""
+    """Add a result to the table, and fail if the promise was not kept."""
 
     def report(result: Result) -> None:
         request.config.stash[_RESULTS].append(result)
@@ -39,7 +39,7 @@ def report(request: pytest.FixtureRequest) -> Callable[[Result], None]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Where records go; a user without rights can get there, unlike to `tmp_path`."""
+    """The folder of the records; unlike `tmp_path` an unprivileged user can reach it."""
     parent = Path(tempfile.mkdtemp(prefix="otel-lifecycle-"))
     parent.chmod(0o755)
     folder = parent / "records"
@@ -53,7 +53,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def start_worker(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Worker]]:
-    """Starts processes from `tests.faults.workers`; none is left when the folder is deleted."""
+    """Start processes from `tests.faults.workers`, which end before the folder is deleted."""
     workers: list[Worker] = []
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for what it imports beforehand
     context = multiprocessing.get_context("forkserver")

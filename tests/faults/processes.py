@@ -1,4 +1,4 @@
-"""Processes that are killed, and what their files hold afterwards."""
+"""Processes that are killed, and the contents of their files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PATIENCE_SECONDS = 120.0
 
 
 class Worker:
-    """A process that tells how far it is, in whole numbers."""
+    """A process that reports its progress in whole numbers."""
 
     def __init__(
         self, context: ForkServerContext, target: Callable[..., None], *arguments: object
@@ -32,17 +32,17 @@ class Worker:
         return pid
 
     def next(self) -> int:
-        """Waits for the next number."""
+        """Wait for the next number."""
         assert self._told.poll(PATIENCE_SECONDS), "the worker says nothing"
         return self._told.recv()
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
-        """Sends a signal; returns the last number before the end."""
+        """Send a signal; return the last number before the end."""
         os.kill(self.pid, number)
         return self.end()
 
     def end(self) -> int:
-        """Waits for the end; returns the last number."""
+        """Wait for the end; return the last number."""
         last = 0
         try:
             while True:
@@ -66,19 +66,19 @@ class Worker:
 
 @dataclass
 class Found:
-    """What is in some files: request ids in the order they were read, and what is no record."""
+    """The contents of some files: request ids in order, and invalid lines."""
 
     ids: list[str]
     problems: list[RecordError]
 
     def of(self, name: str) -> list[int]:
-        """The numbers of the requests `name-0`, `name-1` and so on."""
+        """Return the numbers of the requests `name-0`, `name-1` and so on."""
         prefix = f"{name}-"
         return [int(each.removeprefix(prefix)) for each in self.ids if each.startswith(prefix)]
 
 
 def read(*paths: Path) -> Found:
-    """Reads everything there is."""
+    """Read everything there is."""
     found = Found([], [])
     with Follower(*paths) as follower:
         for entry in follower.read():

@@ -1,4 +1,4 @@
-"""Programs of the soak: an engine that is the collector too, a router that tells its size."""
+"""Programs of the soak test: an engine with a collector, and a router that reports its size."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ UPSTREAMS = {"aiohttp": AiohttpUpstream, "httpx": HttpxUpstream}
 
 
 class Engine:
-    """A scripted engine that is the OTLP collector as well, and forgets what it is sent."""
+    """A scripted engine that is also the OTLP collector, and keeps nothing."""
 
     def __init__(self) -> None:
         self._engine = ScriptedEngine()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one request."""
+        """Serve one request."""
         self._engine.called_by.clear()
         if scope.get("path") not in ("/v1/traces", "/v1/metrics"):
             await self._engine(scope, receive, send)
@@ -37,7 +37,7 @@ class Engine:
 
 
 def make_measured_router(engine: str, upstream: str) -> Any:
-    """The generic router, with `/size`: what the process holds after a garbage collection."""
+    """The generic router with `/size`: what the process holds after a garbage collection."""
     app = make_router(UPSTREAMS[upstream]([engine]))
 
     async def size() -> dict[str, int]:
@@ -56,7 +56,7 @@ def make_measured_router(engine: str, upstream: str) -> Any:
 
 
 def main() -> None:
-    """Serves one of the two."""
+    """Serve one of the two."""
     parser = argparse.ArgumentParser()
     parser.add_argument("port", type=int)
     parser.add_argument("--engine", help="the engine's URL; without one this is the engine")

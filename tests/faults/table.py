@@ -33,13 +33,13 @@ class Result:
 
     @property
     def kept(self) -> bool:
-        """Whether the numbers say what was promised."""
+        """Return whether the numbers fulfil the promise."""
         enough = self.found >= self.expected if self.at_least else self.found == self.expected
         return enough and self.bad_lines == 0
 
 
 def as_markdown(results: Iterable[Result]) -> str:
-    """The table."""
+    """Return the table."""
     head = ["fault", "promise", "runs", "records expected", "found", "bad lines"]
     rows = [
         [
@@ -57,7 +57,7 @@ def as_markdown(results: Iterable[Result]) -> str:
 
 
 def put_into(page: Path, table: str) -> None:
-    """Replaces what stands between the markers of a page."""
+    """Replace the text between the markers of a page."""
     before, _, rest = page.read_text("utf-8").partition(BEGIN)
     _, end, behind = rest.partition(END)
     if not end:

@@ -1,4 +1,4 @@
-"""Disks that are full or slow, folders that vanish or take nothing."""
+"""Full or slow disks, and folders that vanish or become read-only."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_full_disk(small_disk: Path, report: Report) -> None:
-    """A disk that runs full again and again costs no record while the queue holds them."""
+    """A disk that fills up repeatedly loses no record while the queue has room."""
     path = small_disk / "records.jsonl"
     filler = small_disk / "filler"
     runs, count = 10, 300
@@ -74,7 +74,7 @@ def test_full_disk(small_disk: Path, report: Report) -> None:
 
 
 def fill(filler: Path) -> None:
-    """Takes all the room there is."""
+    """Take all the space there is."""
     with filler.open("wb", buffering=0) as file:
         try:
             while True:
@@ -84,14 +84,14 @@ def fill(filler: Path) -> None:
 
 
 def clear(folder: Path, path: Path) -> None:
-    """Deletes the closed segments that were read."""
+    """Delete the closed segments that were read."""
     for file in folder.iterdir():
         if file != path:
             file.unlink(missing_ok=True)
 
 
 def test_killed_on_a_full_disk(start_worker: StartWorker, small_disk: Path, report: Report) -> None:
-    """A process that is killed while its disk is full leaves nothing that cannot be read."""
+    """A process killed while its disk is full leaves only readable files."""
     path = small_disk / "records.jsonl"
     runs, flushed = 10, 0
     for run in range(runs):
@@ -125,7 +125,7 @@ def test_killed_on_a_full_disk(start_worker: StartWorker, small_disk: Path, repo
 
 
 def test_size_limit(start_worker: StartWorker, report: Report, folder: Path) -> None:
-    """A limit of the file's size, which is not the disk's, is the same."""
+    """A limit on the file's size has the same effect as a full disk."""
     runs, count = 5, 50
     for run in range(runs):
         path = folder / f"{run}.jsonl"
@@ -148,7 +148,7 @@ def test_size_limit(start_worker: StartWorker, report: Report, folder: Path) -> 
 
 
 def test_folder_without_rights(start_worker: StartWorker, report: Report, folder: Path) -> None:
-    """A folder that turns read-only, and loses the file: what cannot be written waits."""
+    """If a folder becomes read-only and loses the file, records wait."""
     path = folder / "records.jsonl"
     steps, count = 4, 50
     os.chmod(folder, 0o777)
@@ -188,7 +188,7 @@ def test_folder_without_rights(start_worker: StartWorker, report: Report, folder
 
 
 def test_vanishing_folder(report: Report, folder: Path) -> None:
-    """A folder that is moved away under load, and one that another takes the place of.
+    """A folder is moved away under load, or replaced by another.
 
     The first is made anew; no record is in neither or in both, and each folder keeps their order.
     """
@@ -222,7 +222,7 @@ def test_vanishing_folder(report: Report, folder: Path) -> None:
 
 
 def test_slow_disk(report: Report, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind a disk that takes next to nothing requests go on, and what is lost is counted."""
+    """With a very slow disk requests continue, and lost records are counted."""
     path = folder / "records.jsonl"
     slow = threading.Event()
     slow.set()
@@ -262,7 +262,7 @@ def test_slow_disk(report: Report, folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_held_lock(report: Report, folder: Path) -> None:
-    """A process that holds the lock of the file delays the records, and nothing else."""
+    """A process that holds the lock of the file delays only the records."""
     path = folder / "records.jsonl"
     runs, count = 5, 200
     path.touch()
@@ -290,7 +290,7 @@ def test_held_lock(report: Report, folder: Path) -> None:
 
 
 def test_file_of_somebody_else(report: Report, folder: Path) -> None:
-    """What takes the place of the file stays whole, and what waited is written when it is gone."""
+    """A file that replaces ours is unchanged, and waiting records are written afterwards."""
     path, moved = folder / "records.jsonl", folder / "moved.jsonl"
     key = folder / "authorized_keys"
     key.write_bytes(b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI operator@host")

@@ -39,7 +39,7 @@ _LONGEST_SECONDS = 0.5
 def test_kill(
     start_worker: StartWorker, report: Report, folder: Path, name: str, settings: dict[str, Any]
 ) -> None:
-    """After `kill -9` only what was queued is missing, and the next start repairs the file."""
+    """After `kill -9` only queued records are missing, and the next start repairs the file."""
     path = folder / "records.jsonl"
     rng = random.Random(name)
     flushed = []
@@ -70,7 +70,7 @@ def test_kill(
 
 
 def test_terminate(start_worker: StartWorker, report: Report, folder: Path) -> None:
-    """A process that ends by itself when it is told to loses nothing."""
+    """A process that ends by itself when told to loses nothing."""
     path = folder / "records.jsonl"
     rng = random.Random(0)
     runs, served, found = 10, 0, read(path)
@@ -95,7 +95,7 @@ def test_terminate(start_worker: StartWorker, report: Report, folder: Path) -> N
 
 
 def test_interrupt(start_worker: StartWorker, report: Report, folder: Path) -> None:
-    """What a signal handler raises ends the process, and loses nothing."""
+    """An exception from a signal handler ends the process without losses."""
     path = folder / "records.jsonl"
     rng = random.Random(0)
     dispatched = []
@@ -123,7 +123,7 @@ def test_interrupt(start_worker: StartWorker, report: Report, folder: Path) -> N
 
 
 def test_exit(start_worker: StartWorker, report: Report, folder: Path) -> None:
-    """An interpreter that ends writes what is queued."""
+    """An interpreter writes queued records at its exit."""
     runs, count = 5, 500
     for run in range(runs):
         worker = start_worker(
@@ -145,7 +145,7 @@ def test_exit(start_worker: StartWorker, report: Report, folder: Path) -> None:
 
 
 def test_fork(start_worker: StartWorker, report: Report, folder: Path) -> None:
-    """A fork in the middle of a flush doubles nothing, and nothing is lost in parent or child."""
+    """A fork during a flush neither doubles nor loses records, in parent or child."""
     forks, count = 60, 30
     worker = start_worker(workers.fork_while_writing, folder / "records.jsonl", forks, count)
     worker.end()

@@ -1,4 +1,4 @@
-"""Shipping, while the shipper, the collector or the router is killed."""
+"""Shipping while the shipper, the collector or the router is killed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _KILLS = 15
 
 @pytest.fixture
 def ship(folder: Path) -> Iterator[Ship]:
-    """Starts shippers of the folder; none is left when the test ends."""
+    """Start shippers of the folder, which end with the test."""
     with ExitStack() as stack:
 
         def ship(collector: Collector, *arguments: str, timeout: str = "10") -> Command:
@@ -55,7 +55,7 @@ def ship(folder: Path) -> Iterator[Ship]:
 
 
 def finish(ship: Ship, collector: Collector) -> None:
-    """Ships what is left."""
+    """Ship the rest."""
     code, _, error = ship(collector, "--once").wait()
     assert code == 0, error
 
@@ -63,7 +63,7 @@ def finish(ship: Ship, collector: Collector) -> None:
 def judge(
     report: Report, folder: Path, arrived: list[str], fault: str, promise: str, most_twice: int
 ) -> None:
-    """Everything that is in the files has arrived, and hardly anything twice."""
+    """Everything in the files has arrived, and hardly anything twice."""
     files = read(folder)
     counts = Counter(arrived)
     twice = counts.total() - len(counts)
@@ -84,7 +84,7 @@ def judge(
 def test_shipper_killed(
     start_worker: StartWorker, ship: Ship, report: Report, folder: Path
 ) -> None:
-    """Behind a shipper that is killed the next one sends the rest, and one batch again at most."""
+    """After a shipper is killed the next one sends the rest, and at most one batch again."""
     rng = random.Random(0)
 
     def slowly(request_ids: list[str]) -> Reply:
@@ -117,7 +117,7 @@ def test_shipper_killed(
 def test_collector_killed(
     start_worker: StartWorker, ship: Ship, report: Report, folder: Path
 ) -> None:
-    """Whenever a collector is killed, what it has not answered is sent again."""
+    """When a collector is killed, spans that it has not answered are sent again."""
     rng = random.Random(0)
     taken = folder.parent / "taken"
     port = free_port()
@@ -149,7 +149,7 @@ def test_collector_killed(
 
 
 def test_router_killed(start_worker: StartWorker, ship: Ship, report: Report, folder: Path) -> None:
-    """Whenever a router is killed, what is in its files is sent, once."""
+    """When a router is killed, everything in its files is sent once."""
     rng = random.Random(0)
     flushed = 0
     with Collector(HTTP_PROTOBUF) as collector:
@@ -174,14 +174,14 @@ def test_router_killed(start_worker: StartWorker, ship: Ship, report: Report, fo
 
 
 def serves_on(router: Worker, number: int) -> int:
-    """Waits until a router has flushed more than so many requests."""
+    """Wait until a router has flushed more than this many requests."""
     while (served := router.next()) <= number:
         pass
     return served
 
 
 def rename(live: Path, path: Path) -> None:
-    """Renames a live file, which is not there while it is rotated."""
+    """Rename a live file, which is missing while it is rotated."""
     while True:
         with suppress(FileNotFoundError):
             live.rename(path)
@@ -190,7 +190,7 @@ def rename(live: Path, path: Path) -> None:
 
 
 def test_names_lost(ship: Ship, report: Report, folder: Path) -> None:
-    """What is written between the last look at a file and the loss of its name is sent."""
+    """Records written between the last poll of a file and the loss of its name are sent."""
     live = folder / "records.jsonl"
     lose_name = itertools.cycle(
         [
@@ -240,7 +240,7 @@ def test_names_lost(ship: Ship, report: Report, folder: Path) -> None:
 def test_renamed_under_load(
     start_worker: StartWorker, ship: Ship, report: Report, folder: Path
 ) -> None:
-    """A live file that gets another name in its folder is sent once, and its successor too."""
+    """A live file that is renamed in its folder is sent once, and so is its successor."""
     rng = random.Random(0)
     live = folder / "records.jsonl"
     with Collector(HTTP_PROTOBUF) as collector:
@@ -297,7 +297,7 @@ def test_renamed_under_load(
 def test_hostile_collector(
     ship: Ship, report: Report, folder: Path, fault: str, answer: Answer
 ) -> None:
-    """However a collector answers, `ship` asks again, grows little, and sends all in the end."""
+    """However a collector answers, `ship` retries, grows little, and sends everything."""
     append(folder / "records.jsonl", traced("before"))
     with Collector(HTTP_PROTOBUF) as collector:
         shipper = ship(collector)
@@ -331,13 +331,13 @@ def test_hostile_collector(
 
 @cache
 def bomb() -> bytes:
-    """1 GB of zeros, packed."""
+    """1 GB of zeros, compressed."""
     packer = zlib.compressobj(wbits=31)
     chunk = bytes(1 << 20)
     return b"".join(packer.compress(chunk) for _ in range(1 << 10)) + packer.flush()
 
 
 def peak_memory(command: Command) -> int:
-    """The most memory that a process had so far, in KiB."""
+    """Return the peak memory of a process so far, in KiB."""
     status = Path(f"/proc/{command.process.pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0])

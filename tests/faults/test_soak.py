@@ -1,4 +1,4 @@
-"""A long run through a real router: nothing of a finished request is kept.
+"""A long run through a real router: nothing is kept of a finished request.
 
 `SOAK_REQUESTS` says how many requests: 200,000 take about half an hour on two cores.
 """
@@ -53,7 +53,7 @@ WHOLE_TURNS = 16
 def program(
     *options: object, launcher: tuple[str, ...] = (), environment: dict[str, str], log: Path
 ) -> Iterator[str]:
-    """One of `soak_programs`, until the end of the block; yields its URL."""
+    """Run one of `soak_programs`, and yield its URL."""
     port = free_port()
     command = [*launcher, sys.executable, "-m", "tests.faults.soak_programs", str(port)]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "examples")])
@@ -72,7 +72,7 @@ def program(
 
 
 async def send(url: str, number: int) -> Outcome:
-    """Sends one request on a connection of its own, ends it as its turn says, and tells how."""
+    """Send one request on a new connection, end it as its turn says, and return the result."""
     fields, end = TURNS[number % len(TURNS)]
     body = json.dumps({"model": "m", "prompt": "hello " * 20, **fields}).encode()
     address = httpx.URL(url)
@@ -98,7 +98,7 @@ async def send(url: str, number: int) -> Outcome:
 
 
 async def send_all(url: str, numbers: range) -> Counter[Outcome]:
-    """Sends requests, a few at a time; returns what their clients saw."""
+    """Send requests, a few at a time; return their results."""
     waiting = iter(numbers)
     seen: Counter[Outcome] = Counter()
 
@@ -111,7 +111,7 @@ async def send_all(url: str, numbers: range) -> Counter[Outcome]:
 
 
 def size(url: str) -> dict[str, int]:
-    """What the router holds once it is idle: no request open, all spans exported."""
+    """Return what the idle router holds: no request open, all spans exported."""
     sizes: list[dict[str, int]] = []
 
     def is_steady() -> bool:
@@ -180,7 +180,7 @@ def test_nothing_is_kept(tmp_path: Path, upstream: str, report: Callable[[Result
 
 
 def answers(url: str) -> bool:
-    """Whether a server is there."""
+    """Return whether a server listens."""
     try:
         httpx.get(f"{url}/size", timeout=60)
     except httpx.TransportError:
@@ -189,7 +189,7 @@ def answers(url: str) -> bool:
 
 
 def outcomes(path: Path) -> Counter[Outcome]:
-    """How the requests of a record file ended."""
+    """Return how the requests of a record file ended."""
     found: Counter[Outcome] = Counter()
     with Follower(path) as follower:
         for entry in follower.read():

@@ -1,4 +1,4 @@
-"""Clocks that jump, neighbours that fail, and files that never end."""
+"""Clocks that jump, other components that fail, and files without end."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_neighbour(
     fault: str,
     promise: str,
 ) -> None:
-    """What fails beside the record file costs no record."""
+    """A failure of another component loses no record."""
     count = 1_000
     worker = start_worker(target, folder / "records.jsonl", count)
     assert worker.end() == count
@@ -78,7 +78,7 @@ def test_neighbour(
 
 
 def test_names(start_worker: StartWorker, report: Report, folder: Path) -> None:
-    """Names whose resolution hangs cost no record, and do not keep a process from its end."""
+    """Hanging name resolutions lose no record, and do not delay the end of a process."""
     runs, count = 3, 200
     path = folder / "records.jsonl"
     for run in range(runs):
@@ -101,7 +101,7 @@ def test_names(start_worker: StartWorker, report: Report, folder: Path) -> None:
 
 
 def test_followed(start_worker: StartWorker, report: Report, folder: Path) -> None:
-    """A reader that follows millions of records through rotation gets each once, in its order."""
+    """A reader that follows millions of records through rotation gets each once, in order."""
     settings = {"rotate_bytes": 8 << 20, "compression": "gzip"}
     worker = start_worker(workers.write_many, folder / "records.jsonl", _MANY, settings)
     count = problems = 0
@@ -131,6 +131,6 @@ def test_followed(start_worker: StartWorker, report: Report, folder: Path) -> No
 
 
 def resident_bytes() -> int:
-    """The memory of this process."""
+    """Return the memory of this process."""
     pages = Path("/proc/self/statm").read_text("ascii").split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")

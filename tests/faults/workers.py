@@ -1,4 +1,4 @@
-"""What the processes do that are broken: serve requests, and tell how far they are."""
+"""The processes that are broken: they serve requests and report their progress."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _NOBODY = 65_534
 def serve_until_killed(
     told: Connection, path: Path, name: str, seed: int, settings: dict[str, Any]
 ) -> None:
-    """Serves and flushes now and then; tells how many requests were flushed."""
+    """Serve and flush now and then; report how many requests were flushed."""
     rng = random.Random(seed)
     tracker = make_tracker(path, **settings)
     told.send(0)
@@ -46,7 +46,7 @@ def serve_until_killed(
 
 
 def serve_traced(told: Connection, path: Path, name: str) -> None:
-    """Serves requests that are traced, without an exporter, until it is killed."""
+    """Serve traced requests without an exporter, until killed."""
     tracker = make_tracker(
         path,
         TracerProvider(shutdown_on_exit=False),
@@ -62,7 +62,7 @@ def serve_traced(told: Connection, path: Path, name: str) -> None:
 
 
 def receive(told: Connection, port: int, path: Path) -> None:
-    """Takes spans and writes down their request ids before it answers, until it is killed."""
+    """Accept spans and write down their request ids before answering, until killed."""
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def write_down(request_ids: list[str]) -> Reply:
@@ -75,7 +75,7 @@ def receive(told: Connection, port: int, path: Path) -> None:
 
 
 def serve_until_terminated(told: Connection, path: Path, name: str) -> None:
-    """Ends as servers do that are told to: after the request in hand; tells how many there were."""
+    """End as servers do when told to: after the current request; report their number."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     tracker = make_tracker(path, flush_threshold=1_000, **SMALL_SEGMENTS)
@@ -89,7 +89,7 @@ def serve_until_terminated(told: Connection, path: Path, name: str) -> None:
 
 
 def serve_until_interrupted(told: Connection, path: Path, name: str) -> None:
-    """Is ended by an exception, wherever it is; tells how many requests had been dispatched."""
+    """Be ended by an exception anywhere; report how many requests were dispatched."""
     tracker = make_tracker(path, flush_threshold=1_000, **SMALL_SEGMENTS)
     dispatched = 0
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -108,7 +108,7 @@ def serve_until_interrupted(told: Connection, path: Path, name: str) -> None:
 def serve_some(
     told: Connection, path: Path, name: str, count: int, settings: dict[str, Any]
 ) -> None:
-    """Serves some requests, closes, and tells how many were written."""
+    """Serve some requests, close, and report how many were written."""
     tracker = make_tracker(path, **settings)
     serve(tracker, *numbered(name, count))
     tracker.close()
@@ -118,13 +118,13 @@ def serve_some(
 
 
 def leave_with_a_queue(told: Connection, path: Path, name: str, count: int) -> None:
-    """Ends without a flush or a close."""
+    """End without a flush or a close."""
     serve(make_tracker(path, flush_threshold=1_000_000, **SMALL_SEGMENTS), *numbered(name, count))
     told.send(count)
 
 
 def serve_without_rights(told: Connection, path: Path, steps: int, count: int) -> None:
-    """Serves some requests a step, without a right to write more than the folder allows."""
+    """Serve some requests per step, with no more rights than the folder grants."""
     tracker = make_tracker(path, rotate_bytes=16 << 10)
     if os.getuid() == 0:
         os.chown(path, _NOBODY, _NOBODY)
@@ -140,7 +140,7 @@ def serve_without_rights(told: Connection, path: Path, steps: int, count: int) -
 
 
 def serve_with_a_limit(told: Connection, path: Path, name: str, count: int) -> None:
-    """Serves where no file may grow beyond a few records, until the limit is lifted."""
+    """Serve with a limit on file sizes, until it is raised."""
     import resource
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -155,7 +155,7 @@ def serve_with_a_limit(told: Connection, path: Path, name: str, count: int) -> N
 
 
 def fork_while_writing(told: Connection, path: Path, forks: int, count: int) -> None:
-    """Forks again and again while its writer is at it; the children serve too."""
+    """Fork repeatedly while the writer works; the children serve too."""
     warnings.simplefilter("ignore")  # that threads and forks do not mix
     tracker = make_tracker(path, flush_threshold=1, **SMALL_SEGMENTS)
     children: list[int] = []
@@ -173,7 +173,7 @@ def fork_while_writing(told: Connection, path: Path, forks: int, count: int) -> 
 
 
 def serve_while_the_clock_jumps(told: Connection, path: Path, count: int, seed: int) -> None:
-    """Serves while `time.time_ns` jumps by up to a year, to and fro, at every call."""
+    """Serve while `time.time_ns` jumps by up to a year at every call."""
     rng = random.Random(seed)
     real = time.time_ns
     year = 365 * 86_400 * 10**9
@@ -182,7 +182,7 @@ def serve_while_the_clock_jumps(told: Connection, path: Path, count: int, seed: 
 
 
 def serve_beside_a_raising_processor(told: Connection, path: Path, count: int) -> None:
-    """Serves while a processor before ours raises at the end of every span."""
+    """Serve while a processor before ours raises at the end of every span."""
 
     class Raising(SpanProcessor):
         def on_end(self, span: ReadableSpan) -> None:
@@ -197,7 +197,7 @@ def serve_beside_a_raising_processor(told: Connection, path: Path, count: int) -
 
 
 def serve_before_a_hanging_collector(told: Connection, path: Path, count: int) -> None:
-    """Serves while spans are exported to a collector that takes connections and says nothing."""
+    """Serve while spans go to a collector that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as collector:
         port = collector.getsockname()[1]
         exporter = OTLPSpanExporter(f"http://127.0.0.1:{port}/v1/traces", timeout=3600)
@@ -211,7 +211,7 @@ def serve_before_a_hanging_collector(told: Connection, path: Path, count: int) -
 
 
 def serve_while_names_hang(told: Connection, path: Path, name: str, count: int) -> None:
-    """Ends while a collection target and a collector are looked up."""
+    """End while the names of a collection target and a collector are resolved."""
     resolve = socket.getaddrinfo
     asked: set[str] = set()
 
@@ -240,7 +240,7 @@ def serve_while_names_hang(told: Connection, path: Path, name: str, count: int) 
 
 
 def write_many(told: Connection, path: Path, count: int, settings: dict[str, Any]) -> None:
-    """Writes numbered records as fast as it can, and tells every 10,000."""
+    """Write numbered records as fast as possible, and report every 10,000."""
     writer = RecordWriter(enabled(path, flush_threshold=1_000, **settings))
     template = msgspec.json.decode(lines("template"), type=LifecycleRecord)
     for number in range(count):

@@ -1,4 +1,4 @@
-"""The seed in Python, line by line: what it reads of a scheduler's objects and hands to its store.
+"""The seed in Python, line by line: how it reads a scheduler's objects and calls its store.
 
 Functions have the names and the order of the original, values its zero values: 0 and "" stand for
 unknown. Of the store, which is not in the seed, the model has what `docs/seed-parity.md` says.
@@ -21,7 +21,7 @@ class Moment(NamedTuple):
 
 @dataclass
 class Counter:
-    """The load of an endpoint, from when it is first seen until it is deleted."""
+    """The load of an endpoint, from its first use until it is deleted."""
 
     tokens: int = 0
     requests: int = 0
@@ -36,7 +36,7 @@ class Counter:
 
 @dataclass
 class Started:
-    """One request in flight, and what its record is to say."""
+    """One request in flight, with the contents of its record."""
 
     record: dict[str, Any]
     started: Moment
@@ -46,7 +46,7 @@ class Started:
 
 @dataclass
 class Store:
-    """Requests in flight and counters; `finished` holds the records in the order they ended."""
+    """Requests in flight and counters; `finished` holds the records in order of their end."""
 
     inflight: dict[str, Started] = field(default_factory=dict[str, Started])
     counters: dict[Any, Counter] = field(default_factory=dict[Any, Counter])
@@ -56,7 +56,7 @@ class Store:
         return self.counters.get(key(metadata), Counter()).as_dict()
 
     def supersede(self, request_id: str, now: Moment) -> None:
-        """Ends the older request of an id that comes again."""
+        """End the older request with the same id."""
         if request_id in self.inflight:
             self.end(request_id, "superseded", now)
 
@@ -117,12 +117,12 @@ def give_back(request: Started, role: str) -> None:
 
 
 def since(request: Started, moment: Moment | None) -> float | None:
-    """Milliseconds."""
+    """Return milliseconds."""
     return None if moment is None else (moment.monotonic - request.started.monotonic) / 1e6
 
 
 def key(metadata: Any) -> Any:
-    """What load is counted by: the name, which tells ranks apart, else all there is."""
+    """Return the key of a load counter: the name, which identifies ranks, else all other fields."""
     name = metadata.namespaced_name
     if name.name:
         return name.namespace, name.name
@@ -130,7 +130,7 @@ def key(metadata: Any) -> Any:
 
 
 class SeedTracker:
-    """`RequestLifecycleTracker`; it is told what time it is."""
+    """`RequestLifecycleTracker`; the time is an argument."""
 
     def __init__(self) -> None:
         self.store = Store()

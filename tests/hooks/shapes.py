@@ -1,4 +1,4 @@
-"""A scheduler's values as plain objects of the seed's shape, in snake_case."""
+"""A scheduler's values as plain objects shaped like the seed's, in snake_case."""
 
 from __future__ import annotations
 
@@ -117,12 +117,12 @@ class Response:
 
 
 def metadata(pod: str, name: str = "") -> Metadata:
-    """Who an endpoint in namespace `llm` is."""
+    """The metadata of an endpoint in namespace `llm`."""
     return Metadata(NamespacedName("llm", name), pod, f"{pod}.local", "8000")
 
 
 def identity(pod: str, name: str = "") -> Endpoint:
-    """The same as a value of ours, to ask for its load."""
+    """The same as an `Endpoint`, to look up its load."""
     return Endpoint("llm", pod, f"{pod}.local", "8000", name)
 
 
@@ -137,7 +137,7 @@ def npu_state(pod: str) -> NPUState:
 
 
 def endpoint(pod: str, name: str = "", **attributes: Any) -> ScheduledEndpoint:
-    """An endpoint about which everything is known; `attributes` by lower-case key name."""
+    """An endpoint with all values known; `attributes` by lower-case key name."""
     keys = {
         "prediction": LATENCY_PREDICTION,
         "prefix_cache": PREFIX_CACHE,
@@ -151,7 +151,7 @@ def endpoint(pod: str, name: str = "", **attributes: Any) -> ScheduledEndpoint:
 
 
 def prefix_match(match_blocks: Any = 21, total_blocks: Any = 50) -> SimpleNamespace:
-    """A prefix-cache score of 0.42, unless told otherwise."""
+    """A prefix-cache score, by default 0.42."""
     return SimpleNamespace(match_blocks=match_blocks, total_blocks=total_blocks)
 
 
@@ -166,7 +166,7 @@ def predicted(pod: str, name: str = "") -> ScheduledEndpoint:
 
 
 def pd_group(prefill: Any, decode: Any) -> SimpleNamespace:
-    """The pair a leader is to drive."""
+    """The pair of a leader."""
     return SimpleNamespace(
         selected_prefill_pod=SimpleNamespace(endpoint=prefill),
         selected_decode_pod=SimpleNamespace(endpoint=decode),
@@ -174,7 +174,7 @@ def pd_group(prefill: Any, decode: Any) -> SimpleNamespace:
 
 
 def pd_leader() -> ScheduledEndpoint:
-    """A leader with its pair; each half predicts something else."""
+    """A leader with its pair; each half has another prediction."""
     prefill = endpoint(
         "prefill-0", prefix_cache=prefix_match(), prediction=prediction(210.0, 999.0)
     )
@@ -190,7 +190,7 @@ def pd_leader() -> ScheduledEndpoint:
 
 
 def route(leader: Any, prefill: Any, decode: Any) -> SimpleNamespace:
-    """The dispatched route, of metadata."""
+    """A dispatched route, made of metadata."""
     return SimpleNamespace(leader=leader, prefill=prefill, decode=decode)
 
 
@@ -206,7 +206,7 @@ def result(*targets: Any, **changes: Any) -> SchedulingResult:
 
 
 def usage(completion_tokens: Any = 128, cached_tokens: Any = 200) -> Usage:
-    """What an engine reports at the end."""
+    """The usage that an engine reports at the end."""
     return Usage(
         completion_tokens, prompt_token_details=SimpleNamespace(cached_tokens=cached_tokens)
     )

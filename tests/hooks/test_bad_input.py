@@ -1,4 +1,4 @@
-"""Malformed objects: the hooks go on, telemetry stays valid, and a counter or a reason says so."""
+"""Malformed objects: hooks never raise, telemetry stays valid, and a counter or reason shows it."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ INFINITY = float("inf")
 
 
 class Opaque:
-    """An object with nothing in it, and the same name in every process that runs tests."""
+    """An object without attributes, with the same name in every process that runs tests."""
 
     def __repr__(self) -> str:
         return "Opaque()"
 
 
 class Raising:
-    """An object each of whose attributes raises, but those that tools ask for."""
+    """An object whose attributes raise, except those that tools read."""
 
     def __repr__(self) -> str:
         return "Raising()"
@@ -76,12 +76,12 @@ VALIDATOR = jsonschema.Draft202012Validator(
 
 
 def refuse(constant: str) -> None:
-    """JSON knows no NaN and no infinities."""
+    """Refuse NaN and infinities, which JSON does not have."""
     raise AssertionError(constant)
 
 
 def checked_records(bench: Bench, offset: int = 0) -> list[Any]:
-    """The lines of the record file from `offset` on: strict JSON, and valid by the schema."""
+    """Return the lines of the record file from `offset` on: strict JSON that fits the schema."""
     assert bench.tracker.flush(timeout=30)
     lines = bench.path.read_bytes()[offset:].splitlines()
     records = [json.loads(line.decode("utf-8"), parse_constant=refuse) for line in lines]
@@ -91,7 +91,7 @@ def checked_records(bench: Bench, offset: int = 0) -> list[Any]:
 
 
 def assert_valid_attribute(value: Any) -> None:
-    """A span attribute that every exporter can write."""
+    """Assert that every exporter can write a span attribute."""
     values: tuple[Any, ...] = value if isinstance(value, tuple) else (value,)
     assert len({type(item) for item in values}) <= 1
     for item in values:
@@ -106,7 +106,7 @@ def assert_valid_attribute(value: Any) -> None:
 
 
 def assert_spans_valid(bench: Bench, first: int = 0) -> None:
-    """Names, attributes and events from the span `first` on can be exported."""
+    """Assert that names, attributes and events of the spans from `first` on can be exported."""
     for span in bench.telemetry.spans[first:]:
         assert_valid_attribute(span.name)
         for attributes in (span.attributes, *(event.attributes for event in span.events)):
@@ -127,14 +127,14 @@ def track(bench: Bench, scheduling_result: Any, request: Any = None) -> Lifecycl
 
 
 def missing(record: LifecycleRecord) -> dict[str, str]:
-    """Feature and reason of what is missing."""
+    """Return feature and reason of each missing feature."""
     return {entry.feature: entry.reason.value for entry in record.missing_feature_reasons}
 
 
 @pytest.mark.parametrize("value", NOT_COUNTS, ids=str)
 @pytest.mark.parametrize("field", ["prompt_tokens", "prompt_tokens_estimate"])
 def test_token_counts(bench: Bench, field: str, value: Any) -> None:
-    """A length that is no count is unknown, charges no tokens, and is counted."""
+    """An invalid length is unknown, adds no tokens to the load, and is counted."""
     request: Any = SimpleNamespace(request_id="request-1", target_model="", **{field: value})
     bench.tracker.pre_request(request, result(predicted("qwen-0")))
     assert bench.tracker.load(identity("qwen-0")) == Load(tokens=0, requests=1)
@@ -148,7 +148,7 @@ def test_token_counts(bench: Bench, field: str, value: Any) -> None:
 
 @pytest.mark.parametrize("value", NOT_COUNTS, ids=str)
 def test_request_size(bench: Bench, value: Any) -> None:
-    """A size that is no count gives no estimate."""
+    """An invalid size gives no estimate."""
     request = SimpleNamespace(request_id="request-1", request_size_bytes=value)
 
     record = track(bench, result(predicted("qwen-0")), request)
@@ -157,7 +157,7 @@ def test_request_size(bench: Bench, value: Any) -> None:
 
 
 def test_gigantic_loads_stay_exportable(bench: Bench) -> None:
-    """A hundred requests of the greatest length still add up to what OTLP can hold."""
+    """A hundred requests of the maximum length add up to a number that OTLP can hold."""
     for number in range(100):
         request: Any = SimpleNamespace(request_id=f"request-{number}", prompt_tokens=2**53 - 1)
         bench.tracker.pre_request(request, result(predicted("qwen-0")))
@@ -170,7 +170,7 @@ def test_gigantic_loads_stay_exportable(bench: Bench) -> None:
 @pytest.mark.parametrize("value", [-1.0, NAN, INFINITY, 1e10, *NOT_NUMBERS[2:], True], ids=type)
 @pytest.mark.parametrize("latency", ["ttft", "tpot"])
 def test_predictions(bench: Bench, latency: str, value: Any) -> None:
-    """A prediction that is no time is none, and is counted."""
+    """An invalid prediction is ignored and counted."""
     attribute = prediction(**{"ttft": None, "tpot": None, latency: value})
 
     record = track(bench, result(endpoint("qwen-0", prediction=attribute)))
@@ -199,7 +199,7 @@ def test_predictions_are_kept_to_a_nanosecond(
 
 
 def test_percents_are_kept_to_a_millionth(bench: Bench) -> None:
-    """So that they come back from the span, which tells fractions."""
+    """Percentages are rounded so that they survive the span, which has fractions."""
     selected = predicted("qwen-0")
     state = selected.attributes[NPU_STATE]
     state.hbm_utilization_avg = state.devices[0].ai_core_utilization = 57.12345678
@@ -232,7 +232,7 @@ def test_percents_are_kept_to_a_millionth(bench: Bench) -> None:
     ids=str,
 )
 def test_prefix_cache_scores(bench: Bench, attribute: Any, reason: str, ignored: int) -> None:
-    """A score outside 0 to 1 is unknown: no number is invented, and the reason is told."""
+    """A score outside 0 to 1 is unknown, never replaced, and has a reason."""
     record = track(bench, result(endpoint("qwen-0", prefix_cache=attribute)))
 
     assert (record.prefix_cache_score, missing(record)) == (None, {"prefixCacheScore": reason})
@@ -267,7 +267,7 @@ def test_metrics(bench: Bench, field: str, feature: str, value: Any, reason: str
 
 @pytest.mark.parametrize("value", [-1, -1.0, 100.1, NAN, INFINITY, 10**400, *NOT_NUMBERS], ids=type)
 def test_npu_values(bench: Bench, value: Any) -> None:
-    """What an exporter writes for a failed read is unknown, with its reason."""
+    """The values an exporter writes after a failed read are unknown, with a reason."""
     selected = predicted("qwen-0")
     selected.attributes[NPU_STATE].hbm_utilization_avg = value
 
@@ -280,7 +280,7 @@ def test_npu_values(bench: Bench, value: Any) -> None:
     "state", ["fresh", 1, ["fresh"], {"data_status": "fresh"}, SimpleNamespace(utilization=60.0)]
 )
 def test_npu_state_of_another_type(bench: Bench, state: Any) -> None:
-    """What has none of a state's fields is no state."""
+    """An object without any field of an NPU state is ignored."""
     selected = predicted("qwen-0")
     selected.attributes[NPU_STATE] = state
 
@@ -317,7 +317,7 @@ def test_npu_state_of_another_type(bench: Bench, state: Any) -> None:
     ],
 )  # fmt: skip
 def test_npu_status(bench: Bench, status: Any, value: Any, reasons: dict[str, str]) -> None:
-    """Stale and missing states give no feature, an incomplete one those it has."""
+    """Stale and missing states give no features, a partial state those it has."""
     selected = predicted("qwen-0")
     selected.attributes[NPU_STATE].data_status = status
     selected.attributes[NPU_STATE].hbm_utilization_avg = value
@@ -366,7 +366,7 @@ GOOD_DEVICE = NPUDevice("exporter:8082", "0", 57.0, 70.0, 38.0)
     ],
 )
 def test_devices(bench: Bench, devices: Any, expected: tuple[NPUDevice, ...]) -> None:
-    """Of a list of devices those stay of which anything is known, up to a bound."""
+    """Only devices with any known value are kept, up to a limit."""
     selected = predicted("qwen-0")
     selected.attributes[NPU_STATE].devices = devices
 
@@ -392,7 +392,7 @@ def test_devices(bench: Bench, devices: Any, expected: tuple[NPUDevice, ...]) ->
     ids=["good", "bad counts", "bad names", "list", "text", "null", "too many"],
 )  # fmt: skip
 def test_models(bench: Bench, given: Any, expected: dict[str, int]) -> None:
-    """Of the active models those stay that have a name and a count, up to a bound."""
+    """Only active models with a name and a count are kept, up to a limit."""
     selected = predicted("qwen-0")
     selected.metrics.active_models = given
 
@@ -436,7 +436,7 @@ def test_models(bench: Bench, given: Any, expected: dict[str, int]) -> None:
     ],
 )
 def test_moments(bench: Bench, moment: Any, expected: datetime | None) -> None:
-    """Moments are kept in UTC; a naive one is taken as UTC, one before the epoch is unknown."""
+    """Times are kept in UTC; a naive time is taken as UTC, one before the epoch is unknown."""
     selected = predicted("qwen-0")
     selected.metrics.update_time = moment
     selected.attributes[NPU_STATE].observation_time = moment
@@ -484,7 +484,7 @@ def test_moments(bench: Bench, moment: Any, expected: datetime | None) -> None:
     ],
 )
 def test_model_names(bench: Bench, model: Any, expected: str, ignored: int) -> None:
-    """A model name is recorded as valid, bounded text; what had to be changed is counted."""
+    """A model name is recorded as valid, bounded text; changed names are counted."""
     request = SimpleNamespace(**vars(Request(target_model=model)), model="asked for")
 
     record = track(bench, result(predicted("qwen-0")), request)
@@ -496,7 +496,7 @@ def test_model_names(bench: Bench, model: Any, expected: str, ignored: int) -> N
 
 
 def test_long_request_id(bench: Bench) -> None:
-    """A request id of 1 MB tells requests apart, and is recorded up to a bound."""
+    """A request id of 1 MB distinguishes requests, and is recorded up to a limit."""
     first, second = Request("x" * 1_000_000 + "a"), Request("x" * 1_000_000 + "b")
     for request in (first, second):
         bench.tracker.pre_request(request, result(predicted("qwen-0")))
@@ -510,7 +510,7 @@ def test_long_request_id(bench: Bench) -> None:
 
 
 def test_surrogate_in_the_request_id(bench: Bench) -> None:
-    """A request id that is not valid text is recorded as one."""
+    """A request id that is invalid text is recorded as valid text."""
     record = track(bench, result(predicted("qwen-0")), Request("request-\udcff"))
 
     assert record.request_id == "request-\\udcff"
@@ -519,7 +519,7 @@ def test_surrogate_in_the_request_id(bench: Bench) -> None:
 
 @pytest.mark.parametrize("request_id", [7, b"request-1", ["request-1"], True, object()], ids=type)
 def test_request_ids_of_other_types(bench: Bench, request_id: Any) -> None:
-    """A request whose id is no text is not tracked by any hook, and is counted."""
+    """A request whose id is not text is ignored by every hook, and counted."""
     request = Request(request_id)
     headers: dict[str, str] = {}
     bench.tracker.pre_request(request, result(predicted("qwen-0")))
@@ -560,7 +560,7 @@ def test_endpoints(bench: Bench, who: Any, endpoint_id: str) -> None:
 
 
 def test_properties_that_raise(bench: Bench) -> None:
-    """What raises when it is read is unknown, and costs nothing else."""
+    """A property that raises is unknown, and nothing else is lost."""
 
     class RaisingRequest(Raising):
         request_id = "request-1"
@@ -600,7 +600,7 @@ def test_properties_that_raise(bench: Bench) -> None:
     ids=["numbers", "texts", "raising", "containers", "empty"],
 )
 def test_no_metrics_at_all(bench: Bench, metrics: Any, npu: Any) -> None:
-    """Metrics of another type are no metrics, and every feature has its reason."""
+    """Metrics of another type are ignored, and every feature has a reason."""
     selected = endpoint("qwen-0", prefix_cache=prefix_match(), npu=npu)
     selected.metrics = metrics
 
@@ -628,7 +628,7 @@ def test_no_metrics_at_all(bench: Bench, metrics: Any, npu: Any) -> None:
     "dispatched", [7, "route", Raising(), route(7, 7, 7), route("", [], {})], ids=type
 )
 def test_dispatched_routes(bench: Bench, dispatched: Any) -> None:
-    """A dispatched route that names nobody counts on the selected endpoint."""
+    """If a dispatched route names no endpoint, the selected endpoint carries the load."""
     record = track(bench, result(predicted("qwen-0"), primary_route=dispatched))
 
     assert record.tracked_endpoints == ["pod://llm/qwen-0"]
@@ -638,7 +638,7 @@ def test_dispatched_routes(bench: Bench, dispatched: Any) -> None:
     "group", [7, "group", Raising(), SimpleNamespace(selected_prefill_pod=7)], ids=type
 )
 def test_groups(bench: Bench, group: Any) -> None:
-    """A PD group of another type is no PD route."""
+    """A PD group of another type is ignored."""
     selected = predicted("qwen-0")
     selected.attributes[PD_GROUP] = group
 
@@ -648,7 +648,7 @@ def test_groups(bench: Bench, group: Any) -> None:
 
 
 def test_group_of_nobody(bench: Bench) -> None:
-    """A PD group whose endpoints are of another type is none: the selected endpoint counts."""
+    """A PD group with endpoints of another type is ignored: the selected endpoint counts."""
     selected = pd_leader()
     group = selected.attributes[PD_GROUP]
     group.selected_prefill_pod.endpoint = 7
@@ -662,7 +662,7 @@ def test_group_of_nobody(bench: Bench) -> None:
 @pytest.mark.parametrize("usage_", [7, "usage", [], Raising(), {"completion_tokens": 3}], ids=type)
 @pytest.mark.parametrize("cause", [None, 7, [], "x" * 1_000_000, "\ud800", Raising()], ids=type)
 def test_last_chunks(bench: Bench, usage_: Any, cause: Any) -> None:
-    """Whatever comes with the last chunk, the request ends and its load goes back."""
+    """Whatever the last chunk contains, the request ends and gives back its load."""
     request, target = Request(), cast("Any", Raising())
     bench.tracker.pre_request(request, result(predicted("qwen-0")))
     bench.tracker.response_body(
@@ -679,7 +679,7 @@ def test_last_chunks(bench: Bench, usage_: Any, cause: Any) -> None:
 
 @pytest.mark.parametrize("response", [7, "chunk", SimpleNamespace(), Raising()], ids=type)
 def test_chunks(bench: Bench, response: Any) -> None:
-    """A chunk that does not say whether it is the last is counted, and the request goes on."""
+    """A chunk that does not say whether it is the last is counted, and the request continues."""
     request = Request()
     bench.tracker.pre_request(request, result(predicted("qwen-0")))
     bench.tracker.response_body(request, response)
@@ -701,7 +701,7 @@ def test_hook_errors_are_logged_once(bench: Bench, caplog: pytest.LogCaptureFixt
 
 
 def test_ignored_values_are_a_metric(bench: Bench) -> None:
-    """What was not used is counted by reason."""
+    """Ignored values are counted by reason."""
     bench.tracker.pre_request(None, None)
     track(bench, result(predicted("qwen-0")), Request(target_model=7))
 
@@ -712,7 +712,7 @@ def test_ignored_values_are_a_metric(bench: Bench) -> None:
 
 
 class Node(SimpleNamespace):
-    """A namespace whose attributes can also be asked for by their keys."""
+    """A namespace whose attributes can also be read as keys."""
 
     def get(self, key: str) -> Any:
         return self.__dict__.get(key)
@@ -753,7 +753,7 @@ trees = st.recursive(
 
 
 def mostly(good: Any) -> st.SearchStrategy[Any]:
-    """The good value, or any tree."""
+    """The valid value, or any tree."""
     return st.just(good) | trees
 
 
@@ -799,7 +799,7 @@ requests = st.builds(
 
 
 def lead(parts: tuple[ScheduledEndpoint, Any]) -> ScheduledEndpoint:
-    """An endpoint with a PD group, or what stands in its place."""
+    """An endpoint with a PD group, or another object in its place."""
     selected, group = parts
     if isinstance(group, tuple):
         prefill, decode = group
@@ -888,7 +888,7 @@ def test_any_objects_in_any_place(
     served: Any,
     headers: Any,
 ) -> None:
-    """No hook raises, whatever it is called with, and nothing is tracked of it."""
+    """No hook raises, whatever its arguments, and nothing is tracked."""
     tracker = bench.tracker
     tracker.pre_request(request_, scheduling_result, headers)
     tracker.reroute_request(request_, scheduling_result, headers)

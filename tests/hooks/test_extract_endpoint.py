@@ -1,4 +1,4 @@
-"""`extract_endpoint`: endpoints that join and leave while requests are in flight."""
+"""`extract_endpoint`: endpoints join and leave while requests are in flight."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class NamedEventType(Enum):
 
 
 def event(kind: Any, who: Any) -> Any:
-    """An event of the seed's shape."""
+    """An event shaped like the seed's."""
     return SimpleNamespace(type=kind, endpoint=who)
 
 
 def add(bench: Bench, pod: str) -> None:
-    """The endpoint joins."""
+    """Let the endpoint join."""
     bench.tracker.extract_endpoint(event(0, metadata(pod)))
 
 
 def delete(bench: Bench, pod: str) -> None:
-    """The endpoint leaves."""
+    """Let the endpoint leave."""
     bench.tracker.extract_endpoint(event(1, metadata(pod)))
 
 
@@ -60,7 +60,7 @@ def delete(bench: Bench, pod: str) -> None:
 )
 @pytest.mark.parametrize("who", [metadata("qwen-0"), endpoint("qwen-0")], ids=["metadata", "whole"])
 def test_join_and_leave(bench: Bench, joined: Any, left: Any, who: Any) -> None:
-    """An endpoint that joins is known with no load, one that leaves is forgotten."""
+    """An endpoint that joins has no load; one that leaves is removed."""
     bench.tracker.extract_endpoint(event(joined, who))
     assert bench.tracker.store.loads() == {"pod://llm/qwen-0": Load()}
 
@@ -70,7 +70,7 @@ def test_join_and_leave(bench: Bench, joined: Any, left: Any, who: Any) -> None:
 
 
 def test_events_of_ours(bench: Bench) -> None:
-    """An `EndpointEvent` is an event as well."""
+    """An `EndpointEvent` is accepted too."""
     bench.tracker.extract_endpoint(
         EndpointEvent(EndpointEventType.ADD_OR_UPDATE, identity("qwen-0"))
     )
@@ -79,7 +79,7 @@ def test_events_of_ours(bench: Bench) -> None:
 
 
 def test_update_keeps_the_load(bench: Bench) -> None:
-    """An add makes an endpoint known, and never resets the load of a known one."""
+    """An add never resets the load of a known endpoint."""
     bench.tracker.pre_request(Request(), result(predicted("qwen-0")))
     add(bench, "qwen-0")
     add(bench, "qwen-1")
@@ -91,14 +91,14 @@ def test_update_keeps_the_load(bench: Bench) -> None:
 
 
 def test_delete_of_the_unknown(bench: Bench) -> None:
-    """Deleting an endpoint that is not known does nothing."""
+    """Deleting an unknown endpoint does nothing."""
     delete(bench, "qwen-0")
 
     assert (bench.tracker.store.loads(), bench.tracker.store.ignored) == ({}, {})
 
 
 def test_delete_ends_no_request(bench: Bench) -> None:
-    """A request goes on when its endpoint is deleted, and its record says so."""
+    """A request continues if its endpoint is deleted, and its record says so."""
     request = Request()
     bench.tracker.pre_request(request, result(predicted("qwen-0")))
     delete(bench, "qwen-0")
@@ -112,7 +112,7 @@ def test_delete_ends_no_request(bench: Bench) -> None:
 
 
 def test_one_half_of_a_pd_route_deleted(bench: Bench) -> None:
-    """Of a PD route the role that was deleted is named, and the other's load goes back."""
+    """The deleted role of a PD route is recorded, and the other role's load is given back."""
     request = Request()
     bench.tracker.pre_request(request, result(pd_leader()))
     delete(bench, "decode-0")
@@ -124,7 +124,7 @@ def test_one_half_of_a_pd_route_deleted(bench: Bench) -> None:
 
 
 def test_flap_in_flight(bench: Bench) -> None:
-    """An endpoint that comes back starts at 0, and never goes below when old requests end."""
+    """An endpoint that comes back starts at 0, and stays at 0 or above when old requests end."""
     old, new = Request("old"), Request("new")
     bench.tracker.pre_request(old, result(predicted("qwen-0")))
     for _ in range(2):
@@ -183,7 +183,7 @@ def test_deleted_endpoint_leaves_the_gauges(bench: Bench) -> None:
     ],
 )
 def test_bad_event(bench: Bench, bad: Any, reason: str) -> None:
-    """An event that does not say what happened to whom does nothing, and is counted."""
+    """An event without a known type or endpoint is ignored and counted."""
     bench.tracker.pre_request(Request(), result(predicted("qwen-0")))
 
     bench.tracker.extract_endpoint(bad)
@@ -193,7 +193,7 @@ def test_bad_event(bench: Bench, bad: Any, reason: str) -> None:
 
 
 def test_endpoints_are_bounded(bench: Bench) -> None:
-    """Where no event tells who has gone, those without a request make room, and no other."""
+    """Without delete events, only endpoints without requests are removed to make room."""
     request = Request()
     bench.tracker.pre_request(request, result(predicted("qwen-0")))
     for number in range(9_999):

@@ -22,7 +22,7 @@ from tests.hooks.shapes import Request, predicted, result, stream
 
 @pytest.fixture
 def make(request: pytest.FixtureRequest) -> Callable[[str | bytes], RequestLifecycleTracker]:
-    """Makes trackers from JSON; each is closed when the test ends."""
+    """Make trackers from JSON, which are closed when the test ends."""
 
     def make_tracker(text: str | bytes) -> RequestLifecycleTracker:
         tracker = RequestLifecycleTracker.from_json(text)
@@ -36,7 +36,7 @@ def make(request: pytest.FixtureRequest) -> Callable[[str | bytes], RequestLifec
     "text", ["", b"", "{}", "null", '{"storeName": ""}', '{"storeName": null, "persistence": null}']
 )
 def test_defaults(make: Callable[..., RequestLifecycleTracker], text: str | bytes) -> None:
-    """No parameters, and an empty store name, are the defaults."""
+    """Missing parameters and an empty store name mean the defaults."""
     tracker = make(text)
 
     assert tracker.config == TrackerConfig(store_name="hermes-inflight")
@@ -47,7 +47,7 @@ def test_defaults(make: Callable[..., RequestLifecycleTracker], text: str | byte
 
 
 def test_all_parameters(make: Callable[..., RequestLifecycleTracker], tmp_path: Path) -> None:
-    """Every parameter of the seed is taken as it is, and the records land where it says."""
+    """Every parameter of the seed is accepted, and the records are written to its path."""
     path = tmp_path / "completed.jsonl"
     tracker = make(
         json.dumps(
@@ -110,7 +110,7 @@ def test_all_parameters(make: Callable[..., RequestLifecycleTracker], tmp_path: 
     ids=str,
 )
 def test_refusals(parameters: str | bytes, message: str) -> None:
-    """Every refusal of the seed is one line that names the field."""
+    """Each refusal of the seed is one line that names the field."""
     with pytest.raises(ConfigError, match=f"^invalid parameters: .*{message}") as refusal:
         RequestLifecycleTracker.from_json(parameters)
 
@@ -141,20 +141,20 @@ def test_refusals(parameters: str | bytes, message: str) -> None:
     ],
 )
 def test_keys(text: str, name: str, persistence: dict[str, Any]) -> None:
-    """Of a key that comes twice, in any case, the last counts; a null sets nothing."""
+    """If a key occurs twice, in any case, the last counts; null leaves the default."""
     assert TrackerConfig.from_json(text) == TrackerConfig(
         store_name=name, persistence=PersistenceConfig(**persistence)
     )
 
 
 def test_unknown_field_in_a_section_that_comes_twice() -> None:
-    """What is overruled later has to be valid all the same."""
+    """A section that is overridden later must be valid too."""
     with pytest.raises(ConfigError, match=r"unknown field 'persistence\.x'$"):
         TrackerConfig.from_json('{"persistence": {"x": 1}, "persistence": {}}')
 
 
 def test_path_that_cannot_be_written(tmp_path: Path) -> None:
-    """Persistence that cannot begin is refused at once, as the setting it is."""
+    """Persistence that cannot start is refused at once, as an invalid setting."""
     parameters = {"persistence": {"enabled": True, "outputPath": str(tmp_path)}}
     with pytest.raises(ConfigError, match=r"^persistence\.outputPath "):
         RequestLifecycleTracker.from_json(json.dumps(parameters))
@@ -165,7 +165,7 @@ def test_path_that_cannot_be_written(tmp_path: Path) -> None:
     [("1ns", 1), ("999ns", 1), ("1us1ns", 2), ("0.9ns", 0), ("300ms", 300_000)],
 )
 def test_short_intervals(interval: str, microseconds: int) -> None:
-    """An interval is kept to the microsecond, rounded up: only 0 is none."""
+    """An interval is kept to the microsecond, rounded up: only 0 means no interval."""
     config = TrackerConfig.from_json(json.dumps({"persistence": {"flushInterval": interval}}))
 
     assert config.persistence.flush_interval == timedelta(microseconds=microseconds)
@@ -181,7 +181,7 @@ def test_empty_interval_is_the_default(make: Callable[..., RequestLifecycleTrack
 def test_stores_are_shared_by_name(
     make: Callable[..., RequestLifecycleTracker], tmp_path: Path
 ) -> None:
-    """Trackers with one store name share their live state and their file, which is set once."""
+    """Trackers with one store name share live state and file; settings must agree."""
     first, second, other = make('{"storeName": "a"}'), make('{"storeName": "a"}'), make("")
     first.pre_request(Request(), result(predicted("qwen-0")))
     loads = [tracker.store.active_requests for tracker in (first, second, other)]
@@ -205,7 +205,7 @@ def test_stores_are_shared_by_name(
 
 
 def test_close_flushes(make: Callable[..., RequestLifecycleTracker], tmp_path: Path) -> None:
-    """Closing writes what is queued; the last tracker of a store gives file and name free."""
+    """Closing writes queued records; the last tracker of a store releases file and name."""
     path = tmp_path / "completed.jsonl"
     parameters: dict[str, Any] = {
         "persistence": {"enabled": True, "flushThreshold": 100, "outputPath": str(path)}
@@ -231,7 +231,7 @@ def test_close_flushes(make: Callable[..., RequestLifecycleTracker], tmp_path: P
 
 
 def test_hooks_after_close(make: Callable[..., RequestLifecycleTracker]) -> None:
-    """A closed tracker takes calls and does nothing."""
+    """The hooks of a closed tracker do nothing."""
     tracker = make("")
     tracker.close()
     tracker.pre_request(Request(), result(predicted("qwen-0")))

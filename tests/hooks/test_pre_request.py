@@ -1,4 +1,4 @@
-"""`pre_request`: what is read of a scheduling decision, rule by rule of the seed."""
+"""`pre_request`: how a scheduling decision is read, rule by rule of the seed."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ from tests.tracking.expected import (
 
 
 def track(bench: Bench, scheduling_result: Any, request: Request | None = None) -> LifecycleRecord:
-    """The record of a request that streams and completes."""
+    """Return the record of a request that streams and completes."""
     request = request or Request()
     bench.tracker.pre_request(request, scheduling_result)
     stream(bench.tracker, request, bench.clock, usage=usage())
@@ -66,12 +66,12 @@ def track(bench: Bench, scheduling_result: Any, request: Request | None = None) 
 
 
 def identified(pod: str) -> dict[str, Any]:
-    """Who an endpoint is, as a record tells it."""
+    """The identity of an endpoint in a record."""
     return {"id": f"pod://llm/{pod}", "address": f"{pod}.local", "port": "8000"}
 
 
 def unscraped(pod: str) -> dict[str, Any]:
-    """An endpoint about which nothing is known but its load."""
+    """An endpoint of which only the load is known."""
     return {**identified(pod), "inflight": {"tokens": 0, "requests": 0}}
 
 
@@ -137,7 +137,7 @@ def test_skipped(
     scheduling_result: Any,
     reason: str,
 ) -> None:
-    """Without request, id, endpoint or metadata nothing is tracked; a debug log says why."""
+    """Without request, id, endpoint or metadata nothing is tracked; a debug log has the reason."""
     caplog.set_level(logging.DEBUG, "otel_lifecycle")
 
     bench.tracker.pre_request(request_, scheduling_result)
@@ -195,7 +195,7 @@ def test_prefill_decode(bench: Bench) -> None:
 
 
 def test_ranks_of_a_pd_route(bench: Bench) -> None:
-    """Where a pod's name does not tell who an endpoint is, its own name stands beside the id."""
+    """If the pod's name does not identify an endpoint, its own name is recorded too."""
     leader = endpoint(
         "leader-0",
         "leader-0-rank-1",
@@ -211,7 +211,7 @@ def test_ranks_of_a_pd_route(bench: Bench) -> None:
 
 
 def test_group_alone(bench: Bench) -> None:
-    """Where nothing is said of the dispatched route, the endpoint's own PD group is the route."""
+    """Without a dispatched route, the endpoint's own PD group is the route."""
     written = track(bench, result(pd_leader()))
 
     assert written.tracked_endpoints == ["pod://llm/prefill-0", "pod://llm/decode-0"]
@@ -231,7 +231,7 @@ def test_group_alone(bench: Bench) -> None:
 )
 @pytest.mark.parametrize("selected", [predicted("leader-0"), pd_leader()], ids=["alone", "group"])
 def test_incomplete_route(bench: Bench, selected: ScheduledEndpoint, dispatched: Any) -> None:
-    """A dispatched route without leader, prefill or decode counts on the selected endpoint."""
+    """With an incomplete dispatched route, the selected endpoint carries the load."""
     bench.tracker.pre_request(Request(), result(selected, primary_route=dispatched))
     assert bench.tracker.store.loads() == {"pod://llm/leader-0": Load(512, 1)}
     bench.tracker.response_body(Request(), last())
@@ -264,7 +264,7 @@ def test_incomplete_route(bench: Bench, selected: ScheduledEndpoint, dispatched:
     ],
 )
 def test_incomplete_group(bench: Bench, group: Any) -> None:
-    """A PD group without both endpoints is no PD route."""
+    """A PD group without both endpoints is ignored."""
     selected = predicted("qwen-0")
     selected.attributes["PDGroupInfoKey"] = group
 
@@ -332,7 +332,7 @@ def test_route_without_group(bench: Bench, prefill: str, known: dict[str, Any]) 
 def test_route_mismatch(
     bench: Bench, dispatched: Any, tracked: list[str], score: float, expected: LatencyPrediction
 ) -> None:
-    """The dispatched route counts where it and the PD group disagree, and the record says so."""
+    """If dispatched route and PD group disagree, the former is recorded, with a mark."""
     written = track(bench, result(pd_leader(), primary_route=dispatched))
 
     assert written.route_mismatch is True
@@ -351,7 +351,7 @@ def test_route_mismatch(
 
 @pytest.mark.parametrize("prefill", ["prefill-0", "decode-0", "leader-0"])
 def test_known_endpoints_of_another_route(bench: Bench, prefill: str) -> None:
-    """An endpoint of the dispatched route keeps the snapshot the scheduler gave, in any role."""
+    """A known endpoint of the dispatched route keeps its snapshot, in any role."""
     dispatched = route(metadata("leader-0"), metadata(prefill), metadata("decode-9"))
 
     written = track(bench, result(pd_leader(), primary_route=dispatched))
@@ -364,7 +364,7 @@ def test_known_endpoints_of_another_route(bench: Bench, prefill: str) -> None:
 
 
 def test_leader_is_the_selected_endpoint(bench: Bench) -> None:
-    """The selected endpoint stays the leader, whatever leader the dispatched route names."""
+    """The selected endpoint stays the leader, whatever leader the route names."""
     dispatched = route(metadata("leader-9"), metadata("prefill-0"), metadata("decode-0"))
 
     written = track(bench, result(pd_leader(), primary_route=dispatched))
@@ -375,7 +375,7 @@ def test_leader_is_the_selected_endpoint(bench: Bench) -> None:
 
 @pytest.mark.parametrize("dispatched", [True, False])
 def test_snapshots_where_prefill_is_decode(bench: Bench, dispatched: bool) -> None:
-    """Each half keeps what the scheduler gave for it, and the load of the endpoint they share."""
+    """Each half keeps its own snapshot, with the load of the shared endpoint."""
     halves = endpoint("qwen-0"), endpoint("qwen-0")
     halves[0].metrics.running_requests_size, halves[1].metrics.running_requests_size = 1, 2
     leader = endpoint("leader-0", pd_group=pd_group(*halves))
@@ -395,7 +395,7 @@ def test_snapshots_where_prefill_is_decode(bench: Bench, dispatched: bool) -> No
 
 
 def test_prefill_is_decode(bench: Bench) -> None:
-    """A PD route whose prefill and decode are one endpoint counts once, until its end."""
+    """A PD route with one endpoint for both roles is counted once, until its end."""
     both = predicted("qwen-0")
     leader = endpoint("leader-0", pd_group=pd_group(both, both))
     request = Request()
@@ -434,7 +434,7 @@ def test_dispatch_inflight_excludes_the_request(bench: Bench) -> None:
 
 
 def test_dispatch_inflight_is_that_of_the_selected_endpoint(bench: Bench) -> None:
-    """In a PD route the load at dispatch is the leader's, which such routes do not count on."""
+    """The load at dispatch of a PD route is the leader's, which such routes do not add to."""
     first, second = Request("first"), Request("second")
     bench.tracker.pre_request(first, result(pd_leader()))
     bench.tracker.pre_request(second, result(pd_leader()))
@@ -477,7 +477,7 @@ def test_routing_of_a_pd_route(bench: Bench, dispatched: Any) -> None:
 def test_prediction_mode(
     bench: Bench, attribute: Any, expected: LatencyPrediction, mode: str
 ) -> None:
-    """The mode is `active` with any prediction, else empty; upstream's zero is no prediction."""
+    """The mode is `active` if there is a prediction, else empty; 0 means no prediction."""
     written = track(bench, result(endpoint("qwen-0", prediction=attribute)))
 
     assert (written.prediction, written.prediction_mode) == (expected, mode)
@@ -498,7 +498,7 @@ def test_prediction_mode(
     ids=["blocks", "no match", "all", "no blocks", "score", "whole number", "zero", "absent"],
 )
 def test_prefix_cache_score(bench: Bench, attribute: Any, score: float | None) -> None:
-    """The score is matched of total blocks, or a number; a missing one is unknown and not 0."""
+    """The score is matched by total blocks, or a number; a missing one is unknown, not 0."""
     written = track(bench, result(endpoint("qwen-0", prefix_cache=attribute)))
 
     assert written.prefix_cache_score == score
@@ -508,7 +508,7 @@ def test_prefix_cache_score(bench: Bench, attribute: Any, score: float | None) -
 
 
 def with_tokens(**values: Any) -> Any:
-    """A request that says of its length what `values` say."""
+    """A request with these values for its length."""
     return SimpleNamespace(request_id="request-1", target_model="Qwen/Qwen3-8B", **values)
 
 
@@ -558,7 +558,7 @@ def with_tokens(**values: Any) -> Any:
 def test_input_tokens(
     bench: Bench, values: dict[str, Any], expected: tuple[int | None, str]
 ) -> None:
-    """The length of the tokenized prompt, else a reported count, else an estimate marked as one."""
+    """The length is that of the tokenized prompt, else a reported count, else an estimate."""
     written = track(bench, result(predicted("qwen-0")), with_tokens(**values))
 
     assert (written.input_token_length, written.input_token_source.value) == expected
@@ -579,7 +579,7 @@ def test_estimate_on_the_span(bench: Bench) -> None:
 
 
 def test_unknown_length_charges_the_request_alone(bench: Bench) -> None:
-    """Without a known length a request counts as a request, and no tokens."""
+    """A request of unknown length adds one request and no tokens to the load."""
     bench.tracker.pre_request(with_tokens(), result(predicted("qwen-0")))
 
     assert bench.tracker.load(identity("qwen-0")) == Load(tokens=0, requests=1)
@@ -625,7 +625,7 @@ def test_endpoint_id(bench: Bench, who: Any, expected: str) -> None:
 
 
 def test_snapshots_are_copies(bench: Bench) -> None:
-    """What the router changes after `pre_request` does not change the record."""
+    """Changes that the router makes after `pre_request` do not change the record."""
     selected = predicted("qwen-0")
     request = Request()
     bench.tracker.pre_request(request, result(selected))
@@ -644,7 +644,7 @@ def test_snapshots_are_copies(bench: Bench) -> None:
 
 
 def test_metrics_changed_in_place(bench: Bench) -> None:
-    """A router may go on using one metrics object: each request has the values of its time."""
+    """If a router changes one metrics object, each request has the values at its dispatch."""
     selected = predicted("qwen-0")
     for running in (3, 4):
         selected.metrics.running_requests_size = running
@@ -660,7 +660,7 @@ def test_metrics_changed_in_place(bench: Bench) -> None:
 
 
 def test_nothing_known_of_the_endpoint(bench: Bench) -> None:
-    """Without metrics and NPU state the snapshot has neither, and each feature has its reason."""
+    """Without metrics and NPU state the snapshot has neither, and features have a reason."""
     written = track(bench, result(ScheduledEndpoint(metadata("qwen-0"))))
 
     assert written.selected_route is not None
@@ -711,7 +711,7 @@ def test_stale_metrics(
     stale_after: str | None,
     expected: dict[str, str],
 ) -> None:
-    """Old metrics are no features of the predictor; the snapshot keeps them, with their time."""
+    """Old metrics are not used as features; the snapshot keeps them, with their time."""
     selected = predicted("qwen-0")
     moment = None if age is None else NOW - timedelta(seconds=age)
     selected.metrics.update_time = moment
@@ -749,7 +749,7 @@ STALE_NPU = dict.fromkeys(
 def test_stale_npu_state(
     bench: Bench, age: float | None, status: str, expected: dict[str, str]
 ) -> None:
-    """An NPU state that is old, or says so, gives no features; the snapshot keeps it."""
+    """An old or `stale` NPU state gives no features; the snapshot keeps it."""
     selected = predicted("qwen-0")
     state_ = selected.attributes["NPUStateKey"]
     state_.observation_time = None if age is None else NOW - timedelta(seconds=age)
@@ -771,7 +771,7 @@ def test_stale_npu_state(
 
 
 def test_ranks_of_one_pod(bench: Bench) -> None:
-    """Data-parallel ranks of one pod share its id and never a counter."""
+    """Data-parallel ranks of one pod share its id but never a counter."""
     first, second = Request("first"), Request("second")
     bench.tracker.pre_request(first, result(predicted("qwen-0", "qwen-0-rank-0")))
     bench.tracker.pre_request(second, result(predicted("qwen-0", "qwen-0-rank-1")))
@@ -786,7 +786,7 @@ def test_ranks_of_one_pod(bench: Bench) -> None:
 
 
 def test_duplicate_id(bench: Bench) -> None:
-    """An id that comes again while in flight ends the older request as `superseded`."""
+    """If an id is already in flight, the older request ends as `superseded`."""
     request = Request()
     bench.tracker.pre_request(request, result(predicted("qwen-0")))
     bench.tracker.pre_request(request, result(predicted("qwen-1")))
@@ -804,7 +804,7 @@ def test_duplicate_id(bench: Bench) -> None:
 
 
 def test_rerouted(bench: Bench) -> None:
-    """A request in flight that is sent elsewhere stays one request, and its load moves along."""
+    """A rerouted request stays one request, and its load moves along."""
     request = Request()
     bench.tracker.pre_request(request, result(predicted("qwen-0")))
     bench.tracker.reroute_request(request, result(predicted("qwen-1")), "connect_error")
@@ -830,7 +830,7 @@ def test_rerouted(bench: Bench) -> None:
     ],
 )
 def test_not_rerouted(bench: Bench, request_: Any, scheduling_result: Any, reason: str) -> None:
-    """Without request, endpoint or a request in flight nothing moves."""
+    """Without request, endpoint or a request in flight, a reroute does nothing."""
     bench.tracker.pre_request(Request(), result(predicted("qwen-0")))
 
     bench.tracker.reroute_request(request_, scheduling_result)
@@ -843,7 +843,7 @@ def test_not_rerouted(bench: Bench, request_: Any, scheduling_result: Any, reaso
     ("attempt", "expected"), [(2, 2), (5, 5), (1, 2), (0, 2), ("5", 2), (None, 2)]
 )
 def test_attempt(bench: Bench, attempt: Any, expected: int) -> None:
-    """A reroute counts the attempt up, unless the router knows a higher number."""
+    """A reroute increments the attempt, unless the router reports a higher number."""
     request = Request()
     bench.tracker.pre_request(request, result(predicted("qwen-0")))
     request.attempt = attempt  # type: ignore[attr-defined]
@@ -855,7 +855,7 @@ def test_attempt(bench: Bench, attempt: Any, expected: int) -> None:
 
 
 def test_rejected(bench: Bench) -> None:
-    """A request without an endpoint is recorded as `rejected`, and charges nobody."""
+    """A request without an endpoint is recorded as `rejected` and adds no load."""
     bench.tracker.reject(Request(), "no_candidates")
 
     assert lines(bench) == [
@@ -901,7 +901,7 @@ def test_injected(bench: Bench) -> None:
 
 
 def test_inbound_headers(bench: Bench) -> None:
-    """The trace context of inbound headers is the request's parent."""
+    """The trace context in the inbound headers is the request's parent."""
     request = Request()
     headers = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
     bench.tracker.pre_request(request, result(predicted("qwen-0")), headers)
@@ -916,7 +916,7 @@ def test_inbound_headers(bench: Bench) -> None:
 
 @pytest.mark.parametrize("request_", [None, SimpleNamespace(), Request("other")])
 def test_not_injected(bench: Bench, request_: Any) -> None:
-    """Headers of what is not in flight stay as they are."""
+    """Headers of an unknown request stay unchanged."""
     headers: dict[str, str] = {}
 
     bench.tracker.inject(request_, headers)
@@ -935,7 +935,7 @@ VALUES = {
 
 
 def state(struct: type[msgspec.Struct]) -> SimpleNamespace:
-    """An object of the seed's shape that knows every field, by the seed's name in snake_case."""
+    """An object shaped like the seed's with every field, by the seed's name in snake_case."""
     values: dict[str, Any] = {}
     for field in fields_of(struct):
         name = re.sub("[A-Z]", lambda capital: "_" + capital[0].lower(), field.record_name)
@@ -944,7 +944,7 @@ def state(struct: type[msgspec.Struct]) -> SimpleNamespace:
 
 
 def test_every_declared_field_is_read(bench: Bench) -> None:
-    """Metrics and NPU state lose no field on their way into the record."""
+    """No field of metrics and NPU state is lost on its way into the record."""
     selected = endpoint("qwen-0", npu=state(NPUState))
     selected.metrics = state(EndpointMetrics)
 

@@ -53,7 +53,7 @@ def begin(bench: Bench, **changes: Any) -> Request:
 def test_skipped(
     bench: Bench, caplog: pytest.LogCaptureFixture, request_: Any, response: Any
 ) -> None:
-    """Without request, id or response nothing happens; a debug log says why."""
+    """Without request, id or response nothing happens; a debug log has the reason."""
     begin(bench)
     caplog.set_level(logging.DEBUG, "otel_lifecycle.tracking.tracker")
 
@@ -66,7 +66,7 @@ def test_skipped(
 
 @pytest.mark.parametrize("response", [Response(), Response(end_of_stream=True)])
 def test_unknown_id(bench: Bench, response: Response) -> None:
-    """A response to what is not in flight does nothing, and is counted."""
+    """A response to an unknown request is ignored and counted."""
     bench.tracker.response_body(Request("other"), response)
 
     assert bench.records == []
@@ -74,7 +74,7 @@ def test_unknown_id(bench: Bench, response: Response) -> None:
 
 
 def test_first_chunk_is_marked_once(bench: Bench) -> None:
-    """The first chunk marks, later ones and the last do not mark again."""
+    """The first chunk is marked; later chunks and the last are not."""
     request = begin(bench)
     for response in (Response(), Response(), last()):
         bench.clock.advance(250)
@@ -91,7 +91,7 @@ def test_first_chunk_is_marked_once(bench: Bench) -> None:
 
 
 def test_first_chunk_and_end_in_one_call(bench: Bench) -> None:
-    """A stream of one chunk has a first chunk, at the time of its end."""
+    """The first chunk of a stream with one call is at its end."""
     request = begin(bench)
     bench.clock.advance(250)
     bench.tracker.response_body(request, last(usage=usage()))
@@ -105,7 +105,7 @@ def test_first_chunk_and_end_in_one_call(bench: Bench) -> None:
 
 @pytest.mark.parametrize("body", [SimpleNamespace(stream=False), SimpleNamespace(), None])
 def test_single_call_of_no_stream(bench: Bench, body: Any) -> None:
-    """A response that is not a stream, or not known to be one, claims no time to first token."""
+    """A response that is not known to be a stream has no time to first token."""
     request = begin(bench, body=body)
     bench.tracker.response_body(request, last(usage=usage()))
 
@@ -120,7 +120,7 @@ def test_single_call_of_no_stream(bench: Bench, body: Any) -> None:
 
 
 def test_chunks_of_no_stream(bench: Bench) -> None:
-    """The parts of a response that is not a stream are not a first chunk either."""
+    """Parts of a response that is not a stream are not a first chunk."""
     request = begin(bench, body=SimpleNamespace(stream=False))
     stream(bench.tracker, request)
 
@@ -129,7 +129,7 @@ def test_chunks_of_no_stream(bench: Bench) -> None:
 
 
 def test_chunk_tells_a_stream(bench: Bench) -> None:
-    """Where it is not known whether a response is a stream, a chunk before the end tells."""
+    """If it is unknown whether a response is a stream, a chunk before the end shows that it is."""
     request = begin(bench, body=None)
     stream(bench.tracker, request)
 
@@ -139,7 +139,7 @@ def test_chunk_tells_a_stream(bench: Bench) -> None:
 
 
 def test_first_chunk_gives_the_prefill_load_back(bench: Bench) -> None:
-    """From the first chunk on a PD request charges its decode endpoint alone."""
+    """From its first chunk on a PD request adds load only to its decode endpoint."""
     request = Request()
     bench.tracker.pre_request(request, result(pd_leader()))
     bench.tracker.response_body(request, Response())
@@ -154,7 +154,7 @@ def test_first_chunk_gives_the_prefill_load_back(bench: Bench) -> None:
 
 @pytest.mark.parametrize("cause", ["natural", "evicted"])
 def test_end_is_once(bench: Bench, cause: str) -> None:
-    """The last chunk ends, with its outcome; what comes later does nothing, and is counted."""
+    """The last chunk ends the request, with its outcome; later calls are only counted."""
     request = begin(bench)
     bench.tracker.response_body(request, Response(usage=usage(1)))
     assert (bench.tracker.store.active_requests, bench.records) == (1, [])
@@ -175,7 +175,7 @@ def test_end_is_once(bench: Bench, cause: str) -> None:
 
 
 def test_late_chunk_of_a_superseded_request(bench: Bench) -> None:
-    """A late chunk belongs to whatever request has the id by now, and ends nothing twice."""
+    """A late chunk belongs to the current request with the id, and ends nothing twice."""
     request = begin(bench)
     bench.tracker.pre_request(request, result(predicted("qwen-1")))
     bench.tracker.response_body(request, last())
@@ -218,7 +218,7 @@ def test_forced_completion(
 @pytest.mark.parametrize("cause", ["natural", "", None, "error"])
 @pytest.mark.parametrize("error", [TimeoutError("secret"), TimeoutError, "TimeoutError"])
 def test_error_without_cause(bench: Bench, cause: Any, error: Any) -> None:
-    """A response that holds an error did not complete, whether or not a cause says so."""
+    """A response with an error did not complete, with or without a cause."""
     request = begin(bench)
     bench.tracker.response_body(request, last(termination_cause=cause, error=error))
 
@@ -229,7 +229,7 @@ def test_error_without_cause(bench: Bench, cause: Any, error: Any) -> None:
 
 @pytest.mark.parametrize("cause", ["client-disconnect", "evicted"])
 def test_cause_beside_an_error(bench: Bench, cause: str) -> None:
-    """The router's cause tells more than the exception that came of it."""
+    """The router's cause takes precedence over the exception."""
     request = begin(bench)
     bench.tracker.response_body(request, last(termination_cause=cause, error=OSError()))
 
@@ -239,7 +239,7 @@ def test_cause_beside_an_error(bench: Bench, cause: str) -> None:
 
 @pytest.mark.parametrize("cause", ["natural", "", None])
 def test_natural_completion(bench: Bench, cause: Any) -> None:
-    """No cause is a natural one: the seed knows no other."""
+    """A missing cause means natural completion, the only one that the seed knows."""
     request = begin(bench)
     bench.tracker.response_body(request, last(termination_cause=cause))
 
@@ -249,7 +249,7 @@ def test_natural_completion(bench: Bench, cause: Any) -> None:
 
 
 class OverloadedError(Exception):
-    """An error of the router's own."""
+    """An error of the router."""
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_error_type(bench: Bench, error: Any, expected: str) -> None:
 def test_output_length(
     bench: Bench, reported: Any, expected: int | None, ignored: dict[str, int]
 ) -> None:
-    """The completion tokens of the usage; negative or missing is unknown and not 0."""
+    """The output length is the usage's completion tokens; negative or missing is unknown, not 0."""
     request = begin(bench)
     stream(bench.tracker, request, usage=reported)
 
@@ -329,7 +329,7 @@ def test_output_length(
     ],
 )
 def test_cached_tokens(bench: Bench, details: Any, expected: int | None) -> None:
-    """Cached tokens are known when the usage has its details; none cached is 0."""
+    """Cached tokens are known if the usage has details; 0 means none."""
     request = begin(bench)
     stream(bench.tracker, request, usage=Usage(128, prompt_token_details=details))
 
@@ -339,7 +339,7 @@ def test_cached_tokens(bench: Bench, details: Any, expected: int | None) -> None
 
 @pytest.mark.parametrize("tokens", [0, 1])
 def test_no_time_per_token_below_two(bench: Bench, tokens: int) -> None:
-    """One token has no time per output token."""
+    """A response of one token has no time per output token."""
     request = begin(bench)
     stream(bench.tracker, request, usage=usage(tokens))
 
@@ -372,7 +372,7 @@ def test_no_time_per_token_below_two(bench: Bench, tokens: int) -> None:
     ],
 )
 def test_served_endpoint(bench: Bench, served: Any, expected: str | None) -> None:
-    """Who served is kept beside who was selected; the load goes back to who was charged."""
+    """The serving endpoint is recorded with the selected one, which gets its load back."""
     request = begin(bench)
     bench.tracker.response_body(request, last(), served)
 

@@ -1,4 +1,4 @@
-"""Any requests of any scheduler have the records of a literal model of the seed."""
+"""Random requests of random schedulers have the records that a literal model of the seed has."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ groups = (
 
 @st.composite
 def leaders(draw: st.DrawFn) -> ScheduledEndpoint:
-    """A selected endpoint, perhaps with the pair it is to drive."""
+    """A selected endpoint, maybe with a pair."""
     leader = draw(endpoints)
     group = draw(groups)
     if group is not None:
@@ -107,7 +107,7 @@ def leaders(draw: st.DrawFn) -> ScheduledEndpoint:
 
 @st.composite
 def results(draw: st.DrawFn) -> Any:
-    """A scheduling result, perhaps with the dispatched route, which is mostly the group's."""
+    """A scheduling result, maybe with a dispatched route, mostly the group's."""
     leader = draw(leaders())
     pair = seed_model.selected_pd_route_endpoints(leader)
     who = st.none() | st.sampled_from(WHO)
@@ -152,7 +152,7 @@ steps = st.lists(
 
 
 class Both:
-    """The tracker and the model, called alike."""
+    """Calls the tracker and the model alike."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
@@ -180,7 +180,7 @@ class Both:
         self.model.extract_endpoint(change)
 
     def end_all(self) -> None:
-        """Ends what is open, and forgets all endpoints, for the next example."""
+        """End open requests and forget all endpoints, for the next example."""
         for request_id in list(self.model.store.inflight):
             self.chunk(Request(request_id), Response(end_of_stream=True), None)
         for who in WHO:
@@ -188,7 +188,7 @@ class Both:
 
 
 def without_counterpart(scheduling_result: Any) -> dict[str, Any]:
-    """Of a request whose dispatched route is not its group's: what the port says otherwise."""
+    """Return the differences for a request whose dispatched route is not its group's."""
     selected = seed_model.selected_target(scheduling_result)
     pair = seed_model.selected_pd_route_endpoints(selected)
     dispatched = seed_model.tracked_route_endpoints(
@@ -202,14 +202,14 @@ def without_counterpart(scheduling_result: Any) -> dict[str, Any]:
 
 
 def as_recorded(value: Any) -> Any:
-    """A value of the model, with moments as a record tells them."""
+    """Return a value of the model as a record has it."""
     if isinstance(value, dict):
         return {name: as_recorded(part) for name, part in value.items()}
     return value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else value
 
 
 def expected(record: dict[str, Any]) -> dict[str, Any]:
-    """A record of the model, as the port is to write it."""
+    """Return the model's record as the port should write it."""
     counted = {
         seed_model.key(who): seed_model.endpoint_id(who) for who in record["trackedEndpoints"]
     }
@@ -222,7 +222,7 @@ def expected(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def recorded(line: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
-    """What a record of the port says of the same, with the seed's zero values for unknown."""
+    """Return the port's record with the seed's zero values for unknown."""
     snapshots = {
         role: {"id": ""}
         | {
@@ -255,7 +255,7 @@ def recorded(line: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
 )
 @given(steps=steps)
 def test_records_are_those_of_the_seed(bench: Bench, steps: list[Any]) -> None:
-    """Where the parity page names no difference, records and loads are those of the model."""
+    """Except for the differences on the parity page, records and loads equal the model's."""
     both = Both(bench)
     assert bench.tracker.flush(timeout=30)
     offset = bench.path.stat().st_size if bench.path.exists() else 0
@@ -286,7 +286,7 @@ def test_records_are_those_of_the_seed(bench: Bench, steps: list[Any]) -> None:
 
 
 def loads(bench: Bench) -> list[dict[str, int]]:
-    """What is in flight on each endpoint."""
+    """Return the load of each endpoint."""
     found: list[dict[str, int]] = []
     for who in WHO:
         name = who.namespaced_name

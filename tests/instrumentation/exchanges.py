@@ -1,4 +1,4 @@
-"""Whole records of requests that the generic layer follows, as plain values."""
+"""Complete records of requests that the generic layer follows, as plain values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _METRICS_FEATURES = {
 
 
 def plain(record: LifecycleRecord) -> dict[str, Any]:
-    """A record as plain values, without the parts that follow from others."""
+    """Return a record as plain values, without the derived parts."""
     values: dict[str, Any] = msgspec.to_builtins(record)
     for derived in ("engineRequestId", "predictionInputs", "missingFeatureReasons", "resource"):
         del values[derived]
@@ -28,7 +28,7 @@ def plain(record: LifecycleRecord) -> dict[str, Any]:
 
 
 def endpoint(url: str, **known: Any) -> dict[str, Any]:
-    """An endpoint of a route, with nothing else in flight on it."""
+    """An endpoint of a route with nothing else in flight."""
     address, _, port = url.removeprefix("http://").partition(":")
     return {
         "id": f"addr://{address}:{port}",
@@ -40,7 +40,7 @@ def endpoint(url: str, **known: Any) -> dict[str, Any]:
 
 
 def prefilled(url: str, **changes: Any) -> dict[str, Any]:
-    """The same, of a pair whose decode was never chosen."""
+    """The same for a pair whose decode was never chosen."""
     route = {"leader": identity(url), "prefill": endpoint(url)}
     return streamed(url, **{"selectedRoute": route, **changes})
 
@@ -53,7 +53,7 @@ def identity(url: str) -> dict[str, Any]:
 
 
 def metrics(running: int, waiting: int, kv_cache: float | None) -> dict[str, Any]:
-    """What an engine said of itself, as far as the production stack's router scrapes it."""
+    """An engine's metrics, as far as the production stack's router scrapes them."""
     return {
         "runningRequestsSize": running,
         "waitingQueueSize": waiting,
@@ -70,7 +70,7 @@ def metrics(running: int, waiting: int, kv_cache: float | None) -> dict[str, Any
 
 
 def streamed(selected: str | dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """A stream of eight tokens to its proper end, through an aggregated route."""
+    """A complete stream of eight tokens through an aggregated route."""
     leader = endpoint(selected) if isinstance(selected, str) else selected
     whole = {
         "schemaVersion": 1,
@@ -140,7 +140,7 @@ def leg(role: str, url: str, outcome: str | None = "completed") -> dict[str, Any
 
 
 def legs(*calls: tuple[str, str, str]) -> dict[str, Any]:
-    """Several calls: role, URL and outcome of each."""
+    """Several calls, with role, URL and outcome of each."""
     return {"legs": tuple(leg(*call) for call in calls)}
 
 
@@ -151,7 +151,7 @@ def paired(
     prefilled: bool = True,
     **changes: Any,
 ) -> dict[str, Any]:
-    """The same, through a PD route; the router leads, so its leader is the decode endpoint."""
+    """The same through a PD route; the leader is the decode endpoint."""
     pair = [endpoint(one) if isinstance(one, str) else one for one in (prefill, decode)]
     leader = {name: pair[1][name] for name in ("id", "address", "port")}
     route = {"leader": leader, "prefill": pair[0], "decode": pair[1]}
@@ -175,12 +175,12 @@ def paired(
 
 
 def failed(error: str, *, first_chunk: bool = False) -> dict[str, Any]:
-    """What an error changes."""
+    """The changes for an error."""
     return {**_cut(first_chunk), "outcome": "error", "error": {"type": error}}
 
 
 def disconnected() -> dict[str, Any]:
-    """What a client changes that leaves after the first chunk."""
+    """The changes for a client that leaves after the first chunk."""
     return {**_cut(first_chunk=True), "outcome": "client_disconnect"}
 
 
@@ -199,7 +199,7 @@ def _cut(first_chunk: bool) -> dict[str, Any]:
 
 
 def whole_answer() -> dict[str, Any]:
-    """What changes for a response that is not a stream."""
+    """The changes for a response that is not a stream."""
     return {
         "streaming": False,
         "firstChunkAt": None,

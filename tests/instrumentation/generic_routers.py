@@ -1,4 +1,4 @@
-"""Small routers that know nothing of telemetry, one for each client library."""
+"""Small routers without any telemetry, one for each client library."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ FORWARDED = {"content-type": "application/json"}
 
 
 class Upstream:
-    """Calls engines; the first that can be reached answers."""
+    """Calls engines; the first one that can be reached answers."""
 
     def __init__(self, urls: list[str]) -> None:
         self.urls = urls
 
     async def start(self) -> None:
-        """Opens what the calls need."""
+        """Open the client."""
         raise NotImplementedError
 
     async def stop(self) -> None:
-        """Closes it."""
+        """Close the client."""
         raise NotImplementedError
 
     async def call(self, url: str, body: bytes) -> tuple[int, str, AsyncIterator[bytes]] | None:
-        """Status, content type and body of an engine's answer; None if nobody is there."""
+        """Return status, content type and body of an engine's answer; None if it is unreachable."""
         raise NotImplementedError
 
 
@@ -83,7 +83,7 @@ class AiohttpUpstream(Upstream):
 
 
 def make_router(upstream: Upstream) -> FastAPI:
-    """A router that passes on what it gets."""
+    """A router that passes on answers unchanged."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -120,7 +120,7 @@ def make_router(upstream: Upstream) -> FastAPI:
 
 
 def make_pd_proxy(prefill: str, decode: str) -> FastAPI:
-    """A proxy that has a prompt prefilled by one engine and decoded by another."""
+    """A proxy that prefills a prompt on one engine and decodes on another."""
     app = FastAPI()
 
     async def route(request: Request) -> Response:

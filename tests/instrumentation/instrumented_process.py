@@ -1,4 +1,4 @@
-"""A router as a process of its own, under `opentelemetry-instrument`."""
+"""A router as a separate process under `opentelemetry-instrument`."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _START_SECONDS = 60.0  # imports take long on a machine that is busy with other 
 
 
 class InstrumentedProcess:
-    """Talks to the router, and reads what it recorded."""
+    """Sends requests to the router, and reads its records."""
 
     def __init__(self, port: int, path: Path) -> None:
         self._url = f"http://127.0.0.1:{port}/v1/completions"
         self._path = path
 
     def post(self, **fields: Any) -> httpx.Response:
-        """Sends one request, as soon as the router serves."""
+        """Send one request as soon as the router serves."""
         body = {"model": "m", "prompt": "hello " * 20, "max_tokens": 8, **fields}
         answers: list[httpx.Response] = []
 
@@ -54,7 +54,7 @@ class InstrumentedProcess:
 
 @contextmanager
 def instrumented(arguments: Sequence[str], port: int, path: Path) -> Iterator[InstrumentedProcess]:
-    """Runs Python with these arguments, and a record file that gets each record at once."""
+    """Run Python with these arguments, and a record file without buffering."""
     tool = Path(sys.executable).with_name("opentelemetry-instrument")
     environment = {
         **os.environ,
@@ -80,7 +80,7 @@ def instrumented(arguments: Sequence[str], port: int, path: Path) -> Iterator[In
 
 
 def free_port() -> int:
-    """A port nobody listens on now."""
+    """Return a port on which nothing listens now."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
@@ -95,12 +95,12 @@ def _reserved() -> socket.socket:
 
 
 def closed_port() -> str:
-    """A URL where nobody listens, and nobody else will: the port is taken."""
+    """Yield a URL where nothing listens or will listen: the port is taken."""
     return f"http://127.0.0.1:{_reserved().getsockname()[1]}"
 
 
 def served_by_any_fastapi(record: LifecycleRecord) -> dict[str, Any]:
-    """Newer versions of FastAPI make a span of their own, which is the parent of ours then."""
+    """Newer versions of FastAPI make a span, which is then the parent of ours."""
     alone = record.parent_span_id is None
     return {
         "parentSpanId": record.parent_span_id,

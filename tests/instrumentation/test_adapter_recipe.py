@@ -1,4 +1,4 @@
-"""The recipe for an adapter, step by step; a pattern for the tests of another one."""
+"""The recipe for an adapter, step by step; a pattern for the tests of other adapters."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ID = {"x-request-id": "request-1"}
 
 
 class Adapted(Observed):
-    """The router with engines: `asgi_router` follows its requests, the adapter adds to them."""
+    """The router with engines; `asgi_router` follows its requests, the adapter adds details."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -37,21 +37,21 @@ class Adapted(Observed):
         )
 
     def stop(self) -> None:
-        """Stops everything."""
+        """Stop everything."""
         super().stop()
         self.adapter.uninstrument()
 
 
 @pytest.fixture
 def router(tmp_path: Path) -> Iterator[Adapted]:
-    """The router, instrumented, to be filled with engines."""
+    """The instrumented router, without engines."""
     adapted = Adapted(tmp_path / "records.jsonl")
     yield adapted
     adapted.stop()
 
 
 def test_what_only_the_router_knows(router: Adapted) -> None:
-    """The one record has what the adapter tells, beside what the traffic shows."""
+    """The only record combines the adapter's values with those of the traffic."""
     busy, idle = router.add_engine("busy"), router.add_engine("idle")
     engines = [Engine(busy.url, waiting=7), Engine(idle.url, waiting=2)]
     router.serve(create_app(engines, ShortestQueue()))
@@ -76,7 +76,7 @@ def test_error_of_the_router(router: Adapted) -> None:
 
 
 def test_another_release_of_the_router(router: Adapted, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What cannot be read is missing; the answer and the rest of the record are not."""
+    """A value that cannot be read is missing; the rest of the record is there."""
     monkeypatch.setattr(adapter, "endpoint_at", None)
     engine = router.add_engine("engine")
     router.serve(create_app([Engine(engine.url)], ShortestQueue()))
@@ -88,7 +88,7 @@ def test_another_release_of_the_router(router: Adapted, monkeypatch: pytest.Monk
 
 
 def test_uninstrumented(router: Adapted) -> None:
-    """An adapter that lets go leaves the router's class as it was."""
+    """After uninstrumenting the router's class is unchanged."""
     assert hasattr(ShortestQueue.pick, "__wrapped__")
     router.adapter.uninstrument()
 
@@ -96,7 +96,7 @@ def test_uninstrumented(router: Adapted) -> None:
 
 
 def test_every_adapter_has_an_entry_point() -> None:
-    """An instrumentation of the package that nothing loads would be forgotten."""
+    """Every instrumentation of the package is loaded by an entry point."""
     modules = [
         importlib.import_module(module.name)
         for module in pkgutil.walk_packages(
@@ -118,7 +118,7 @@ def test_every_adapter_has_an_entry_point() -> None:
 
 
 def test_the_recipe_is_the_example() -> None:
-    """`CONTRIBUTING.md` shows the code that the tests above run."""
+    """The code in `CONTRIBUTING.md` is the code tested above."""
     _, _, recipe = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("## Add an adapter")
     code = recipe.partition("```python\n")[2].partition("```")[0]
 

@@ -1,4 +1,4 @@
-"""How an instrumentation attaches to a router, and lets go of it."""
+"""How an instrumentation attaches to a router, and detaches from it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Router:
 
 
 class ToyInstrumentor(RouterInstrumentor):
-    """Notes which requests passed, and looks for a method that does not exist."""
+    """Notes the requests it observes, and wants a method that does not exist."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, RequestLifecycleTracker]] = []
@@ -59,7 +59,7 @@ def toy_router(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
 
 @pytest.fixture
 def instrumentor() -> Iterator[ToyInstrumentor]:
-    """The instrumentor, which is a singleton, fresh and in the end uninstrumented."""
+    """The singleton instrumentor, uninstrumented at the end."""
     ToyInstrumentor._instance = None
     ToyInstrumentor._hooked = False
     instrumentor = ToyInstrumentor()
@@ -69,12 +69,12 @@ def instrumentor() -> Iterator[ToyInstrumentor]:
 
 
 def load(name: str) -> ModuleType:
-    """Imports the router."""
+    """Import the router."""
     return importlib.import_module(name)
 
 
 def test_hooks_wait_for_the_import(toy_router: str, instrumentor: ToyInstrumentor) -> None:
-    """Instrumenting imports nothing; the router is wrapped once somebody imports it."""
+    """Instrumenting imports nothing; the router is wrapped when it is imported."""
     instrumentor.instrument()
     assert toy_router not in sys.modules
 
@@ -83,7 +83,7 @@ def test_hooks_wait_for_the_import(toy_router: str, instrumentor: ToyInstrumento
 
 
 def test_router_imported_before(toy_router: str, instrumentor: ToyInstrumentor) -> None:
-    """A router that is loaded already is wrapped at once."""
+    """A router that is already loaded is wrapped at once."""
     router = load(toy_router).Router()
     instrumentor.instrument()
 
@@ -92,7 +92,7 @@ def test_router_imported_before(toy_router: str, instrumentor: ToyInstrumentor) 
 
 
 def test_exceptions_pass(toy_router: str, instrumentor: ToyInstrumentor) -> None:
-    """What the router raises is raised."""
+    """The router's exceptions are raised unchanged."""
     instrumentor.instrument()
 
     with pytest.raises(KeyError, match="bad"):
@@ -100,7 +100,7 @@ def test_exceptions_pass(toy_router: str, instrumentor: ToyInstrumentor) -> None
 
 
 def test_uninstrument(toy_router: str, instrumentor: ToyInstrumentor) -> None:
-    """Uninstrumenting leaves nothing behind, and bound methods kept by somebody pass through."""
+    """Uninstrumenting leaves nothing behind, and bound methods that were kept pass through."""
     module = load(toy_router)
     original = module.Router.dispatch
     instrumentor.instrument()
@@ -115,7 +115,7 @@ def test_uninstrument(toy_router: str, instrumentor: ToyInstrumentor) -> None:
 
 
 def test_instrument_again(toy_router: str, instrumentor: ToyInstrumentor) -> None:
-    """After an uninstrument the router can be instrumented again, and is wrapped once."""
+    """After uninstrumenting, the router can be instrumented again and is wrapped once."""
     instrumentor.instrument()
     module = load(toy_router)
     instrumentor.uninstrument()
@@ -132,7 +132,7 @@ def test_many_cycles(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """However often a router is instrumented, nothing is left of it: no object, no processor."""
+    """However often a router is instrumented, no object and no processor is left."""
     monkeypatch.setenv("OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH", str(tmp_path / "records.jsonl"))
     caplog.set_level(logging.ERROR, "otel_lifecycle")  # what is captured is kept
     telemetry = InMemoryTelemetry(ALWAYS_OFF)
@@ -158,7 +158,7 @@ def test_many_cycles(
 def test_missing_hook(
     toy_router: str, instrumentor: ToyInstrumentor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A method that another version of the router does not have costs one warning."""
+    """A method that another version of the router lacks causes one warning."""
     instrumentor.instrument()
     load(toy_router)
 
@@ -173,7 +173,7 @@ def test_bad_setting(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A setting that cannot be used is one clear error, and the router runs uninstrumented."""
+    """An invalid setting is one clear error, and the router runs uninstrumented."""
     monkeypatch.setenv("OTEL_LIFECYCLE_STALE_AFTER", "5")
     instrumentor.instrument()
 
@@ -192,7 +192,7 @@ def test_record_file_that_cannot_be_written(
     caplog: pytest.LogCaptureFixture,
     tmp_path: Path,
 ) -> None:
-    """What only shows when the tracker is made is one clear error as well."""
+    """An error that appears when the tracker is made is reported as clearly."""
     instrumentor.instrument(store_name=str(tmp_path), persistence_output_path=str(tmp_path))
 
     assert load(toy_router).Router().dispatch("request-1") == "dispatched request-1"
@@ -208,7 +208,7 @@ def test_misspelt_variables(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A variable that nothing reads costs one warning, however often it is read over."""
+    """An unknown variable causes one warning, however often it is read."""
     monkeypatch.setenv("OTEL_LIFECYCLE_STOR_NAME", "router")
     monkeypatch.setenv("OTEL_LIFECYCLE_XYZ", "1")
     for _ in range(2):
@@ -226,7 +226,7 @@ def test_misspelt_variables(
 def test_options(
     toy_router: str, instrumentor: ToyInstrumentor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Options of `instrument` come before the environment, and nothing is made before an import."""
+    """Options of `instrument` override the environment, and nothing is made before an import."""
     monkeypatch.setenv("OTEL_LIFECYCLE_STORE_NAME", "environment")
     monkeypatch.setenv("OTEL_LIFECYCLE_MAX_INFLIGHT", "7")
     telemetry = InMemoryTelemetry()
@@ -250,7 +250,7 @@ def test_options(
 
 
 def test_options_and_variables() -> None:
-    """Each variable has an argument of `instrument()`, but for the name of the settings' file."""
+    """Each variable has an argument of `instrument()`, except the settings file."""
     variables = {name.removeprefix("OTEL_LIFECYCLE_").lower() for name in environment_variables()}
 
     assert set(InstrumentorOptions.__dataclass_fields__) == variables - {"config_file"}
@@ -262,7 +262,7 @@ def test_no_thread_can_be_started(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Where nothing can be set up, the router's import goes on, and the log says why."""
+    """If setting up fails, the router is still imported, and the log has the reason."""
 
     def fail(*_: Any) -> None:
         raise RuntimeError("can't start new thread")
@@ -279,7 +279,7 @@ def test_no_thread_can_be_started(
 def test_class_that_cannot_be_wrapped(
     toy_router: str, tmp_path: Path, instrumentor: ToyInstrumentor
 ) -> None:
-    """A router may be compiled: what cannot be wrapped is left alone."""
+    """A compiled class that cannot be wrapped is left alone."""
     (tmp_path / "toy_router.py").write_text(
         "class Immutable(type):\n"
         "    def __setattr__(self, name, value):\n"

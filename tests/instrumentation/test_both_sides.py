@@ -1,4 +1,4 @@
-"""What the client got and what the engine said: each hides from the other what only it knows."""
+"""The client's answer and the engine's are both read: each can hide the other's facts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WHOLE = b'{"choices":[{"index":0,"text":"word","finish_reason":"stop"}],"usage":
 
 
 class Engine:
-    """An engine that answers with given pieces.
+    """An engine with programmed answers.
 
     Attributes:
         status: Of the answer.
@@ -50,7 +50,7 @@ class Engine:
         self.called = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves any path."""
+        """Serve any path."""
         if scope["type"] != "http":
             return
         self.called += 1
@@ -66,7 +66,7 @@ class Engine:
 
 
 class Router:
-    """A router whose handler the test says; `chunks` calls the engine through a library."""
+    """A router with a given handler; `chunks` calls the engine through a library."""
 
     def __init__(self, observed: Observed, library: str) -> None:
         self.observed = observed
@@ -76,7 +76,7 @@ class Router:
         self.left = False
 
     def serve(self, handler: Any, *middleware: Any) -> str:
-        """Starts a router with the handler behind its path."""
+        """Start a router with the handler at its path."""
         app = Starlette(
             routes=[Route("/v1/completions", handler, methods=["POST"])], lifespan=self._lifespan
         )
@@ -93,7 +93,7 @@ class Router:
             yield
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The engine's answer, raised for an error status."""
+        """Yield the engine's answer; raise for an error status."""
         url = f"{self.engine_url}/v1/completions"
         if self.library == "httpx":
             async with self.httpx_client.stream("POST", url, json={}) as response:
@@ -127,7 +127,7 @@ def ending(observed: Observed) -> tuple[str, str | None]:
 
 
 def post_and_leave(url: str, *, after: bytes = b"") -> None:
-    """Sends a request, and leaves once a text of the answer has come."""
+    """Send a request, and leave when a text of the answer has arrived."""
     host, _, port = url.removeprefix("http://").partition(":")
     body = b'{"model":"m","stream":true}'
     with socket.create_connection((host, int(port))) as client:
@@ -141,7 +141,7 @@ def post_and_leave(url: str, *, after: bytes = b"") -> None:
 
 
 def test_own_terminator(router: Router) -> None:
-    """A router that ends its stream properly hides no engine that did not."""
+    """A router's own terminator does not hide that the engine's stream was truncated."""
     router.engine.pieces = [EVENT]
 
     async def handler(_: Request) -> Response:
@@ -159,7 +159,7 @@ def test_own_terminator(router: Router) -> None:
 
 
 def test_broken_read_that_the_router_swallows(router: Router) -> None:
-    """An engine whose connection breaks has failed, whatever the router makes of it."""
+    """An engine whose connection breaks has failed, whatever the router answers."""
     router.engine.pieces = [EVENT, 0.2, None]
 
     async def handler(_: Request) -> Response:
@@ -183,7 +183,7 @@ def test_broken_read_that_the_router_swallows(router: Router) -> None:
 
 
 def test_stopped_by_the_router(router: Router) -> None:
-    """A router that has read enough breaks the engine off: that is no error."""
+    """If the router breaks off the engine's answer, that is not an error."""
     router.engine.pieces = [EVENT, EVENT, 2.0]
 
     async def handler(_: Request) -> Response:
@@ -202,7 +202,7 @@ def test_stopped_by_the_router(router: Router) -> None:
 
 
 def test_usage_that_the_router_hides(router: Router) -> None:
-    """What the router leaves out of the engine's answer is known all the same."""
+    """Usage that the router omits from the engine's answer is known."""
     router.engine.pieces = [WHOLE]
 
     async def handler(_: Request) -> Response:
@@ -218,7 +218,7 @@ def test_usage_that_the_router_hides(router: Router) -> None:
 
 @pytest.mark.parametrize("prompt", ["raised", "wrapped"])
 def test_status_behind_an_exception(router: Router, prompt: str) -> None:
-    """An exception of the client library, or of the router, hides no status of the engine."""
+    """An exception of the client library or the router does not hide the engine's status."""
     router.engine.status = 503
 
     async def handler(request: Request) -> Response:
@@ -237,7 +237,7 @@ def test_status_behind_an_exception(router: Router, prompt: str) -> None:
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_disconnect_that_the_router_swallows(router: Router, whole: bool) -> None:
-    """A router that goes on, or ends in good order, when its client has left."""
+    """A disconnect is recorded even if the router continues, or ends normally."""
     router.engine.pieces = [EVENT, 0.5, LAST, DONE]
 
     async def handler(_: Request) -> Response:
@@ -266,7 +266,7 @@ def test_disconnect_that_the_router_swallows(router: Router, whole: bool) -> Non
 
 
 def test_application_that_returns_when_its_client_has_left(observed: Observed) -> None:
-    """An application without a framework that notices and returns."""
+    """An application without a framework notices the disconnect and returns."""
     router = Router(observed, "httpx")
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -283,7 +283,7 @@ def test_application_that_returns_when_its_client_has_left(observed: Observed) -
 
 
 def test_client_that_leaves_after_the_last_event(router: Router) -> None:
-    """A client that has all it asked for may close at once."""
+    """A client that has everything it asked for may close at once."""
     router.engine.pieces = [EVENT, LAST, DONE, 0.5]
 
     async def handler(_: Request) -> Response:
@@ -295,7 +295,7 @@ def test_client_that_leaves_after_the_last_event(router: Router) -> None:
 
 
 def test_first_output_that_nobody_got(router: Router) -> None:
-    """A first output after the client has left is none."""
+    """A first output after the client has left does not count."""
     router.engine.pieces = [b": wait\n\n", 0.5, EVENT, LAST, DONE]
 
     async def handler(_: Request) -> Response:
@@ -314,7 +314,7 @@ def test_first_output_that_nobody_got(router: Router) -> None:
 
 
 class AskingAgain:
-    """Middleware that has a request routed again when its first answer is an error."""
+    """Middleware that routes a request again if its first answer is an error."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -344,7 +344,7 @@ class AskingAgain:
 
 
 class PassingOn(BaseHTTPMiddleware):
-    """Middleware that hands each answer on through a stream of its own."""
+    """Middleware that passes on each answer through its own stream."""
 
     async def dispatch(self, request: Request, call_next: Any) -> Response:
         """Serves."""
@@ -354,7 +354,7 @@ class PassingOn(BaseHTTPMiddleware):
 
 @pytest.mark.parametrize("middleware", [(AskingAgain,), (AskingAgain, PassingOn)])
 def test_middleware_that_routes_again(router: Router, middleware: tuple[Any, ...]) -> None:
-    """The record tells what the client got, and each call to an engine."""
+    """The record has the client's answer, and each call to an engine."""
 
     async def handler(_: Request) -> Response:
         router.engine.status = 503 if router.engine.called == 0 else 200
@@ -378,7 +378,7 @@ async def _each(chunks: list[bytes]) -> AsyncIterator[bytes]:
 
 
 def test_handle(router: Router) -> None:
-    """A request that a handle tracks has one record, the handle's."""
+    """A request that a handle tracks has only the handle's record."""
     tracker = router.observed.instrumentor.tracker
     assert tracker is not None
 
@@ -399,7 +399,7 @@ def test_handle(router: Router) -> None:
 
 
 def test_router_within_a_router(router: Router) -> None:
-    """A router that is called in the same process has a record of its own, below the other's."""
+    """A router called in the same process has its own record, below the other's."""
 
     async def inner(_: Request) -> Response:
         return StreamingResponse(router.chunks())
@@ -422,7 +422,7 @@ def test_router_within_a_router(router: Router) -> None:
 
 
 def test_task_that_outlives_its_request(router: Router) -> None:
-    """What a task calls after the end of the request that started it is no part of it."""
+    """A call by a task after the end of its request does not belong to the request."""
     tasks: list[asyncio.Task[Any]] = []
     ended = asyncio.Event()
 
@@ -449,7 +449,7 @@ def test_task_that_outlives_its_request(router: Router) -> None:
 
 
 def test_first_byte_before_the_first_output(router: Router) -> None:
-    """A comment is a first byte and no output; why the engine stopped is told as it says."""
+    """A comment is a first byte but not output; the finish reason is the engine's."""
     router.engine.pieces = [b": wait\n\n", 0.3, EVENT, LAST, DONE]
 
     async def handler(_: Request) -> Response:
@@ -466,7 +466,7 @@ def test_first_byte_before_the_first_output(router: Router) -> None:
 
 
 def test_compressed_answer(router: Router) -> None:
-    """What aiohttp unpacks is read; what httpx hands over as it came is unknown, and no error."""
+    """An answer that aiohttp decompresses is read; a compressed one through httpx is unknown."""
     router.engine.headers += [(b"content-encoding", b"gzip")]
     router.engine.pieces = [gzip.compress(WHOLE)]
 

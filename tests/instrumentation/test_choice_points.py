@@ -1,4 +1,4 @@
-"""Routers with one place where they choose, on doubles with their modules and signatures."""
+"""Adapters that observe one method, on doubles with the routers' modules and signatures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DOUBLE = Path(__file__).parent / "doubles" / "choice_points"
 
 
 def imported(name: str) -> Iterator[Any]:
-    """A module of the double, under the name of the real one."""
+    """Import a module of the double under the real one's name."""
     sys.path.insert(0, str(DOUBLE))
     yield importlib.import_module(name)
     sys.path.remove(str(DOUBLE))
@@ -52,7 +52,7 @@ def observed(tmp_path: Path) -> Iterator[Observed]:
 
 
 def adapted(observed: Observed, adapter: EnrichingInstrumentor) -> Iterator[EnrichingInstrumentor]:
-    """An adapter beside the generic instrumentation."""
+    """An adapter together with the generic instrumentation."""
     adapter.instrument(
         tracer_provider=observed.telemetry.tracer_provider,
         meter_provider=observed.telemetry.meter_provider,
@@ -76,7 +76,7 @@ def skypilot_adapter(observed: Observed, skypilot: Any) -> Iterator[EnrichingIns
 
 
 async def forward(url: str, request: Request, **changes: Any) -> Response:
-    """Passes a request on."""
+    """Pass on a request."""
     body = {**await request.json(), **changes}
     async with httpx.AsyncClient(trust_env=False) as client:
         answer = await client.post(url + request.url.path, json=body)
@@ -85,7 +85,7 @@ async def forward(url: str, request: Request, **changes: Any) -> Response:
 
 @pytest.mark.usefixtures("lmdeploy_adapter")
 def test_lmdeploy_hybrid(observed: Observed, lmdeploy: Any) -> None:
-    """Policy, and the nodes that serve the model."""
+    """Policy and the number of nodes that serve the model are known."""
     engine = observed.add_engine("engine")
     manager = lmdeploy.NodeManager()
     manager.nodes = {
@@ -114,7 +114,7 @@ def test_lmdeploy_hybrid(observed: Observed, lmdeploy: Any) -> None:
 
 @pytest.mark.usefixtures("lmdeploy_adapter")
 def test_lmdeploy_dist_serve(observed: Observed, lmdeploy: Any) -> None:
-    """The pair is told by the roles of its nodes; its requests need no mark."""
+    """The roles of the nodes identify the pair; its requests need no mark."""
     prefill, decode = observed.add_engine("prefill"), observed.add_engine("decode")
     roles, manager = lmdeploy.EngineRole, lmdeploy.NodeManager()
     manager.nodes = {
@@ -140,7 +140,7 @@ def test_lmdeploy_dist_serve(observed: Observed, lmdeploy: Any) -> None:
 
 @pytest.mark.usefixtures("skypilot_adapter")
 def test_skypilot(observed: Observed, skypilot: Any) -> None:
-    """Policy, and the replicas that are ready; nothing where there is none."""
+    """Policy and the number of ready replicas are known; nothing without a replica."""
     engine = observed.add_engine("engine")
     policy = skypilot.LeastLoadPolicy()
     app = FastAPI()

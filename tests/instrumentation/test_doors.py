@@ -1,4 +1,4 @@
-"""Where requests come in and calls go out, beside the paths and libraries that most use."""
+"""Unusual ways in and out: other servers, paths, client libraries, threads and tasks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ UNSERVED = "no call to an engine was seen"
 
 @pytest.fixture
 def observed(tmp_path: Path) -> Iterator[Observed]:
-    """A generic instrumentation that knows one more path."""
+    """A generic instrumentation with one more path."""
     observed = Observed(tmp_path / "records.jsonl", paths="/ask=chat")
     yield observed
     observed.stop()
@@ -57,12 +57,12 @@ def engine(observed: Observed) -> Server:
 
 
 def serve(observed: Observed, handler: Any) -> None:
-    """Starts a router with one handler for all paths."""
+    """Start a router with one handler for all paths."""
     observed.serve(Starlette(routes=[Route("/{path:path}", handler, methods=["POST"])]))
 
 
 async def call(library: str, url: str, body: dict[str, Any]) -> bytes:
-    """Calls a URL through a library."""
+    """Call a URL through a library."""
     if library == "httpx":
         async with httpx.AsyncClient(trust_env=False) as client:
             return (await client.post(url, json=body)).content
@@ -71,7 +71,7 @@ async def call(library: str, url: str, body: dict[str, Any]) -> bytes:
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was said of requests that reached no engine."""
+    """The warnings about requests that reached no engine."""
     return [text for text in caplog.messages if UNSERVED in text]
 
 
@@ -79,7 +79,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     ("path", "operation"), [*BUILT_IN.items(), ("/v1/embeddings/", "embeddings"), ("/ask", "chat")]
 )
 def test_operations(observed: Observed, engine: Server, path: str, operation: str) -> None:
-    """Each path is an operation, on the way in and on the way out."""
+    """Each path has an operation, for requests and for calls."""
 
     async def handler(request: Request) -> Response:
         content = await call("httpx", engine.url + request.url.path, await request.json())
@@ -99,7 +99,7 @@ def test_operations(observed: Observed, engine: Server, path: str, operation: st
 
 @pytest.mark.parametrize("library", ["httpx", "aiohttp"])
 def test_call_of_another_path(observed: Observed, engine: Server, library: str) -> None:
-    """A call that asks for output is one to an engine, wherever it goes; others are not."""
+    """A call that asks for output is a call to an engine, whatever its path; others are not."""
 
     async def handler(request: Request) -> Response:
         body = await request.json()
@@ -121,7 +121,7 @@ def test_call_of_another_path(observed: Observed, engine: Server, library: str) 
 def test_unserved(
     observed: Observed, engine: Server, caplog: pytest.LogCaptureFixture, library: str
 ) -> None:
-    """Good answers without a known engine are recorded as failures are, and said once a minute."""
+    """Good answers without a known engine are recorded too, and logged once a minute."""
 
     async def handler(request: Request) -> Response:
         body = await request.json()
@@ -172,7 +172,7 @@ def test_unserved(
 def test_unserved_answers(
     observed: Observed, content: bytes, kind: str, outcome: Outcome, error: str | None
 ) -> None:
-    """What such an answer says of itself is what the request ended with."""
+    """Without a known engine the answer itself decides the outcome."""
 
     async def handler(_: Request) -> Response:
         return Response(content, media_type=kind)
@@ -185,7 +185,7 @@ def test_unserved_answers(
 
 
 class AiohttpServer:
-    """A router on aiohttp's own server, in a thread of its own."""
+    """A router on aiohttp's own server, in a separate thread."""
 
     def __init__(self, handler: Any) -> None:
         self._loop = asyncio.new_event_loop()
@@ -217,7 +217,7 @@ class AiohttpServer:
 
 @pytest.fixture
 def serve_aiohttp(observed: Observed) -> Iterator[Callable[[Any], AiohttpServer]]:
-    """Starts routers on aiohttp's own server."""
+    """Start routers on aiohttp's own server."""
     servers: list[AiohttpServer] = []
 
     def start(handler: Any) -> AiohttpServer:
@@ -232,7 +232,7 @@ def serve_aiohttp(observed: Observed) -> Iterator[Callable[[Any], AiohttpServer]
 
 
 async def passed_on(request: web.Request, url: str) -> web.StreamResponse:
-    """Calls an engine, and passes on what it answers as it comes."""
+    """Call an engine, and pass on its answer as it arrives."""
     async with (
         aiohttp.ClientSession() as session,
         session.post(url + request.path, data=await request.read()) as answer,
@@ -248,7 +248,7 @@ async def passed_on(request: web.Request, url: str) -> web.StreamResponse:
 
 
 def test_aiohttp_stream(observed: Observed, serve_aiohttp: Callable[[Any], AiohttpServer]) -> None:
-    """A stream through aiohttp's own server is followed as through any other."""
+    """A stream through aiohttp's own server is followed like any other."""
     engine = observed.add_engine("engine")
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -294,7 +294,7 @@ def test_aiohttp_endings(
     error: str | None,
     status: int,
 ) -> None:
-    """Whole answers, also compressed, refusals and exceptions."""
+    """Complete answers, also compressed, refusals and exceptions are recorded."""
     engine = observed.add_engine("engine")
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -323,7 +323,7 @@ def test_aiohttp_endings(
 def test_aiohttp_disconnect(
     observed: Observed, serve_aiohttp: Callable[[Any], AiohttpServer]
 ) -> None:
-    """A client that hangs up in mid-stream is a disconnect, and no error."""
+    """A client that leaves during a stream is a disconnect, not an error."""
     engine = observed.add_engine("engine", time_scale=1.0)
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -358,34 +358,34 @@ ANSWERED = b'data: {"choices":[{"index":0,"text":"a","finish_reason":"stop"}]}\n
 
 
 def blocking_call(url: str, body: bytes) -> requests.Response:
-    """Calls an engine as routers do that know requests alone."""
+    """Call an engine as routers do that use requests."""
     return requests.post(
         url, data=body, headers={"content-type": "application/json"}, stream=True, timeout=30
     )
 
 
 def iterated(url: str, body: bytes) -> bytes:
-    """The answer, read as it comes."""
+    """Yield the answer as it arrives."""
     return b"".join(blocking_call(url, body).iter_content(None))
 
 
 def fetched(url: str, body: bytes) -> bytes:
-    """The answer through urllib3 itself, which reads it at once."""
+    """Return the answer through urllib3, which reads it at once."""
     return urllib3.PoolManager().request("POST", url, body=body).data
 
 
 def lines(url: str, body: bytes) -> bytes:
-    """The answer by lines, in small pieces."""
+    """Return the answer by lines, in small pieces."""
     return b"\n".join(blocking_call(url, body).iter_lines(16)) + b"\n"
 
 
 def raw(url: str, body: bytes) -> bytes:
-    """The answer, read whole from what is below requests."""
+    """Return the answer, read completely from the layer below requests."""
     return blocking_call(url, body).raw.read(decode_content=True)
 
 
 async def in_executor(function: Any, *args: Any) -> Any:
-    """Runs a function in a thread that gets no context."""
+    """Run a function in a thread without the caller's context."""
     return await asyncio.get_running_loop().run_in_executor(None, function, *args)
 
 
@@ -423,7 +423,7 @@ def test_threads(observed: Observed, run: Any, read: Any) -> None:
 def test_engine_faults_in_threads(
     observed: Observed, fault: str, outcome: Outcome, error: str
 ) -> None:
-    """What an engine does wrong is seen through requests as through any client."""
+    """An engine's faults are seen through requests as through any client."""
     engine = observed.add_engine("engine")
 
     def answer(url: str, body: bytes) -> Response:
@@ -445,7 +445,7 @@ def test_engine_faults_in_threads(
 
 
 def test_nobody_in_threads(observed: Observed) -> None:
-    """An engine that cannot be reached from a thread is one attempt, whatever is tried again."""
+    """An unreachable engine in a thread is one attempt, however often it is retried."""
     dead = closed_port()
 
     def answer(body: bytes) -> Response:
@@ -470,7 +470,7 @@ def test_nobody_in_threads(observed: Observed) -> None:
 
 @pytest.mark.parametrize("library", ["httpx", "aiohttp"])
 def test_background_task(observed: Observed, engine: Server, library: str) -> None:
-    """An engine that is called behind the answer, by a background task, belongs to the request."""
+    """An engine called by a background task after the answer belongs to the request."""
 
     async def later(url: str, body: dict[str, Any]) -> None:
         await asyncio.sleep(0.05)
@@ -493,7 +493,7 @@ def test_background_task(observed: Observed, engine: Server, library: str) -> No
 
 
 def test_next_request_of_a_connection(observed: Observed, engine: Server) -> None:
-    """A request that comes while a background task still runs is another, in whatever context."""
+    """A request during a background task of the previous one is separate, in any context."""
     second = asyncio.Event()
 
     async def handler(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Answers of real engines, passed on by a router that is instrumented without knowing it."""
+"""Answers of real engines, passed on by a router with generic instrumentation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CASES: list[dict[str, Any]] = json.loads(
 
 
 def make_engine(case: dict[str, Any]) -> ASGIApp:
-    """An engine that answers as the case says: text is sent, numbers are seconds to wait."""
+    """An engine with the case's answer: text is sent, numbers are seconds to wait."""
 
     async def engine(scope: Scope, receive: Receive, send: Send) -> None:
         while (await receive()).get("more_body"):
@@ -47,7 +47,7 @@ def make_engine(case: dict[str, Any]) -> ASGIApp:
 
 
 def request_of(case: dict[str, Any]) -> dict[str, Any]:
-    """The client's request; the text of its first message may come many times."""
+    """The client's request; the text of its first message may be repeated."""
     request = copy.deepcopy(case["request"])
     if case["repeatContent"] > 1:
         request["messages"][0]["content"] *= case["repeatContent"]
@@ -66,7 +66,7 @@ def observed(tmp_path: Path) -> Iterator[Observed]:
 @pytest.mark.parametrize("upstream", [HttpxUpstream, AiohttpUpstream])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_record(observed: Observed, upstream: type[Upstream], case: dict[str, Any]) -> None:
-    """The record tells what the engine said, and the client gets it as it is."""
+    """The record has the engine's values, and the client gets the answer unchanged."""
     engine = observed.cluster.add_app("engine", unobserved(make_engine(case)))
     url = observed.serve(make_router(upstream([engine.url])))
     answer = httpx.post(url + case["path"], json=request_of(case), timeout=30, trust_env=False)

@@ -1,4 +1,4 @@
-"""The edges of the generic layer: what no router does on a good day."""
+"""Edge cases of the generic layer that well-behaved routers never cause."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ENGINE = "http://engine:8000/v1/completions"
 
 
 class Never:
-    """What is awaited and never comes."""
+    """An awaitable that never completes."""
 
     def __await__(self) -> Generator[Never]:
         yield self
@@ -47,7 +47,7 @@ async def send(_: dict[str, Any]) -> None:
 
 
 async def call_engine() -> None:
-    """One call that an engine answers at once."""
+    """Make one call that an engine answers at once."""
 
     async def answer(_: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json={})
@@ -58,7 +58,7 @@ async def call_engine() -> None:
 def serve(
     bench: Bench, application: Callable[..., Awaitable[None]], scope: dict[str, Any] = SCOPE
 ) -> None:
-    """Serves one request with the application."""
+    """Serve one request with the application."""
 
     async def served() -> None:
         await follow(bench.tracker, application, scope, receive, send)  # type: ignore[arg-type]
@@ -75,7 +75,7 @@ def endings(bench: Bench) -> list[tuple[str, str | None]]:
 
 
 def test_coroutine_closed_elsewhere(bench: Bench) -> None:
-    """A request or a call that nobody finished can be closed in any context."""
+    """An unfinished request or call can be closed in any context."""
     serving: Any = follow(bench.tracker, never, dict(SCOPE), receive, send)  # type: ignore[arg-type]
     copy_context().run(serving.send, None)
     serving.close()
@@ -95,7 +95,7 @@ def test_coroutine_closed_elsewhere(bench: Bench) -> None:
 
 
 def test_answered_by_somebody_unseen(bench: Bench) -> None:
-    """A good answer without a call that was seen has a record, and nobody who served it."""
+    """A good answer without a known call has a record without a serving endpoint."""
 
     async def application(_: Any, __: Any, answer: Any) -> None:
         await answer({"type": "http.response.start", "status": 200, "headers": []})
@@ -126,7 +126,7 @@ def test_answered_by_somebody_unseen(bench: Bench) -> None:
     ],
 )
 def test_cut_short(bench: Bench, body: bytes, ending: tuple[str, str | None]) -> None:
-    """A router may answer 200 with what an engine sent before it died."""
+    """A router may answer 200 with a truncated answer of its engine."""
 
     async def application(_: Any, __: Any, answer: Any) -> None:
         await call_engine()
@@ -139,7 +139,7 @@ def test_cut_short(bench: Bench, body: bytes, ending: tuple[str, str | None]) ->
 
 
 def test_body_after_the_call(bench: Bench) -> None:
-    """A router that calls before it has read the body: what it reads then is known all the same."""
+    """If a router calls before it reads the body, the body is still read."""
 
     async def application(_: Any, read: Any, answer: Any) -> None:
         await call_engine()
@@ -157,7 +157,7 @@ def test_body_after_the_call(bench: Bench) -> None:
 
 @pytest.mark.parametrize("called", [False, True])
 def test_cancelled(bench: Bench, called: bool) -> None:
-    """A cancelled request is a disconnect, whether or not it had an endpoint by then."""
+    """A cancelled request is a disconnect, with or without an endpoint."""
 
     async def application(*_: Any) -> None:
         if called:
@@ -181,7 +181,7 @@ def test_cancelled(bench: Bench, called: bool) -> None:
 def test_raised(
     bench: Bench, called: bool, error: BaseException, ending: tuple[str, str | None]
 ) -> None:
-    """What the application raises says how the request ended, and is raised on as it is."""
+    """The application's exception is the outcome, and is raised unchanged."""
 
     async def application(*_: Any) -> None:
         if called:
@@ -197,7 +197,7 @@ def test_raised(
 
 @pytest.mark.parametrize("headers", [None, 5, [b"x-request-id"], [(b"x-request-id", "text")]])
 def test_headers_of_another_shape(bench: Bench, headers: Any) -> None:
-    """Headers that are not what ASGI says are the application's to refuse."""
+    """Headers that are not as ASGI specifies are left to the application."""
     served: list[Any] = []
 
     async def application(scope: dict[str, Any], *_: Any) -> None:
@@ -209,7 +209,7 @@ def test_headers_of_another_shape(bench: Bench, headers: Any) -> None:
 
 
 def test_url_that_is_none(bench: Bench) -> None:
-    """A URL that aiohttp refuses is refused as without us."""
+    """A URL that aiohttp refuses is refused as without instrumentation."""
 
     async def application(*_: Any) -> None:
         async with aiohttp.ClientSession() as session:
@@ -220,7 +220,7 @@ def test_url_that_is_none(bench: Bench) -> None:
 
 
 def test_client_that_is_not_as_expected(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call that cannot be read, with an older yarl for instance, is made all the same."""
+    """A call that cannot be read, for instance with an older yarl, is still made."""
 
     def unreadable(*_: object) -> None:
         raise AttributeError("'URL' object has no attribute 'absolute'")
@@ -255,7 +255,7 @@ PARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 def test_trace_headers_that_come_twice(
     bench: Bench, headers: list[tuple[bytes, bytes]], is_child: bool, state: str
 ) -> None:
-    """A trace state in parts is one; of two parents none can be told."""
+    """A trace state in parts is joined; of two parents neither is used."""
 
     async def application(*_: Any) -> None:
         await call_engine()
@@ -279,7 +279,7 @@ def test_trace_headers_that_come_twice(
 def test_headers_that_tell_nothing(
     bench: Bench, status: int, headers: list[Any], ending: tuple[str, str | None]
 ) -> None:
-    """A length that is none is unknown, and an answer that has no body is whole."""
+    """An invalid length is unknown, and an answer without a body is complete."""
 
     async def application(_: Any, __: Any, answer: Any) -> None:
         await call_engine()
@@ -303,7 +303,7 @@ def test_headers_that_tell_nothing(
     ids=["nothing", "no status", "no body", "no request body", "no message"],
 )
 def test_messages_that_asgi_does_not_know(bench: Bench, odd: Any) -> None:
-    """What middleware makes up passes both ways as it is, also where nobody else minds it."""
+    """Unknown ASGI messages pass in both directions unchanged."""
     sent: list[Any] = []
 
     async def receive_odd() -> Any:
@@ -326,7 +326,7 @@ def test_messages_that_asgi_does_not_know(bench: Bench, odd: Any) -> None:
 
 
 class OddError(Exception):
-    """An error of a client library with a status that cannot be read."""
+    """A client library's error with an unreadable status."""
 
     @property
     def status(self) -> int:
@@ -334,7 +334,7 @@ class OddError(Exception):
 
 
 def test_error_whose_status_cannot_be_read(bench: Bench) -> None:
-    """The router gets the very exception of its client, whatever that is like."""
+    """The router gets the client's own exception, whatever it is like."""
     raised = OddError()
 
     async def fail(_: httpx.Request) -> httpx.Response:
@@ -362,7 +362,7 @@ class CallingProcessor(SpanProcessor):
 
 
 def test_span_processor_that_calls_an_engine(bench: Bench) -> None:
-    """What is called within our own work for a request does not wait for that work's end."""
+    """A call made within our own work for a request does not wait for that work."""
     bench.telemetry.tracer_provider.add_span_processor(CallingProcessor())
     done = threading.Event()
 
@@ -380,7 +380,7 @@ def test_span_processor_that_calls_an_engine(bench: Bench) -> None:
 
 @pytest.mark.parametrize("error", [ValueError, RuntimeError])
 def test_server_that_cannot_be_asked(bench: Bench, error: type[Exception]) -> None:
-    """Whether the client is still there is unknown where the server raises."""
+    """If the server raises, it is unknown whether the client is still there."""
 
     class Server:
         @property

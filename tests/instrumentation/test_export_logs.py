@@ -1,4 +1,4 @@
-"""A collector that takes nothing is told of once a minute, however often the SDK would."""
+"""The log of a collector that accepts nothing is limited to one line per minute."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ EXPORTER = "opentelemetry.exporter.otlp.proto.grpc.exporter"
 
 @pytest.fixture(autouse=True)
 def only_our_filter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exporter's own filter of duplicates is there as soon as somebody has imported it."""
+    """Remove the exporter's own filter of duplicates."""
     monkeypatch.setattr(logging.getLogger(EXPORTER), "filters", [])
 
 
 @pytest.fixture
 def seconds(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """The time, which a test may move; what exporters log is limited."""
+    """A movable time; the exporters' log is limited."""
     now = [1_000.0]
     monkeypatch.setattr(export_logs.time, "monotonic", lambda: now[0])
     export_logs.limit("test")
@@ -29,7 +29,7 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
 
 
 def test_one_line_a_minute(seconds: list[float], caplog: pytest.LogCaptureFixture) -> None:
-    """The first line passes, the rest of its minute is counted in the next one."""
+    """The first line passes, and the next one counts those suppressed in its minute."""
     logger = logging.getLogger(EXPORTER)
     for second in range(150):
         seconds[0] = 1_000.0 + second
@@ -43,7 +43,7 @@ def test_one_line_a_minute(seconds: list[float], caplog: pytest.LogCaptureFixtur
 
 
 def test_what_is_no_warning_passes(seconds: list[float], caplog: pytest.LogCaptureFixture) -> None:
-    """Who asks for more detail gets all of it."""
+    """Lines below a warning are not limited."""
     caplog.set_level(logging.DEBUG, logger=EXPORTER)
     for _ in range(3):
         logging.getLogger(EXPORTER).debug("reconnecting")
@@ -52,7 +52,7 @@ def test_what_is_no_warning_passes(seconds: list[float], caplog: pytest.LogCaptu
 
 
 def test_limited_as_long_as_somebody_wants_it(caplog: pytest.LogCaptureFixture) -> None:
-    """Two instrumentations share the limit; the last one that goes takes it along."""
+    """Two instrumentations share the limit; the last one removes it."""
     logger = logging.getLogger(EXPORTER)
     filters = list(logger.filters)
     export_logs.limit("one")

@@ -1,4 +1,4 @@
-"""Any ASGI router, instrumented without knowing it, in front of engines with faults."""
+"""Any ASGI router, with generic instrumentation, in front of engines with faults."""
 
 from __future__ import annotations
 
@@ -51,24 +51,24 @@ class Observed:
         )
 
     def add_engine(self, name: str, **settings: Any) -> Server:
-        """Starts an engine; it shares our process, and is kept from being taken for a router."""
+        """Start an engine; it shares our process, and is not followed as a router."""
         return self.cluster.add_app(name, unobserved(make_engine(name, **settings)))
 
     def serve(self, app: Any) -> str:
-        """Starts the router."""
+        """Start the router."""
         self.cluster.router = Server(app)
         return self.cluster.router.url
 
     def post(
         self, *, path: str = "/v1/completions", headers: dict[str, str] | None = None, **fields: Any
     ) -> httpx.Response:
-        """Sends one request through the router."""
+        """Send one request through the router."""
         assert self.cluster.router is not None
         body = {"model": "m", "prompt": "hello " * 20, "max_tokens": 8, **fields}
         return self.client.post(self.cluster.router.url + path, json=body, headers=headers)
 
     def records(self, count: int = 1) -> list[LifecycleRecord]:
-        """The records, once they are there; each has a span, and nothing is in flight."""
+        """Wait for the records; each has a span, and nothing is in flight."""
         tracker = self.instrumentor.tracker
         assert tracker is not None
         eventually(lambda: len(self.telemetry.spans) >= count)
@@ -84,11 +84,11 @@ class Observed:
         return records
 
     def record(self) -> LifecycleRecord:
-        """The only record."""
+        """Return the only record."""
         return self.records()[0]
 
     def stop(self) -> None:
-        """Stops everything."""
+        """Stop everything."""
         self.client.close()
         self.cluster.stop()
         self.instrumentor.uninstrument()
@@ -96,12 +96,12 @@ class Observed:
 
 
 def make_engine(name: str, **settings: Any) -> ASGIApp:
-    """A simulated engine, fast unless told otherwise."""
+    """A simulated engine, fast by default."""
     return create_engine(EngineConfig(**{"name": name, "time_scale": 0.05, **settings}))
 
 
 def unobserved(app: ASGIApp) -> ASGIApp:
-    """The same application, which no instrumentation follows."""
+    """The same application without instrumentation."""
 
     async def hidden(scope: Scope, receive: Receive, send: Send) -> None:
         claim()  # the server's
@@ -112,7 +112,7 @@ def unobserved(app: ASGIApp) -> ASGIApp:
 
 @pytest.fixture
 def observed(tmp_path: Path) -> Iterator[Observed]:
-    """A generic instrumentation, with a cluster to be filled."""
+    """A generic instrumentation, with an empty cluster."""
     observed = Observed(tmp_path / "records.jsonl")
     yield observed
     observed.stop()
@@ -125,12 +125,12 @@ def upstream(request: pytest.FixtureRequest) -> type[Upstream]:
 
 
 def endpoint_id(server: Server) -> str:
-    """What an engine is called by a router that knows only its address."""
+    """Return the id of an engine for a router that knows only addresses."""
     return f"addr://127.0.0.1:{server.port}"
 
 
 def test_stream(observed: Observed, upstream: type[Upstream]) -> None:
-    """A stream: endpoint, model, first chunk and usage are known, and the trace goes on."""
+    """A stream's endpoint, model, first chunk and usage are known, and the trace continues."""
     engine = observed.add_engine("engine")
     observed.serve(make_router(upstream([engine.url])))
     response = observed.post(
@@ -176,7 +176,7 @@ def test_not_streaming(observed: Observed, upstream: type[Upstream]) -> None:
 
 
 def test_token_ids(observed: Observed) -> None:
-    """A prompt of token ids is as long as it is."""
+    """The length of a prompt of token ids is exact."""
     engine = observed.add_engine("engine")
     observed.serve(make_router(HttpxUpstream([engine.url])))
     observed.post(prompt=list(range(100)))
@@ -186,7 +186,7 @@ def test_token_ids(observed: Observed) -> None:
 
 
 def test_plain_asgi(observed: Observed) -> None:
-    """An application that is built on nothing, and knows no lifespan, is followed by its server."""
+    """An application without framework and lifespan is followed by its server."""
     engine = observed.add_engine("engine")
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -216,7 +216,7 @@ def test_plain_asgi(observed: Observed) -> None:
 
 
 def test_answered_by_middleware(observed: Observed) -> None:
-    """What middleware refuses never gets to the routing, and is a rejection all the same."""
+    """A request refused by middleware never reaches the routing, and is rejected."""
 
     class Refusing:
         def __init__(self, app: ASGIApp) -> None:
@@ -238,7 +238,7 @@ def test_answered_by_middleware(observed: Observed) -> None:
 
 @pytest.mark.parametrize("prompt", ["refuse", "explode"])
 def test_rejected_below_a_span_of_middleware(observed: Observed, prompt: str) -> None:
-    """A request that reaches no engine is below the span that the routing ran in, all the same."""
+    """A rejected request is below the span in which the routing ran."""
     spans: list[SpanContext] = []
 
     class Tracing:
@@ -263,7 +263,7 @@ def test_rejected_below_a_span_of_middleware(observed: Observed, prompt: str) ->
 
 
 def test_next_request_of_a_connection(observed: Observed) -> None:
-    """After a body that uvicorn had to hold up, the next request comes in the context of that."""
+    """After a body that uvicorn had to pause, the next request runs in its context."""
     engine = observed.add_engine("engine")
     observed.serve(make_router(HttpxUpstream([engine.url])))
     for model in ("x" * (3 << 20), "m"):
@@ -273,7 +273,7 @@ def test_next_request_of_a_connection(observed: Observed) -> None:
 
 
 def test_prefill_decode(observed: Observed) -> None:
-    """Both legs of a PD proxy are one route."""
+    """Both legs of a PD proxy form one route."""
     prefill = observed.add_engine("prefill")
     decode = observed.add_engine("decode")
     observed.serve(make_pd_proxy(prefill.url, decode.url))
@@ -289,7 +289,7 @@ def test_prefill_decode(observed: Observed) -> None:
 
 
 def test_failover(observed: Observed, upstream: type[Upstream]) -> None:
-    """A retry on another engine is an event of the one span."""
+    """A retry on another engine is an event of the only span."""
     dead = closed_port()
     engine = observed.add_engine("engine")
     observed.serve(make_router(upstream([dead, engine.url])))
@@ -332,7 +332,7 @@ def test_engine_faults(
     outcome: Outcome,
     error: str | None,
 ) -> None:
-    """What an engine does wrong is what the request ended with."""
+    """An engine's fault is the outcome of the request."""
     engine = observed.add_engine("engine")
     observed.serve(make_router(upstream([engine.url])))
     observed.cluster.break_engine("engine", fault)
@@ -343,7 +343,7 @@ def test_engine_faults(
 
 
 def test_connection_cut_in_mid_stream(observed: Observed, upstream: type[Upstream]) -> None:
-    """An engine that dies in mid-stream is an error after the first chunk."""
+    """An engine that dies during a stream is an error after the first chunk."""
     engine = observed.add_engine("engine")
     observed.serve(make_router(upstream([engine.url])))
     observed.cluster.break_engine("engine", "drop_mid_stream")
@@ -356,7 +356,7 @@ def test_connection_cut_in_mid_stream(observed: Observed, upstream: type[Upstrea
 
 
 def test_client_disconnect(observed: Observed, upstream: type[Upstream]) -> None:
-    """A client that hangs up in mid-stream is a disconnect, and no error."""
+    """A client that leaves during a stream is a disconnect, not an error."""
     engine = observed.add_engine("engine", time_scale=1.0)
     url = observed.serve(make_router(upstream([engine.url])))
     body = {"model": "m", "prompt": "hello", "max_tokens": 4000, "stream": True}
@@ -369,7 +369,7 @@ def test_client_disconnect(observed: Observed, upstream: type[Upstream]) -> None
 
 
 def test_refused_by_the_router(observed: Observed) -> None:
-    """A router that answers by itself has rejected the request."""
+    """A router that answers without an engine has rejected the request."""
     observed.serve(make_router(HttpxUpstream([])))
     observed.post(prompt="refuse")
 
@@ -379,7 +379,7 @@ def test_refused_by_the_router(observed: Observed) -> None:
 
 
 def test_router_raises(observed: Observed) -> None:
-    """A handler that raises is an error of the router's, by type."""
+    """A handler that raises is an error of that type."""
     observed.serve(make_router(HttpxUpstream([])))
     assert observed.post(prompt="explode").status_code == 500
 
@@ -398,7 +398,7 @@ def test_other_paths(observed: Observed) -> None:
 
 
 def test_id_that_comes_again(observed: Observed) -> None:
-    """Two requests in flight under one client's id are two requests."""
+    """Two requests in flight with one id from the client are two requests."""
     engine = observed.add_engine("engine", time_scale=1.0)
     observed.serve(make_router(HttpxUpstream([engine.url])))
     with ThreadPoolExecutor(2) as clients:
@@ -430,7 +430,7 @@ def test_no_content_leaves_the_router(observed: Observed, upstream: type[Upstrea
 
 
 def test_many_streams_at_once(observed: Observed, upstream: type[Upstream]) -> None:
-    """Two hundred concurrent streams are two hundred spans and records, each its own."""
+    """Two hundred concurrent streams have two hundred spans and records of their own."""
     engine = observed.add_engine("engine", max_running=200)
     observed.serve(make_router(upstream([engine.url])))
     with ThreadPoolExecutor(40) as clients:
@@ -462,7 +462,7 @@ def test_many_streams_at_once(observed: Observed, upstream: type[Upstream]) -> N
     ids=["empty", "cut", "binary", "list", "types", "surrogate", "deep", "gigantic"],
 )
 def test_bodies(observed: Observed, content: bytes) -> None:
-    """Whatever the body is, the router gets it whole, and the request is tracked."""
+    """Whatever the body, the router gets it complete, and the request is tracked."""
     engine = observed.add_engine("engine")
     url = observed.serve(make_router(HttpxUpstream([engine.url])))
     response = httpx.post(f"{url}/v1/completions", content=content, timeout=30)
@@ -472,7 +472,7 @@ def test_bodies(observed: Observed, content: bytes) -> None:
 
 
 def test_same_answers(tmp_path: Path, upstream: type[Upstream]) -> None:
-    """The router answers the same, byte for byte, instrumented or not."""
+    """The router answers the same bytes with and without instrumentation."""
 
     def answers(
         serve: Callable[[Any], str], cluster: Cluster
@@ -507,6 +507,6 @@ def test_same_answers(tmp_path: Path, upstream: type[Upstream]) -> None:
 
 
 def _without(text: str, field: str) -> str:
-    """The text without the values of one field, which differ from run to run."""
+    """Return the text without the values of one field, which differ between runs."""
     parts = text.replace('": ', '":').split(f'"{field}":')
     return parts[0] + "".join(part.partition(",")[2] for part in parts[1:])

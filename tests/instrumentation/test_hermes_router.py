@@ -1,4 +1,4 @@
-"""The example router, instrumented from outside, on real sockets in front of real faults."""
+"""The example router with instrumentation, on real sockets, in front of real faults."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class Instrumented:
-    """The router's telemetry, and a cluster to make some."""
+    """The router's telemetry, and a cluster that produces it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,14 +38,14 @@ class Instrumented:
         )
 
     def post(self, *, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
-        """Sends one request through the router."""
+        """Send one request through the router."""
         assert self.cluster.router is not None
         body = {"model": "m", "prompt": "hello " * 20, "max_tokens": 8, **fields}
         url = f"{self.cluster.router.url}/v1/completions"
         return httpx.post(url, json=body, headers=headers, timeout=30)
 
     def record(self) -> LifecycleRecord:
-        """The only record, once it is there; it has a span, and left nothing in flight."""
+        """Return the only record, when it exists; it has a span, and nothing is in flight."""
         tracker = self.instrumentor.tracker
         assert tracker is not None
         eventually(lambda: len(self.telemetry.spans) == 1)
@@ -59,12 +59,12 @@ class Instrumented:
         return record
 
     def traceparents(self, engine: str) -> list[str]:
-        """The trace contexts an engine was sent."""
+        """The trace contexts sent to an engine."""
         url = f"{self.cluster.engines[engine].url}/debug/traceparents"
         return [seen["traceparent"] for seen in httpx.get(url).json()["traceparents"]]
 
     def stop(self) -> None:
-        """Stops everything."""
+        """Stop everything."""
         self.cluster.stop()
         self.instrumentor.uninstrument()
         self.telemetry.shutdown()
@@ -72,14 +72,14 @@ class Instrumented:
 
 @pytest.fixture
 def router(tmp_path: Path) -> Iterator[Instrumented]:
-    """The example router, instrumented, with a cluster to be filled."""
+    """The instrumented example router, with an empty cluster."""
     instrumented = Instrumented(tmp_path / "records.jsonl")
     yield instrumented
     instrumented.stop()
 
 
 def test_aggregated_stream(router: Instrumented) -> None:
-    """A stream: route, usage and first chunk are known, and the engine continues our trace."""
+    """A stream's route, usage and first chunk are known, and the engine continues our trace."""
     router.cluster.add_engine("qwen-0")
     router.cluster.start_router()
     response = router.post(
@@ -107,7 +107,7 @@ def test_aggregated_stream(router: Instrumented) -> None:
 
 
 def test_prefill_decode_stream(router: Instrumented) -> None:
-    """A PD route: the counted endpoints are prefill and decode, and both continue our trace."""
+    """A PD route counts prefill and decode, and both continue our trace."""
     for name in ("leader", "prefill", "decode"):
         router.cluster.add_engine(name, role=name)
     router.cluster.start_router(mode="pd")
@@ -139,7 +139,7 @@ def test_not_streaming(router: Instrumented) -> None:
 
 
 def test_retry(router: Instrumented) -> None:
-    """A retry on another endpoint stays one span and one record, with the change as an event."""
+    """A retry on another endpoint stays one span and one record, with an event."""
     router.cluster.add_engine("qwen-0").stop()
     router.cluster.add_engine("qwen-1")
     router.cluster.start_router()
@@ -167,7 +167,7 @@ def test_retry(router: Instrumented) -> None:
     [("http_500", "http_500"), ("truncate", "stream_truncated")],
 )
 def test_faults(router: Instrumented, fault: str, error: str) -> None:
-    """An engine that fails makes an error of its own type."""
+    """An engine that fails gives an error with its own type."""
     router.cluster.add_engine("qwen-0")
     router.cluster.start_router(max_attempts=1)
     router.cluster.break_engine("qwen-0", fault)
@@ -179,7 +179,7 @@ def test_faults(router: Instrumented, fault: str, error: str) -> None:
 
 
 def test_connection_cut_in_mid_stream(router: Instrumented) -> None:
-    """An engine that dies in mid-stream is an error after the first chunk."""
+    """An engine that dies during a stream is an error after the first chunk."""
     router.cluster.add_engine("qwen-0")
     router.cluster.start_router()
     router.cluster.break_engine("qwen-0", "drop_mid_stream")
@@ -192,7 +192,7 @@ def test_connection_cut_in_mid_stream(router: Instrumented) -> None:
 
 
 def test_client_disconnect(router: Instrumented) -> None:
-    """A client that hangs up in mid-stream is a disconnect."""
+    """A client that leaves during a stream is a disconnect."""
     router.cluster.add_engine("qwen-0", time_scale=1.0)
     url = f"{router.cluster.start_router()}/v1/completions"
     body = {"model": "m", "prompt": "hello", "max_tokens": 4000, "stream": True}
@@ -205,7 +205,7 @@ def test_client_disconnect(router: Instrumented) -> None:
 
 
 def test_nowhere_to_go(router: Instrumented) -> None:
-    """A request that gets no endpoint is rejected, and its span is an error."""
+    """A request without an endpoint is rejected, and its span is an error."""
     router.cluster.start_router()
     response = router.post()
 
@@ -218,7 +218,7 @@ def test_nowhere_to_go(router: Instrumented) -> None:
 
 
 def test_endpoint_events(router: Instrumented) -> None:
-    """Endpoints that join appear in the gauges, and those that leave vanish."""
+    """Endpoints that join appear in the gauges, and those that leave disappear."""
     router.cluster.add_engine("qwen-0")
     url = router.cluster.start_router()
 
@@ -236,7 +236,7 @@ def test_endpoint_events(router: Instrumented) -> None:
 
 
 def test_uninstrumented(tmp_path: Path) -> None:
-    """Uninstrumenting gives the router its own methods back."""
+    """Uninstrumenting restores the router's own methods."""
     before = (Director.pre_request, Director.response_body, Director.reject, Datastore.apply)
     instrumented = Instrumented(tmp_path / "records.jsonl")
     during = Director.pre_request
@@ -252,7 +252,7 @@ def test_uninstrumented(tmp_path: Path) -> None:
 
 
 def test_same_answers(tmp_path: Path) -> None:
-    """The router answers byte for byte the same, instrumented or not."""
+    """The router answers the same bytes with and without instrumentation."""
 
     def answers() -> list[tuple[int, bytes]]:
         cluster = Cluster()
@@ -278,7 +278,7 @@ def test_same_answers(tmp_path: Path) -> None:
 
 
 def _created(content: bytes) -> str:
-    """The second an answer was made in: the only thing that differs from run to run."""
+    """Return the second in which an answer was made, the only difference between runs."""
     _, _, rest = content.partition(b'"created": ')
     if not rest:
         _, _, rest = content.partition(b'"created":')
@@ -286,7 +286,7 @@ def _created(content: bytes) -> str:
 
 
 def test_npu_exporter_dies(router: Instrumented) -> None:
-    """NPU features have a reason as long as their exporter is down, and values again after it."""
+    """NPU features are missing with a reason while the exporter is down, and return with it."""
     router.cluster.add_engine("qwen-0", npus=2)
     router.cluster.start_router(scrape_interval=0.05)
     posted = 0

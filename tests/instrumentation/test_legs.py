@@ -1,4 +1,4 @@
-"""Requests for which a router makes several calls: which is what, and what the record says."""
+"""Routers that make several calls for a request: the role of each call, and the record."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ MARKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 class Engine:
-    """An engine that says who it is.
+    """An engine whose answer identifies it.
 
     Attributes:
         status: What it answers with.
@@ -88,11 +88,11 @@ class Engine:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Its URL."""
         return self.server.url
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves any path."""
+        """Serve any path."""
         if scope["type"] == "http":
             body = await Request(scope, receive).body()
             asked = msgspec.msgpack.decode(body) if body[:1] > b"\x7f" else json.loads(body)
@@ -100,7 +100,7 @@ class Engine:
             await self.answer(asked)(scope, receive, send)
 
     def answer(self, asked: dict[str, Any]) -> Response:
-        """What it says to a request."""
+        """Answer a request."""
         if self.status >= 400 or self.is_broken:
             return JSONResponse({"error": "engine"}, self.status)
         usage = {
@@ -121,14 +121,14 @@ class Engine:
         return JSONResponse({**whole, "choices": [choice]})
 
     async def slowly(self, pieces: list[str]) -> AsyncIterator[str]:
-        """One piece after the other."""
+        """Yield one piece after the other."""
         for piece in pieces:
             yield piece
             await asyncio.sleep(0.1 if self.events else 0)
 
 
 class Called(Observed):
-    """A router that makes the calls it is told, with its engines."""
+    """A router that makes programmed calls, with its engines."""
 
     def __init__(self, path: Path, client: Any) -> None:
         super().__init__(path)
@@ -136,21 +136,21 @@ class Called(Observed):
         self.engines: list[Engine] = []
 
     def engine(self, name: str, **settings: Any) -> Engine:
-        """One more engine."""
+        """Add an engine."""
         engine = Engine(name, **settings)
         self.engines.append(engine)
         return engine
 
     def ask(self, *steps: list[Call], how: Any = None, **fields: Any) -> dict[str, Any]:
-        """Serves the router, sends it one request, and returns the record."""
+        """Serve the router, send it one request, and return the record."""
         return self.record_of(make_router(self._calls, *steps, **(how or {})), **fields)
 
     def race(self, *calls: Call, winner: int) -> dict[str, Any]:
-        """The same through one that begins to read several streams."""
+        """The same through a router that starts to read several streams."""
         return self.record_of(make_racing_router(self._calls, *calls, winner=winner), stream=True)
 
     def record_of(self, app: Any, **fields: Any) -> dict[str, Any]:
-        """Serves a router, sends it one request, and returns the record."""
+        """Serve a router, send it one request, and return the record."""
         self.serve(app)
         self.post(
             path=CHAT,
@@ -160,7 +160,7 @@ class Called(Observed):
         return plain(self.record())
 
     def stop(self) -> None:
-        """Stops everything."""
+        """Stop everything."""
         super().stop()
         for engine in self.engines:
             engine.server.stop()
@@ -176,23 +176,23 @@ def called(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Called]:
 
 @pytest.fixture
 def pair(called: Called) -> tuple[Engine, Engine]:
-    """A prefill engine, and a decode engine that counts as cached what it was sent."""
+    """A prefill engine, and a decode engine that counts received tokens as cached."""
     return called.engine("prefill", cached=7), called.engine("decode", cached=29)
 
 
 def whole(**changes: Any) -> dict[str, Any]:
-    """What is the same for all whole answers here."""
+    """The common fields of all complete answers here."""
     return {"operation": "chat", "finishReason": "stop", **whole_answer(), **changes}
 
 
 def stopped(error: str, **changes: Any) -> dict[str, Any]:
-    """The same for failures."""
+    """The common fields of failures."""
     known = {"operation": "chat", "inputTokenLength": 3, "streaming": False}
     return {**failed(error), **known, **changes}
 
 
 def at_once(first: Call, second: Call) -> list[list[Call]]:
-    """Both calls in one step."""
+    """Both calls concurrently."""
     return [[first, second]]
 
 
@@ -219,7 +219,7 @@ def test_pair(called: Called, pair: tuple[Engine, Engine], marks: str, stream: b
 
 @pytest.mark.parametrize("marks", [VLLM, (PAIR_INFO, PAIR_INFO), (ROOM, ROOM)])
 def test_pair_at_once(called: Called, pair: tuple[Engine, Engine], marks: Any) -> None:
-    """Two calls at once with the marks of a pair are one attempt."""
+    """Two concurrent calls with the marks of a pair are one attempt."""
     calls = [Call(engine.url, changes) for engine, changes in zip(pair, marks, strict=True)]
     record = called.ask(*at_once(*calls))
 
@@ -227,7 +227,7 @@ def test_pair_at_once(called: Called, pair: tuple[Engine, Engine], marks: Any) -
 
 
 def test_packed(called: Called, pair: tuple[Engine, Engine]) -> None:
-    """TensorRT-LLM's newest router packs its bodies; they carry the same marks."""
+    """MessagePack bodies of TensorRT-LLM's newest router have the same marks."""
     calls = [
         Call(engine.url, changes, packed=True)
         for engine, changes in zip(pair, MARKS["tensorrt-llm"], strict=True)
@@ -250,7 +250,7 @@ def test_large(called: Called, pair: tuple[Engine, Engine]) -> None:
 
 
 def test_one_token_asked(called: Called, pair: tuple[Engine, Engine]) -> None:
-    """Where the client asks for one token itself, the second call tells what the first was."""
+    """If the client asks for one token, the second call shows what the first was."""
     calls = [Call(engine.url, {"max_tokens": 1}) for engine in pair]
     record = called.ask(*one_by_one(*calls), max_tokens=1)
 
@@ -259,7 +259,7 @@ def test_one_token_asked(called: Called, pair: tuple[Engine, Engine]) -> None:
 
 @pytest.mark.parametrize("marks", MARKS)
 def test_prefill_fails(called: Called, pair: tuple[Engine, Engine], marks: str) -> None:
-    """A prefill that fails is the prefill of a pair, and its status is why."""
+    """A failed prefill is the prefill of a pair, and its status is the error."""
     prefill = pair[0]
     prefill.status = 503
     calls = [Call(engine.url, changes) for engine, changes in zip(pair, MARKS[marks], strict=True)]
@@ -269,7 +269,7 @@ def test_prefill_fails(called: Called, pair: tuple[Engine, Engine], marks: str) 
 
 
 def test_prefill_fails_at_once(called: Called, pair: tuple[Engine, Engine]) -> None:
-    """The same where both are called at once: the pair is known, and no answer counts."""
+    """The same for concurrent calls: the pair is known, and no answer counts."""
     prefill, decode = pair
     prefill.status = 503
     record = called.ask(*at_once(Call(prefill.url, PAIR_INFO), Call(decode.url, PAIR_INFO)))
@@ -282,7 +282,7 @@ def test_prefill_fails_at_once(called: Called, pair: tuple[Engine, Engine]) -> N
 
 @pytest.mark.parametrize("marks", MARKS)
 def test_decode_fails(called: Called, pair: tuple[Engine, Engine], marks: str) -> None:
-    """A decode that fails leaves the route as it was."""
+    """A failed decode leaves the route unchanged."""
     prefill, decode = pair
     decode.status = 500
     calls = [Call(engine.url, changes) for engine, changes in zip(pair, MARKS[marks], strict=True)]
@@ -294,7 +294,7 @@ def test_decode_fails(called: Called, pair: tuple[Engine, Engine], marks: str) -
 
 @pytest.mark.parametrize("with_text", [False, True], ids=["image alone", "whole request"])
 def test_encoder(called: Called, pair: tuple[Engine, Engine], with_text: bool) -> None:
-    """Encoders that get the images first are legs, and no part of the pair."""
+    """Encoders that receive the images first are legs, but not part of the pair."""
     encoders = [called.engine("encoder-0"), called.engine("encoder-1")]
     changes = ONE if with_text else IMAGE_ALONE
     asked = encoders[:1] if with_text else encoders
@@ -313,7 +313,7 @@ def test_encoder(called: Called, pair: tuple[Engine, Engine], with_text: bool) -
 
 
 def test_encoder_of_one_engine(called: Called) -> None:
-    """Behind encoders there may be one engine that does the rest."""
+    """After encoders a single engine may do the rest."""
     encoder, engine = called.engine("encoder"), called.engine("engine", cached=5)
     record = called.ask(*one_by_one(Call(encoder.url, IMAGE_ALONE), Call(engine.url)))
 
@@ -322,7 +322,7 @@ def test_encoder_of_one_engine(called: Called) -> None:
 
 
 def test_encoder_fails(called: Called) -> None:
-    """Of a request that got no further than its encoder that is all there is of a route."""
+    """If the request gets no further than its encoder, that is the route."""
     encoder, engine = called.engine("encoder"), called.engine("engine")
     encoder.status = 500
     record = called.ask(*one_by_one(Call(encoder.url, IMAGE_ALONE), Call(engine.url)))
@@ -332,7 +332,7 @@ def test_encoder_fails(called: Called) -> None:
 
 @pytest.mark.parametrize("winner", [0, 1])
 def test_hedge(called: Called, winner: int) -> None:
-    """Of two calls for the same the one served whose answer went to the client."""
+    """Of two equal calls, the one whose answer went to the client served."""
     engines = [called.engine("engine-0"), called.engine("engine-1")]
     engines[1 - winner].delay = 5.0
     record = called.ask([Call(engine.url) for engine in engines], how=FIRST_WINS)
@@ -348,7 +348,7 @@ def test_hedge(called: Called, winner: int) -> None:
 
 
 def test_hedge_saves(called: Called) -> None:
-    """A hedge that answers after the first call has failed is no retry of that."""
+    """A hedge that answers after the first call has failed is not a retry."""
     broken, engine = called.engine("broken"), called.engine("engine")
     broken.status, engine.delay = 500, 0.2
     record = called.ask([Call(broken.url), Call(engine.url)], how=FIRST_WINS)
@@ -360,7 +360,7 @@ def test_hedge_saves(called: Called) -> None:
 
 @pytest.mark.parametrize("winner", [0, 1])
 def test_hedged_streams(called: Called, winner: int) -> None:
-    """A stream that the router closes in the middle has lost."""
+    """A stream that the router closes early is `cancelled`."""
     engines = [called.engine(f"engine-{number}", events=3) for number in range(2)]
     record = called.race(*[Call(engine.url) for engine in engines], winner=winner)
 
@@ -381,7 +381,7 @@ def test_hedged_streams(called: Called, winner: int) -> None:
 
 
 def test_hedges_that_both_answer(called: Called) -> None:
-    """Where all have answered, the client's answer tells whose it is."""
+    """If all calls have answered, the client's answer shows which one served."""
     engines = [called.engine("engine-0"), called.engine("engine-1")]
     engines[1].delay = 0.2
     record = called.ask([Call(engine.url) for engine in engines])  # the last one counts
@@ -397,7 +397,7 @@ def test_hedges_that_both_answer(called: Called) -> None:
 @pytest.mark.parametrize("alias", [False, True], ids=["same model", "another name"])
 @pytest.mark.parametrize("steps", [one_by_one, at_once])
 def test_guard_before(called: Called, steps: Any, alias: bool) -> None:
-    """A guard that is asked first, or beside the engine, is no part of the route."""
+    """A guard called before or beside the engine is not part of the route."""
     guard, engine = called.engine("guard"), called.engine("engine", cached=5)
     changes = {"model": "real"} if alias else {}
     record = called.ask(*steps(Call(guard.url, GUARD), Call(engine.url, changes)))
@@ -409,7 +409,7 @@ def test_guard_before(called: Called, steps: Any, alias: bool) -> None:
 @pytest.mark.parametrize("steps", [one_by_one, at_once])
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/moderations"])
 def test_other_operation(called: Called, path: str, steps: Any) -> None:
-    """An embedding on the way to an answer is no part of the route, whatever its model."""
+    """An embedding on the way to an answer is not part of the route, whatever its model."""
     other, engine = called.engine("other"), called.engine("engine", cached=5)
     record = called.ask(*steps(Call(other.url, path=path), Call(engine.url)))
 
@@ -418,7 +418,7 @@ def test_other_operation(called: Called, path: str, steps: Any) -> None:
 
 
 def test_guard_after(called: Called) -> None:
-    """A guard that looks at the answer is no retry, and did not serve the request."""
+    """A guard that checks the answer is not a retry, and did not serve the request."""
     guard, engine = called.engine("guard"), called.engine("engine", cached=5)
     record = called.ask(*one_by_one(Call(engine.url), Call(guard.url, GUARD)), how={"tells": 0})
 
@@ -428,7 +428,7 @@ def test_guard_after(called: Called) -> None:
 
 @pytest.mark.parametrize("model", ["m", "better"])
 def test_cascade(called: Called, model: str) -> None:
-    """Of two whole answers that which the client got served; the other was no attempt."""
+    """Of two complete answers the one sent to the client served; the other is no attempt."""
     first, second = called.engine("first"), called.engine("second", cached=5)
     record = called.ask(*one_by_one(Call(first.url), Call(second.url, {"model": model})))
 
@@ -438,7 +438,7 @@ def test_cascade(called: Called, model: str) -> None:
 
 @pytest.mark.parametrize("model", ["m", "fallback"])
 def test_retry(called: Called, model: str) -> None:
-    """A call after one that failed is another attempt, whatever its model; both are legs."""
+    """A call after a failed one is another attempt, whatever its model; both are legs."""
     broken, engine = called.engine("broken"), called.engine("engine", cached=5)
     broken.status = 503
     calls = (Call(broken.url), Call(engine.url, {"model": model}))
@@ -457,7 +457,7 @@ def test_retry(called: Called, model: str) -> None:
 
 
 def test_retry_of_an_answer(called: Called) -> None:
-    """A call after an answer of status 200 that tells of an error is a retry too."""
+    """A call after an answer of status 200 with an error is a retry too."""
     broken, engine = called.engine("broken"), called.engine("engine", cached=5)
     broken.is_broken = True
     record = called.ask(*one_by_one(Call(broken.url), Call(engine.url)))
@@ -475,7 +475,7 @@ def test_retry_of_an_answer(called: Called) -> None:
 
 
 def test_single_call(called: Called) -> None:
-    """One call is told by the route alone."""
+    """A single call is shown only by the route."""
     engine = called.engine("engine", cached=5)
 
     assert called.ask([Call(engine.url)]) == streamed(engine.url, **whole(cachedTokens=5))

@@ -1,4 +1,4 @@
-"""LiteLLM's router in a program, on a double with its signatures; no server is in front of it."""
+"""LiteLLM's router in a program without a server, on a double with its signatures."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CUT = {**KNOWN, "inputTokenLength": 30}
 
 @pytest.fixture(scope="module")
 def double() -> Iterator[Any]:
-    """LiteLLM's double under the name of the real one, imported when all is instrumented.
+    """LiteLLM's double under the real one's name, imported after instrumenting.
 
     The instrumentation does not import it.
     """
@@ -79,21 +79,21 @@ class Program(Observed):
         return self.litellm.Router(deployments, **settings)
 
     def stop(self) -> None:
-        """Stops everything."""
+        """Stop everything."""
         super().stop()
         self.adapter.uninstrument()
 
 
 @pytest.fixture
 def program(tmp_path: Path, double: Any) -> Iterator[Program]:
-    """A program, to be filled with engines."""
+    """A program without engines."""
     program = Program(tmp_path / "records.jsonl", double)
     yield program
     program.stop()
 
 
 def test_stream(program: Program) -> None:
-    """A stream of the router is followed to its end, and stays what it was to the program."""
+    """A stream of the router is followed to its end, and looks the same to the program."""
     engine = program.add_engine("engine")
     router = program.router(engine.url, closed_port())
 
@@ -113,7 +113,7 @@ def test_stream(program: Program) -> None:
 
 @pytest.mark.parametrize("blocking", [False, True])
 def test_whole_answer(program: Program, blocking: bool) -> None:
-    """An answer that is no stream ends the request; a call that blocks shows no candidates."""
+    """A complete answer ends the request; for blocking calls candidates are unknown."""
     engine = program.add_engine("engine")
     router = program.router(engine.url)
     if blocking:
@@ -129,7 +129,7 @@ def test_whole_answer(program: Program, blocking: bool) -> None:
 
 
 def test_blocking_stream(program: Program) -> None:
-    """A stream of a call that blocks is followed as well."""
+    """A stream of a blocking call is followed too."""
     engine = program.add_engine("engine")
     chunks = list(program.router(engine.url).completion("m", MESSAGES, **ASKED))
 
@@ -138,7 +138,7 @@ def test_blocking_stream(program: Program) -> None:
 
 
 def test_retry(program: Program) -> None:
-    """Each further attempt of the router is one of the same request."""
+    """Each further attempt of the router belongs to the same request."""
     engine, nobody = program.add_engine("engine"), closed_port()
     router = program.router(nobody, engine.url, num_retries=1)
     asyncio.run(router.atext_completion("m", prompt="hello " * 20, max_tokens=8))
@@ -153,7 +153,7 @@ def test_retry(program: Program) -> None:
 
 
 def test_cut_stream_with_a_made_up_end(program: Program) -> None:
-    """What the engine said counts, not the end and the zeros that the router adds."""
+    """The engine's answer counts, not the end and the zeros that the router adds."""
     engine = program.add_engine("engine")
     program.cluster.break_engine("engine", "truncate")
     router = program.router(engine.url)
@@ -168,7 +168,7 @@ def test_cut_stream_with_a_made_up_end(program: Program) -> None:
 
 
 def test_engine_error(program: Program) -> None:
-    """The router's error reaches the program as it is; behind it stands the engine's status."""
+    """The router's error reaches the program unchanged; the record has the engine's status."""
     engine = program.add_engine("engine")
     program.cluster.break_engine("engine", "http_500")
     with pytest.raises(program.litellm.router.RouterError):
@@ -178,7 +178,7 @@ def test_engine_error(program: Program) -> None:
 
 
 def test_nothing_to_choose_from(program: Program) -> None:
-    """A call for which no engine was called is rejected."""
+    """A call that reaches no engine is rejected."""
     with pytest.raises(program.litellm.router.RouterError):
         asyncio.run(program.router().acompletion("m", MESSAGES))
 
@@ -208,7 +208,7 @@ def _forget(_: Any) -> Coroutine[Any, Any, None]:
 def test_rest_is_not_read(
     program: Program, end: Callable[[Any], Coroutine[Any, Any, None]], outcome: str
 ) -> None:
-    """A stream that the program closes or drops ends the request once, and gives the load back."""
+    """A stream that the program closes or drops ends once, and gives back its load."""
     engine = program.add_engine("engine", time_scale=1.0)
     router = program.router(engine.url)
 
@@ -230,7 +230,7 @@ def test_rest_is_not_read(
 
 
 def test_cancelled(program: Program) -> None:
-    """A task that is cancelled while the engine hangs is a disconnect before the first chunk."""
+    """A task cancelled while the engine hangs is a disconnect before the first chunk."""
     engine = program.add_engine("engine")
     program.cluster.break_engine("engine", "hang")
     router = program.router(engine.url)
@@ -252,7 +252,7 @@ def test_cancelled(program: Program) -> None:
 
 
 def test_program_replaces_the_callbacks(program: Program) -> None:
-    """A program that sets callbacks of its own keeps them, and ours comes back."""
+    """A program may set its own callbacks; ours is added again."""
     engine = program.add_engine("engine")
     router = program.router(engine.url)
     own = program.litellm.integrations.custom_logger.CustomLogger()
@@ -266,7 +266,7 @@ def test_program_replaces_the_callbacks(program: Program) -> None:
 
 
 def test_uninstrumented(program: Program) -> None:
-    """Nothing stays behind: neither the callback nor the wrappers, and calls work."""
+    """Neither callback nor wrappers remain, and calls work."""
     engine = program.add_engine("engine")
     router = program.router(engine.url)
     program.adapter.uninstrument()
@@ -280,7 +280,7 @@ def test_uninstrumented(program: Program) -> None:
 def test_moved_hooks(
     program: Program, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A version without one of the hooks costs one warning, and the rest works."""
+    """A version without a hook causes one warning, and everything else works."""
     logger = program.litellm.integrations.custom_logger.CustomLogger
     monkeypatch.delattr(logger, "async_filter_deployments")
     engine = program.add_engine("engine")

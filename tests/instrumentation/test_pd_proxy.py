@@ -44,7 +44,7 @@ BROKEN = "httpx.RemoteProtocolError"
 
 
 class Kind(NamedTuple):
-    """One proxy, and what it is expected to tell."""
+    """One proxy, with the expected values."""
 
     double: str
     policy: str
@@ -65,7 +65,7 @@ ASCEND, OLD, TOY = KINDS[:3]
 
 
 class PrefillEngine:
-    """Answers as a prefill engine does, and fails if it is told to."""
+    """Answers as a prefill engine, and fails on demand."""
 
     status = 200
 
@@ -83,7 +83,7 @@ class PrefillEngine:
 
 
 class DecodeEngine:
-    """A simulated engine that tokenizes too, and has some requests computed anew."""
+    """A simulated engine that also tokenizes, and has some requests recomputed."""
 
     def __init__(self, **settings: Any) -> None:
         self.app: ASGIApp = make_engine("decode", **settings)
@@ -102,7 +102,7 @@ class DecodeEngine:
 
 
 class Proxied(Observed):
-    """A PD proxy with its engines, instrumented in both ways."""
+    """A PD proxy with its engines and both instrumentations."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -118,7 +118,7 @@ class Proxied(Observed):
         )
 
     def load(self, kind: Kind, *, prefills: int = 2, **settings: Any) -> ModuleType:
-        """The module of a double; of several engines for the prefill, only the first is there."""
+        """Load the module of a double with several prefill engines, of which one runs."""
         self.decode_engine = DecodeEngine(**settings)
         self.decode = self.cluster.add_app("decode", unobserved(self.decode_engine))
         name = f"double_of_{kind.double}"
@@ -135,14 +135,14 @@ class Proxied(Observed):
         return module
 
     def start(self, kind: Kind, *, prefills: int = 2, **settings: Any) -> ModuleType:
-        """Serves the double."""
+        """Serve the double."""
         module = self.load(kind, prefills=prefills, **settings)
         app = getattr(module, kind.app)
         self.serve(app() if kind.app == "create_app" else app)
         return module
 
     def expected(self, kind: Kind, **changes: Any) -> dict[str, Any]:
-        """The record of a stream to its proper end."""
+        """The record of a complete stream."""
         known = {
             "policy": kind.policy,
             "candidates": kind.candidates,
@@ -156,12 +156,12 @@ class Proxied(Observed):
         return legs(("prefill", self.prefill.url, "completed"), *decodes)
 
     def seen_by_decode(self) -> list[dict[str, str]]:
-        """The trace contexts and ids that the decode engine was sent."""
+        """The trace contexts and ids sent to the decode engine."""
         seen = httpx.get(f"{self.decode.url}/debug/traceparents").json()
         return seen["traceparents"]  # type: ignore[no-any-return]
 
     def stop(self) -> None:
-        """Stops everything."""
+        """Stop everything."""
         super().stop()
         self.adapter.uninstrument()
         for name in self.loaded:
@@ -170,7 +170,7 @@ class Proxied(Observed):
 
 @pytest.fixture
 def proxy(tmp_path: Path) -> Iterator[Proxied]:
-    """A proxy to be chosen, with its engines."""
+    """Any of the proxies, with its engines."""
     proxied = Proxied(tmp_path / "records.jsonl")
     yield proxied
     proxied.stop()
@@ -178,7 +178,7 @@ def proxy(tmp_path: Path) -> Iterator[Proxied]:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.double)
 def test_stream(proxy: Proxied, kind: Kind) -> None:
-    """Both legs are one route, whatever the order and the wording of the two calls."""
+    """Both legs form one route, in any order and wording of the calls."""
     proxy.start(kind)
     response = proxy.post(headers=ID, **ASKED)
 
@@ -190,7 +190,7 @@ def test_stream(proxy: Proxied, kind: Kind) -> None:
     "kind", [kind for kind in KINDS if kind.double != "lmcache_proxy"], ids=lambda kind: kind.double
 )
 def test_not_streaming(proxy: Proxied, kind: Kind) -> None:
-    """The same for a response that is not a stream; LMCache's proxy has none."""
+    """The same for a complete answer, which LMCache's proxy does not support."""
     proxy.start(kind)
     proxy.post(headers=ID)
 
@@ -199,7 +199,7 @@ def test_not_streaming(proxy: Proxied, kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind", [ASCEND, OLD, TOY], ids=lambda kind: kind.double)
 def test_ids(proxy: Proxied, kind: Kind) -> None:
-    """These proxies give a request an id of their own: the record has the client's beside it."""
+    """If a proxy makes its own request id, the record has it and the client's."""
     proxy.start(kind, prefills=1)
     proxy.post(headers=ID)
     eventually(lambda: len(proxy.telemetry.spans) == 1)
@@ -223,7 +223,7 @@ def test_one_trace(proxy: Proxied) -> None:
 
 
 def test_one_token(proxy: Proxied) -> None:
-    """A decode of one token is no prefill, though it looks like one."""
+    """A decode of one token is not a prefill, although it looks like one."""
     proxy.start(TOY)
     proxy.post(headers=ID, max_tokens=1)
 
@@ -231,7 +231,7 @@ def test_one_token(proxy: Proxied) -> None:
 
 
 def test_engine_that_drains(proxy: Proxied) -> None:
-    """An engine about to leave is no candidate."""
+    """A draining engine is not a candidate."""
     module = proxy.start(ASCEND)
     eventually(lambda: module.runtime is not None)
     pool = module.runtime.scheduler._pool(module.ServerRole.PREFILL)
@@ -242,7 +242,7 @@ def test_engine_that_drains(proxy: Proxied) -> None:
 
 
 def test_prefill_fails(proxy: Proxied) -> None:
-    """A prefill that fails again is two attempts and an error, before any decode was chosen."""
+    """A prefill that fails twice is two attempts and an error, before a decode was chosen."""
     proxy.start(ASCEND)
     proxy.prefill_engine.status = 503
     assert proxy.post(headers=ID, **ASKED).status_code == 503
@@ -261,7 +261,7 @@ def test_prefill_fails(proxy: Proxied) -> None:
 
 
 def test_without_prefill(proxy: Proxied) -> None:
-    """A proxy that goes on when its prefill has failed has the decode engine do it all."""
+    """If a proxy continues after a failed prefill, the decode engine does everything."""
     proxy.load(TOY)
     proxy.prefill_engine.status = 503
     proxy.serve(make_pd_proxy(proxy.prefill.url, proxy.decode.url))
@@ -282,7 +282,7 @@ def test_without_prefill(proxy: Proxied) -> None:
 
 
 def test_decode_fails(proxy: Proxied) -> None:
-    """A decode that fails is an error, though the proxy says 200 with an empty body."""
+    """A failed decode is an error, even if the proxy answers 200 with an empty body."""
     proxy.start(ASCEND)
     proxy.cluster.break_engine("decode", "http_500")
     response = proxy.post(headers=ID, **ASKED)
@@ -296,7 +296,7 @@ def test_decode_fails(proxy: Proxied) -> None:
 
 
 def test_decode_cut_in_mid_stream(proxy: Proxied) -> None:
-    """A decode that drops is an error, though the proxy ends its response properly."""
+    """A decode that drops is an error, even if the proxy ends its response properly."""
     proxy.start(ASCEND)
     proxy.cluster.break_engine("decode", "drop_mid_stream")
     assert proxy.post(headers=ID, **ASKED).status_code == 200
@@ -307,7 +307,7 @@ def test_decode_cut_in_mid_stream(proxy: Proxied) -> None:
 
 
 def test_decode_sent_again_in_mid_stream(proxy: Proxied) -> None:
-    """An older proxy sends a broken decode again: each time is an attempt."""
+    """If an older proxy repeats a broken decode, each time is an attempt."""
     proxy.start(OLD)
     proxy.cluster.break_engine("decode", "drop_mid_stream")
     proxy.post(headers=ID, **ASKED)
@@ -324,7 +324,7 @@ def test_decode_sent_again_in_mid_stream(proxy: Proxied) -> None:
 
 
 def test_recompute(proxy: Proxied) -> None:
-    """A request that is computed anew begins its route anew, as one more attempt."""
+    """A recomputed request starts its route anew, as one more attempt."""
     proxy.start(ASCEND, prefills=1)
     proxy.decode_engine.recompute = 1
     proxy.post(headers=ID, **ASKED)
@@ -348,7 +348,7 @@ def test_recompute(proxy: Proxied) -> None:
 
 @pytest.mark.parametrize("kind", [ASCEND, TOY], ids=lambda kind: kind.double)
 def test_client_disconnect(proxy: Proxied, kind: Kind) -> None:
-    """A client that hangs up is a disconnect."""
+    """A client that leaves is a disconnect."""
     proxy.start(kind, time_scale=1.0)
     assert proxy.cluster.router is not None
     body = {"model": "m", "prompt": "hello " * 20, "max_tokens": 4000, "stream": True}
@@ -362,7 +362,7 @@ def test_client_disconnect(proxy: Proxied, kind: Kind) -> None:
 
 
 def test_bound_clients(proxy: Proxied) -> None:
-    """Where LMCache's proxy keeps a client on its engines, that chose."""
+    """If LMCache's proxy keeps a client on its engines, that choice is the policy."""
     kind = Kind("lmcache_proxy", "pick_up_clients")
     module = proxy.start(kind)
     module.BOUND_CLIENT = True  # type: ignore[attr-defined]
@@ -372,7 +372,7 @@ def test_bound_clients(proxy: Proxied) -> None:
 
 
 def test_application_by_name(proxy: Proxied) -> None:
-    """An application that uvicorn imports by name is looked at too, once it is imported."""
+    """An application that uvicorn imports by name is inspected after the import."""
     module = proxy.load(ASCEND)
     proxy.serve(f"{module.__name__}:create_app")
     proxy.post(headers=ID, **ASKED)
@@ -381,7 +381,7 @@ def test_application_by_name(proxy: Proxied) -> None:
 
 
 def test_picker_unknown(proxy: Proxied, caplog: pytest.LogCaptureFixture) -> None:
-    """A proxy that chooses in its own way costs one warning, and the route is still known."""
+    """An unknown way of choosing causes one warning, and the route is still known."""
     module = proxy.load(TOY)
     source = inspect.getsource(module).replace("get_next_client", "choose")
     exec(source, module.__dict__)
@@ -398,7 +398,7 @@ def test_picker_unknown(proxy: Proxied, caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_other_applications(proxy: Proxied) -> None:
-    """A module with only some of the names is none of these proxies, and is left alone."""
+    """A module with only some of the names is not such a proxy, and is left alone."""
     module = proxy.load(TOY)
     sends = module.send_request_to_service
     del module.stream_service_response  # type: ignore[attr-defined]
@@ -408,14 +408,14 @@ def test_other_applications(proxy: Proxied) -> None:
 
 
 def test_kinds_of_functions(proxy: Proxied) -> None:
-    """What was a coroutine function or an asynchronous generator stays one."""
+    """Coroutine functions and asynchronous generators keep their kind."""
     module = proxy.start(ASCEND)
     assert inspect.iscoroutinefunction(module.send_request_to_service)
     assert inspect.isasyncgenfunction(module.stream_service_response)
 
 
 def test_uninstrumented(proxy: Proxied) -> None:
-    """Uninstrumenting gives a proxy its own functions back."""
+    """Uninstrumenting restores a proxy's own functions."""
     module = proxy.load(ASCEND)
     scheduler = module.SharedProxyScheduler
 
@@ -437,7 +437,7 @@ def test_uninstrumented(proxy: Proxied) -> None:
 
 
 def test_script(tmp_path: Path, proxy: Proxied) -> None:
-    """A proxy that is a script, run under `opentelemetry-instrument`, needs nothing else."""
+    """A proxy run as a script under `opentelemetry-instrument` needs nothing else."""
     proxy.load(TOY)
     port = free_port()
     script = [str(DOUBLES / "toy_proxy.py"), str(port)]

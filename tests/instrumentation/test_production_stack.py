@@ -42,7 +42,7 @@ ID = {"x-request-id": "request-1"}
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Any]:
-    """The modules of the double, under the names of the real ones."""
+    """The modules of the double, under the real names."""
     sys.path.insert(0, str(DOUBLE))
     names = {
         "logic": "vllm_router.routers.routing_logic",
@@ -59,7 +59,7 @@ def stack() -> Iterator[Any]:
 
 
 class Stack(Observed):
-    """The router with engines, instrumented in both ways."""
+    """The router with engines and both instrumentations."""
 
     def __init__(self, path: Path, modules: Any) -> None:
         super().__init__(path)
@@ -75,7 +75,7 @@ class Stack(Observed):
         )
 
     def add(self, url: str, label: str = "", stats: Any = None, **known: Any) -> None:
-        """Makes an endpoint known to the router's service discovery."""
+        """Add an endpoint to the router's service discovery."""
         self.infos.append(
             self.modules.discovery.EndpointInfo(
                 url, ["m"], f"id-{len(self.infos)}", 0.0, label, False, **known
@@ -98,14 +98,14 @@ class Stack(Observed):
 
 @pytest.fixture
 def router(tmp_path: Path, stack: Any) -> Iterator[Stack]:
-    """The router, instrumented, to be filled with engines."""
+    """The instrumented router, without engines."""
     observed = Stack(tmp_path / "records.jsonl", stack)
     yield observed
     observed.stop()
 
 
 def test_round_robin(router: Stack) -> None:
-    """Policy, candidates and the chosen engine's state are known; the router's in-flight is not."""
+    """Policy, candidates and the chosen engine's state are known; the load is our count."""
     stats = {"num_running_requests": 3.0, "num_queuing_requests": 1.0, "gpu_cache_usage_perc": 0.25}
     engine = router.add_engine("engine")
     router.add(engine.url, stats=stats)
@@ -120,7 +120,7 @@ def test_round_robin(router: Stack) -> None:
 
 
 def test_not_streaming(router: Stack) -> None:
-    """A response that is not a stream, of an engine never scraped; the id is the router's own."""
+    """A complete answer of an engine that was never scraped; the id is the router's."""
     engine = router.add_engine("engine")
     router.add(engine.url)
     router.start(router.modules.logic.RoundRobinRouter())
@@ -136,7 +136,7 @@ def test_not_streaming(router: Stack) -> None:
 
 
 def test_pods(router: Stack) -> None:
-    """Where the router knows pods, the endpoint is one."""
+    """If the router knows pods, the endpoint is a pod."""
     engine = router.add_engine("engine")
     router.add(engine.url, pod_name="qwen-0", namespace="llm")
     router.start(router.modules.logic.RoundRobinRouter())
@@ -148,7 +148,7 @@ def test_pods(router: Stack) -> None:
 
 
 def test_kv_usage_of_zero(router: Stack) -> None:
-    """The router says 0 of an engine whose KV usage it cannot read: that is unknown."""
+    """A KV usage of 0 means that the router cannot read it: it is unknown."""
     engine = router.add_engine("engine")
     router.add(engine.url, stats={"num_running_requests": 2.0})
     router.start(router.modules.logic.RoundRobinRouter())
@@ -160,7 +160,7 @@ def test_kv_usage_of_zero(router: Stack) -> None:
 
 
 def test_session(router: Stack) -> None:
-    """The asynchronous policies are observed when they have decided."""
+    """Asynchronous policies are observed after they have decided."""
     engine = router.add_engine("engine")
     router.add(engine.url)
     router.start(router.modules.logic.SessionRouter("x-session-id"))
@@ -170,7 +170,7 @@ def test_session(router: Stack) -> None:
 
 
 def test_prefix_match(router: Stack) -> None:
-    """A prompt that fills its last chunk in part is matched in full, and not by more."""
+    """A prompt that fills its last chunk only in part has a score of at most 1."""
     engine = router.add_engine("engine")
     router.add(engine.url)
     router.start(router.modules.logic.PrefixAwareRouter())
@@ -191,7 +191,7 @@ def test_prefix_match(router: Stack) -> None:
 
 
 def test_prefix_match_below_the_threshold(router: Stack) -> None:
-    """A router that falls back to another engine than the one that matched knows no score."""
+    """If another engine than the matching one is chosen, the score is unknown."""
     matching, chosen = router.add_engine("matching"), router.add_engine("chosen")
     router.add(matching.url)
     router.add(chosen.url)
@@ -211,7 +211,7 @@ class KVManager:
         self.instances = instances
 
     async def handle_orchestration_message(self, message: Any) -> Any:
-        """A lookup of tokens, or of an engine's instance id."""
+        """Look up tokens, or an engine's instance id."""
         if hasattr(message, "tokens"):
             return SimpleNamespace(layout_info={"instance-0": ("LocalCPU", self.matched)})
         return SimpleNamespace(instance_id=self.instances[message.ip])
@@ -219,7 +219,7 @@ class KVManager:
 
 @pytest.mark.parametrize(("threshold", "score"), [(2000, 0.75), (0, None)])
 def test_kv_aware(router: Stack, threshold: int, score: float | None) -> None:
-    """The lookup gives the tokens and the cached part, which counts where it decided."""
+    """The lookup gives token count and score, which is used if it decided."""
     other, holder = router.add_engine("other"), router.add_engine("holder")
     router.add(other.url)
     router.add(holder.url)
@@ -238,7 +238,7 @@ def test_kv_aware(router: Stack, threshold: int, score: float | None) -> None:
 
 
 def test_failover(router: Stack) -> None:
-    """A failover is one more attempt of the one lifecycle, with the new engine's state."""
+    """A failover is one more attempt of the same request, with the new engine's state."""
     dead, engine = closed_port(), router.add_engine("engine")
     router.add(dead, stats={"num_running_requests": 7})
     router.add(engine.url, stats={"num_running_requests": 1, "gpu_cache_usage_perc": 0.5})
@@ -265,7 +265,7 @@ def test_failover(router: Stack) -> None:
 
 
 def test_engine_error(router: Stack) -> None:
-    """An engine's error is passed on by the router, and is no first token."""
+    """An engine's error is passed on by the router, and is not a first token."""
     engine = router.add_engine("engine")
     router.add(engine.url)
     router.start(router.modules.logic.RoundRobinRouter())
@@ -278,7 +278,7 @@ def test_engine_error(router: Stack) -> None:
 
 
 def test_connection_cut_in_mid_stream(router: Stack) -> None:
-    """An engine that dies leaves the router's count wrong, and ours right."""
+    """After an engine dies the router's count is wrong, and ours is right."""
     engine = router.add_engine("engine")
     router.add(engine.url)
     server = router.start(router.modules.logic.RoundRobinRouter())
@@ -299,7 +299,7 @@ def test_connection_cut_in_mid_stream(router: Stack) -> None:
 
 
 def test_client_disconnect(router: Stack) -> None:
-    """A client that hangs up is a disconnect."""
+    """A client that leaves is a disconnect."""
     engine = router.add_engine("engine", time_scale=1.0)
     router.add(engine.url)
     url = router.start(router.modules.logic.RoundRobinRouter()).url
@@ -316,7 +316,7 @@ def test_client_disconnect(router: Stack) -> None:
 
 
 def test_unknown_model(router: Stack) -> None:
-    """A request that is answered without an engine is rejected, with no route."""
+    """A request answered without an engine is rejected, without a route."""
     router.start(router.modules.logic.RoundRobinRouter())
     assert router.post(headers=ID).status_code == 404
 
@@ -340,7 +340,7 @@ def test_unknown_model(router: Stack) -> None:
 
 
 def test_pinned(router: Stack) -> None:
-    """A client that names the engine leaves no choice: no policy, no candidates."""
+    """If the client names the engine, there are no policy and candidates."""
     engine = router.add_engine("engine")
     router.add(engine.url)
     server = router.start(router.modules.logic.RoundRobinRouter())
@@ -353,7 +353,7 @@ def test_pinned(router: Stack) -> None:
 @pytest.mark.parametrize("mode", ["fixed", "orchestrated"])
 @pytest.mark.parametrize("stream", [True, False])
 def test_prefill_decode(router: Stack, mode: str, stream: bool) -> None:
-    """Both PD modes are one route with the state of both engines."""
+    """Both PD modes give one route with the state of both engines."""
     prefill, decode = router.add_engine("prefill"), router.add_engine("decode")
     router.add(prefill.url, "prefill", {"num_queuing_requests": 4})
     router.add(decode.url, "decode", {"num_running_requests": 5, "gpu_cache_usage_perc": 0.75})
@@ -380,7 +380,7 @@ def test_prefill_decode(router: Stack, mode: str, stream: bool) -> None:
 
 @pytest.mark.parametrize("mode", ["fixed", "orchestrated"])
 def test_prefill_fails(router: Stack, mode: str) -> None:
-    """A prefill that fails ends a request whose whole route was known."""
+    """If a prefill fails, the whole route is known already."""
     prefill, decode = router.add_engine("prefill"), router.add_engine("decode")
     router.add(prefill.url, "prefill")
     router.add(decode.url, "decode")
@@ -424,14 +424,14 @@ def test_decode_fails(router: Stack) -> None:
 
 
 class OwnTracing:
-    """What the router does with `--otel-endpoint`: spans that are never current."""
+    """The router's `--otel-endpoint`: spans that are never current."""
 
     def __init__(self, telemetry: Any) -> None:
         self.tracer = telemetry.tracer_provider.get_tracer("vllm-router")
         self.spans: list[Any] = []
 
     def inject(self, headers: dict[str, str]) -> None:
-        """One span a call, put into its headers."""
+        """Make one span per call, and put it into the headers."""
         span = self.tracer.start_span("process_request", kind=SpanKind.CLIENT)
         propagate.inject(headers, trace.set_span_in_context(span))
         span.end()
@@ -439,7 +439,7 @@ class OwnTracing:
 
 
 def test_own_tracing(router: Stack) -> None:
-    """Our span goes between the router's own and the engine's, in one trace."""
+    """Our span is between the router's own and the engine's, in one trace."""
     engine = router.add_engine("engine")
     router.add(engine.url)
     tracing = OwnTracing(router.telemetry)
@@ -463,7 +463,7 @@ def test_own_tracing(router: Stack) -> None:
 
 
 def test_signatures(router: Stack) -> None:
-    """What was asynchronous stays so, and so do the signatures."""
+    """Signatures are unchanged, and asynchronous functions stay so."""
     logic, hashtrie = router.modules.logic, router.modules.hashtrie
     assert not inspect.iscoroutinefunction(logic.RoundRobinRouter.route_request)
     assert inspect.iscoroutinefunction(logic.SessionRouter.route_request)
@@ -479,7 +479,7 @@ def test_signatures(router: Stack) -> None:
 
 
 def test_uninstrumented(tmp_path: Path, stack: Any) -> None:
-    """Uninstrumenting gives the router its own functions back; what was kept passes through."""
+    """Uninstrumenting restores the router's functions; kept references pass through."""
     logic, request = stack.logic, stack.request
 
     def functions() -> list[Any]:

@@ -1,4 +1,4 @@
-"""A collector that does not answer does not hold up the end of a process."""
+"""A collector that does not answer does not delay the end of a process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ trace.get_tracer("program").start_span("work").end()
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """The URL of a collector that takes a connection and says nothing."""
+    """The URL of a collector that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
@@ -50,7 +50,7 @@ def start(collector: str, **environment: str) -> subprocess.Popen[bytes]:
 
 
 def test_exit_is_bounded(silent: str) -> None:
-    """An instrumented router is over while one that is left to the SDK still waits."""
+    """An instrumented router has ended while one without us still waits."""
     left_to_the_sdk = start(silent, OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="*")
     try:
         instrumented = start(silent, OTEL_LIFECYCLE_CLOSE_TIMEOUT="500ms")
@@ -66,7 +66,7 @@ def test_exit_is_bounded(silent: str) -> None:
 
 
 def test_servers_that_stop_at_once() -> None:
-    """Any number of servers in one process may flush at the same time."""
+    """Any number of servers in one process may flush concurrently."""
     with ThreadPoolExecutor(16) as servers:
         flushes = [servers.submit(providers.flush, 5.0) for _ in range(500)]
 

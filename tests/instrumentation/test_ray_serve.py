@@ -42,7 +42,7 @@ Message = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
-    """The modules of the double, under the names of the real ones."""
+    """The modules of the double, under the real names."""
     sys.path.insert(0, str(DOUBLE))
     names = ["exceptions", "serve"]
     names += [f"serve._private.{name}" for name in ("common", "router", "replica", "proxy")]
@@ -54,7 +54,7 @@ def ray() -> Iterator[Any]:
 
 
 async def engine(scope: Any, receive: Any, send: Any) -> None:
-    """Answers with a stream of eight tokens."""
+    """Answer with a stream of eight tokens."""
     await receive()
     await send({"type": "http.response.start", "status": 200, "headers": []})
     for chunk in STREAM:
@@ -63,7 +63,7 @@ async def engine(scope: Any, receive: Any, send: Any) -> None:
 
 
 class Serve:
-    """An application of one deployment, `Engine`, or of an ingress in front of it."""
+    """An application of one deployment, `Engine`, or with an ingress in front of it."""
 
     def __init__(self, path: Path, ray: Any) -> None:
         self.ray = ray
@@ -81,7 +81,7 @@ class Serve:
         self.instrumentor._applications._several.clear()
 
     def deploy(self, name: str, *targets: Any, **stats: Any) -> Any:
-        """A router of a deployment with one replica a target."""
+        """Make a router of a deployment with one replica per target."""
         self.ray.serve.deployments.setdefault("default", []).append(name)
         router = self.ray.router.AsyncioRouter("default")
         router.update_deployment_config(None)
@@ -99,7 +99,7 @@ class Serve:
         return router
 
     def with_ingress(self, router: Any, answer: Callable[..., Awaitable[None]]) -> Any:
-        """A router of an ingress that calls the engine behind the other one."""
+        """Make a router of an ingress that calls the engine through a second router."""
 
         async def ingress(scope: Any, receive: Any, send: Any) -> None:
             await answer(router, json.loads((await receive())["body"]), send)
@@ -117,7 +117,7 @@ class Serve:
         leaving: bool = False,
         late: bool = False,
     ) -> list[Message]:
-        """Sends one request through the proxy; returns what the client gets."""
+        """Send one request through the proxy; return the client's answer."""
         got: list[Message] = []
         parts = [body[:9], body[9:]] if late else [body]
 
@@ -137,7 +137,7 @@ class Serve:
         return got
 
     def records(self) -> list[LifecycleRecord]:
-        """The records; each has a span, and nothing is in flight."""
+        """Return the records; each has a span, and nothing is in flight."""
         tracker = self.instrumentor.tracker
         assert tracker is not None
         assert tracker.flush(timeout=30)
@@ -151,7 +151,7 @@ class Serve:
         return records
 
     def record(self) -> dict[str, Any]:
-        """The only record, as plain values."""
+        """Return the only record, as plain values."""
         (record,) = self.records()
         return plain(record)
 
@@ -178,7 +178,7 @@ def serve(tmp_path: Path, ray: Any) -> Iterator[Serve]:
 
 
 def replica(name: str, **stats: Any) -> dict[str, Any]:
-    """A replica as an endpoint of a route, with nothing else in flight on it."""
+    """A replica as an endpoint of a route, with nothing else in flight."""
     known = {"metrics": {**metrics(0, 0, None), **stats}} if stats else {}
     return {
         "id": f"ray://default/{name}",
@@ -189,7 +189,7 @@ def replica(name: str, **stats: Any) -> dict[str, Any]:
 
 
 def routed(name: str, candidates: int = 1, **changes: Any) -> dict[str, Any]:
-    """The record of a stream through the proxy, to its proper end."""
+    """The record of a complete stream through the proxy."""
     return streamed(
         changes.pop("leader", replica(name)),
         **{
@@ -205,7 +205,7 @@ def routed(name: str, candidates: int = 1, **changes: Any) -> dict[str, Any]:
 
 
 def test_one_deployment(serve: Serve) -> None:
-    """The proxy follows the request, and what the router knows of the replica is on the record."""
+    """The proxy follows the request, and the record has the router's values of the replica."""
     router = serve.deploy("Engine", engine, engine, kv_cache_usage=0.25, waiting_requests=2, x="y")
     router.request_router.replica_queue_len_cache.update(
         dict.fromkeys(router.request_router.curr_replicas, 3)
@@ -219,7 +219,7 @@ def test_one_deployment(serve: Serve) -> None:
 
 
 def test_trace_reaches_the_replica(serve: Serve) -> None:
-    """What the replica does, it does for our span: in its headers and in its context."""
+    """Our span is the replica's parent, in its headers and in its context."""
     seen: list[tuple[int, str]] = []
 
     async def noting(scope: Any, receive: Any, send: Any) -> None:
@@ -234,7 +234,7 @@ def test_trace_reaches_the_replica(serve: Serve) -> None:
 
 
 def test_ingress(serve: Serve) -> None:
-    """In an application of several deployments the call of the ingress is the route."""
+    """In an application of several deployments the ingress's call is the route."""
     seen: list[int] = []
 
     async def generate(body: Any) -> bytes:
@@ -257,7 +257,7 @@ def test_ingress(serve: Serve) -> None:
 
 
 def test_without_a_proxy(serve: Serve) -> None:
-    """An ingress that nobody said anything to follows its requests itself."""
+    """An ingress without instructions from a proxy follows its requests itself."""
 
     async def answer(router: Any, body: Any, send: Any) -> None:
         await router.assign_request(serve.ray.common.RequestMetadata("request-1"), body)
@@ -280,7 +280,7 @@ def test_without_a_proxy(serve: Serve) -> None:
 
 
 def test_auxiliary_deployments(serve: Serve) -> None:
-    """Of several calls that of the deployment which gets the prompt is the route."""
+    """Of several calls, the one that carries the prompt is the route."""
 
     async def answer(router: Any, body: Any, send: Any) -> None:
         for target, argument in ((before, "text"), (router, body), (after, "text")):
@@ -294,11 +294,11 @@ def test_auxiliary_deployments(serve: Serve) -> None:
 
 
 async def _nothing(*_: Any) -> None:
-    """Does nothing."""
+    """Do nothing."""
 
 
 def test_replica_rejects(serve: Serve) -> None:
-    """A replica that is full, or died before it accepted, makes it another attempt."""
+    """If a replica is full, or died before it accepted, there is another attempt."""
     router = serve.deploy("Engine", engine, engine)
     router.rejections = 1
     serve.post(router)
@@ -312,7 +312,7 @@ def test_replica_rejects(serve: Serve) -> None:
 
 
 def test_error_after_chunks(serve: Serve) -> None:
-    """An error in the middle of a stream, which Ray takes for its end, is not a completion."""
+    """An error during a stream, which Ray takes for its end, is an error."""
 
     async def failing(scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -326,14 +326,14 @@ def test_error_after_chunks(serve: Serve) -> None:
 
 
 def test_disconnect(serve: Serve) -> None:
-    """The proxy cancels a request whose client is gone."""
+    """A request cancelled by the proxy because its client left is a disconnect."""
     serve.post(serve.deploy("Engine", engine), leaving=True)
 
     assert serve.record() == routed("Engine/r0", **disconnected())
 
 
 def test_no_replica(serve: Serve) -> None:
-    """A request the proxy finds no replica for is rejected."""
+    """A request for which the proxy finds no replica is rejected."""
     got = serve.post(serve.deploy("Engine"))
 
     (record,) = serve.records()
@@ -343,7 +343,7 @@ def test_no_replica(serve: Serve) -> None:
 
 
 def test_ingress_dies(serve: Serve) -> None:
-    """The record an ingress would have made dies with it: the proxy tells what it knows."""
+    """If an ingress dies with its record, the proxy records what it knows."""
 
     class Dead:
         async def handle_request_streaming(self, *_: Any) -> Any:
@@ -360,7 +360,7 @@ def test_ingress_dies(serve: Serve) -> None:
 
 
 def test_body_after_the_choice(serve: Serve) -> None:
-    """The proxy chooses before the body is there; model and prompt are known all the same."""
+    """The proxy chooses before it has the body; model and prompt are still known."""
 
     async def reading(scope: Any, receive: Any, send: Any) -> None:
         while (await receive())["more_body"]:
@@ -375,7 +375,7 @@ def test_body_after_the_choice(serve: Serve) -> None:
 
 
 def test_other_paths(serve: Serve) -> None:
-    """What is no inference is not tracked."""
+    """Requests that are not inference are ignored."""
     router = serve.deploy("Engine", engine)
     proxy = serve.ray.proxy.HTTPProxy(router)
     asyncio.run(proxy({**SCOPE, "path": "/docs"}, _nothing, _nothing))
@@ -384,7 +384,7 @@ def test_other_paths(serve: Serve) -> None:
 
 
 def test_replicas_come_and_go(serve: Serve) -> None:
-    """The gauges of a replica vanish with it."""
+    """The gauges of a replica disappear with it."""
     router = serve.deploy("Engine", engine, engine)
     tracker = serve.instrumentor.tracker
     assert tracker is not None
@@ -396,7 +396,7 @@ def test_replicas_come_and_go(serve: Serve) -> None:
 
 
 def test_policies_stay_as_they_are(serve: Serve, ray: Any) -> None:
-    """Ray pickles policy classes by value, which it cannot once something of them is wrapped."""
+    """Policy classes are not wrapped, because Ray pickles them by value."""
     policy = ray.router.FirstRequestRouter
     before = dict(vars(policy))
     serve.deploy("Engine", engine)
@@ -405,7 +405,7 @@ def test_policies_stay_as_they_are(serve: Serve, ray: Any) -> None:
 
 
 def test_shutdown(serve: Serve, ray: Any) -> None:
-    """Ray kills a replica once its `shutdown` is over: all records are in the file by then."""
+    """All records are in the file after `shutdown`, because Ray then kills the replica."""
     serve.post(serve.deploy("Engine", engine))
     asyncio.run(ray.replica.Replica(engine).shutdown())
 
@@ -413,7 +413,7 @@ def test_shutdown(serve: Serve, ray: Any) -> None:
 
 
 def test_missing_hook(serve: Serve, ray: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """A policy without a method costs one warning, and requests go on."""
+    """A policy without a method causes one warning, and requests continue."""
     choose = ray.router.FirstRequestRouter._choose_replica_for_request
 
     class Other(ray.router.FirstRequestRouter):
@@ -431,7 +431,7 @@ def test_missing_hook(serve: Serve, ray: Any, caplog: pytest.LogCaptureFixture) 
 
 
 def test_uninstrument(serve: Serve) -> None:
-    """Afterwards everything passes through, also through routers that are watched."""
+    """After uninstrumenting everything passes through, also in wrapped routers."""
     router = serve.deploy("Engine", engine)
     expected = serve.post(router)
     assert len(serve.records()) == 1

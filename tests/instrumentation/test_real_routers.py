@@ -1,4 +1,4 @@
-"""The routers themselves, where they are installed, each as a process in front of engines."""
+"""The real routers, if installed, each as a process in front of engines."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ASKED = {"stream": True, "stream_options": {"include_usage": True}}
 
 @pytest.fixture
 def add_engine() -> Iterator[Callable[[str], Server]]:
-    """Starts engines; here they share no process with the router."""
+    """Start engines in another process than the router."""
     engines: list[Server] = []
 
     def add(name: str) -> Server:
@@ -56,7 +56,7 @@ class ProductionStack:
 
 
 def has(module: str) -> bool:
-    """Whether a router is installed; its parents are imported for that."""
+    """Return whether a router is installed; imports its parent packages."""
     try:
         return find_spec(module) is not None
     except ImportError:
@@ -71,7 +71,7 @@ needs_production_stack = pytest.mark.skipif(
 
 @needs_production_stack
 def test_production_stack_failover(add_engine: Callable[[str], Server], tmp_path: Path) -> None:
-    """A stream by round robin, after an engine that is not there."""
+    """A stream by round robin, after an engine that is unreachable."""
     dead, engine, port = closed_port(), add_engine("engine"), free_port()
     # Round robin goes by the sorted URLs.
     first, second = sorted([dead, engine.url])
@@ -105,7 +105,7 @@ def test_production_stack_failover(add_engine: Callable[[str], Server], tmp_path
 
 @needs_production_stack
 def test_production_stack_prefix_match(add_engine: Callable[[str], Server], tmp_path: Path) -> None:
-    """The second time a prompt is known."""
+    """A prompt sent a second time has a prefix-cache score."""
     engine, port = add_engine("engine"), free_port()
     router = ProductionStack(port, {engine.url: "a"}, "prefixaware")
     with instrumented(router.arguments, port, tmp_path / "records.jsonl") as process:
@@ -134,7 +134,7 @@ def test_production_stack_prefill_decode(
     policy: str,
     candidates: int | None,
 ) -> None:
-    """Both PD modes are one route."""
+    """Both PD modes give one route."""
     prefill, decode, port = add_engine("prefill"), add_engine("decode"), free_port()
     router = ProductionStack(
         port,
@@ -167,7 +167,7 @@ def test_mini_load_balancer(
     mode: str,
     fields: dict[str, Any],
 ) -> None:
-    """Both engines are called at once, with the same words, and are told apart."""
+    """Both engines get the same call concurrently, and their roles are known."""
     if not has(f"{package}.mini_lb"):
         pytest.skip(f"{package} is not installed")
     prefill, decode, port = add_engine("prefill"), add_engine("decode"), free_port()
@@ -198,6 +198,6 @@ def test_mini_load_balancer(
 
 
 def _without_metrics(record: dict[str, Any]) -> dict[str, Any]:
-    """Whether the engine was scraped in time is left to chance."""
+    """Remove the metrics: an engine may not have been scraped in time."""
     record["selectedRoute"]["leader"].pop("metrics", None)
     return record

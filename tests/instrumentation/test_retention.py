@@ -1,4 +1,4 @@
-"""What is left of a request after its end: connections, tasks and timers keep contexts alive."""
+"""Nothing is kept of a finished request, although contexts of connections and tasks live on."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KEPT_NOTHING_MIB = 16.0
 
 
 async def big_engine(scope: Any, receive: Any, send: Any) -> None:
-    """Answers with a JSON object of 0.9 MB, in one piece or as a stream of one long event."""
+    """Answer with a JSON object of 0.9 MB, in one piece or as a stream with one long event."""
     if scope["type"] != "http":
         return
     body, more = b"", True
@@ -51,7 +51,7 @@ async def big_engine(scope: Any, receive: Any, send: Any) -> None:
 
 
 class KeepingRouter:
-    """A router that starts a task, a timer and whatever else lives on within each request.
+    """A router that starts a task, a timer and more that outlive each request.
 
     Attributes:
         contexts: The contexts that these have copied.
@@ -66,7 +66,7 @@ class KeepingRouter:
         self._forever: list[Any] = []
 
     async def route(self, request: Request) -> Response:
-        """Forwards one request."""
+        """Forward one request."""
         body = await request.body()
         self._live_on()
         answer = await self.upstream.call(self.url + request.url.path, body)
@@ -101,7 +101,7 @@ class KeepingRouter:
 
 
 def reachable_bytes(roots: Iterable[Any]) -> int:
-    """How much memory the roots keep alive, code and modules left out."""
+    """Return the memory that the roots keep alive, without code and modules."""
     seen: dict[int, Any] = {}
     waiting = list(roots)
     while waiting:
@@ -115,7 +115,7 @@ def reachable_bytes(roots: Iterable[Any]) -> int:
 
 
 def ours() -> dict[str, int]:
-    """Living objects of a request: ours, and the SDK's spans."""
+    """Return the living objects of requests: ours, and the SDK's spans."""
     gc.collect()
     counts: dict[str, int] = {}
     for found in gc.get_objects():
@@ -130,7 +130,7 @@ def ours() -> dict[str, int]:
 
 
 def more_than(before: dict[str, int]) -> dict[str, int]:
-    """What there is more of, once the last request has gone."""
+    """Return the additional objects after the last request has gone."""
     left: dict[str, int] = {}
 
     def is_gone() -> bool:
@@ -144,7 +144,7 @@ def more_than(before: dict[str, int]) -> dict[str, int]:
 
 
 def resident_mib() -> float:
-    """The process's resident memory."""
+    """Return the process's resident memory."""
     pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
     return pages * 4096 / (1 << 20)
 
@@ -154,7 +154,7 @@ def resident_mib() -> float:
 def test_nothing_is_kept(
     tmp_path: Path, kind: Callable[[list[str]], Upstream], stream: bool
 ) -> None:
-    """Of a finished request a few hundred bytes stay in contexts, and no object of ours."""
+    """Only a few hundred bytes of a finished request stay in contexts, and no object of ours."""
     observed = Observed(tmp_path / "records.jsonl")
     try:
         engine = observed.cluster.add_app("engine", unobserved(big_engine))
@@ -187,7 +187,7 @@ def test_nothing_is_kept(
 
 @pytest.mark.parametrize("kind", [HttpxUpstream, AiohttpUpstream])
 def test_many_calls_of_one_request(tmp_path: Path, kind: Callable[[list[str]], Upstream]) -> None:
-    """A request that makes any number of calls keeps the body of the last answer alone."""
+    """A request with any number of calls keeps only the body of the last answer."""
     observed = Observed(tmp_path / "records.jsonl")
     try:
         engine = observed.cluster.add_app("engine", unobserved(big_engine))
@@ -216,7 +216,7 @@ def test_many_calls_of_one_request(tmp_path: Path, kind: Callable[[list[str]], U
 def test_calls_that_outlive_their_request(
     tmp_path: Path, kind: Callable[[list[str]], Upstream]
 ) -> None:
-    """An engine that answers when the request has ended leaves nothing behind."""
+    """An engine that answers after the end of the request leaves nothing behind."""
     observed = Observed(tmp_path / "records.jsonl")
     try:
         engine = observed.cluster.add_app("engine", unobserved(big_engine))
@@ -252,7 +252,7 @@ def test_calls_that_outlive_their_request(
 
 
 def serving(route: Callable[..., Any], upstream: Upstream) -> Starlette:
-    """An application of one route, which may use the client."""
+    """An application with one route, which may use the client."""
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-"""Zero code that fails on every request leaves the router alone, and comes back."""
+"""Zero-code instrumentation that always fails leaves the router alone, and comes back."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def refuse(request: Request) -> JSONResponse:
 
 
 def post(count: int) -> Counter[tuple[int, str]]:
-    """Sends requests to a router that refuses them; returns its answers."""
+    """Send requests to a router that refuses them; return its answers."""
     application = Starlette(routes=[Route(PATH, refuse, methods=["POST"])])
 
     async def send() -> Counter[tuple[int, str]]:
@@ -41,7 +41,7 @@ def post(count: int) -> Counter[tuple[int, str]]:
 
 
 def test_zero_code_steps_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The router answers as ever; what was missed is counted, and later requests are recorded."""
+    """The router's answers are unchanged, skipped requests are counted, later ones recorded."""
     expected = (404, '{"asked":{"model":"m"}}')
     telemetry = InMemoryTelemetry()
     instrumentor = GenericRouterInstrumentor()

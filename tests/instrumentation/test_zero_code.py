@@ -1,4 +1,4 @@
-"""A router that knows nothing of telemetry, under the command of the ecosystem."""
+"""A router without any telemetry, under `opentelemetry-instrument`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def engine() -> Iterator[str]:
 
 @pytest.fixture
 def receiver() -> Iterator[OTLPReceiver]:
-    """Where the router exports to."""
+    """The receiver of the router's exports."""
     with OTLPReceiver() as receiver:
         yield receiver
 
@@ -78,7 +78,7 @@ def test_signal(
 
 
 def test_signal_beside_calls_that_hang(tmp_path: Path, engine: str, receiver: OTLPReceiver) -> None:
-    """A router whose threads all hang ends at its signal all the same, and loses nothing."""
+    """A router whose threads all hang still ends at its signal, without losses."""
     records = tmp_path / "records.jsonl"
     settings = {"ENGINE": engine, "HANGING_CALLS": "100", **persisted(records)}
     serve_until(signal.SIGTERM, 2, tmp_path, receiver, **settings)
@@ -89,7 +89,7 @@ def test_signal_beside_calls_that_hang(tmp_path: Path, engine: str, receiver: OT
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["records.jsonl", "records-{pid}.jsonl"])
 def test_workers(tmp_path: Path, engine: str, receiver: OTLPReceiver, name: str) -> None:
-    """The workers of uvicorn, which are spawned, write every record once, to one file or each."""
+    """The spawned workers of uvicorn write every record once, to one file or one each."""
     folder = tmp_path / "records"
     settings = persisted(folder / name, ROTATE_BYTES="4096", COMPRESSION="gzip")
     serve_until(signal.SIGTERM, 40, tmp_path, receiver, ENGINE=engine, WORKERS="2", **settings)
@@ -102,7 +102,7 @@ def test_workers(tmp_path: Path, engine: str, receiver: OTLPReceiver, name: str)
 
 
 def persisted(path: Path, **settings: str) -> dict[str, str]:
-    """Where records go, and how."""
+    """Settings of the record file."""
     settings = {"OUTPUT_PATH": str(path), "FLUSH_THRESHOLD": "1000", **settings}
     return {f"OTEL_LIFECYCLE_PERSISTENCE_{name}": value for name, value in settings.items()}
 
@@ -110,7 +110,7 @@ def persisted(path: Path, **settings: str) -> dict[str, str]:
 def serve_until(
     number: signal.Signals, requests: int, folder: Path, receiver: OTLPReceiver, **settings: str
 ) -> None:
-    """Has an instrumented router serve some requests, and then ends it by a signal."""
+    """Serve some requests with an instrumented router, and end it by a signal."""
     port = free_port()
     script = folder / "router.py"
     script.write_text(ROUTER)
@@ -138,13 +138,13 @@ def serve_until(
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a port on which nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return free.getsockname()[1]
 
 
 def answers(port: int) -> bool:
-    """Whether somebody listens on a port."""
+    """Return whether something listens on a port."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:

@@ -1,4 +1,4 @@
-"""A field is declared once and whole, or the tables cannot be built."""
+"""Each field must be declared once and completely, or the tables cannot be built."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class MappingWithoutUnit(msgspec.Struct):
     ],
 )
 def test_incomplete_declarations(struct: type[msgspec.Struct], message: str) -> None:
-    """What is not declared once and with its unit is refused, and named."""
+    """A field that is not declared once, with a unit, is refused by name."""
     with pytest.raises(DeclarationError) as refusal:
         fields_of(struct)
 
@@ -64,14 +64,14 @@ def test_incomplete_declarations(struct: type[msgspec.Struct], message: str) -> 
 
 
 class StandsTwice(msgspec.Struct):
-    """One name twice in a class, of which Python takes the last without a word."""
+    """A field name used twice in a class; Python silently uses the last."""
 
     reason: Annotated[Text, declare("One.")] = ""
     reason: Annotated[Text, declare("Another.")] = ""  # type: ignore[no-redef] # noqa: PIE794
 
 
 def test_field_that_stands_twice() -> None:
-    """A name that stands twice in one class is refused, and named."""
+    """A name used twice in one class is refused by name."""
     with pytest.raises(DeclarationError) as refusal:
         check_source(StandsTwice)
 
@@ -85,14 +85,14 @@ class Inner(msgspec.Struct):
 
 
 class SameAttribute(msgspec.Struct):
-    """Two fields, one attribute."""
+    """Two fields with one attribute."""
 
     first: Annotated[Inner | None, declare("One.", attribute="llm_router.route")] = None
     second: Annotated[Text, declare("Another.", attribute="llm_router.route.reason")] = ""
 
 
 class DerivedAttribute(msgspec.Struct):
-    """The attribute of something that is found from other fields."""
+    """A field with the attribute of a derived value."""
 
     kind: Annotated[Text, declare("A kind.", attribute="llm_router.route.type")] = ""
 
@@ -116,7 +116,7 @@ def test_taken_attributes(struct: type[msgspec.Struct], message: str) -> None:
 
 
 def test_record_names() -> None:
-    """Names of the record are camelCase, and tell milliseconds."""
+    """Names in the record are camelCase, with `Millis` for milliseconds."""
     names = ("request_id", "ttft_ms", "e2e_ms", "hbm_utilization_avg", "at")
 
     assert list(map(record_name, names)) == [

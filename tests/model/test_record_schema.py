@@ -1,4 +1,4 @@
-"""The shipped JSON Schema holds real records, and refuses wrong ones."""
+"""The shipped JSON Schema accepts real records, and refuses wrong ones."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SCHEMA = resources.files("otel_lifecycle") / "model" / "record.schema.json"
 
 
 def completed(bench: Bench) -> None:
-    """A stream that came to its end, served elsewhere."""
+    """A stream that completed, served by another endpoint."""
     with bench.tracker.track(start()) as tracked:
         tracked.chunk()
         tracked.complete(output_tokens=128, cached_tokens=200, served_endpoint=endpoint("qwen-9"))
 
 
 def completed_pd(bench: Bench) -> None:
-    """The same over a PD route."""
+    """The same on a PD route."""
     with bench.tracker.track(start(route=disaggregated())) as tracked:
         tracked.chunk()
         legs = [
@@ -44,7 +44,7 @@ def failed(bench: Bench) -> None:
 
 
 def rerouted(bench: Bench) -> None:
-    """A request that was sent somewhere else, of which little is known."""
+    """A rerouted request with few known values."""
     with bench.tracker.track(start(route=aggregated())) as tracked:
         tracked.reroute(type(aggregated())(bare("qwen-1")), reason="connect_error")
         tracked.disconnect()
@@ -61,7 +61,7 @@ def rejected(bench: Bench) -> None:
 
 
 def line(bench: Bench, request: Callable[[Bench], None]) -> Any:
-    """The line of the record file that a request leaves."""
+    """The line that a request writes to the record file."""
     request(bench)
     assert bench.tracker.flush(timeout=30)
     return json.loads(bench.path.read_text("utf-8"))
@@ -76,19 +76,19 @@ def validator() -> Validator:
 
 @pytest.mark.parametrize("request_", [completed, completed_pd, failed, rerouted, rejected])
 def test_records_are_valid(bench: Bench, request_: Callable[[Bench], None]) -> None:
-    """Every record a request leaves is valid."""
+    """Every record of a request is valid."""
     validator().validate(line(bench, request_))
 
 
 def test_all_fields_are_in_the_schema(bench: Bench) -> None:
-    """The schema names exactly the fields of a record, in their order."""
+    """The schema lists exactly the fields of a record, in their order."""
     schema = record_schema()["$defs"]["LifecycleRecord"]
 
     assert list(schema["properties"]) == list(line(bench, completed_pd))
 
 
 def without(field: str) -> Callable[[dict[str, Any]], None]:
-    """Takes a field away."""
+    """Remove a field."""
 
     def change(record: dict[str, Any]) -> None:
         del record[field]
@@ -97,7 +97,7 @@ def without(field: str) -> Callable[[dict[str, Any]], None]:
 
 
 def with_value(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
-    """Puts a value at a dotted path."""
+    """Set a value at a dotted path."""
 
     def change(record: dict[str, Any]) -> None:
         *parents, field = path.split(".")
@@ -149,7 +149,7 @@ def test_wrong_records_are_refused(
 
 
 def test_moments_are_date_times() -> None:
-    """Readers learn which texts are moments."""
+    """The schema says which texts are times."""
     definitions = record_schema()["$defs"]
 
     for definition, field in (("EndpointMetrics", "updateTime"), ("NPUState", "observationTime")):

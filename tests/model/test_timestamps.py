@@ -1,4 +1,4 @@
-"""Moments lose nothing on their way to nanoseconds and back."""
+"""Times lose nothing when converted to nanoseconds and back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from otel_lifecycle.model.timestamps import (
 @example(datetime(2096, 5, 11, 22, 7, 54, 427, tzinfo=timezone.utc))
 @example(datetime.max.replace(tzinfo=timezone.utc))
 def test_datetimes(moment: datetime) -> None:
-    """A datetime is kept to its microsecond, whatever its year."""
+    """A datetime is exact to its microsecond in any year."""
     unix_ns = datetime_to_ns(moment)
 
     assert unix_ns % 1_000 == 0
@@ -50,7 +50,7 @@ def test_nearest_microsecond(unix_ns: int, microsecond: int) -> None:
 
 @given(st.integers(0, 2**63 - 1))
 def test_text(unix_ns: int) -> None:
-    """The text of a moment is RFC 3339 in UTC, and exact to the nanosecond."""
+    """The text of a time is RFC 3339 in UTC, exact to the nanosecond."""
     text = format_timestamp(unix_ns)
 
     assert parse_timestamp(text) == unix_ns

@@ -1,4 +1,4 @@
-"""Predictions of llm-d's service: for a router that asks, and for the record alone."""
+"""Predictions of llm-d's service: for a router that asks, and only for the record."""
 
 from __future__ import annotations
 
@@ -84,14 +84,14 @@ def _body(handler: BaseHTTPRequestHandler) -> dict[str, Any]:
 
 @pytest.fixture
 def service() -> Iterator[Service]:
-    """The service, answering."""
+    """The service, which answers."""
     service = Service()
     yield service
     service.stop()
 
 
 def ask(url: str, inputs: Sequence[PredictionInput]) -> Sequence[LatencyPrediction]:
-    """Asks as a router would."""
+    """Ask as a router would."""
 
     async def main() -> Sequence[LatencyPrediction]:
         async with LLMDPredictor(url) as predictor:
@@ -101,7 +101,7 @@ def ask(url: str, inputs: Sequence[PredictionInput]) -> Sequence[LatencyPredicti
 
 
 def test_asks_in_the_words_of_the_service(service: Service) -> None:
-    """All endpoints are asked about at once; one with a feature missing has no prediction."""
+    """One request covers all endpoints; one with a missing feature has no prediction."""
     predictions = ask(service.url, [PREFILL, INCOMPLETE, DECODE])
 
     assert predictions == [
@@ -128,14 +128,14 @@ def test_asks_in_the_words_of_the_service(service: Service) -> None:
     ids=["503", "garbage", "too few", "null", "zero", "text"],
 )
 def test_no_prediction(service: Service, answer: Answer) -> None:
-    """What is no prediction is none, never a number, and no error."""
+    """An invalid prediction counts as none: never a number, never an error."""
     service.answers["/predict/bulk"] = answer
 
     assert ask(service.url, [PREFILL]) == [LatencyPrediction()]
 
 
 def test_time_budget() -> None:
-    """A predictor that takes longer than it may, or raises, predicts nothing."""
+    """A predictor that is late or raises predicts nothing."""
 
     class Slow:
         async def predict(self, inputs: Sequence[PredictionInput]) -> Sequence[LatencyPrediction]:
@@ -152,7 +152,7 @@ def test_time_budget() -> None:
 
 
 def track(bench: Bench, service: Service | None, start: RequestStart, tokens: int = 3) -> None:
-    """Serves one stream, as soon as the service has been asked about it."""
+    """Serve one stream after the service was asked about it."""
     with bench.tracker.track(start) as tracked:
         if service is not None:
             lifecycle: Any = bench.tracker.store.find(start.request_id)
@@ -170,7 +170,7 @@ def start(route: Route, **fields: Any) -> RequestStart:
 
 
 def test_shadow(make_bench: Callable[..., Bench], service: Service) -> None:
-    """Where the router predicts nothing, the record has the service's prediction, and says so."""
+    """If the router predicts nothing, the record has the service's prediction, marked `shadow`."""
     bench = make_bench(prediction=PredictionConfig(url=service.url, timeout="60s"))
 
     track(bench, service, start(disaggregated()))
@@ -189,7 +189,7 @@ def test_shadow(make_bench: Callable[..., Bench], service: Service) -> None:
 
 
 def test_active_is_left_alone(make_bench: Callable[..., Bench], service: Service) -> None:
-    """A prediction the router used stays; the service is not asked."""
+    """A prediction of the router stays, and the service is not asked."""
     bench = make_bench(prediction=PredictionConfig(url=service.url))
     used = LatencyPrediction(100.0, None)
 
@@ -204,7 +204,7 @@ def test_active_is_left_alone(make_bench: Callable[..., Bench], service: Service
 def test_service_that_does_not_answer(
     make_bench: Callable[..., Bench], service: Service, answer: str
 ) -> None:
-    """Requests do not wait for the service: without its answer there is no prediction."""
+    """Requests do not wait for the service; without an answer there is no prediction."""
     if answer == "late":
         service.answers["/predict/bulk"] = lambda handler: time.sleep(0.5)
     url = service.url if answer == "late" else "http://127.0.0.1:9"
@@ -255,7 +255,7 @@ def test_teaches(make_bench: Callable[..., Bench], service: Service) -> None:
 def test_urls_with_secrets(
     make_bench: Callable[..., Bench], service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A query goes with every request, and into no line of the log."""
+    """A URL's query is sent with every request, and never logged."""
     caplog.set_level("DEBUG", "otel_lifecycle")
     asked: list[str] = []
 
@@ -277,7 +277,7 @@ def test_urls_with_secrets(
 
 
 def test_what_teaches_nothing(bench: Bench) -> None:
-    """A response that is no stream, or a request with a feature missing, makes no entry."""
+    """A response that is not a stream, or has a missing feature, makes no training entry."""
     track(bench, None, start(aggregated(), streaming=False))
     track(bench, None, start(aggregated(), prefix_cache_score=None))
 
@@ -287,7 +287,7 @@ def test_what_teaches_nothing(bench: Bench) -> None:
 def test_goes_on(
     make_bench: Callable[..., Bench], service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A request that cannot be predicted, for whatever reason, does not end it for the others."""
+    """A request that cannot be predicted does not prevent later predictions."""
     failures = [AttributeError("of a request that has gone elsewhere")]
 
     def failing_once(*args: Any, **fields: Any) -> PredictionInput:

@@ -1,4 +1,4 @@
-"""Fixtures: trackers and processors that are closed when the test ends, and a disk to spoil."""
+"""Fixtures: trackers and processors that are closed at the end, and a disk that fails."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.records import helpers
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where the record file is, once there is one."""
+    """The path of the record file, which may not exist yet."""
     return tmp_path / "records" / "records.jsonl"
 
 
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[helpers.Disk]:
-    """A disk that does as told."""
+    """A disk that can be made to fail."""
     disk = helpers.Disk(tmp_path)
     monkeypatch.setattr(os, "write", disk.write)
     yield disk
@@ -31,7 +31,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[helpers.Di
 
 @pytest.fixture
 def make_tracker(disk: helpers.Disk) -> Iterator[Callable[..., RequestLifecycleTracker]]:
-    """Makes trackers as `helpers.make_tracker` does."""
+    """Make trackers, as `helpers.make_tracker` does."""
     trackers: list[RequestLifecycleTracker] = []
 
     def make(*arguments: Any, **settings: Any) -> RequestLifecycleTracker:
@@ -48,7 +48,7 @@ def make_tracker(disk: helpers.Disk) -> Iterator[Callable[..., RequestLifecycleT
 
 @pytest.fixture
 def make_processor(disk: helpers.Disk) -> Iterator[Callable[..., LifecycleSpanProcessor]]:
-    """Makes processors with enabled persistence."""
+    """Make processors with enabled persistence."""
     processors: list[LifecycleSpanProcessor] = []
 
     def make(path: Path | str, **settings: Any) -> LifecycleSpanProcessor:

@@ -1,4 +1,4 @@
-"""What the tests of the record file share with the scripts they start."""
+"""Helpers shared by the tests of the record file and the scripts that they start."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MOST_QUEUED = 2_000
 
 
 def settle() -> None:
-    """Gives a writer that is too eager the time to show it."""
+    """Wait long enough for a writer that writes too early to be noticed."""
     time.sleep(0.1)
 
 
@@ -48,7 +48,7 @@ def make_tracker(
     close_timeout: str = "5s",
     **settings: Any,
 ) -> RequestLifecycleTracker:
-    """A tracker that writes to a file, or to none; its store is named after it."""
+    """A tracker with or without a file; its store is named after the file."""
     config = TrackerConfig.from_environment(
         {},
         store_name=store_name or f"store of {path}",
@@ -59,7 +59,7 @@ def make_tracker(
 
 
 def serve(tracker: RequestLifecycleTracker, *request_ids: str) -> None:
-    """Serves one whole request after the other."""
+    """Serve complete requests, one after the other."""
     for request_id in request_ids:
         with tracker.track(start(request_id)) as tracked:
             tracked.chunk()
@@ -80,12 +80,12 @@ def numbered(name: str, count: int) -> list[str]:
 
 
 def recorded(path: Path | str) -> list[str]:
-    """The ids of the requests in a file."""
+    """Return the ids of the requests in a file."""
     return [record.request_id for record in read_records(path)]
 
 
 def open_descriptors(path: Path | str) -> int:
-    """How many file descriptors of this process point to a file."""
+    """Return how many file descriptors of this process are open on a file."""
     count = 0
     for descriptor in os.listdir("/proc/self/fd"):
         try:
@@ -96,7 +96,7 @@ def open_descriptors(path: Path | str) -> int:
 
 
 def writer_threads() -> int:
-    """How many writer threads run."""
+    """Return how many writer threads run."""
     return sum(thread.name == "otel-lifecycle-writer" for thread in threading.enumerate())
 
 
@@ -134,7 +134,7 @@ class Disk:
 
 
 def run_script(script: str, *arguments: Path | str) -> subprocess.CompletedProcess[str]:
-    """Runs Python code in a process of its own, to its end."""
+    """Run Python code in a separate process, to its end."""
     return subprocess.run(
         _command(script, *arguments),
         cwd=ROOT,
@@ -147,7 +147,7 @@ def run_script(script: str, *arguments: Path | str) -> subprocess.CompletedProce
 
 
 def start_script(script: str, *arguments: Path | str) -> subprocess.Popen[str]:
-    """Starts Python code in a process of its own."""
+    """Start Python code in a separate process."""
     return subprocess.Popen(
         _command(script, *arguments),
         cwd=ROOT,

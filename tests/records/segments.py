@@ -31,19 +31,19 @@ def lines(*request_ids: str) -> bytes:
 
 
 def append(path: Path, data: bytes) -> None:
-    """Writes behind what is there."""
+    """Append to a file."""
     path.parent.mkdir(exist_ok=True)
     with path.open("ab") as file:
         file.write(data)
 
 
 def closed(live: Path, number: int) -> Path:
-    """The closed segment of that number."""
+    """The closed segment with this number."""
     return segment_path(live, SegmentKey(CLOSED_AT, number))
 
 
 def compress(path: Path) -> Path:
-    """Compresses a closed segment as the package does."""
+    """Compress a closed segment as the package does."""
     compressed = path.with_name(path.name + COMPRESSED)
     unfinished = path.with_name("unfinished")
     unfinished.write_bytes(gzip.compress(path.read_bytes()))

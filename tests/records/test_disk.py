@@ -1,4 +1,4 @@
-"""Disks that are full, paths that are wrong, and files that are moved away."""
+"""Full disks, wrong paths, and files that are moved away."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MakeTracker = Callable[..., RequestLifecycleTracker]
 
 
 def test_full_disk(make_tracker: MakeTracker, path: Path, disk: Disk) -> None:
-    """On a full disk no half line stays, and what is queued is written when there is space."""
+    """A full disk leaves no partial line, and queued records are written when there is space."""
     tracker = make_tracker(path)
     serve(tracker, "a")
     assert tracker.flush()
@@ -47,7 +47,7 @@ def test_full_disk(make_tracker: MakeTracker, path: Path, disk: Disk) -> None:
 def test_short_writes(
     make_tracker: MakeTracker, path: Path, monkeypatch: pytest.MonkeyPatch, disk: Disk
 ) -> None:
-    """A system that writes a few bytes at a time still gets whole lines written."""
+    """Whole lines are written even if each write accepts only a few bytes."""
     monkeypatch.setattr("os.write", lambda fd, data: disk.write(fd, data[:100]))
     tracker = make_tracker(path)
     serve(tracker, *(expected := numbered("request", 5)))
@@ -70,7 +70,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_really_full_disk(make_tracker: MakeTracker, small_disk: Path) -> None:
-    """The same on a real file system that runs full."""
+    """The same on a real file system that fills up."""
     path = small_disk / "records.jsonl"
     tracker = make_tracker(path)
     sink = tracker.store.sink
@@ -91,7 +91,7 @@ def test_really_full_disk(make_tracker: MakeTracker, small_disk: Path) -> None:
 
 
 def test_queue_is_bounded(path: Path, disk: Disk) -> None:
-    """When the queue is full the oldest record is dropped, and the metric tells."""
+    """If the queue is full the oldest record is dropped, and the metric counts it."""
     telemetry = InMemoryTelemetry()
     config = TrackerConfig(store_name="bounded", persistence=enabled(path, max_queue=3))
     tracker = RequestLifecycleTracker(config, telemetry.tracer_provider, telemetry.meter_provider)
@@ -121,7 +121,7 @@ def test_errors_are_logged_once_a_minute(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A disk that stays full is logged once a minute, however many records it costs."""
+    """A full disk is logged once a minute, however many records are lost."""
     clock = SimpleNamespace(monotonic=lambda: now)
     monkeypatch.setattr("otel_lifecycle.records.writer.time", clock)
     now = 1_000.0
@@ -144,7 +144,7 @@ def test_errors_are_logged_once_a_minute(
 def test_the_last_word_on_a_full_disk(
     make_tracker: MakeTracker, path: Path, disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is lost in the end is said, with its number and reason, whatever was logged before."""
+    """Records lost at the end are logged with number and reason, whatever was logged before."""
     tracker = make_tracker(path)
     disk.full = True
     serve(tracker, *numbered("request", 20))
@@ -170,7 +170,7 @@ _UNWRITABLE = {
 
 @pytest.mark.parametrize("name", _UNWRITABLE)
 def test_unwritable_path(tmp_path: Path, name: str) -> None:
-    """A path that cannot be written is one error that names it, when the tracker is made."""
+    """A path that cannot be written is one error naming it, when the tracker is made."""
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     relative, reason = _UNWRITABLE[name]
@@ -191,7 +191,7 @@ def test_unwritable_path(tmp_path: Path, name: str) -> None:
 
 
 def test_path_with_a_zero_byte(make_tracker: MakeTracker, tmp_path: Path) -> None:
-    """A path that cannot be one of a file is the same error, in Python's words."""
+    """A path that is impossible for a file is the same error, with Python's message."""
     with pytest.raises(ConfigError, match=r"a\\x00b' cannot be written: .*embedded null"):
         make_tracker(f"{tmp_path}/a\0b")
 
@@ -199,7 +199,7 @@ def test_path_with_a_zero_byte(make_tracker: MakeTracker, tmp_path: Path) -> Non
 def test_folder_becomes_a_file(
     make_tracker: MakeTracker, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A folder that turns into a file never raises in a request; records wait in the queue."""
+    """If the folder becomes a file, no request fails; records wait in the queue."""
     tracker = make_tracker(path)
     sink = tracker.store.sink
     assert sink is not None
@@ -220,7 +220,7 @@ def test_folder_becomes_a_file(
 
 
 def test_dropped_once(make_tracker: MakeTracker, path: Path, disk: Disk) -> None:
-    """A record that cannot be encoded counts once, however often the others are tried again."""
+    """A record that cannot be encoded counts once, however often the others are retried."""
     provider = TracerProvider(shutdown_on_exit=False)
     processor = LifecycleSpanProcessor(enabled(path, flush_threshold=1_000))
     provider.add_span_processor(processor)
@@ -239,7 +239,7 @@ def test_dropped_once(make_tracker: MakeTracker, path: Path, disk: Disk) -> None
 def test_unwritable_until_the_end(
     make_tracker: MakeTracker, path: Path, disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What cannot be written until the tracker closes is dropped, and counted."""
+    """Records that cannot be written until the tracker closes are dropped and counted."""
     tracker = make_tracker(path)
     sink = tracker.store.sink
     assert sink is not None
@@ -252,7 +252,7 @@ def test_unwritable_until_the_end(
 
 
 def test_moved_file(make_tracker: MakeTracker, path: Path) -> None:
-    """Log rotation moves the file away: writing goes on in a new one of the same name."""
+    """If log rotation moves the file away, a new file of the same name is written."""
     tracker = make_tracker(path)
     serve(tracker, "a")
     assert tracker.flush()
@@ -265,7 +265,7 @@ def test_moved_file(make_tracker: MakeTracker, path: Path) -> None:
 
 
 def test_truncated_file(make_tracker: MakeTracker, path: Path) -> None:
-    """Log rotation by copy and truncate: writing goes on at the new end."""
+    """If log rotation copies and truncates the file, writing continues at the new end."""
     tracker = make_tracker(path)
     serve(tracker, "a", "b")
     assert tracker.flush()
@@ -276,7 +276,7 @@ def test_truncated_file(make_tracker: MakeTracker, path: Path) -> None:
 
 
 def test_deleted_folder(make_tracker: MakeTracker, path: Path) -> None:
-    """A deleted folder is made again, and the file in it."""
+    """A deleted folder is created again, with the file in it."""
     tracker = make_tracker(path)
     serve(tracker, "a")
     assert tracker.flush()
@@ -287,7 +287,7 @@ def test_deleted_folder(make_tracker: MakeTracker, path: Path) -> None:
 
 
 def test_replaced_by_a_torn_file(make_tracker: MakeTracker, path: Path) -> None:
-    """A file that takes the place of ours is repaired before anything is written to it."""
+    """A file that replaces ours is repaired before anything is written to it."""
     tracker = make_tracker(path)
     path.unlink()
     path.write_bytes(b'{"schemaVersion":1,"requ')
@@ -297,7 +297,7 @@ def test_replaced_by_a_torn_file(make_tracker: MakeTracker, path: Path) -> None:
 
 
 def test_modes(make_tracker: MakeTracker, tmp_path: Path) -> None:
-    """Only the owner may read the file, and enter any folder made for it."""
+    """Only the owner may read the file, and enter any folder created for it."""
     path = tmp_path / "a" / "b" / "c" / "records.jsonl"
     make_tracker(path)
     folders = [path.parent, path.parent.parent, path.parent.parent.parent]
@@ -307,7 +307,7 @@ def test_modes(make_tracker: MakeTracker, tmp_path: Path) -> None:
 
 
 def test_home(make_tracker: MakeTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path may begin with `~`."""
+    """A path may start with `~`."""
     monkeypatch.setenv("HOME", str(tmp_path))
     tracker = make_tracker("~/records.jsonl")
     serve(tracker, *(expected := ["a"]))

@@ -31,7 +31,7 @@ from tests.waiting import eventually
 def test_threshold(
     make_tracker: Callable[..., RequestLifecycleTracker], path: Path, disk: Disk
 ) -> None:
-    """Nothing is written before the threshold is reached, and everything then, in one append."""
+    """Nothing is written below the threshold, and everything at it, in one append."""
     tracker = make_tracker(path, flush_threshold=3)
     serve(tracker, "a", "b")
     settle()
@@ -53,7 +53,7 @@ def test_interval(make_tracker: Callable[..., RequestLifecycleTracker], path: Pa
 def test_interval_only(
     make_tracker: Callable[..., RequestLifecycleTracker], path: Path, disk: Disk
 ) -> None:
-    """With an interval and no threshold, no number of records makes a write due."""
+    """With an interval and no threshold, no number of records triggers a write."""
     tracker = make_tracker(path, flush_interval="1h")
     serve(tracker, *(expected := numbered("request", 50)))
     settle()
@@ -99,7 +99,7 @@ def test_interval_before_threshold(
 def test_extreme_intervals(
     make_tracker: Callable[..., RequestLifecycleTracker], path: Path, interval: str | timedelta
 ) -> None:
-    """The shortest and the longest interval leave a writer that writes when asked."""
+    """With the shortest and the longest interval, a flush still writes."""
     tracker = make_tracker(path, flush_interval=interval)
     for expected in (["a"], ["a", "b"]):
         serve(tracker, expected[-1])
@@ -113,7 +113,7 @@ def test_force_flush(
     make_processor: Callable[..., LifecycleSpanProcessor],
     path: Path,
 ) -> None:
-    """The provider's `force_flush` writes what is queued and says so; flushing nothing is fine."""
+    """The provider's `force_flush` writes queued records; flushing nothing succeeds."""
     processor = make_processor(path, flush_threshold=1_000)
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(processor)
@@ -128,7 +128,7 @@ def test_force_flush(
 def test_force_flush_of_a_hanging_disk(
     make_tracker: Callable[..., RequestLifecycleTracker], path: Path, disk: Disk
 ) -> None:
-    """A flush that takes too long gives up, and the records are written when the disk is back."""
+    """A flush that takes too long returns, and the records are written later."""
     tracker = make_tracker(path)
     disk.released.clear()
     serve(tracker, *(expected := ["a"]))
@@ -144,7 +144,7 @@ def test_shutdown(
     path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Shutdown writes what is queued, once; what comes later is dropped, counted and logged."""
+    """Shutdown writes queued records, once; later records are dropped, counted and logged."""
     processor = make_processor(path, flush_threshold=1_000)
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(processor)
@@ -161,7 +161,7 @@ def test_shutdown(
 
 
 def test_close_is_bounded(path: Path, disk: Disk) -> None:
-    """A disk that hangs holds up `close` for its timeout only; the rest is dropped and counted."""
+    """A hanging disk delays `close` only by its timeout; the rest is dropped and counted."""
     threads = writer_threads()
     tracker = new_tracker(path, flush_threshold=1_000, close_timeout="20ms")
     sink = tracker.store.sink
@@ -185,7 +185,7 @@ def test_close_is_bounded(path: Path, disk: Disk) -> None:
 
 
 def test_close_from_many_threads(path: Path) -> None:
-    """However many close while others still put: nobody waits forever, each record counts once."""
+    """With concurrent closes and puts, nobody waits for ever and each record counts once."""
     provider = TracerProvider(shutdown_on_exit=False)
     processor = LifecycleSpanProcessor(enabled(path))
     provider.add_span_processor(processor)
@@ -217,7 +217,7 @@ def test_close_from_many_threads(path: Path) -> None:
 
 
 def test_forgotten_processor(path: Path) -> None:
-    """A processor that is collected without shutdown writes what it has and leaves nothing."""
+    """A processor collected without shutdown writes its records and leaves nothing."""
     threads = writer_threads()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(LifecycleSpanProcessor(enabled(path, flush_threshold=1_000)))

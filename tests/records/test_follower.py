@@ -1,4 +1,4 @@
-"""`Follower`: each record once, and nothing passed over in silence."""
+"""`Follower`: each record once, and nothing skipped silently."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CUT = "Compressed file ended before the end-of-stream marker was reached"
 
 
 def found(batch: Batch) -> tuple[list[str], list[str]]:
-    """The request ids and the problems of a batch."""
+    """Return the request ids and the problems of a batch."""
     return (
         [entry.record.request_id for entry in batch.records],
         [str(problem) for problem in batch.problems],
@@ -33,7 +33,7 @@ def found(batch: Batch) -> tuple[list[str], list[str]]:
 
 
 def test_growing_file(path: Path) -> None:
-    """A file may come later and grow: each record is found once, and a half line when it ends."""
+    """A file may appear later and grow: each record is found once, when its line is complete."""
     follower = Follower(path)
     assert found(follower.poll()) == ([], [])
     append(path, lines("a", "b"))
@@ -56,7 +56,7 @@ def test_where_a_record_stands(path: Path) -> None:
 
 
 def test_batches(path: Path) -> None:
-    """A batch has at most as many records as asked for, and tells whether there are more."""
+    """A batch has at most the requested number of records, and says whether there are more."""
     append(path, lines(*"abcde"))
     follower = Follower(path)
     batches = [follower.poll(2) for _ in range(3)]
@@ -86,7 +86,7 @@ def _keep(path: Path) -> Path:
 @pytest.mark.parametrize("store", [_keep, compress], ids=["plain", "compressed"])
 @pytest.mark.parametrize("restarted", [False, True])
 def test_rotation(path: Path, store: Callable[[Path], Path], restarted: bool) -> None:
-    """Reading goes on where it was behind rotation, renaming and compression, also when resumed."""
+    """Reading continues through rotation, renaming and compression, also when resumed."""
     append(path, lines("a", "b", "c"))
     follower = Follower(path)
     batch = follower.poll(1)
@@ -103,7 +103,7 @@ def test_rotation(path: Path, store: Callable[[Path], Path], restarted: bool) ->
 
 
 def test_unread_segments_deleted(path: Path) -> None:
-    """Segments that were deleted before they were read are counted, and so is a rest."""
+    """Segments deleted before they were read, completely or in part, are counted."""
     append(path, lines("a", "b"))
     follower = Follower(path)
     follower.poll()
@@ -131,7 +131,7 @@ def test_unread_segments_deleted(path: Path) -> None:
 @pytest.mark.parametrize("other", [lines("c"), lines("c", "d", "e"), b""])
 @pytest.mark.parametrize("how", ["replaced while nobody looked", "cut"])
 def test_replaced_file(path: Path, other: bytes, how: str) -> None:
-    """A file that is replaced or cut is read anew, and what may be lost is told."""
+    """A replaced or truncated file is read from its start, and a possible loss is reported."""
     append(path, lines("a", "b"))
     follower = Follower(path)
     position = follower.poll().position
@@ -149,7 +149,7 @@ def test_replaced_file(path: Path, other: bytes, how: str) -> None:
 
 
 def test_first_line_ends_while_it_is_read(path: Path) -> None:
-    """A file is known by its first line also when that had no end when it was opened."""
+    """A file is identified by its first line, even if it was incomplete when opened."""
     append(path, lines("a"))
     follower = Follower(path)
     follower.poll()
@@ -164,7 +164,7 @@ def test_first_line_ends_while_it_is_read(path: Path) -> None:
 
 
 def test_folder(tmp_path: Path) -> None:
-    """A folder stands for its record files and their segments; what is not one is left alone."""
+    """A folder means its record files and their segments; other files are ignored."""
     append(tmp_path / "one.jsonl", lines("a"))
     compress_new(closed(tmp_path / "two.jsonl", 1), "b")
     append(tmp_path / "two.jsonl", lines("c"))
@@ -183,7 +183,7 @@ def compress_new(segment: Path, *request_ids: str) -> Path:
 
 
 def test_file_deleted_from_folder(tmp_path: Path) -> None:
-    """A file that leaves a folder is forgotten, and reported if it was not read to its end."""
+    """A file that leaves a folder is forgotten, and reported if it was not read completely."""
     for name in ("read", "unread"):
         append(tmp_path / f"{name}.jsonl", lines(f"{name} a", f"{name} b"))
     with Follower(tmp_path) as follower:
@@ -197,7 +197,7 @@ def test_file_deleted_from_folder(tmp_path: Path) -> None:
 
 
 def test_vanished_folder(path: Path) -> None:
-    """A folder that is away for a while changes nothing; one that comes back empty is reported."""
+    """A folder that vanishes for a while changes nothing; one that comes back empty is reported."""
     append(path, lines("a"))
     follower = Follower(path.parent)
     follower.poll()
@@ -209,7 +209,7 @@ def test_vanished_folder(path: Path) -> None:
 
 
 def test_bad_lines(path: Path) -> None:
-    """Bad lines are reported with file, line and reason, and the others are found."""
+    """Invalid lines are reported with file, line and reason, and the others are found."""
     append(path, lines("a") + b"{\n" + lines("b") + (bad := b"\xff\n") + lines("c"))
     ids, problems = found(Follower(path).poll())
     assert ids == ["a", "b", "c"]
@@ -220,7 +220,7 @@ def test_bad_lines(path: Path) -> None:
 
 
 def test_segment_without_an_end(path: Path) -> None:
-    """A last line without an end is a bad line where nobody can write it to its end."""
+    """An unfinished last line of a closed segment is invalid, as nobody will complete it."""
     append(closed(path, 1), lines("a") + lines("b")[:-1])
     append(path, lines("c"))
     expected = (["a", "c"], [f"{closed(path, 1)}:2: the line has no end"])
@@ -243,7 +243,7 @@ def test_segment_without_an_end(path: Path) -> None:
 def test_broken_compression(
     path: Path, cut: Callable[[bytes], bytes], records: list[str], line: int, reason: str
 ) -> None:
-    """A segment whose compression is cut is read up to there, and the next one follows."""
+    """A segment with truncated compression is read up to there, and the next one follows."""
     segment = compress_new(closed(path, 1), "a", "b")
     segment.write_bytes(cut(segment.read_bytes()))
     append(path, lines("c"))
@@ -253,7 +253,7 @@ def test_broken_compression(
 
 
 def test_unreadable_file(tmp_path: Path) -> None:
-    """What cannot be read is reported once, and keeps nobody else from being read."""
+    """An unreadable file is reported once, and the others are read."""
     (tmp_path / "a.jsonl").mkdir()
     append(tmp_path / "b.jsonl", lines("b"))
     follower = Follower(tmp_path)
@@ -263,7 +263,7 @@ def test_unreadable_file(tmp_path: Path) -> None:
 
 
 def test_folder_that_cannot_be_entered(guarded: Path) -> None:
-    """A folder whose files can be listed but not read is not taken for an empty one."""
+    """A folder whose files can be listed but not read is not taken for empty."""
     append(guarded / "in" / "records.jsonl", lines("a"))
     (guarded / "in").chmod(0o444)
     append(guarded / "open.jsonl", lines("b"))
@@ -274,7 +274,7 @@ def test_folder_that_cannot_be_entered(guarded: Path) -> None:
 
 
 def test_path_that_cannot_be_reached(guarded: Path) -> None:
-    """A path whose parent cannot be entered is reported once, and keeps nobody from being read."""
+    """A path in an inaccessible folder is reported once, and the others are read."""
     append(guarded / "outer" / "records.jsonl", lines("a"))
     (guarded / "outer").chmod(0o000)
     append(guarded / "open.jsonl", lines("b"))
@@ -285,7 +285,7 @@ def test_path_that_cannot_be_reached(guarded: Path) -> None:
 
 
 def test_unreadable_segment_is_waited_for(guarded: Path) -> None:
-    """Behind a segment that cannot be read nothing is read until it can be, and nothing is lost."""
+    """After an unreadable segment nothing is read until it is readable; nothing is lost."""
     live = guarded / "records.jsonl"
     append(closed(live, 1), lines("a"))
     append(live, lines("b"))
@@ -301,7 +301,7 @@ def test_unreadable_segment_is_waited_for(guarded: Path) -> None:
 
 @pytest.mark.parametrize("locked", ["segment", "live"])
 def test_unreadable_file_of_a_chain(guarded: Path, locked: str) -> None:
-    """Who does not wait is told of a segment, or a live file, and finds all the others."""
+    """A follower that does not wait reports a segment or live file, and finds the others."""
     live = guarded / "records.jsonl"
     files = [closed(live, 1), closed(live, 2), live]
     for name, file in zip("abc", files, strict=True):
@@ -315,7 +315,7 @@ def test_unreadable_file_of_a_chain(guarded: Path, locked: str) -> None:
 
 
 def test_pipe(tmp_path: Path) -> None:
-    """Anything but a regular file is reported, without waiting."""
+    """Anything but a regular file is reported without waiting."""
     os.mkfifo(tmp_path / "a.jsonl")
     append(tmp_path / "b.jsonl", lines("b"))
     with Follower(tmp_path) as follower:
@@ -325,7 +325,7 @@ def test_pipe(tmp_path: Path) -> None:
 
 
 def test_endless_line(path: Path) -> None:
-    """A line longer than any record is passed over without being held in memory."""
+    """A line longer than any record is skipped without being held in memory."""
     append(path, lines("a"))
     with path.open("ab") as file:
         for _ in range(4):
@@ -361,7 +361,7 @@ def test_endless_line(path: Path) -> None:
     ],
 )
 def test_bad_position(text: str, reason: str) -> None:
-    """A position that is none is refused."""
+    """An invalid position is refused."""
     with pytest.raises(ValueError, match="not a position") as refusal:
         Position.from_json(text)
     assert reason == str(refusal.value)
@@ -454,7 +454,7 @@ def test_glob(path: Path) -> None:
 
 
 def test_append_taken_back(path: Path) -> None:
-    """Of a file that a failed append has been cut off again, nothing is read twice."""
+    """If a failed append is cut off again, nothing is read twice."""
     append(path, lines("a", "b"))
     follower = Follower(path)
     assert found(follower.poll()) == (["a", "b"], [])
@@ -470,7 +470,7 @@ def test_append_taken_back(path: Path) -> None:
 def test_compressed_file_by_its_name(
     path: Path, number: int | None, spoil: Callable[[bytes], bytes]
 ) -> None:
-    """Who goes on behind a compressed file finds nothing of it again, and misses nothing."""
+    """A follower resumed at a compressed file repeats nothing and misses nothing."""
     file = compress_new(path if number is None else closed(path, number), *map(str, range(50)))
     file.write_bytes(spoil(file.read_bytes()))
     first = Follower(file)

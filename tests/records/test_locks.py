@@ -1,4 +1,4 @@
-"""A record file whose lock another process holds, for longer than an append takes."""
+"""Another process holds the lock of a record file for longer than an append takes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MakeTracker = Callable[..., RequestLifecycleTracker]
 
 @pytest.mark.parametrize("torn", [b"", lines("torn")[:40]], ids=["whole", "torn"])
 def test_start_and_end(path: Path, torn: bytes) -> None:
-    """It holds up neither the start nor a request, a flush or the end; what is lost is said."""
+    """The lock delays neither start, requests, flush nor end; lost records are logged."""
     script = """
 import sys
 from tests.records.helpers import make_tracker, numbered, serve
@@ -50,7 +50,7 @@ print(sink.queued, sink.written, sink.dropped)
 
 
 def test_file_of_somebody_else(make_tracker: MakeTracker, path: Path) -> None:
-    """A file that holds no records is refused at once, whoever has its lock."""
+    """A file without records is refused at once, even if it is locked."""
     append(path, b"text")
     with held(path), pytest.raises(ConfigError, match="its last line is not a record"):
         make_tracker(path)
@@ -61,7 +61,7 @@ def test_file_of_somebody_else(make_tracker: MakeTracker, path: Path) -> None:
 def test_let_go_under_load(
     make_tracker: MakeTracker, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What was queued is written when the lock is free; until then one line tells why not."""
+    """Queued records are written when the lock is free; until then one line has the reason."""
     append(path, lines("before") + lines("torn")[:40])
     with held(path) as release:
         tracker = make_tracker(path)
@@ -78,7 +78,7 @@ def test_let_go_under_load(
 
 
 def test_queue_is_bounded(make_tracker: MakeTracker, path: Path) -> None:
-    """Beyond the bound the oldest are dropped, and counted."""
+    """Beyond the limit the oldest records are dropped and counted."""
     append(path, b"")
     with held(path) as release:
         tracker = make_tracker(path, max_queue=3)
@@ -97,7 +97,7 @@ def test_queue_is_bounded(make_tracker: MakeTracker, path: Path) -> None:
 def test_let_go_while_closing(
     make_tracker: MakeTracker, path: Path, settings: dict[str, int]
 ) -> None:
-    """The end waits for the lock as long as it may."""
+    """Closing waits for the lock within its time limit."""
     append(path, lines("before"))
     with held(path) as release:
         tracker = make_tracker(path, close_timeout="60s", flush_threshold=1_000, **settings)
@@ -116,7 +116,7 @@ def test_let_go_while_closing(
 
 
 def test_compression_does_not_wait(make_tracker: MakeTracker, path: Path) -> None:
-    """A segment whose lock is held is left to its holder, and the writing goes on."""
+    """A locked segment is not compressed, and writing continues."""
     append(closed(path, 1), lines("a"))
     with held(closed(path, 1)):
         tracker = make_tracker(path, rotate_bytes=1, compression="gzip")
@@ -128,7 +128,7 @@ def test_compression_does_not_wait(make_tracker: MakeTracker, path: Path) -> Non
 
 
 def test_holder_dies(make_tracker: MakeTracker, path: Path) -> None:
-    """A holder that is killed gives the lock back."""
+    """A killed process releases its lock."""
     append(path, lines("before"))
     with held(path):
         tracker = make_tracker(path)

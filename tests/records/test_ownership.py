@@ -1,4 +1,4 @@
-"""Files of others stay whole: what an output path leads to by mistake, or by somebody's malice."""
+"""Other programs' files are never changed, even if an output path leads to them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _FOREIGN = {
 def test_other_content(
     make_tracker: MakeTracker, path: Path, content: bytes, rotate_bytes: int
 ) -> None:
-    """A file that holds something else than records is refused, and stays as it is."""
+    """A file with other content than records is refused and left unchanged."""
     append(path, content)
     path.chmod(0o644)
     with pytest.raises(ConfigError) as refusal:
@@ -72,7 +72,7 @@ _LINE = lines("a")
 def test_only_a_torn_record_is_cut(
     tmp_path_factory: pytest.TempPathFactory, head: bytes, begun: int, junk: bytes
 ) -> None:
-    """Whatever a file holds: it stays as it is, or loses one torn record behind a whole one."""
+    """Any file is left unchanged, or loses only one torn record after a complete one."""
     path = tmp_path_factory.mktemp("file") / "records.jsonl"
     before = head + _LINE[:begun] + junk
     path.write_bytes(before)
@@ -175,7 +175,7 @@ def test_in_the_place_of_ours(
     caplog: pytest.LogCaptureFixture,
     put: Callable[[Path], None],
 ) -> None:
-    """What takes the place of our file is left alone: records wait, one line says why."""
+    """A file that replaces ours is left alone: records wait, and one line has the reason."""
     tracker = make_tracker(path)
     serve(tracker, "a")
     assert tracker.flush()
@@ -201,7 +201,7 @@ def test_in_the_place_of_ours(
 def test_readable_by_others(
     make_tracker: MakeTracker, path: Path, content: bytes, mode: int
 ) -> None:
-    """A record file of ours that others may read is for us alone from now on."""
+    """The mode of our own record file is changed if others may read it."""
     append(path, content)
     path.chmod(mode)
     make_tracker(path).close()
@@ -212,7 +212,7 @@ def test_readable_by_others(
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving a file away takes root")
 @pytest.mark.parametrize(("mode", "refused"), [(0o644, True), (0o640, True), (0o600, False)])
 def test_of_another_user(make_tracker: MakeTracker, path: Path, mode: int, refused: bool) -> None:
-    """A record file of another user that others may read is refused, and stays as it is."""
+    """Another user's record file that others may read is refused and left unchanged."""
     append(path, lines("a"))
     path.chmod(mode)
     os.chown(path, _NOBODY, _NOBODY)
@@ -226,7 +226,7 @@ def test_of_another_user(make_tracker: MakeTracker, path: Path, mode: int, refus
 
 
 def test_housekeeping(make_tracker: MakeTracker, path: Path) -> None:
-    """Nothing is compressed or deleted that has our names and somebody else's content."""
+    """Files with our names and other content are neither compressed nor deleted."""
     folder = path.parent
     folder.mkdir()
     text, linked, gzipped, half = (closed(path, number) for number in (1, 2, 3, 4))
@@ -263,7 +263,7 @@ def _segments_after(folder: Path, number: int) -> list[Path]:
 def test_in_the_way_of_compression(
     make_tracker: MakeTracker, path: Path, tmp_path: Path, name: str, link: bool
 ) -> None:
-    """What is in the way of a compressed segment is not written to, and the segment stays."""
+    """A file in the place of a compressed segment is not written to; the segment stays."""
     append(closed(path, 1), lines("a"))
     other = path.with_name(name.format(segment=closed(path, 1).name))
     target = tmp_path / "target"
@@ -283,7 +283,7 @@ def test_in_the_way_of_compression(
 
 
 def test_not_left_behind_by_us(make_tracker: MakeTracker, tmp_path: Path) -> None:
-    """An old file with a name as of one of our processes is closed only if it holds records."""
+    """An old file named like one of our processes is closed only if it has records."""
     ours, text, link = (tmp_path / f"records-{number}.jsonl" for number in (1, 2, 3))
     append(ours, lines("a"))
     text.write_bytes(_KEY)

@@ -1,4 +1,4 @@
-"""However a process ends: what was recorded is in the file, and the file has whole lines."""
+"""However a process ends, the recorded requests are in the file, which has only whole lines."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _outcomes(records: list[LifecycleRecord]) -> list[tuple[str, Outcome]]:
 
 @pytest.mark.parametrize("name", _ENDS)
 def test_exit(path: Path, name: str) -> None:
-    """An interpreter that ends writes what is queued, and what is open as `shutdown`."""
+    """At exit an interpreter writes queued records, and open requests as `shutdown`."""
     ending, code = _ENDS[name]
     process = run_script(_OPEN_AT_EXIT + ending, path)
     assert code == process.returncode, process.stderr
@@ -68,7 +68,7 @@ def test_exit(path: Path, name: str) -> None:
 
 
 def test_exit_of_processor_alone(path: Path) -> None:
-    """A processor that nobody shuts down is flushed at exit too."""
+    """A processor that was not shut down is flushed at exit too."""
     script = """
 import sys
 from opentelemetry.sdk.trace import TracerProvider
@@ -86,7 +86,7 @@ serve(make_tracker(None, provider), "a", "b")
 
 
 def test_close_in_signal_handler(path: Path) -> None:
-    """A signal handler may close the tracker, whatever the interrupted code is doing with it."""
+    """A signal handler may close the tracker, whatever code it interrupts."""
     script = """
 import logging, signal, sys
 from tests.records.helpers import make_tracker, serve
@@ -137,7 +137,7 @@ assert flushed > 10
 
 
 def test_sigkill(path: Path) -> None:
-    """Killed in mid-run, a process leaves whole lines, in order, and one torn line at most."""
+    """A killed process leaves whole lines in order, and at most one torn line."""
     script = """
 import itertools, sys
 from tests.records.helpers import make_tracker, serve
@@ -193,7 +193,7 @@ _LINE = b'{"schemaVersion":1,"requestId":"torn"}'
 )
 @pytest.mark.parametrize("head", [b"", _LINE + b"\n" + _LINE + b"\n"], ids=["alone", "behind"])
 def test_next_start_repairs(path: Path, head: bytes, tail: bytes, repaired: bytes) -> None:
-    """The next start takes half a line back, and ends a complete one that lacks its newline."""
+    """The next start removes half a line, and ends a complete one that lacks its newline."""
     path.parent.mkdir()
     path.write_bytes(head + tail)
     tracker = make_tracker(path)
@@ -204,7 +204,7 @@ def test_next_start_repairs(path: Path, head: bytes, tail: bytes, repaired: byte
 
 
 def test_zeros_behind_a_record(path: Path) -> None:
-    """Zeros, which a disk leaves where power failed, are taken back where a record comes first."""
+    """Zeros that a disk leaves after a power failure are removed if they follow a record."""
     path.parent.mkdir()
     path.write_bytes(_LINE + b"\n" + bytes(4096))
     make_tracker(path).close()
@@ -212,7 +212,7 @@ def test_zeros_behind_a_record(path: Path) -> None:
 
 
 def test_other_process_died(path: Path) -> None:
-    """A line that another process left half written does not spoil the next one of ours."""
+    """A torn line of another process does not damage our next line."""
     tracker = make_tracker(path)
     serve(tracker, "a")
     assert tracker.flush()

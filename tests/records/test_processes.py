@@ -65,7 +65,7 @@ def test_fork(path: Path, fork: str) -> None:
 
 
 def test_multiprocessing_child_ends_its_requests(path: Path) -> None:
-    """What a `multiprocessing` child leaves in flight is recorded when it ends."""
+    """Requests in flight in a `multiprocessing` child are recorded when it ends."""
     script = """
 import multiprocessing, sys, warnings
 from tests.records.helpers import make_tracker
@@ -89,7 +89,7 @@ process.join()
 
 
 def test_fork_while_writing(path: Path) -> None:
-    """A child forked while the parent is in mid-write writes its own records, once each."""
+    """A child forked while the parent writes writes only its own records, once each."""
     script = """
 import os, pathlib, sys, warnings
 from tests.records.helpers import Disk, make_tracker, recorded, serve
@@ -135,7 +135,7 @@ assert 0 == os.wait()[1]
 
 
 def test_threads_after_fork(path: Path) -> None:
-    """Threads that are first to record in a child start one writer between them."""
+    """Threads that record first in a child start one writer together."""
     script = """
 import os, sys, threading, warnings
 from tests.records.helpers import make_tracker, numbered, serve, writer_threads
@@ -163,7 +163,7 @@ assert 0 == os.wait()[1]
 
 
 def test_processes_at_once(path: Path) -> None:
-    """Four processes that append at once leave whole lines, all of them, each in its order."""
+    """Four processes that append at once leave whole lines, each process in its order."""
     script = """
 import sys
 from tests.records.helpers import make_tracker, numbered, serve

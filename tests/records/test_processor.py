@@ -1,4 +1,4 @@
-"""Which spans become records, and that each becomes exactly one, whoever else listens."""
+"""Lifecycle spans become records, each exactly once, whatever other processors do."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MakeProcessor = Callable[..., LifecycleSpanProcessor]
 
 
 class Raising(SpanProcessor):
-    """Somebody else's processor, with a bug."""
+    """Another processor, with a bug."""
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         raise RuntimeError("on_start")
@@ -39,7 +39,7 @@ class Raising(SpanProcessor):
 
 
 class RaisingAtEnd(Raising):
-    """One whose bug shows at the end."""
+    """A processor that raises at the end of spans."""
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         pass
@@ -79,7 +79,7 @@ def test_ordinary_processor(
     sampler: Sampler,
     expected: list[str],
 ) -> None:
-    """Added by hand, the processor sees what the SDK shows it: sampled and RECORD_ONLY spans."""
+    """Added by hand, the processor gets the spans that the SDK gives it."""
     processor = make_processor(path)
     serve(make_tracker(None, provider_of(processor, sampler=sampler)), "a")
     assert processor.force_flush()
@@ -89,7 +89,7 @@ def test_ordinary_processor(
 def test_replayed_span(
     make_tracker: MakeTracker, make_processor: MakeProcessor, tmp_path: Path
 ) -> None:
-    """A lifecycle span that comes without its record is read back into the same record."""
+    """A lifecycle span without its record is converted to the same record."""
     exporter = InMemorySpanExporter()
     tracker = make_tracker(
         original := tmp_path / "original.jsonl", provider_of(SimpleSpanProcessor(exporter))
@@ -108,7 +108,7 @@ def test_replayed_span(
 def test_foreign_spans(
     make_tracker: MakeTracker, make_processor: MakeProcessor, path: Path
 ) -> None:
-    """Spans of others pass by, even inside a request and with our attribute names."""
+    """Other spans are ignored, even inside a request and with our attribute names."""
     processor = make_processor(path)
     provider = provider_of(processor)
     tracker = make_tracker(None, provider)
@@ -126,7 +126,7 @@ def test_foreign_spans(
 def test_raising_processor(
     make_tracker: MakeTracker, path: Path, raising: type[SpanProcessor], first: bool
 ) -> None:
-    """Another processor that raises, before or after ours, loses no record and doubles none."""
+    """A processor that raises, before or after ours, loses or doubles no record."""
     provider = provider_of(*[raising()][:first])
     tracker = make_tracker(path, provider)
     if not first:
@@ -139,7 +139,7 @@ def test_raising_processor(
 def test_two_files(
     make_tracker: MakeTracker, make_processor: MakeProcessor, tmp_path: Path
 ) -> None:
-    """Two processors with two files, and the tracker's own, each get every record once."""
+    """Two processors with two files, and the tracker's own, get every record once."""
     paths = [tmp_path / f"{name}.jsonl" for name in ("one", "two", "own")]
     processors = [make_processor(path) for path in paths[:2]]
     tracker = make_tracker(paths[2], provider_of(*processors))
@@ -154,7 +154,7 @@ def test_two_files(
 def test_processor_added_twice(
     make_tracker: MakeTracker, make_processor: MakeProcessor, path: Path
 ) -> None:
-    """One processor that is added twice still writes each record once."""
+    """A processor that is added twice writes each record once."""
     processor = make_processor(path)
     serve(make_tracker(None, provider_of(processor, processor)), *(expected := ["a"]))
     assert processor.force_flush()
@@ -200,7 +200,7 @@ def test_successor(make_tracker: MakeTracker, path: Path, caplog: pytest.LogCapt
 
 
 def test_provider_shut_down_first(make_tracker: MakeTracker, path: Path) -> None:
-    """A provider's shutdown writes what is queued; requests still in flight are recorded later."""
+    """A provider's shutdown writes queued records; requests in flight are recorded later."""
     provider = provider_of()
     tracker = make_tracker(path, provider, flush_threshold=1_000)
     serve(tracker, "a")
@@ -223,7 +223,7 @@ def disabled_sdk() -> AnyTracerProvider:
 def test_no_sdk(
     make_tracker: MakeTracker, path: Path, make_provider: Callable[[], AnyTracerProvider]
 ) -> None:
-    """Without an SDK, or with a disabled one, there is no span, and the record all the same."""
+    """Without an SDK, or with a disabled one, there is no span but still a record."""
     tracker = make_tracker(path, make_provider())
     serve(tracker, "a", "b")
     assert tracker.flush()
@@ -232,7 +232,7 @@ def test_no_sdk(
 
 
 def test_not_enabled() -> None:
-    """A processor that is to write nothing is refused."""
+    """A processor with persistence disabled is refused."""
     with pytest.raises(ConfigError) as refusal:
         LifecycleSpanProcessor(PersistenceConfig())
     expected = "persistence.enabled is False: there is nothing to process"

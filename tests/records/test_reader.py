@@ -1,4 +1,4 @@
-"""`read_records`: what it reads, leaves out and refuses."""
+"""`read_records`: what it reads, skips and refuses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.wording import missing, refusal
 
 @pytest.fixture
 def lines(make_tracker: Callable[..., RequestLifecycleTracker], tmp_path: Path) -> list[bytes]:
-    """Three records as they are written."""
+    """Return the lines of three records."""
     tracker = make_tracker(tmp_path / "written.jsonl")
     serve(tracker, "a", "b", "c")
     assert tracker.flush()
@@ -24,7 +24,7 @@ def lines(make_tracker: Callable[..., RequestLifecycleTracker], tmp_path: Path) 
 
 
 def changed(line: bytes, **fields: object) -> bytes:
-    """The line with other values."""
+    """Return the line with other values."""
     return msgspec.json.encode({**msgspec.json.decode(line), **fields}) + b"\n"
 
 
@@ -32,7 +32,7 @@ def changed(line: bytes, **fields: object) -> bytes:
 def test_oldest_first(
     path: Path, lines: list[bytes], as_type: Callable[[Path], Path | str]
 ) -> None:
-    """All records come, oldest first, from a path of either type."""
+    """All records are read, oldest first, from a path of either type."""
     path = path.with_name("file")
     path.parent.mkdir()
     path.write_bytes(b"".join(lines))
@@ -41,13 +41,13 @@ def test_oldest_first(
 
 
 def test_empty_file(tmp_path: Path) -> None:
-    """A file in which nothing is yet has no records."""
+    """An empty file has no records."""
     (path := tmp_path / "empty.jsonl").touch()
     assert not recorded(path)
 
 
 def test_no_file(tmp_path: Path) -> None:
-    """A file that is not there is an error of the operating system, as for `open`."""
+    """A missing file raises the operating system's error, as `open` does."""
     with pytest.raises(FileNotFoundError):
         recorded(tmp_path / "missing.jsonl")
 
@@ -80,7 +80,7 @@ def test_no_file(tmp_path: Path) -> None:
 def test_bad_line(
     tmp_path: Path, lines: list[bytes], bad: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A bad line is refused with file, line and reason, after the good ones before it."""
+    """An invalid line is refused with file, line and reason, after the valid lines before it."""
     empty = bad == b"{}\n"
     reason = missing("schemaVersion") if empty else refusal(bad, LifecycleRecord)
     path = tmp_path / "bad.jsonl"
@@ -128,7 +128,7 @@ def test_torn_last_line(
 def test_other_schema(
     tmp_path: Path, lines: list[bytes], fields: dict[str, object], reason: str
 ) -> None:
-    """A record of another schema is refused as such: its fields may be, or mean, anything else."""
+    """A record of another schema is refused: its fields may differ in name and meaning."""
     path = tmp_path / "other.jsonl"
     path.write_bytes(lines[0] + changed(lines[1], **fields))
     with pytest.raises(RecordError) as refused:
@@ -148,7 +148,7 @@ def test_other_schema(
 def test_impossible_moment(
     tmp_path: Path, lines: list[bytes], field: str, date: str, reason: str
 ) -> None:
-    """A moment that no calendar has, or no span can have, makes a bad line for every reader."""
+    """A time that does not exist, or that no span can have, makes an invalid line."""
     path = tmp_path / "moments.jsonl"
     moment = f"{date}T00:00:00.000000000Z"
     path.write_bytes(lines[0] + changed(lines[1], **{field: moment}))
@@ -158,7 +158,7 @@ def test_impossible_moment(
 
 
 def test_unknown_fields(tmp_path: Path, lines: list[bytes]) -> None:
-    """Fields that this version does not know are accepted, at any depth, and ignored."""
+    """Unknown fields are accepted, at any depth, and ignored."""
     path = tmp_path / "extended.jsonl"
     actual = {**msgspec.json.decode(lines[0])["actual"], "added": 1}
     path.write_bytes(changed(lines[0], added={"a": [1, None]}, actual=actual) + lines[0])
@@ -167,7 +167,7 @@ def test_unknown_fields(tmp_path: Path, lines: list[bytes]) -> None:
 
 
 def test_constant_memory(tmp_path: Path, lines: list[bytes]) -> None:
-    """A large file is read record by record, without being held in memory."""
+    """A large file is read record by record, in constant memory."""
     path = tmp_path / "large.jsonl"
     count = 5_000
     path.write_bytes(lines[0] * count)

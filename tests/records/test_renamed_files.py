@@ -1,4 +1,4 @@
-"""`Follower`, when files lose their names: each record once, and what is lost is told."""
+"""`Follower`, when files lose their names: each record once, and losses are reported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.records.test_follower import found
 
 @pytest.fixture
 def follow() -> Iterator[Callable[..., Follower]]:
-    """Makes followers that are closed when the test ends."""
+    """Make followers that are closed when the test ends."""
     followers: list[Follower] = []
 
     def follow(*paths: Path, position: Position | None = None) -> Follower:
@@ -33,12 +33,12 @@ Follow = Callable[..., Follower]
 
 
 def moved_away(path: Path) -> None:
-    """Out of what is followed."""
+    """Move the file out of the followed folder."""
     path.rename(path.parent.with_name("elsewhere"))
 
 
 def renamed_beside(path: Path) -> None:
-    """As logrotate does; nobody follows files of that name."""
+    """Rename the file as logrotate does, to a name that is not followed."""
     path.rename(path.with_name(f"{path.name}.1"))
 
 
@@ -59,7 +59,7 @@ FILE_OR_FOLDER = pytest.mark.parametrize(
 def test_written_before_the_name_is_gone(
     path: Path, follow: Follow, lose_name: Callable[[Path], None], named: Callable[[Path], Path]
 ) -> None:
-    """What was written after the last look is found though the file has no name any more."""
+    """Records written after the last poll are found although the file has no name."""
     append(path, lines("a"))
     followed = follow(named(path))
     assert found(followed.poll()) == (["a"], [])
@@ -76,7 +76,7 @@ def test_written_before_the_name_is_gone(
 def test_written_after_the_name_is_gone(
     path: Path, follow: Follow, lose_name: Callable[[Path], None], named: Callable[[Path], Path]
 ) -> None:
-    """A file is read on until its writer has gone on to another."""
+    """A file is read until its writer has moved on to another."""
     append(path, lines("a"))
     followed = follow(named(path))
     followed.poll()
@@ -95,7 +95,7 @@ def test_written_after_the_name_is_gone(
 
 
 def test_writer_at_work(path: Path, follow: Follow) -> None:
-    """While a writer holds the lock of a renamed file, more may come, whoever has a new one."""
+    """While a writer holds the lock of a renamed file, more records may follow."""
     append(path, lines("a"))
     followed = follow(path)
     followed.poll()
@@ -111,7 +111,7 @@ def test_writer_at_work(path: Path, follow: Follow) -> None:
 
 
 def test_half_line_at_the_end(path: Path, follow: Follow) -> None:
-    """A line that its writer has left without an end is told, once."""
+    """An unfinished last line that its writer has left is reported once."""
     append(path, lines("a") + lines("b")[:-5])
     followed = follow(path)
     assert found(followed.poll()) == (["a"], [])
@@ -131,7 +131,7 @@ def open_descriptors() -> int:
 def test_deleted_for_good(
     path: Path, follow: Follow, monkeypatch: pytest.MonkeyPatch, more: bytes
 ) -> None:
-    """A deleted file whose name stays free is given up after a while, and so its disk space."""
+    """A deleted file without a successor is closed after a while, which frees disk space."""
     append(path, lines("a") + more)
     before = open_descriptors()
     followed = follow(path.parent)
@@ -152,7 +152,7 @@ def test_deleted_for_good(
 def test_segment_of_the_open_file(
     path: Path, follow: Follow, store: Callable[[Path], Path]
 ) -> None:
-    """A file that is closed as a segment while it is open is not read twice, nor missed."""
+    """An open file that is closed as a segment is neither read twice nor missed."""
     followed = follow(path)
     for number, name in enumerate("abc", start=1):
         append(path, lines(name))
@@ -163,7 +163,7 @@ def test_segment_of_the_open_file(
 
 
 def test_read_segment_deleted(path: Path, follow: Follow) -> None:
-    """Of segments that are gone, the one that was read while it was open is not missed."""
+    """Of deleted segments, the one that was read while open is not reported."""
     append(path, lines("a"))
     followed = follow(path)
     followed.poll()
@@ -183,7 +183,7 @@ RESTARTED = pytest.mark.parametrize("restarted", [False, True], ids=["followed",
 
 
 def again(followed: Follower, follow: Follow, folder: Path, restarted: bool) -> Follower:
-    """The same follower, or one that goes on where it was."""
+    """The same follower, or one resumed at its position."""
     if not restarted:
         return followed
     followed.close()
@@ -193,7 +193,7 @@ def again(followed: Follower, follow: Follow, folder: Path, restarted: bool) -> 
 @RESTARTED
 @pytest.mark.parametrize("name", ["a.jsonl", "z.jsonl"])
 def test_renamed_within_the_folder(path: Path, follow: Follow, name: str, restarted: bool) -> None:
-    """A file is read once, whatever it is called."""
+    """A file is read once, whatever its name."""
     append(path, lines("a", "b"))
     followed = follow(path.parent)
     assert found(followed.poll(1)) == (["a"], [])
@@ -211,7 +211,7 @@ def test_renamed_within_the_folder(path: Path, follow: Follow, name: str, restar
 
 @RESTARTED
 def test_names_passed_on(path: Path, follow: Follow, restarted: bool) -> None:
-    """Names that are passed on, as a rotation by numbers does, change nothing either."""
+    """Names that move from file to file, as in numbered rotation, change nothing."""
     files = [path.with_name(f"{number}.jsonl") for number in range(4)]
     for file in files[:3]:
         append(file, lines(f"{file.name} read", f"{file.name} unread"))
@@ -252,7 +252,7 @@ def test_exchanged_names(path: Path, follow: Follow, restarted: bool) -> None:
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
 def test_two_names_at_once(path: Path, follow: Follow, link: Callable[[Path, Path], None]) -> None:
-    """A file with two names is read once, and read on when it loses one of them."""
+    """A file with two names is read once, and further when it loses one of them."""
     append(path, lines("a"))
     other = path.with_name("aaa.jsonl")
     followed = follow(path.parent)
@@ -275,7 +275,7 @@ def test_two_names_at_once(path: Path, follow: Follow, link: Callable[[Path, Pat
 def test_compressed_by_others(
     path: Path, follow: Follow, restarted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`gzip records.jsonl` makes another file with another name of the same records."""
+    """The file made by `gzip records.jsonl` has the same records under another name."""
     append(path, lines("a"))
     followed = follow(path.parent)
     followed.poll()
@@ -290,7 +290,7 @@ def test_compressed_by_others(
 
 
 def test_reused_inode(path: Path, follow: Follow) -> None:
-    """Another file in the same place on the disk is another file."""
+    """Another file with the same inode is another file."""
     append(path, lines("a", "b"))
     followed = follow(path.parent)
     position = followed.poll().position
@@ -304,7 +304,7 @@ def test_reused_inode(path: Path, follow: Follow) -> None:
 
 
 def test_copy(path: Path, follow: Follow) -> None:
-    """A copy of a file that is still there is a file of its own: rather twice than never."""
+    """A copy of an existing file is read separately: better twice than never."""
     append(path, lines("a"))
     followed = follow(path.parent)
     followed.poll()
@@ -313,7 +313,7 @@ def test_copy(path: Path, follow: Follow) -> None:
 
 
 def test_loss_is_told_once(path: Path, follow: Follow) -> None:
-    """What was lost while nobody looked is told once, over restarts too."""
+    """A loss while nothing followed is reported once, also over restarts."""
     append(path, lines("a"))
     position = follow(path.parent).poll().position
     path.unlink()
@@ -332,7 +332,7 @@ def test_loss_is_told_once(path: Path, follow: Follow) -> None:
 def test_descriptors_are_bounded(
     path: Path, follow: Follow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many files there are, a few are open: those that were written last."""
+    """Only a limited number of files is open: those written last."""
     monkeypatch.setattr(follower, "_OPEN_FILES", 3)
     files = [path.with_name(f"{number}.jsonl") for number in range(8)]
     for file in files:
@@ -354,7 +354,7 @@ def test_descriptors_are_bounded(
 
 
 def test_batch_of_large_records(path: Path, follow: Follow) -> None:
-    """A batch is bounded by bytes too, however few records that is."""
+    """A batch is limited in bytes too."""
     large = lines("a")[:-2] + b',"padding":"%s"}\n' % (b"x" * (1 << 20))
     append(path, large * 20)
     followed = follow(path)
@@ -365,7 +365,7 @@ def test_batch_of_large_records(path: Path, follow: Follow) -> None:
 
 
 def test_read_to_its_end_and_deleted(path: Path, follow: Follow) -> None:
-    """Of a file that was read to its end when it was deleted nothing is said, restarted or not."""
+    """A file that was read completely before its deletion is not reported, also on restart."""
     append(path, lines("a"))
     append(path.with_name("other.jsonl"), lines("b"))
     first = follow(path.parent)

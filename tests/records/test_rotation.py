@@ -1,4 +1,4 @@
-"""Rotation, retention and compression: a segment that is closed is whole, and stays so."""
+"""Rotation, retention and compression: a closed segment is complete and stays so."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _RECORD_BYTES = 3_300  # more than one takes, and less than a third more
 
 
 def segments(folder: Path) -> list[Path]:
-    """The closed segments in a folder, oldest first."""
+    """Return the closed segments in a folder, oldest first."""
     found = [segment for each in files_in(folder).values() for segment in each]
     return [folder / name for _, name in sorted(found)]
 
 
 def numbers(folder: Path) -> list[int]:
-    """Their numbers."""
+    """Return their numbers."""
     return [key.number for key in map(key_of, segments(folder))]
 
 
@@ -46,7 +46,7 @@ def key_of(path: Path) -> SegmentKey:
 
 
 def test_by_size(make_tracker: MakeTracker, path: Path) -> None:
-    """No file becomes larger than asked for, and every record is whole, once, and in its order."""
+    """No file exceeds the limit, and every record is complete, once, and in order."""
     tracker = make_tracker(path, rotate_bytes=3 * _RECORD_BYTES, flush_threshold=1_000)
     serve(tracker, *(expected := numbered("request", 20)))
     assert tracker.flush()
@@ -58,7 +58,7 @@ def test_by_size(make_tracker: MakeTracker, path: Path) -> None:
 
 
 def test_record_larger_than_a_segment(make_tracker: MakeTracker, path: Path) -> None:
-    """A record that is larger than a segment may be has one of its own."""
+    """A record larger than the limit of a segment gets its own segment."""
     tracker = make_tracker(path, rotate_bytes=1)
     serve(tracker, *(expected := ["a", "b", "c"]))
     assert tracker.flush()
@@ -67,7 +67,7 @@ def test_record_larger_than_a_segment(make_tracker: MakeTracker, path: Path) -> 
 
 
 def test_by_age(make_tracker: MakeTracker, path: Path) -> None:
-    """A segment is closed when it is old enough, though no record comes after it."""
+    """A segment is closed at its age limit, even if no record follows."""
     tracker = make_tracker(path, rotate_interval="50ms")
     serve(tracker, "a")
     assert tracker.flush()
@@ -80,7 +80,7 @@ def test_by_age(make_tracker: MakeTracker, path: Path) -> None:
 
 
 def test_end(make_tracker: MakeTracker, path: Path) -> None:
-    """At the end the last segment is closed, and no empty file is left."""
+    """At the end the last segment is closed, and no empty file remains."""
     tracker = make_tracker(path, rotate_bytes=1 << 20)
     serve(tracker, "a")
     tracker.close()
@@ -100,7 +100,7 @@ def test_no_rotation(make_tracker: MakeTracker, path: Path) -> None:
 
 
 def test_numbers_go_on(make_tracker: MakeTracker, path: Path) -> None:
-    """Numbers go on behind those of former processes, and when all segments were moved away."""
+    """Numbers continue after those of earlier processes, even if all segments were moved away."""
     append(closed(path, 7), lines("before"))
     tracker = make_tracker(path, rotate_bytes=1)
     serve(tracker, "a", "b")
@@ -144,7 +144,7 @@ def test_clock_set_back(
 def test_retention(
     make_tracker: MakeTracker, path: Path, settings: dict[str, Any], kept: int
 ) -> None:
-    """The oldest segments are deleted beyond a number and a size, the newest never."""
+    """The oldest segments are deleted beyond a number and a size, never the newest."""
     tracker = make_tracker(path, rotate_bytes=1, **settings)
     serve(tracker, *numbered("request", 6))
     assert tracker.flush()
@@ -153,7 +153,7 @@ def test_retention(
 
 
 def test_retention_spares_others(make_tracker: MakeTracker, path: Path) -> None:
-    """What belongs to another output path, or to nobody, is left alone."""
+    """Files of another output path, or of no output path, are left alone."""
     others = [closed(path.with_name("other.jsonl"), 1), path.with_name("notes.jsonl")]
     for other in others:
         append(other, lines("other"))
@@ -165,7 +165,7 @@ def test_retention_spares_others(make_tracker: MakeTracker, path: Path) -> None:
 
 
 def test_compression(make_tracker: MakeTracker, path: Path) -> None:
-    """Closed segments are compressed, readable by their owner only, and read as before."""
+    """Closed segments are compressed, readable only by their owner, and read as before."""
     tracker = make_tracker(path, rotate_bytes=5 * _RECORD_BYTES, compression="gzip")
     serve(tracker, *(expected := numbered("request", 30)))
     assert tracker.flush()
@@ -178,7 +178,7 @@ def test_compression(make_tracker: MakeTracker, path: Path) -> None:
 
 
 def test_compression_cut_short(make_tracker: MakeTracker, path: Path) -> None:
-    """What a process that died left half compressed is compressed anew, or deleted."""
+    """Compression that a dead process left unfinished is repeated, or deleted."""
     append(closed(path, 1), lines("a"))
     half = closed(path, 1).with_name(f"{closed(path, 1).name}.gz.tmp")
     append(half, gzip.compress(b"half")[:15])
@@ -190,7 +190,7 @@ def test_compression_cut_short(make_tracker: MakeTracker, path: Path) -> None:
 
 
 def test_left_behind(make_tracker: MakeTracker, tmp_path: Path) -> None:
-    """The file of a process that died is repaired, closed, and retained as all others are."""
+    """The file of a dead process is repaired, closed, and retained like all others."""
     dead, living = tmp_path / "records-1.jsonl", tmp_path / "records-2.jsonl"
     torn = lines("b")[:40]
     for file in (dead, living):
@@ -203,7 +203,7 @@ def test_left_behind(make_tracker: MakeTracker, tmp_path: Path) -> None:
 
 
 def test_writer_of_a_closed_file(make_tracker: MakeTracker, path: Path) -> None:
-    """A process whose file another one closed goes on in a new one, and never in that."""
+    """A process whose file was closed by another continues in a new file."""
     slow = make_tracker(path, rotate_bytes=1 << 20, store_name="slow")
     serve(slow, "a")
     assert slow.flush()
@@ -241,7 +241,7 @@ def test_folder_without_permission(
 def test_full_disk_while_compressing(
     make_tracker: MakeTracker, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What cannot be compressed stays as it is, and retention does not wait for it."""
+    """A segment that cannot be compressed stays, and retention does not wait for it."""
 
     def fail(**_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -259,7 +259,7 @@ def test_full_disk_while_compressing(
 def test_fsync(
     make_tracker: MakeTracker, path: Path, monkeypatch: pytest.MonkeyPatch, fsync: str
 ) -> None:
-    """The disk is asked to keep nothing, closed segments and their names, or every write too."""
+    """Data is forced to disk never, when a segment is closed, or at every write."""
     synced: list[str] = []
     for name in ("fsync", "fdatasync"):
         call = getattr(os, name)
@@ -284,7 +284,7 @@ def test_fsync(
 
 
 def test_file_of_each_process(tmp_path: Path) -> None:
-    """With `{pid}` parent and forked children have files of their own, each its own records."""
+    """With `{pid}` parent and forked children have separate files of their own records."""
     script = """
 import os, sys, warnings
 from tests.records.helpers import make_tracker, numbered, serve
@@ -332,7 +332,7 @@ def test_instance(
     attributes: str,
     name: str,
 ) -> None:
-    """`{instance}` is the service instance or the host, and never more than one name."""
+    """`{instance}` is the service instance or the host, and always a single name."""
     monkeypatch.setattr("socket.gethostname", lambda: "router-0")
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", attributes)
     make_tracker(tmp_path / "{instance}" / "records-{instance}.jsonl").close()
@@ -342,7 +342,7 @@ def test_instance(
 
 
 def test_processes_at_once(path: Path) -> None:
-    """Processes that share a path, and rotate it under each other, lose and double nothing."""
+    """Processes that share a path and rotate it concurrently lose and double nothing."""
     script = """
 import sys
 from tests.records.helpers import make_tracker, numbered, serve
@@ -364,7 +364,7 @@ serve(tracker, *numbered(sys.argv[2], 200))
 
 @pytest.mark.parametrize("name", ["records.jsonl", "records", "records.v1.jsonl", "a b.log"])
 def test_names(name: str) -> None:
-    """Whatever a file is called, its segments are told from it, and lead back to it."""
+    """Whatever a file's name, its segments are distinguishable, and lead back to it."""
     live, key = Path("/folder", name), SegmentKey("20261125T025428.123Z", 17)
     path = segment_path(live, key)
     assert (live, key) == segment_of(path) == segment_of(path.with_name(f"{path.name}.gz"))

@@ -1,4 +1,4 @@
-"""Stores of one name share one file, and agree about it."""
+"""Stores of one name share one file, and must agree about it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_one_name_one_file(make_tracker: MakeTracker, path: Path) -> None:
 
 
 def test_one_of_them_without_persistence(make_tracker: MakeTracker, path: Path) -> None:
-    """A tracker that asks for no persistence shares what others of its store asked for."""
+    """A tracker without persistence shares that of the others of its store."""
     without = make_tracker(None, store_name="shared")
     serve(without, "before")
     persisting = make_tracker(path, store_name="shared")
@@ -58,7 +58,7 @@ def test_one_of_them_without_persistence(make_tracker: MakeTracker, path: Path) 
 def test_conflict(
     make_tracker: MakeTracker, path: Path, settings: dict[str, object], text: str
 ) -> None:
-    """Other persistence settings under the same name are refused; the first tracker goes on."""
+    """Different persistence settings under one name are refused; the first tracker continues."""
     first = make_tracker(path, store_name="contested", flush_interval="5s")
     with pytest.raises(ConfigError) as refusal:
         make_tracker(path, store_name="contested", **{"flush_interval": "5s", **settings})
@@ -75,7 +75,7 @@ def test_conflict(
 
 
 def test_other_file_conflicts(make_tracker: MakeTracker, tmp_path: Path) -> None:
-    """Another file is a conflict too, and is not made."""
+    """Another file is a conflict too, and is not created."""
     make_tracker(tmp_path / "a.jsonl", store_name="contested")
     with pytest.raises(ConfigError, match=r"^persistence of store 'contested' is already set"):
         make_tracker(tmp_path / "b.jsonl", store_name="contested")

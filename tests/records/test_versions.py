@@ -1,4 +1,4 @@
-"""Lines of every version of the schema are read as records of the newest."""
+"""Lines of every schema version are read as records of the newest."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ decode = decoder({1: read_v1, 2: msgspec.json.Decoder(RecordV2).decode})
 
 
 def changed(**changes: Any) -> bytes:
-    """A line of version 1, but for some fields."""
+    """A line of version 1 with some changed fields."""
     return json.dumps({**json.loads(V1), **changes}).encode()
 
 
 def test_second_version() -> None:
-    """Lines of version 1 become records of version 2, and lines of version 2 stay what they are."""
+    """Lines of version 1 become records of version 2, and those of version 2 are unchanged."""
     second = changed(schemaVersion=2, tenant="acme", models=["m", "n"])
 
     records = [decode(V1), decode(second)]
@@ -70,7 +70,7 @@ def test_second_version() -> None:
     ids=["newer", "older", "newer and of another shape"],
 )
 def test_unknown_versions(text: bytes, message: str) -> None:
-    """A version that nobody reads is refused, whatever else is in the line."""
+    """An unknown version is refused, whatever else is in the line."""
     with pytest.raises(ValueError, match=message):
         decode(text)
 
@@ -85,7 +85,7 @@ def test_unknown_versions(text: bytes, message: str) -> None:
     ids=["two versions", "none", "null"],
 )
 def test_no_version(line_: bytes) -> None:
-    """A line that does not tell its version, or tells two, is refused."""
+    """A line without a version, or with two, is refused."""
     with pytest.raises(ValueError, match="schemaVersion"):
         parse_line(line_)
 
@@ -94,5 +94,5 @@ def test_no_version(line_: bytes) -> None:
     "spell", [lambda text: text, lambda text: json.dumps(json.loads(text)).encode()]
 )
 def test_spelling(spell: Callable[[bytes], bytes]) -> None:
-    """It does not matter how somebody else spells the same line."""
+    """Other spellings of the same JSON line are read too."""
     assert parse_line(spell(V1)) == parse_line(V1)

@@ -1,4 +1,4 @@
-"""Routers as processes of their own, and those that the registry holds."""
+"""Routers as separate processes, including those from the registry."""
 
 import pytest
 

@@ -13,7 +13,7 @@ from tests.routers.scripted_engine import ScriptedEngine
 
 @pytest.fixture(scope="module")
 def engines() -> Iterator[Engines]:
-    """Two engines, which share no process with the router."""
+    """Two engines, in another process than the router."""
     pair = [(engine, Server(engine)) for engine in (ScriptedEngine(), ScriptedEngine())]
     yield pair
     for _, server in pair:

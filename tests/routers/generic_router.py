@@ -1,4 +1,4 @@
-"""A small router that knows nothing of telemetry, as a program.
+"""A small router without any telemetry, as a program.
 
 It sends a request to one of two engines by chance, and once more to the other when that one cannot
 be reached. The model's name picks another way: `failover` and `refused` meet engines that are not
@@ -28,7 +28,7 @@ PATHS = ("/v1/completions", "/v1/chat/completions")
 
 
 class Answer(NamedTuple):
-    """What a client gets."""
+    """An answer to a client."""
 
     status: int
     kind: str
@@ -36,7 +36,7 @@ class Answer(NamedTuple):
 
 
 class GenericRouter:
-    """Knows the engines; its frameworks below know the client."""
+    """Calls the engines; the frameworks below serve the client."""
 
     def __init__(self, upstream: Upstream, nowhere: str, patience: float) -> None:
         self._upstream = upstream
@@ -45,7 +45,7 @@ class GenericRouter:
         self._random = random.Random(7)
 
     async def answer(self, path: str, body: bytes) -> Answer:
-        """Routes one request."""
+        """Route one request."""
         try:
             request = json.loads(body)
         except ValueError:
@@ -90,7 +90,7 @@ class GenericRouter:
 
     @asynccontextmanager
     async def lifespan(self, _: Any) -> AsyncIterator[None]:
-        """Opens and closes the client."""
+        """Open and close the client."""
         await self._upstream.start()
         yield
         await self._upstream.stop()
@@ -123,7 +123,7 @@ def make_starlette(router: GenericRouter) -> Any:
 
 
 def make_asgi(router: GenericRouter) -> Any:
-    """Served by nothing but ASGI; it does not know of lifespans."""
+    """Served by plain ASGI, without lifespan."""
     started = False
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
@@ -169,14 +169,14 @@ FRAMEWORKS = {
 
 
 def serve_with_uvicorn(app: Any, port: int) -> None:
-    """What most routers do."""
+    """Serve as most routers do."""
     import uvicorn
 
     uvicorn.run(app, port=port, log_level="error", timeout_graceful_shutdown=2)
 
 
 def serve_with_hypercorn(app: Any, port: int) -> None:
-    """As its command does."""
+    """Serve as hypercorn's command does."""
     from hypercorn.asyncio import serve
     from hypercorn.config import Config
 
@@ -190,7 +190,7 @@ SERVERS = {"uvicorn": serve_with_uvicorn, "hypercorn": serve_with_hypercorn}
 
 
 def main() -> None:
-    """Serves."""
+    """Serve."""
     parser = argparse.ArgumentParser()
     parser.add_argument("port", type=int)
     parser.add_argument("engines", nargs=2)

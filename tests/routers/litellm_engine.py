@@ -1,4 +1,4 @@
-"""A fake engine; the model that is asked for says what goes wrong."""
+"""A fake engine; the requested model selects the fault."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ USAGE = {
 
 
 class FakeEngine:
-    """Serves chat completions, and remembers of each call its trace context, and more.
+    """Serves chat completions, and remembers the trace context and more of each call.
 
     Attributes:
         traceparents: In the order of the calls.

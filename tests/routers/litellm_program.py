@@ -21,7 +21,7 @@ ASKED = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 async def collect(router: Router, group: str, **options: Any) -> list[Any]:
-    """The answer, or how it ended."""
+    """Return the answer, or how it ended."""
     found: list[Any] = []
     try:
         answer = await router.acompletion(model=group, messages=MESSAGES, **options)
@@ -35,7 +35,7 @@ async def collect(router: Router, group: str, **options: Any) -> list[Any]:
 
 
 async def leave(router: Router, *, close: bool) -> list[Any]:
-    """Reads one chunk of a stream, and closes or forgets it."""
+    """Read one chunk of a stream, and close or drop it."""
     stream = await router.acompletion(model="slow", messages=MESSAGES, **ASKED)
     chunk = await stream.__anext__()
     if close and hasattr(stream, "aclose"):
@@ -51,7 +51,7 @@ async def crowd(router: Router) -> list[Any]:
 
 
 async def awaited(router: Router) -> None:
-    """Calls that are awaited."""
+    """Asynchronous calls."""
     for group in [*GROUPS, "dead", "unknown"]:
         say(group, await collect(router, group, **ASKED))
     say("good", await collect(router, "good"))
@@ -63,14 +63,14 @@ async def awaited(router: Router) -> None:
 
 
 def blocking(router: Router) -> None:
-    """Calls that block, for which older versions need a thread where an event loop runs."""
+    """Blocking calls, for which older versions need a thread if an event loop runs."""
     say("blocking", [router.completion(model="good", messages=MESSAGES).model_dump()])
     stream = router.completion(model="good", messages=MESSAGES, **ASKED)
     say("blocking", [chunk.model_dump() for chunk in stream])
 
 
 def say(name: str, answer: list[Any]) -> None:
-    """Prints an answer without what LiteLLM makes up anew each time, and which of two it chose."""
+    """Print an answer without the parts that LiteLLM generates anew each time."""
     text = json.dumps([name, answer], default=str, sort_keys=True).replace("fine-2", "fine")
     print(re.sub(r'"created": \d+', '"created": 0', text), flush=True)
 

@@ -1,4 +1,4 @@
-"""The model groups of the tests, each with one way to go."""
+"""The model groups of the tests, one for each course of a request."""
 
 from __future__ import annotations
 

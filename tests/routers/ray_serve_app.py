@@ -1,4 +1,4 @@
-"""Applications on Ray Serve that know nothing of us; `python -m ... address port`."""
+"""Applications on Ray Serve without any telemetry; `python -m ... address port`."""
 
 # No postponed annotations: in the applications' processes FastAPI could not resolve them.
 
@@ -36,7 +36,7 @@ def whole(body: dict[str, Any]) -> dict[str, Any]:
 
 
 async def chunks(body: dict[str, Any]) -> AsyncIterator[bytes]:
-    """A stream of eight tokens, or what goes wrong with it."""
+    """A stream of eight tokens, or a fault."""
     with trace.get_tracer("engine").start_as_current_span("generate"):
         pass
     for _ in range(body.get("chunks", 8)):
@@ -56,7 +56,7 @@ alone_api, ingress_api = FastAPI(), FastAPI()
 @serve.deployment(num_replicas=2, ray_actor_options=FREE)
 @serve.ingress(alone_api)
 class Alone:
-    """The engine is in the ingress."""
+    """The ingress is the engine."""
 
     def record_routing_stats(self) -> dict[str, Any]:
         return {"kv_cache_usage": 0.25, "waiting_requests": 1}
@@ -88,7 +88,7 @@ class _Engine:
 
 @serve.deployment(num_replicas=2, ray_actor_options=FREE)
 class Engine(_Engine):
-    """Behind an ingress."""
+    """Called by an ingress."""
 
 
 @serve.deployment(
@@ -97,7 +97,7 @@ class Engine(_Engine):
     request_router_config=RequestRouterConfig(request_router_class=PREFIX_AWARE),
 )
 class Affine(_Engine):
-    """Behind an ingress, chosen by prefix."""
+    """Called by an ingress, chosen by prefix."""
 
 
 @serve.deployment(num_replicas=2, ray_actor_options={**FREE, "runtime_env": LATE})
@@ -127,7 +127,7 @@ class Ingress:
 
 
 def main(address: str, port: str) -> None:
-    """Serves until the end of the input."""
+    """Serve until the end of the input."""
     # The cluster was started without us: its workers get the environment of this process.
     variables = {name: text for name, text in os.environ.items() if name.startswith(ENVIRONMENT)}
     ray.init(address, runtime_env={"env_vars": variables}, log_to_driver=False)

@@ -1,4 +1,4 @@
-"""Requests through the generic router, each with the trace and the record it is to leave."""
+"""Requests through the generic router, each with its expected trace and record."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UPSTREAMS = ["httpx", "aiohttp"]
 
 
 class Layers(NamedTuple):
-    """What else traces the router.
+    """The other instrumentations of the router.
 
     Attributes:
         options: Of the router.
@@ -67,7 +67,7 @@ class Scenario(NamedTuple):
 
 
 def stream(**changes: Any) -> Scenario:
-    """A stream; `does` and `model` are of its body, the rest says how it ends."""
+    """A stream; `does` and `model` are in its body, the rest says how it ends."""
     return whole(**{"stream": True, "first_chunk": True, **changes})
 
 
@@ -131,7 +131,7 @@ def start(
     layers: Layers,
     **options: Any,
 ) -> TracedRouter:
-    """A router in front of them."""
+    """Start a router in front of the engines."""
     port = free_port()
     arguments = [
         *("-m", "tests.routers.generic_router", str(port)),
@@ -145,7 +145,7 @@ def start(
 def check_traces(
     engines: Engines, folder: Path, upstream: str, layers: Layers, left_out: Collection[str] = ()
 ) -> None:
-    """Sends one request of each kind: each is one whole trace and one record."""
+    """Send one request of each kind: each gives one complete trace and one record."""
     requests = {name: wanted for name, wanted in SCENARIOS.items() if name not in left_out}
     parents = {name: new_parent() for name in [*requests, "client that leaves", "not JSON"]}
     with start(engines, folder, upstream, layers) as router:
@@ -169,7 +169,7 @@ def check_traces(
 
 
 def tree(parent: Parent, finished: Finished, engines: Engines) -> list[Tree]:
-    """The trace below the client's span; a span that was never exported would cut a branch off.
+    """The trace below the client's span; a span that was not exported would cut off a branch.
 
     Left out: what contrib's ASGI middleware and FastAPI itself say of single messages and steps.
     """
@@ -203,7 +203,7 @@ def _is_detail(scope: str, span: Span) -> bool:
 
 
 def expected_tree(wanted: Scenario, layers: Layers, upstream: str) -> list[Tree]:
-    """The server's span if there is one, ours, the calls' if there are any, and the engines."""
+    """The server's span if there is one, ours, the calls' if there are any, and the engines'."""
     calls: list[Tree] = [("engine", [])] * wanted.calls
     if layers.clients:
         scope = f"{CLIENT_SCOPES[upstream]} CLIENT"
@@ -214,7 +214,7 @@ def expected_tree(wanted: Scenario, layers: Layers, upstream: str) -> list[Tree]
 
 
 def ending(record: LifecycleRecord) -> dict[str, Any]:
-    """What a record says of how a request went."""
+    """Return how a request ended, according to its record."""
     return {
         "outcome": record.outcome.value,
         "error": record.error and record.error.type,
@@ -227,7 +227,7 @@ def ending(record: LifecycleRecord) -> dict[str, Any]:
 
 
 def expected_ending(wanted: Scenario, upstream: str) -> dict[str, Any]:
-    """The same, as it should be."""
+    """Return how a request should end."""
     error = wanted.error
     if wanted.outcome == "error" and error is None:
         error = {

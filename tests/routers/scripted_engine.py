@@ -1,4 +1,4 @@
-"""An engine that does what the request says, byte for byte the same each time."""
+"""An engine that does what the request says, with the same bytes each time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LARGE = 900_000
 
 
 class ScriptedEngine:
-    """An ASGI application; the field `does` of a request picks what goes wrong.
+    """An ASGI application; the field `does` of a request selects the fault.
 
     Attributes:
         called_by: Trace id and span id in the `traceparent` of each request.

@@ -1,4 +1,4 @@
-"""An application that is built on nothing, under the servers that are known."""
+"""An application without a framework, under the supported servers."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ DISABLED = "fastapi,starlette,httpx,aiohttp-client"
 def test_traces(
     engines: Engines, tmp_path: Path, server: str, framework: str, upstream: str
 ) -> None:
-    """Each request is one whole trace and one record, and nothing stays in flight."""
+    """Each request gives one complete trace and one record, and nothing stays in flight."""
     options = ("--server", server, "--framework", framework)
     check_traces(engines, tmp_path, upstream, Layers(options, "", False, DISABLED))

@@ -1,4 +1,4 @@
-"""A generic router on FastAPI and Starlette, whatever else traces it, in front of bad engines."""
+"""A generic router on FastAPI and Starlette, with other instrumentations and bad engines."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ LAYERS = {
 @pytest.mark.parametrize("upstream", UPSTREAMS)
 @pytest.mark.parametrize("name", LAYERS)
 def test_traces(engines: Engines, tmp_path: Path, name: str, upstream: str) -> None:
-    """Each request is one whole trace and one record, and nothing stays in flight."""
+    """Each request gives one complete trace and one record, and nothing stays in flight."""
     check_traces(engines, tmp_path, upstream, LAYERS[name])
 
 
 @pytest.mark.parametrize("upstream", UPSTREAMS)
 def test_many_streams_at_once(engines: Engines, tmp_path: Path, upstream: str) -> None:
-    """Two hundred concurrent streams are two hundred traces, each its own."""
+    """Two hundred concurrent streams have two hundred traces of their own."""
     layers = LAYERS["contrib clients"]._replace(options=("--patience", "60"))
     parents = [new_parent() for _ in range(200)]
     body = SCENARIOS["slow stream"].body
@@ -75,7 +75,7 @@ def test_many_streams_at_once(engines: Engines, tmp_path: Path, upstream: str) -
 @pytest.mark.parametrize("framework", ["fastapi", "starlette", "asgi"])
 @pytest.mark.parametrize("upstream", UPSTREAMS)
 def test_same_answers(engines: Engines, tmp_path: Path, framework: str, upstream: str) -> None:
-    """The router answers the same instrumented or not: status, headers and body, byte for byte."""
+    """Status, headers and body are the same bytes with and without instrumentation."""
     found: list[dict[str, Reply]] = []
     for instrumented in (False, True):
         folder = tmp_path / str(instrumented)

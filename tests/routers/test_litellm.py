@@ -1,4 +1,4 @@
-"""LiteLLM from the registry, proxy and program, in processes of their own; nothing of it is ours.
+"""LiteLLM from the registry, proxy and program, in separate processes.
 
 One process serves all scenarios, since it takes long to start.
 """
@@ -81,25 +81,25 @@ class Engines:
 
 @pytest.fixture(scope="module")
 def engines() -> Iterator[Engines]:
-    """What LiteLLM calls."""
+    """The engines that LiteLLM calls."""
     engines = Engines()
     yield engines
     engines.server.stop()
 
 
 class Telemetry:
-    """What a process exported and recorded."""
+    """The exports and records of a process."""
 
     def __init__(self, path: Path, receiver: OTLPReceiver) -> None:
         self.path = path
         self.receiver = receiver
 
     def records(self) -> list[LifecycleRecord]:
-        """The records, in the order they ended."""
+        """The records, in the order of their end."""
         return list(read_records(self.path)) if self.path.exists() else []
 
     def record(self, request_id: str) -> LifecycleRecord:
-        """The only record of a request, once it is there; its span has been exported, too."""
+        """Return the only record of a request, when it exists and its span was exported."""
 
         def found() -> list[LifecycleRecord]:
             return [record for record in self.records() if record.request_id == request_id]
@@ -110,14 +110,14 @@ class Telemetry:
         return record
 
     def exported(self, scope: str) -> dict[str, Any]:
-        """The spans of a scope, by id."""
+        """Return the spans of a scope, by id."""
         spans = self.receiver.spans(scope)
         found = {span.span_id.hex(): span for span in spans}
         assert len(found) == len(spans)
         return found
 
     def check(self) -> None:
-        """Each record has one span, ended and without a prompt, and nothing is in flight."""
+        """Assert that each record has one ended span without a prompt, and nothing is in flight."""
         spans = self.exported("otel_lifecycle")
         assert {record.span_id for record in self.records()} == set(spans)
         assert len(self.records()) == len(spans)
@@ -129,7 +129,7 @@ class Telemetry:
 
 
 def environment(path: Path, receiver: OTLPReceiver, **more: str) -> dict[str, str]:
-    """Of an instrumented process, which exports to the receiver."""
+    """The variables of an instrumented process that exports to the receiver."""
     return {
         **bare_environment(),
         "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
@@ -145,13 +145,13 @@ def environment(path: Path, receiver: OTLPReceiver, **more: str) -> dict[str, st
 
 
 def bare_environment() -> dict[str, str]:
-    """Of a process that stays off the network."""
+    """The variables of a process that stays off the network."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "examples")])
     return {**os.environ, "PYTHONPATH": paths, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
 
 
 def tool(name: str) -> str:
-    """A command of the environment the tests run in."""
+    """Return a command of the environment that runs the tests."""
     return str(Path(sys.executable).with_name(name))
 
 
@@ -168,11 +168,11 @@ class Proxy:
         )
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self._client.close()
 
     def post(self, request_id: str, group: str, **fields: Any) -> httpx.Response:
-        """Asks for a chat completion."""
+        """Ask for a chat completion."""
         return self._client.post(
             f"{self.url}/v1/chat/completions",
             json=self.body(group, **fields),
@@ -180,7 +180,7 @@ class Proxy:
         )
 
     def leave(self, request_id: str) -> None:
-        """Leaves in mid-stream."""
+        """Leave during the stream."""
         with self._client.stream(
             "POST",
             f"{self.url}/v1/chat/completions",
@@ -194,7 +194,7 @@ class Proxy:
         return {"model": group, "messages": [{"role": "user", "content": PROMPT}], **fields}
 
     def is_up(self) -> bool:
-        """Whether it serves; not asked too often, since starting takes what there is of CPU."""
+        """Return whether it serves; polled slowly, since starting needs all the CPU there is."""
         time.sleep(0.2)
         try:
             return self._client.get(f"{self.url}/health/liveliness").is_success
@@ -210,7 +210,7 @@ def proxy(
     process_environment: Mapping[str, str],
     callbacks: object,
 ) -> Iterator[Proxy]:
-    """Runs a proxy."""
+    """Run a proxy."""
     (folder / "own_callback.py").write_text(OWN_CALLBACK)
     config = {
         "model_list": model_list(engines.url, engines.nobody),
@@ -245,7 +245,7 @@ def proxy(
 
 
 class InstrumentedProxy(Proxy, Telemetry):
-    """A proxy under the command of the ecosystem, and what it exported and recorded."""
+    """A proxy under `opentelemetry-instrument`, with its exports and records."""
 
     def __init__(self, url: str, path: Path, receiver: OTLPReceiver) -> None:
         Proxy.__init__(self, url)
@@ -256,7 +256,7 @@ class InstrumentedProxy(Proxy, Telemetry):
 def instrumented(
     tmp_path_factory: pytest.TempPathFactory, engines: Engines
 ) -> Iterator[InstrumentedProxy]:
-    """A proxy with a callback of its own, named by a string: its configuration drops all others.
+    """A proxy with its own callback, named by a string: its configuration drops all others.
 
     When it has ended, everything is exported and nothing is in flight.
     """
@@ -290,7 +290,7 @@ def routed(engines: Engines, request_id: str, group: str, **changes: Any) -> dic
 
 
 def rerouted(start: str, end: str, *reasons: Any, outcome: str = "completed") -> dict[str, Any]:
-    """What further attempts change, the last of which ends with an outcome."""
+    """The changes for further attempts, the last of which has an outcome."""
     ends = ["addr://" + url.removeprefix("http://") for url in (start, end)]
     changes = [
         {"at": TIMESTAMP, "from": ends[0], "to": ends[1], "reason": reason} for reason in reasons
@@ -304,7 +304,7 @@ def rerouted(start: str, end: str, *reasons: Any, outcome: str = "completed") ->
 
 
 def check_trace(telemetry: InstrumentedProxy, engines: Engines, record: LifecycleRecord) -> None:
-    """The server's span is the parent of ours, and ours that of each call to an engine."""
+    """Assert that the server's span is the parent of ours, and ours that of each call."""
     servers = telemetry.exported("fastapi")
     eventually(lambda: record.parent_span_id in telemetry.exported("fastapi"), 60)
     servers = telemetry.exported("fastapi")
@@ -318,7 +318,7 @@ def check_trace(telemetry: InstrumentedProxy, engines: Engines, record: Lifecycl
 
 @pytest.mark.parametrize("asked", [{}, {"stream_options": {"include_usage": True}}])
 def test_stream(instrumented: InstrumentedProxy, engines: Engines, asked: dict[str, Any]) -> None:
-    """A stream: tokens are known when the client asks for them, or LiteLLM does by itself."""
+    """A stream's tokens are known if the client or LiteLLM asks for them."""
     request_id = f"stream-{len(asked)}"
     response = instrumented.post(request_id, "good", stream=True, **asked)
 
@@ -333,7 +333,7 @@ def test_stream(instrumented: InstrumentedProxy, engines: Engines, asked: dict[s
 
 
 def test_whole_answer(instrumented: InstrumentedProxy, engines: Engines) -> None:
-    """An answer that is no stream, of a client without a request id: LiteLLM's own is taken."""
+    """A complete answer to a client without a request id has LiteLLM's own id."""
     response = instrumented.post("", "good")
     request_id = response.headers["x-litellm-call-id"]
 
@@ -376,7 +376,7 @@ def test_engine_fails(
     reason: Any,
     stream: bool,
 ) -> None:
-    """An engine that fails twice makes an error; the first attempt's reason is kept."""
+    """An engine that fails twice gives an error; the first attempt's reason is kept."""
     request_id = f"{group}-{stream}"
     response = instrumented.post(request_id, group, stream=stream)
 
@@ -400,7 +400,7 @@ def test_engine_fails(
 
 @pytest.mark.parametrize("group", ["drop", "cut"])
 def test_cut_stream(instrumented: InstrumentedProxy, engines: Engines, group: str) -> None:
-    """A stream that its engine cuts is an error, also where LiteLLM gives it a proper end."""
+    """A truncated stream is an error, even if LiteLLM ends it properly."""
     response = instrumented.post(group, group, stream=True)
 
     record = instrumented.record(group)
@@ -415,7 +415,7 @@ def test_cut_stream(instrumented: InstrumentedProxy, engines: Engines, group: st
 
 @pytest.mark.skipif(HIDES_DISCONNECTS, reason="this uvicorn hides disconnects")
 def test_disconnect(instrumented: InstrumentedProxy, engines: Engines) -> None:
-    """A client that leaves is a disconnect, though LiteLLM logs a success."""
+    """A client that leaves is a disconnect, although LiteLLM logs a success."""
     instrumented.leave("left")
 
     record = instrumented.record("left")
@@ -425,7 +425,7 @@ def test_disconnect(instrumented: InstrumentedProxy, engines: Engines) -> None:
 
 @pytest.mark.parametrize(("group", "key"), [("unknown", KEY), ("good", "sk-of-nobody")])
 def test_rejected(instrumented: InstrumentedProxy, group: str, key: str) -> None:
-    """A request that never gets to an engine is rejected, with the status of the answer."""
+    """A request that reaches no engine is rejected, with the status of the answer."""
     request_id = f"rejected-{group}"
     response = httpx.post(
         f"{instrumented.url}/v1/chat/completions",
@@ -445,7 +445,7 @@ def test_rejected(instrumented: InstrumentedProxy, group: str, key: str) -> None
 
 
 def test_many_streams(instrumented: InstrumentedProxy) -> None:
-    """200 streams at once: one record each, all complete."""
+    """200 concurrent streams have one record each, all completed."""
     ids = [f"crowd-{number}" for number in range(200)]
     with ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(lambda each: instrumented.post(each, "good", **ASKED), ids))
@@ -459,7 +459,7 @@ def test_many_streams(instrumented: InstrumentedProxy) -> None:
 
 
 def test_same_answers(instrumented: InstrumentedProxy, engines: Engines, tmp_path: Path) -> None:
-    """The proxy answers byte for byte the same, instrumented or not."""
+    """The proxy answers the same bytes with and without instrumentation."""
     calls: list[tuple[str, dict[str, Any]]] = [
         (group, {"stream": stream})
         for group in ("good", "falls-back", "error", "limited", "drop", "cut", "unknown")
@@ -483,7 +483,7 @@ def test_same_answers(instrumented: InstrumentedProxy, engines: Engines, tmp_pat
 
 @pytest.mark.parametrize("version", ["", "2"])
 def test_its_own_tracing(tmp_path: Path, engines: Engines, version: str) -> None:
-    """LiteLLM's own spans are all there, and ours is one a request beside them."""
+    """LiteLLM's own spans are all there, and ours is one more per request."""
     records = tmp_path / "records.jsonl"
     more = {"OTEL_EXPORTER": "otlp_http"} | ({"LITELLM_OTEL_V2": "true"} if version else {})
     with ExitStack() as stack:
@@ -506,7 +506,7 @@ def test_its_own_tracing(tmp_path: Path, engines: Engines, version: str) -> None
 def run_program(
     engines: Engines, process_environment: Mapping[str, str], *prefix: str
 ) -> list[Any]:
-    """Runs the program that calls the router; returns what it printed."""
+    """Run the program that calls the router; return its output."""
     command = [*prefix, sys.executable, "-m", "tests.routers.litellm_program"]
     done = subprocess.run(
         [*command, engines.url, engines.nobody],
@@ -522,7 +522,7 @@ def run_program(
 
 
 def test_program(tmp_path: Path, engines: Engines) -> None:
-    """Each call of `Router` in a program has one span and one record, however its answer ends."""
+    """Each call of `Router` in a program has one span and one record, however it ends."""
     path = tmp_path / "records.jsonl"
     with OTLPReceiver() as receiver:
         answers = run_program(engines, environment(path, receiver), *INSTRUMENT)
@@ -569,7 +569,7 @@ def test_program(tmp_path: Path, engines: Engines) -> None:
 
 
 def test_program_gets_the_same(tmp_path: Path, engines: Engines) -> None:
-    """A program gets the same answers, chunk by chunk, instrumented or not."""
+    """A program gets the same answers, chunk by chunk, with and without instrumentation."""
     with OTLPReceiver() as receiver:
         observed = run_program(
             engines, environment(tmp_path / "records.jsonl", receiver), *INSTRUMENT

@@ -1,4 +1,4 @@
-"""Ray Serve as its users run it: proxies, ingress deployments and engines in processes of Ray's."""
+"""Ray Serve as users run it: proxies, ingress deployments and engines in Ray's processes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ RUNTIME_ERROR = "ray.exceptions.RayTaskError(RuntimeError)"
 
 @dataclass(frozen=True)
 class Scenario:
-    """One request, and what its record is to say."""
+    """One request, with its expected record."""
 
     name: str
     path: str
@@ -59,12 +59,12 @@ class Scenario:
 
     @property
     def trace_id(self) -> str:
-        """Tells the traces apart."""
+        """Distinguishes the traces."""
         return sha256(self.name.encode()).hexdigest()[:32]
 
     @property
     def application(self) -> str:
-        """Where it goes."""
+        """The application of the request."""
         return self.path.split("/")[1]
 
     @property
@@ -74,13 +74,13 @@ class Scenario:
 
     @property
     def deployment(self) -> str:
-        """Whose replica is chosen."""
+        """The deployment whose replica is chosen."""
         if self.in_fleet:
             return "Affine" if "/affine/" in self.path else "Engine"
         return self.application.capitalize()
 
     def send(self, url: str) -> tuple[Any, ...]:
-        """Sends the request; returns all that the client got, byte for byte."""
+        """Send the request; return all bytes that the client got."""
         headers = {
             "x-request-id": self.name,
             "traceparent": f"00-{self.trace_id}-{CLIENT_SPAN_ID}-01",
@@ -179,7 +179,7 @@ class RayCluster:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Runs the head, without instrumentation."""
+        """Run the head, without instrumentation."""
         for _ in range(ATTEMPTS):  # Ray gives up after half a minute, which a busy machine exceeds
             with self._start() as head:
                 try:
@@ -222,7 +222,7 @@ class RayCluster:
 
     @contextmanager
     def serving(self, *command: str, **environment: str) -> Iterator[str]:
-        """Runs the applications, and gives their URL."""
+        """Run the applications, and yield their URL."""
         port = free_port()
         module = "tests.routers.ray_serve_app"
         with (
@@ -246,7 +246,7 @@ class RayCluster:
                 driver.kill()
 
     def instrumented(self) -> dict[str, str]:
-        """What a user sets."""
+        """The variables that a user sets."""
         return {
             "OTEL_EXPORTER_OTLP_ENDPOINT": self.receiver.endpoint,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
@@ -271,14 +271,14 @@ class RayCluster:
 
 
 class InflightReceiver(OTLPReceiver):
-    """Keeps the last value of every process's in-flight gauges, too."""
+    """Also keeps the last value of every process's in-flight gauges."""
 
     def __init__(self) -> None:
         super().__init__()
         self.inflight: dict[tuple[bytes, bytes], int] = {}
 
     def accept(self, path: str, content: bytes) -> None:
-        """Takes the body of one export."""
+        """Accept the body of one export."""
         super().accept(path, content)
         if path != METRICS_PATH:
             return
@@ -294,7 +294,7 @@ class InflightReceiver(OTLPReceiver):
 
 @dataclass
 class Run:
-    """What came of all scenarios, without instrumentation and with it."""
+    """The results of all scenarios, without instrumentation and with it."""
 
     plain: dict[str, tuple[Any, ...]]
     answers: dict[str, tuple[Any, ...]]
@@ -303,12 +303,12 @@ class Run:
     receiver: InflightReceiver
 
     def record(self, scenario: Scenario) -> LifecycleRecord:
-        """The only record of a scenario."""
+        """Return the only record of a scenario."""
         (record,) = (one for one in self.records if one.request_id == scenario.name)
         return record
 
     def trace(self, scenario: Scenario) -> dict[str, Span]:
-        """The spans of a scenario by id; those of scope `otel_lifecycle` are ours."""
+        """Return the spans of a scenario by id; those of scope `otel_lifecycle` are ours."""
         return {
             span.span_id.hex(): span
             for scope in ("otel_lifecycle", "fastapi", "engine")
@@ -319,7 +319,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """Runs all scenarios."""
+    """Run all scenarios."""
     receiver = InflightReceiver()
     with receiver:
         cluster = RayCluster(tmp_path_factory.mktemp("ray"), receiver)
@@ -336,13 +336,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=IDS)
 def test_answer(run: Run, scenario: Scenario) -> None:
-    """The client gets what it gets without instrumentation, byte for byte."""
+    """The client gets the same bytes as without instrumentation."""
     assert run.answers[scenario.name] == run.plain[scenario.name]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=IDS)
 def test_record(run: Run, scenario: Scenario) -> None:
-    """One record a request, of the choice that matters, from whichever process made it."""
+    """Each request has one record, of the choice that matters, from any process."""
     record = plain(run.record(scenario))
     leader = record["selectedRoute"]["leader"]
     stats = leader.pop("metrics", None)
@@ -376,7 +376,7 @@ def test_record(run: Run, scenario: Scenario) -> None:
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=IDS)
 def test_trace(run: Run, scenario: Scenario) -> None:
-    """One lifecycle span, below the client's, and above what the engine does."""
+    """Each request has one lifecycle span, below the client's and above the engine's."""
     spans, ours = run.trace(scenario), run.record(scenario).span_id
     lifecycle = [
         span.span_id.hex()
@@ -397,7 +397,7 @@ def test_trace(run: Run, scenario: Scenario) -> None:
 
 
 def test_burst(run: Run) -> None:
-    """Many streams at once: each has its answer, its record and its span."""
+    """Each of many concurrent streams has its answer, its record and its span."""
     body = run.plain["fleet-stream"][2]
     assert [(status, got) for status, _, got in run.burst] == [(200, body)] * BURST
     records = [record for record in run.records if record.request_id.startswith("burst-")]
@@ -407,7 +407,7 @@ def test_burst(run: Run) -> None:
 
 
 def test_nothing_is_lost(run: Run) -> None:
-    """When Serve has shut down, every record is in the file, and every span was exported."""
+    """After Serve has shut down, every record is in the file, and every span was exported."""
     recorded = sorted(record.span_id or "" for record in run.records)
     exported = sorted(span.span_id.hex() for span in run.receiver.spans("otel_lifecycle"))
     assert len(recorded) == len(SCENARIOS) + BURST
@@ -415,6 +415,6 @@ def test_nothing_is_lost(run: Run) -> None:
 
 
 def test_nothing_is_in_flight(run: Run) -> None:
-    """At the end every process has given back what it charged to any replica."""
+    """At the end no replica has any load, in any process."""
     assert run.receiver.inflight
     assert set(run.receiver.inflight.values()) == {0}

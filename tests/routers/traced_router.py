@@ -1,4 +1,4 @@
-"""A router as a process under `opentelemetry-instrument`, and all that it exported."""
+"""A router as a process under `opentelemetry-instrument`, with everything it exported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATIENCE_SECONDS = 180.0
 
 
 class Reply(NamedTuple):
-    """What a client got: the body as far as it came, and whether it came to its end."""
+    """A client's answer: the body as far as it arrived, and whether it is complete."""
 
     status: int
     headers: list[tuple[str, str]]
@@ -33,7 +33,7 @@ class Reply(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """What a router left behind.
+    """The telemetry of a router that has ended.
 
     Attributes:
         records: By request id.
@@ -113,7 +113,7 @@ class TracedRouter:
     def post(
         self, body: Mapping[str, Any] | bytes, headers: Mapping[str, str] | None = None
     ) -> Reply:
-        """Sends one request, and takes what comes."""
+        """Send one request, and read the answer."""
         content: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body}
         received = bytearray()
         with self._client.stream(
@@ -131,14 +131,14 @@ class TracedRouter:
         )
 
     def post_and_leave(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> None:
-        """Sends one request, and hangs up after the first bytes of the answer."""
+        """Send one request, and leave after the first bytes of the answer."""
         with self._client.stream(
             "POST", f"{self.url}/v1/completions", headers=headers, json=body
         ) as response:
             next(response.iter_raw())
 
     def stop(self) -> Finished:
-        """Has it end as an orchestrator would, and takes what it left behind."""
+        """End it as an orchestrator would, and return its telemetry."""
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(PATIENCE_SECONDS)
         traces: dict[str, list[tuple[str, Span]]] = {}
@@ -174,7 +174,7 @@ class Parent(NamedTuple):
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the client sends along."""
+        """The headers that the client sends."""
         return {
             "traceparent": f"00-{self.trace_id}-{self.span_id}-01",
             "x-request-id": self.trace_id,
@@ -182,5 +182,5 @@ class Parent(NamedTuple):
 
 
 def new_parent() -> Parent:
-    """A client's span that nobody else has."""
+    """Return a unique span of a client."""
     return Parent(uuid4().hex, uuid4().hex[:16])

@@ -1,4 +1,4 @@
-"""The threads that nobody waits for."""
+"""Daemon threads for blocking calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PATIENCE_SECONDS = 30.0
 
 
 def test_results_and_errors() -> None:
-    """An event loop gets what a call returns, and what it raises."""
+    """An event loop gets the result or the exception of a call."""
 
     async def main() -> int:
         loop = asyncio.get_running_loop()
@@ -27,7 +27,7 @@ def test_results_and_errors() -> None:
 
 
 def test_few_threads() -> None:
-    """Calls that hang take a bounded number of threads; one that is cancelled is not made."""
+    """Hanging calls take a limited number of threads; a cancelled call is not made."""
     executor = DaemonExecutor()
     released = threading.Event()
     made: list[int] = []
@@ -51,7 +51,7 @@ def test_few_threads() -> None:
 
 
 def test_idle_thread_is_used_again() -> None:
-    """One call after the other takes one thread."""
+    """Consecutive calls share one thread."""
     executor = DaemonExecutor()
     names = set()
     for _ in range(20):

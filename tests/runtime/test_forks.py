@@ -1,4 +1,4 @@
-"""What a forked child sets right."""
+"""Objects are repaired in a forked child."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from otel_lifecycle.runtime.forks import repair_in_forked_child
 
 
 class Told:
-    """Keeps the processes it was told of."""
+    """Remembers the processes in which it was repaired."""
 
     def __init__(self) -> None:
         self.by: list[int] = []
@@ -22,12 +22,12 @@ class Told:
 
 
 def exit_code(child: int) -> int:
-    """That of a child, once it has ended."""
+    """Return the exit code of a child."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def test_children_are_told_and_their_parent_is_not() -> None:
-    """Each child once, by every object that lives."""
+    """Each living object is repaired once in each child, and never in the parent."""
     told = [Told(), Told()]
     child = os.fork()
     if child == 0:
@@ -38,7 +38,7 @@ def test_children_are_told_and_their_parent_is_not() -> None:
 
 
 def test_an_object_is_not_kept() -> None:
-    """One that is gone is told of nothing, and keeps no memory."""
+    """A registered object is not kept alive."""
     told = Told()
     gone = weakref.ref(told)
     del told

@@ -1,4 +1,4 @@
-"""Names whose resolution hangs: they hold up neither the router's end nor its records."""
+"""Hanging name resolutions delay neither the router's end nor its records."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _PATIENCE_SECONDS = 60.0
 
 
 def environment(folder: Path, records: Path) -> dict[str, str]:
-    """Everything that may be given a name, with one that hangs."""
+    """Variables for everything that may have a name, with a name that hangs."""
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
         "PYTHONPATH": os.pathsep.join(map(str, (folder, ROOT, ROOT / "examples"))),
@@ -64,12 +64,12 @@ def environment(folder: Path, records: Path) -> dict[str, str]:
 
 
 def hanging(folder: Path, script: str) -> str:
-    """A script in a process where names hang."""
+    """A script in a process where name resolution hangs."""
     return f"LOG = {str(folder / 'asked')!r}\n{_HANG}\n{script}"
 
 
 def test_end_of_the_interpreter(tmp_path: Path) -> None:
-    """A process with a tracker ends though each of its threads still asks for a name."""
+    """A process with a tracker ends while all its threads still resolve names."""
     records = tmp_path / "records.jsonl"
     process = subprocess.run(
         [sys.executable, "-c", hanging(tmp_path, _TRACKER)],
@@ -89,7 +89,7 @@ def test_end_of_the_interpreter(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_end_of_a_router(tmp_path: Path, number: signal.Signals) -> None:
-    """A router without a line of ours ends too, with the exporters that were set up for it."""
+    """A router without our code ends too, with the exporters that were set up for it."""
     records, port = tmp_path / "records.jsonl", free_port()
     cluster = Cluster()
     script = tmp_path / "router.py"

@@ -1,4 +1,4 @@
-"""The event loop on a thread of its own."""
+"""The event loop on a separate thread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.waiting import eventually
 
 
 def test_makes_no_spans() -> None:
-    """What it requests is not instrumented; the thread that started it still is."""
+    """Its requests are not instrumented; those of the thread that started it are."""
     seen: list[bool] = []
 
     async def main(stopped: asyncio.Event) -> None:
@@ -28,7 +28,7 @@ def test_makes_no_spans() -> None:
 
 
 def test_stops_once_and_stays_stopped() -> None:
-    """Closing ends it, twice does no harm, and it does not start again."""
+    """Closing ends it, a second time does nothing, and it does not start again."""
     began: list[str] = []
 
     async def main(stopped: asyncio.Event) -> None:

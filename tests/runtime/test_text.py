@@ -1,4 +1,4 @@
-"""What others wrote, in a log or on a terminal: no control characters, and no passwords."""
+"""Text from others, in a log or on a terminal: no control characters, no passwords."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _logger = get_logger("otel_lifecycle.of_a_test")
 
 @given(st.text())
 def test_printable(text: str) -> None:
-    """Nothing is left that a terminal obeys, and what is printable stays as it is."""
+    """No terminal controls remain, and printable text is unchanged."""
     shown = printable(text)
 
     assert shown.isprintable()
@@ -27,7 +27,7 @@ def test_printable(text: str) -> None:
 
 @given(st.dictionaries(st.text(), st.text()))
 def test_json_stays_the_same(values: dict[str, str]) -> None:
-    """Escapes are those of JSON."""
+    """The escapes are JSON's, so JSON keeps its meaning."""
     assert json.loads(printable(json.dumps(values, ensure_ascii=False))) == values
 
 
@@ -49,12 +49,12 @@ def test_json_stays_the_same(values: dict[str, str]) -> None:
     ],
 )
 def test_without_secrets(text: str, shown: str) -> None:
-    """User info, query and fragment are hidden wherever they stand; the rest is there."""
+    """User info, query and fragment are hidden wherever they are; the rest is shown."""
     assert without_secrets(text) == shown
 
 
 def test_shown() -> None:
-    """Settings of any shape are shown, their secrets are not."""
+    """Settings of any shape are shown without their secrets."""
     value = {"targets": [{"url": "http://a?it's \"secret", "endpoints": {"b": ()}}], "port": 7}
 
     assert (
@@ -63,7 +63,7 @@ def test_shown() -> None:
 
 
 def test_deep_values() -> None:
-    """However deep they are."""
+    """Deeply nested values are shown too."""
     value: object = "http://u:secret@engine"
     for _ in range(5_000):
         value = [value]
@@ -72,7 +72,7 @@ def test_deep_values() -> None:
 
 
 def test_log_lines(caplog: pytest.LogCaptureFixture) -> None:
-    """Message, arguments and traceback of the package's loggers are printable."""
+    """Message, arguments and traceback of the package's log lines are printable."""
     try:
         raise ValueError(HOSTILE)
     except ValueError:
@@ -86,7 +86,7 @@ def test_log_lines(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_ordinary_log_lines(caplog: pytest.LogCaptureFixture) -> None:
-    """They keep their template, by which tools group them."""
+    """Ordinary lines keep their template, by which tools group them."""
     _logger.warning("request %s of %d", "one", 7)
 
     assert [(record.msg, record.args) for record in caplog.records] == [
@@ -95,7 +95,7 @@ def test_ordinary_log_lines(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_log_lines_that_cannot_be_formatted() -> None:
-    """They are the handlers' to complain of: nothing is raised."""
+    """A line that cannot be formatted is reported by the handlers; nothing raises."""
 
     class Raising:
         def __str__(self) -> str:

@@ -16,7 +16,7 @@ from tests.state.servers import Site
 
 @pytest.fixture
 def make_site() -> Iterator[Callable[..., Site]]:
-    """Makes sites that stop when the test ends."""
+    """Make sites that stop when the test ends."""
     sites: list[Site] = []
 
     def make(**options: Any) -> Site:
@@ -36,7 +36,7 @@ def site(make_site: Callable[..., Site]) -> Site:
 
 @pytest.fixture
 def collecting(make_bench: Callable[..., Bench]) -> Callable[..., Bench]:
-    """Makes benches that collect twenty times a second."""
+    """Make benches that collect twenty times per second."""
 
     def make(stale_after: str = "10s", **settings: Any) -> Bench:
         settings = {"interval": "50ms", "max_backoff": "50ms", **settings}
@@ -55,7 +55,7 @@ def endpoint_of(site: Site, pod: str = "qwen-0") -> Endpoint:
 
 
 def request(bench: Bench, endpoint: RouteEndpoint | Endpoint) -> LifecycleRecord:
-    """Sends a request to an endpoint; returns its record."""
+    """Send a request to an endpoint; return its record."""
     if isinstance(endpoint, Endpoint):
         endpoint = RouteEndpoint(endpoint)
     start = RequestStart("request", Route(endpoint), input_tokens=8, prefix_cache_score=0.0)
@@ -65,5 +65,5 @@ def request(bench: Bench, endpoint: RouteEndpoint | Endpoint) -> LifecycleRecord
 
 
 def reasons(record: LifecycleRecord) -> dict[str, str]:
-    """Why each missing feature is missing."""
+    """Return why each missing feature is missing."""
     return {one.feature: one.reason.value for one in record.missing_feature_reasons}

@@ -1,4 +1,4 @@
-"""Things to scrape: well-behaved ones and others, on real sockets."""
+"""Servers to scrape, good and bad ones, on real sockets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 def engine_exposition(running: int = 3, waiting: int = 1, usage: float = 0.25) -> bytes:
-    """What a vLLM engine says."""
+    """The metrics of a vLLM engine."""
     labels = 'engine="0",model_name="m"'
     return (
         f"vllm:num_requests_running{{{labels}}} {running}\n"
@@ -26,7 +26,7 @@ def engine_exposition(running: int = 3, waiting: int = 1, usage: float = 0.25) -
 def npu_exposition(
     core: int = 60, pod: str = "qwen-0", at: float | None = None, device: str = "0"
 ) -> bytes:
-    """What npu-exporter says of one chip."""
+    """The metrics of npu-exporter for one chip."""
     labels = f'id="{device}",namespace="llm",pod_name="{pod}",container_name="vllm"'
     stamp = int((time.time() if at is None else at) * 1000)
     return "".join(
@@ -40,7 +40,7 @@ def npu_exposition(
 
 
 class Site:
-    """A server whose answers are set by path and may be changed at any time."""
+    """A server with answers by path, which may change at any time."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.answers: dict[str, Answer | bytes] = {}
@@ -73,7 +73,7 @@ class Site:
         self._thread.start()
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        """Answers one request."""
+        """Answer one request."""
         path = handler.path.partition("?")[0]
         self.asked[path] += 1
         answer = self.answers.get(path)
@@ -85,7 +85,7 @@ class Site:
             answer(handler)
 
     def stop(self) -> None:
-        """Stops listening; connections that are there stay open."""
+        """Stop listening; existing connections stay open."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -99,7 +99,7 @@ def send(
     content_type: str = "text/plain; version=0.0.4",
     **headers: str,
 ) -> None:
-    """Sends a whole response."""
+    """Send a complete response."""
     handler.send_response(status)
     handler.send_header("Content-Type", content_type)
     handler.send_header("Content-Length", str(len(body)))
@@ -110,13 +110,13 @@ def send(
 
 
 def packed(body: bytes) -> Answer:
-    """The body in gzip."""
+    """Send the body compressed by gzip."""
     content = gzip.compress(body)
     return lambda handler: send(handler, content, Content_Encoding="gzip")
 
 
 def chunked(body: bytes, size: int = 7) -> Answer:
-    """The body in many small chunks."""
+    """Send the body in many small chunks."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
@@ -132,7 +132,7 @@ def chunked(body: bytes, size: int = 7) -> Answer:
 
 
 def cut_off(body: bytes) -> Answer:
-    """A body that ends before it should."""
+    """Send a truncated body."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
@@ -145,7 +145,7 @@ def cut_off(body: bytes) -> Answer:
 
 
 def dripping(handler: BaseHTTPRequestHandler) -> None:
-    """Never silent for long, and never done."""
+    """Send single bytes without end."""
     handler.send_response(200)
     handler.send_header("Content-Type", "text/plain")
     handler.end_headers()

@@ -1,4 +1,4 @@
-"""What is scraped comes to span, record and gauges, and goes when its source goes."""
+"""Scraped state reaches span, record and gauges, and disappears with its source."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ _NPU_FEATURES = ("hbmUtilization", "aiCoreUtilization", "bandwidthUtilization")
 
 
 def has_state(bench: Bench, endpoint: Endpoint) -> Callable[[], bool]:
-    """Whether a request finds both metrics and NPU state."""
+    """Return whether a request has both metrics and NPU state."""
     return lambda: reasons(request(bench, endpoint)) == {}
 
 
 def test_span_record_and_gauges_agree(collecting: Callable[..., Bench], site: Site) -> None:
-    """What engine and exporter serve is on the span, in the record and in the gauges."""
+    """State of engine and exporter is on the span, in the record and in the gauges."""
     site.answers = {"/metrics": engine_exposition(3, 1, 0.25), "/npu": npu_exposition(60)}
     bench = collecting(targets=f"npu_exporter={site.url}/npu")
     endpoint = endpoint_of(site)
@@ -136,7 +136,7 @@ def test_exporter_stops_and_comes_back(
 
 
 def test_engine_stops(collecting: Callable[..., Bench], site: Site) -> None:
-    """Without the engine's answer its metrics are stale, then missing."""
+    """If the engine stops answering, its metrics are stale, then missing."""
     site.answers = {"/metrics": engine_exposition(), "/npu": npu_exposition()}
     bench = collecting("300ms", forget_after="1s", targets=f"npu_exporter={site.url}/npu")
     endpoint = endpoint_of(site)
@@ -152,7 +152,7 @@ def test_engine_stops(collecting: Callable[..., Bench], site: Site) -> None:
 
 
 def test_router_keeps_its_own(collecting: Callable[..., Bench], site: Site) -> None:
-    """What a router brings is recorded as it brings it; only what it has not is filled in."""
+    """The router's own values are recorded unchanged; only missing ones are filled in."""
     site.answers = {"/metrics": engine_exposition(3), "/npu": npu_exposition(60)}
     bench = collecting(targets=f"npu_exporter={site.url}/npu")
     endpoint = endpoint_of(site)
@@ -175,7 +175,7 @@ def test_router_keeps_its_own(collecting: Callable[..., Bench], site: Site) -> N
 
 
 def test_endpoint_leaves(collecting: Callable[..., Bench], site: Site) -> None:
-    """A deleted endpoint is not scraped any longer, and vanishes from the gauges."""
+    """A deleted endpoint is no longer scraped, and disappears from the gauges."""
     site.answers = {"/metrics": engine_exposition()}
     bench = collecting()
     endpoint = endpoint_of(site)
@@ -193,7 +193,7 @@ def test_endpoint_leaves(collecting: Callable[..., Bench], site: Site) -> None:
 
 
 def test_endpoint_comes_back(collecting: Callable[..., Bench], site: Site) -> None:
-    """An endpoint that leaves and comes back at once, or elsewhere, is known again."""
+    """An endpoint that leaves and comes back, at once or elsewhere, is scraped again."""
     site.answers = {"/metrics": engine_exposition()}
     bench = collecting()
     endpoint = endpoint_of(site)
@@ -217,7 +217,7 @@ def test_endpoint_comes_back(collecting: Callable[..., Bench], site: Site) -> No
 def test_exporter_with_another_clock(
     collecting: Callable[..., Bench], site: Site, ahead: int
 ) -> None:
-    """Values of another time, past or future, are stale and say so."""
+    """Values from the past or the future are stale."""
     site.answers["/npu"] = npu_exposition(at=time.time() + ahead)
     bench = collecting(targets=f"npu_exporter={site.url}/npu", endpoints=False)
     endpoint = endpoint_of(site)
@@ -227,7 +227,7 @@ def test_exporter_with_another_clock(
 
 
 def test_gpus_have_the_names_of_opentelemetry(collecting: Callable[..., Bench], site: Site) -> None:
-    """A GPU's gauges are those of the conventions; the record has it like an NPU."""
+    """GPU gauges have the conventions' names; the record has GPUs like NPUs."""
     labels = 'gpu="1",UUID="GPU-1",Hostname="node-1",namespace="llm",pod="qwen-0"'
     site.answers["/gpu"] = (
         f"DCGM_FI_DEV_GPU_UTIL{{{labels}}} 50\n"
@@ -259,7 +259,7 @@ def test_gpus_have_the_names_of_opentelemetry(collecting: Callable[..., Bench], 
 def test_trackers_of_a_store_share_one_collector(
     collecting: Callable[..., Bench], site: Site
 ) -> None:
-    """Trackers of one store scrape once; one with other settings is refused."""
+    """Trackers of one store scrape once; conflicting settings are refused."""
     bench = collecting()
     config = bench.tracker.config
     store = config.store_name
@@ -277,7 +277,7 @@ def test_trackers_of_a_store_share_one_collector(
 
 
 def test_extra_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the extra it is a bad setting, which says what to install."""
+    """Without the extra, enabling collection is an error that says what to install."""
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     for name in [name for name in sys.modules if name.startswith("otel_lifecycle.state.")]:
         monkeypatch.delitem(sys.modules, name)
@@ -290,14 +290,14 @@ def test_extra_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bad_certificate_file(tmp_path: Path) -> None:
-    """A certificate that cannot be read is a bad setting."""
+    """A certificate that cannot be read is an invalid setting."""
     collection = CollectionConfig(enabled=True, ca_file=str(tmp_path / "none.pem"))
     with pytest.raises(ConfigError, match=r"^collection: .*none\.pem: cannot be read"):
         RequestLifecycleTracker(TrackerConfig(store_name="bad-ca", collection=collection))
 
 
 def rewrite(path: Path, text: str) -> None:
-    """Writes a file at once: whoever reads it never finds it empty."""
+    """Replace a file atomically, so that no reader finds it empty."""
     part = path.with_suffix(".part")
     part.write_text(text)
     part.replace(path)
@@ -338,7 +338,7 @@ def test_targets_file(
 def test_targets_with_secrets(
     collecting: Callable[..., Bench], site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A target's query goes with each scrape, and into no line, gauge or record."""
+    """A target's query is sent with each scrape, but never logged, shown or recorded."""
     caplog.set_level("DEBUG", "otel_lifecycle")
     site.answers = {"/metrics": engine_exposition(), "/npu": npu_exposition()}
     bench = collecting(targets=f"npu_exporter={site.url}/npu?token=secret, {site.url}/no?secret#x")
@@ -355,7 +355,7 @@ def test_targets_with_secrets(
 def test_targets_file_that_is_a_pipe(
     collecting: Callable[..., Bench], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is not waited for."""
+    """A pipe as targets file is refused without waiting."""
     path = tmp_path / "targets.json"
     os.mkfifo(path)
     collecting(targets_file=str(path), endpoints=False)
@@ -368,7 +368,7 @@ def test_targets_file_that_is_a_pipe(
 
 
 def test_fork(collecting: Callable[..., Bench], site: Site) -> None:
-    """A forked child collects for itself once it has a request."""
+    """A forked child collects for itself from its first request on."""
     site.answers = {"/metrics": engine_exposition(), "/npu": npu_exposition()}
     bench = collecting(targets=f"npu_exporter={site.url}/npu")
     endpoint = endpoint_of(site)

@@ -1,4 +1,4 @@
-"""Reading an exposition: what the formats allow, and nothing else; never an invented number."""
+"""Reading an exposition: exactly what the formats allow; never an invented number."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ READER = SampleReader(["up", "up_total", "vllm:num_requests_running"])
 
 
 def read(text: str) -> list[Sample]:
-    """The samples of an exposition."""
+    """Return the samples of an exposition."""
     return list(READER.read(text.encode()))
 
 
@@ -69,24 +69,24 @@ def read(text: str) -> list[Sample]:
     ],
 )
 def test_samples(line: str, sample: Sample) -> None:
-    """What the text format allows is read."""
+    """Everything that the text format allows is read."""
     assert read(f"{line}\n") == [sample]
 
 
 def test_order_of_quoted_names() -> None:
-    """Names in quotes and plain ones are read in the order of the exposition."""
+    """Quoted and plain names are read in the order of the exposition."""
     text = '{"up",a="1"} 1\nup{a="2"} 2\n{"up",a="3"} 3\n'
 
     assert [sample.value for sample in read(text)] == [1.0, 2.0, 3.0]
 
 
 def test_byte_order_mark() -> None:
-    """A BOM is no part of the first line."""
+    """A byte order mark is not part of the first line."""
     assert read("\ufeffup 1\n") == [Sample("up", {}, 1.0, None)]
 
 
 def test_not_a_number() -> None:
-    """NaN is a value: that of a metric which has none. MindIE writes it `Nan`."""
+    """NaN is a value; MindIE writes it as `Nan`."""
     values = [sample.value for sample in read("up NaN\nup Nan\nup nan\n")]
 
     assert [math.isnan(value) for value in values] == [True] * 3
@@ -103,14 +103,14 @@ def test_not_a_number() -> None:
     ],
 )  # fmt: skip
 def test_malformed_lines(line: str) -> None:
-    """What the format does not allow is passed over, and its neighbours are read."""
+    """Malformed lines are skipped, and their neighbours are read."""
     neighbour = Sample("up_total", {}, 7.0, None)
 
     assert read(f"up_total 7\n{line}\nup_total 7\n") == [neighbour, neighbour]
 
 
 def test_cut_off() -> None:
-    """The last line of a body that was cut off is no sample: its number may be half a one."""
+    """The last line of a truncated body is skipped: its number may be incomplete."""
     text = 'up{a="b"} 123456 1755859200123\n'
 
     assert [len(read(text[:end])) for end in range(len(text))] == [0] * len(text)
@@ -118,7 +118,7 @@ def test_cut_off() -> None:
 
 
 def test_openmetrics_timestamps() -> None:
-    """OpenMetrics counts seconds, and its exemplars are passed over."""
+    """OpenMetrics timestamps are seconds, and exemplars are skipped."""
     text = 'up 1 1755859200.123\nup_total{a="b"} 5 # {trace_id="up 9"} 0.7 1755859199\n# EOF\n'
 
     assert read(text) == [
@@ -140,7 +140,7 @@ def test_like_prometheus_client(path: Path) -> None:
 
 
 def comparable(sample: tuple[Any, ...]) -> str:
-    """A sample so that NaN equals NaN, and an integer the same float."""
+    """Return a sample for which NaN equals NaN, and an integer the same float."""
     name, labels, value, timestamp = sample
     return repr((name, sorted(labels.items()), float(value), timestamp and float(timestamp)))
 
@@ -166,7 +166,7 @@ lines = st.builds(lambda name, rest: name + rest, names, soup) | soup
 
 @given(st.lists(lines, max_size=6).map("\n".join))
 def test_any_text(text: str) -> None:
-    """Lines are read each by itself, and a sample is what stands in its line."""
+    """Each line is read independently, and a sample is what its line says."""
     whole = read(text)
     complete = text.split("\n")[:-1]
 
@@ -197,7 +197,7 @@ def test_any_bytes(body: bytes) -> None:
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """A real exposition, cut, doubled, shuffled or with strange bytes in it."""
+    """A real exposition, truncated, doubled, shuffled or with strange bytes."""
     body = draw(st.sampled_from(SMALL))
     for _ in range(draw(st.integers(1, 6))):
         at, to = sorted(draw(st.tuples(*[st.integers(0, len(body))] * 2)))
@@ -217,7 +217,7 @@ SMALL = [path.read_bytes() for path in FIXTURES if path.stat().st_size < 15_000]
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(damaged())
 def test_damaged_expositions(body: bytes) -> None:
-    """From a damaged exposition comes what is in range, or nothing, never an exception."""
+    """A damaged exposition gives values in range or nothing, never an exception."""
     for read_devices in (npu_exporter.read, dcgm.read, amd.read):
         for reading in read_devices(body, 1.0):
             for group in ("core", "memory", "memory_bandwidth"):
@@ -247,5 +247,5 @@ def test_damaged_expositions(body: bytes) -> None:
     ],
 )
 def test_long_lines(line: str) -> None:
-    """No line takes more time than its length deserves: these would take hours if any did."""
+    """Long lines take linear time; otherwise these would take hours."""
     assert read(f"{line}\n") == []

@@ -1,4 +1,4 @@
-"""Pods from the API of a cluster."""
+"""Pods are listed by the API of a cluster."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.waiting import eventually
 
 
 def pod(name: str, namespace: str, address: str) -> dict[str, object]:
-    """A pod as the API describes it, as far as it is read."""
+    """A pod as the API describes it, with the fields that are read."""
     return {
         "metadata": {"name": name, "namespace": namespace, "labels": {"app": "any"}},
         "spec": {"nodeName": "node-1", "containers": []},
@@ -34,7 +34,7 @@ def test_pods_by_label(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Exporter pods are scraped, and an address finds the devices of its pod."""
+    """Exporter pods are scraped, and an endpoint gets the devices of its pod."""
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
@@ -85,7 +85,7 @@ def test_pods_by_label(
 def test_no_cluster(
     collecting: Callable[..., Bench], site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Outside a cluster one line says why there are no pods; the rest goes on."""
+    """Outside a cluster one log line has the reason; everything else works."""
     site.answers["/npu"] = npu_exposition()
     collecting(engine_pods="app=vllm", targets=f"npu_exporter={site.url}/npu")
 

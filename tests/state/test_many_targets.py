@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_many_targets(caplog: pytest.LogCaptureFixture) -> None:
-    """Bad targets neither keep the good ones from being scraped nor fill the memory."""
+    """Bad targets neither delay the good ones nor fill the memory."""
     caplog.set_level(logging.CRITICAL)
     measured = measure(engines=200, bad_of_each=5, seconds=5)
 

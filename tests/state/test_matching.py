@@ -1,4 +1,4 @@
-"""Which endpoint metrics and devices belong to."""
+"""Metrics and devices are matched to endpoints."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def rank(index: int) -> Endpoint:
 def test_devices(
     endpoints: list[Endpoint], pods: list[Pod], target: Target, expected: dict[str, list[str]]
 ) -> None:
-    """By an explicit map, by pod, or by a host that only one endpoint is on; else by nothing."""
+    """Devices match by explicit map, by pod, or by a host with only one endpoint."""
     fleet = Fleet(map(EndpointState, endpoints), {pod.address: pod for pod in pods})
 
     found = fleet.devices(target, READINGS)
@@ -171,7 +171,7 @@ BOTH_UNLIKE = msgspec.structs.replace(BOTH, cache_block_size=None, max_active_mo
 def test_metrics(
     endpoint: Endpoint, ranks: dict[str, EndpointMetrics], expected: EndpointMetrics | None
 ) -> None:
-    """An engine's metrics go to the endpoint at its address, and of its rank."""
+    """An engine's metrics go to the endpoint at its address, by rank."""
     state = EndpointState(endpoint)
     target = Target("engine", "http://10.0.0.8:8000/metrics")
 

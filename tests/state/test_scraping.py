@@ -1,4 +1,4 @@
-"""Whatever a target does, it costs a bounded scrape, one word and one line; the others go on."""
+"""Whatever a target does, it costs one bounded scrape, one state and one log line."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ GOOD = engine_exposition()
 
 
 def redirecting(handler: BaseHTTPRequestHandler) -> None:
-    """Sends the client elsewhere."""
+    """Redirect the client."""
     send(handler, b"", status=302, Location="/elsewhere")
 
 
 def as_type(content_type: str) -> Answer:
-    """Good metrics that are said to be something else."""
+    """Send valid metrics with another content type."""
     return lambda handler: send(handler, GOOD, content_type=content_type)
 
 
 def packed_as(encoding: str, body: bytes) -> Answer:
-    """A body that is said to be packed in some way."""
+    """Send a body with a content encoding."""
     return lambda handler: send(handler, body, Content_Encoding=encoding)
 
 
@@ -68,7 +68,7 @@ ANSWERS: dict[str, tuple[Answer | bytes, str]] = {
 
 
 def states(caplog: pytest.LogCaptureFixture, site: Site) -> dict[str, str]:
-    """The state of each target, from its line; there is one each."""
+    """Return the state of each target from its only log line."""
     lines = [line.removeprefix(f"engine {site.url}") for line in caplog.messages]
     found = [line.partition(": ") for line in lines if line.startswith("/")]
     assert len({path for path, _, _ in found}) == len(found)
@@ -78,7 +78,7 @@ def states(caplog: pytest.LogCaptureFixture, site: Site) -> dict[str, str]:
 def test_answers(
     collecting: Callable[..., Bench], site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each kind of answer has its word; none costs more than one scrape at a time."""
+    """Each kind of answer has its state; none costs more than one scrape at a time."""
     caplog.set_level("INFO", "otel_lifecycle.state")
     site.answers = {path: answer for path, (answer, _) in ANSWERS.items()}
     bench = collecting(
@@ -108,7 +108,7 @@ def test_nobody_there(collecting: Callable[..., Bench], caplog: pytest.LogCaptur
 def test_endpoint_with_a_bad_address(
     collecting: Callable[..., Bench], site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An endpoint whose address makes no URL is said to be one; requests go on."""
+    """An endpoint whose address makes an invalid URL is reported; requests continue."""
     import msgspec
 
     bench = collecting()
@@ -125,7 +125,7 @@ def test_npu_smi(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The command on this host tells of the endpoint on it; without it one line says so."""
+    """The command on this host describes the endpoint there; without it one line is logged."""
     stand_in = Path(__file__).parent / "accelerators"
     endpoint = Endpoint(address="127.0.0.1", port=str(site.port))
     with monkeypatch.context() as patch:
@@ -149,7 +149,7 @@ def test_npu_smi(
 
 
 def test_dead_target_is_left_alone(collecting: Callable[..., Bench], site: Site) -> None:
-    """A target that fails again and again is asked less and less often."""
+    """A target that fails repeatedly is asked less and less often."""
     site.answers = {"/plain": GOOD}
     collecting(targets=f"{site.url}/plain, {site.url}/missing", max_backoff="1h")
 
@@ -158,7 +158,7 @@ def test_dead_target_is_left_alone(collecting: Callable[..., Bench], site: Site)
 
 
 def test_hanging_targets_leave_room(collecting: Callable[..., Bench], site: Site) -> None:
-    """With one scrape at a time, targets that hang delay the others by their time-out only."""
+    """With one scrape at a time, hanging targets delay others only by their timeout."""
     site.answers = {"/plain": GOOD, "/dripping": dripping}
     collecting(
         targets=f"{site.url}/dripping, {site.url}/plain",
@@ -171,7 +171,7 @@ def test_hanging_targets_leave_room(collecting: Callable[..., Bench], site: Site
 
 
 def test_close_does_not_wait_for_targets(collecting: Callable[..., Bench], site: Site) -> None:
-    """Closing ends a scrape that is under way."""
+    """Closing cancels a running scrape."""
     site.answers = {"/dripping": dripping}
     bench = collecting(targets=f"{site.url}/dripping", timeout="1h")
     eventually(lambda: site.asked["/dripping"] == 1)
@@ -182,7 +182,7 @@ def test_close_does_not_wait_for_targets(collecting: Callable[..., Bench], site:
 
 
 def test_authorization(collecting: Callable[..., Bench], site: Site, tmp_path: Path) -> None:
-    """A token or a whole `Authorization` comes from a file, and only goes where it belongs."""
+    """A token or a complete `Authorization` is read from a file, and sent only to its target."""
     seen: dict[str, str | None] = {}
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
@@ -206,13 +206,13 @@ def test_authorization(collecting: Callable[..., Bench], site: Site, tmp_path: P
 
 @pytest.fixture
 def authority() -> trustme.CA:
-    """Who signs the certificates."""
+    """The certificate authority."""
     return trustme.CA()
 
 
 @pytest.fixture
 def secure_site(make_site: Callable[..., Site], authority: trustme.CA) -> Site:
-    """A site behind https that wants to see a certificate of its authority."""
+    """A site behind https that requires a client certificate of its authority."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.configure_trust(context)
@@ -229,7 +229,7 @@ def test_tls(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A certificate nobody trusts is a `tls_error`; with authority and own certificate it is up."""
+    """An untrusted certificate is a `tls_error`; with CA and client certificate it is up."""
     caplog.set_level("INFO", "otel_lifecycle.state")
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     authority.issue_cert("router").private_key_and_cert_chain_pem.write_to_path(

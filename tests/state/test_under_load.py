@@ -1,4 +1,4 @@
-"""A router that knows nothing of its engines' state, under load and without a line of code."""
+"""A router without any engine state, under load and without code changes."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ HANDING_OVER_NS = 10_000_000_000
 
 @dataclass
 class Served:
-    """The values that were served, each with the time: every scrape gets another one."""
+    """The values that were served, each with its time: every scrape gets a new value."""
 
     at_ns: list[int] = field(default_factory=list[int])
 
     def next(self) -> int:
-        """A value that was never served before."""
+        """Return a value that was never served before."""
         self.at_ns.append(time.time_ns())
         return len(self.at_ns)
 
     def was_current(self, value: int | None, at_ns: int) -> bool:
-        """Whether a value was the last one served at a time, or was so a moment before."""
+        """Return whether a value was the last one served at a time, or shortly before."""
         if value is None or not 1 <= value <= len(self.at_ns):
             return False
         replaced = self.at_ns[value] if value < len(self.at_ns) else at_ns
@@ -53,7 +53,7 @@ class Served:
 
 
 def completion(handler: BaseHTTPRequestHandler) -> None:
-    """Answers like an engine."""
+    """Answer like an engine."""
     handler.rfile.read(int(handler.headers["Content-Length"]))
     time.sleep(0.02)
     usage = {"prompt_tokens": 8, "completion_tokens": 2}
@@ -72,7 +72,7 @@ def site() -> Iterator[Site]:
 def test_records_agree_with_what_was_served(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each record has what engine and exporter said when its request was dispatched."""
+    """Each record has the values that were served when its request was dispatched."""
     running, core = Served(), Served()
 
     def counting(served: Served, exposition: Callable[[int], bytes]) -> Answer:
@@ -110,7 +110,7 @@ def test_records_agree_with_what_was_served(
 
 
 def seen(record: LifecycleRecord, running: Served, core: Served) -> tuple[bool, bool]:
-    """Whether engine and NPU values of a record were current."""
+    """Return whether engine and NPU values of a record were current."""
     at_ns = parse_timestamp(record.started_at)
     [features] = record.prediction_inputs
     utilization = features.ai_core_utilization

@@ -16,7 +16,7 @@ E2E_MS = 2790.0
 
 
 def answer(bench: Bench, tracked: TrackedRequest, **usage: Any) -> None:
-    """The engine streams its whole answer: 250 ms to the first chunk, then 20 ms a token."""
+    """Stream the engine's whole answer: 250 ms to the first chunk, then 20 ms per token."""
     bench.clock.advance(TTFT_MS)
     tracked.chunk()
     bench.clock.advance(E2E_MS - TTFT_MS)
@@ -24,7 +24,7 @@ def answer(bench: Bench, tracked: TrackedRequest, **usage: Any) -> None:
 
 
 def timestamp(milliseconds: float) -> str:
-    """What a record says of a moment so long after a bench's clock began."""
+    """Return the record's text for a time after a bench's clock began."""
     return format_timestamp(NOW_NS + round(milliseconds * 1e6))
 
 
@@ -49,7 +49,7 @@ REQUEST_ATTRIBUTES = {
 
 
 def selected_attributes(pod: str) -> dict[str, Any]:
-    """Where the client of the router's request went."""
+    """Attributes of the selected endpoint."""
     return {
         "server.address": f"{pod}.local",
         "server.port": 8000,
@@ -59,7 +59,7 @@ def selected_attributes(pod: str) -> dict[str, Any]:
 
 
 def identity_attributes(role: str, pod: str) -> dict[str, Any]:
-    """Who an endpoint of the route is."""
+    """Attributes that identify an endpoint of the route."""
     prefix = f"llm_router.route.{role}"
     return {
         f"{prefix}.id": f"pod://llm/{pod}",
@@ -69,13 +69,13 @@ def identity_attributes(role: str, pod: str) -> dict[str, Any]:
 
 
 def load_attributes(role: str, requests: int = 0, tokens: int = 0) -> dict[str, Any]:
-    """What was in flight on an endpoint of the route."""
+    """Attributes of the load of an endpoint."""
     prefix = f"llm_router.route.{role}"
     return {f"{prefix}.inflight.requests": requests, f"{prefix}.inflight.tokens": tokens}
 
 
 def known_attributes(role: str, pod: str) -> dict[str, Any]:
-    """All of an endpoint about which everything is known."""
+    """All attributes of an endpoint with all values known."""
     prefix = f"llm_router.route.{role}"
     return {
         **identity_attributes(role, pod),
@@ -105,7 +105,7 @@ def known_attributes(role: str, pod: str) -> dict[str, Any]:
 
 
 def result_attributes(outcome: str, duration: float) -> dict[str, Any]:
-    """The end of a request that had no first chunk; seconds."""
+    """Attributes of the end of a request without a first chunk; seconds."""
     return {"llm_router.outcome": outcome, "llm_router.request.duration": duration}
 
 
@@ -123,7 +123,7 @@ FIRST_CHUNK = ("llm_router.first_chunk", {})
 
 
 def completion(outcome: str, **attributes: Any) -> tuple[str, dict[str, Any]]:
-    """The last event."""
+    """The completion event."""
     return ("llm_router.completion", {"llm_router.outcome": outcome, **attributes})
 
 
@@ -136,7 +136,7 @@ def span(
     status: str = "UNSET",
     kind: str = "SERVER",
 ) -> dict[str, Any]:
-    """A whole span, and the milliseconds at which it starts, notes its events and ends."""
+    """A complete span, with the milliseconds of its start, events and end."""
     return {
         "name": name,
         "kind": kind,
@@ -148,7 +148,7 @@ def span(
 
 
 def snapshot(pod: str) -> dict[str, Any]:
-    """Everything of an endpoint, as the record tells it."""
+    """The complete snapshot of an endpoint in a record."""
     return {
         "id": f"pod://llm/{pod}",
         "address": f"{pod}.local",
@@ -198,7 +198,7 @@ def snapshot(pod: str) -> dict[str, Any]:
 
 
 def prediction_input(pod_type: str, pod: str, **changes: Any) -> dict[str, Any]:
-    """The features of an endpoint about which everything is known."""
+    """The features of an endpoint with all values known."""
     return {
         "podType": pod_type,
         "inputTokenLength": 512,
@@ -216,13 +216,13 @@ def prediction_input(pod_type: str, pod: str, **changes: Any) -> dict[str, Any]:
 
 
 def latency(e2e_ms: Any, **known: Any) -> dict[str, Any]:
-    """What was measured of a request; all but its duration is unknown unless given."""
+    """The measured latencies; all but the duration are unknown by default."""
     unknown = dict.fromkeys(("queueMillis", "prefillMillis", "ttftMillis", "tpotMillis"))
     return {**unknown, "e2eMillis": e2e_ms, **known}
 
 
 def record(e2e_ms: float = 0.0, **changes: Any) -> dict[str, Any]:
-    """The whole record of `tests.routes.start()`, ended without a chunk, but for `changes`.
+    """The complete record of `tests.routes.start()`, ended without a chunk, with `changes`.
 
     Args:
         e2e_ms: Milliseconds from its start, when the clock began, to its end.

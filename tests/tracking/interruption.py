@@ -1,4 +1,4 @@
-"""Signal handlers that run at a chosen moment."""
+"""Runs signal handlers at a chosen moment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 def interrupt(
     call: Callable[[], Any], moment: int, handler: Callable[[], None], where: str
 ) -> bool:
-    """Calls the handler at the given moment of the call; False when it has fewer.
+    """Call the handler at the given moment of the call; return False if it has fewer moments.
 
     The moments are those at which the interpreter may run signal handlers while it is in a file
     whose path has `where` in it: when a function of Python begins, and when one of C returns.

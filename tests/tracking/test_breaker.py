@@ -1,4 +1,4 @@
-"""A package that fails again and again leaves its router alone for a while, and comes back."""
+"""A tracker that fails repeatedly leaves its router alone for a while, and comes back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Call: TypeAlias = "Callable[[RequestLifecycleTracker, str], object]"
 
 
 class Clock:
-    """A clock that stands still until it is told otherwise."""
+    """A clock that only moves when told to."""
 
     def __init__(self) -> None:
         self.now = 7 * SECOND
@@ -40,7 +40,7 @@ def clock(bench: Bench) -> Clock:
 
 
 def fail(failing: Breaker | RequestLifecycleTracker, times: int) -> None:
-    """Fails as a hook does."""
+    """Fail as a hook does."""
     for _ in range(times):
         try:
             raise ValueError("of ours")
@@ -49,13 +49,13 @@ def fail(failing: Breaker | RequestLifecycleTracker, times: int) -> None:
 
 
 def tracked(tracker: RequestLifecycleTracker, request_id: str) -> None:
-    """Through the handle."""
+    """Use the handle."""
     with tracker.track(start(request_id, disaggregated())) as handle:
         handle.complete()
 
 
 def hooked(tracker: RequestLifecycleTracker, request_id: str) -> None:
-    """Through the hooks of the seed; an id that was left alone is unknown at its end."""
+    """Use the hooks of the seed; an ignored id is unknown at its end."""
     tracker.pre_request(Request(request_id), SCHEDULED)
     if tracker.store.find(request_id) is not None:
         tracker.response_body(Request(request_id), last())
@@ -67,7 +67,7 @@ def rejected(tracker: RequestLifecycleTracker, request_id: str) -> None:
 
 
 def test_steps_aside_after_a_hundred_failures_in_a_minute() -> None:
-    """Not before, and not for as many in a longer time."""
+    """It does not before, nor for as many failures in a longer time."""
     clock = Clock()
     breaker = Breaker(lambda _: None, clock)
     fail(breaker, 99)
@@ -83,7 +83,7 @@ def test_steps_aside_after_a_hundred_failures_in_a_minute() -> None:
 
 
 def test_comes_back_on_trial(caplog: pytest.LogCaptureFixture) -> None:
-    """After a minute it tries again; one failure is enough then, and a minute without ends it."""
+    """After a minute it tries again; one failure is enough then, a minute without one ends it."""
     clock = Clock()
     breaker = Breaker(lambda _: None, clock)
     fail(breaker, 100)
@@ -102,7 +102,7 @@ def test_comes_back_on_trial(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_every_episode_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Once at its beginning, however often it begins anew, and once at its end."""
+    """An episode is logged once at its beginning, however often it restarts, and at its end."""
     clock = Clock()
     breaker = Breaker(lambda _: None, clock)
     for _ in range(2):
@@ -121,7 +121,7 @@ def test_every_episode_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 def test_what_is_left_out_is_counted(
     bench: Bench, clock: Clock, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
-    """Each way in fails at its own bug, steps aside, and is back when the bug is gone."""
+    """Each way in fails by its own bug, steps aside, and recovers when the bug is gone."""
     with monkeypatch.context() as broken:
         broken.setattr("otel_lifecycle.tracking.recorder.begin_record", None)
         for number in range(150):
@@ -141,7 +141,7 @@ def test_what_is_left_out_is_counted(
 def test_broken_reading_of_scheduling_objects(
     bench: Bench, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Aside, the hooks do not even look at what they are given."""
+    """While it steps aside, the hooks do not even read their arguments."""
     monkeypatch.setattr("otel_lifecycle.tracking.scheduling.request_start", None)
     for number in range(150):
         bench.tracker.pre_request(Request(f"lost-{number}"), SCHEDULED)
@@ -150,7 +150,7 @@ def test_broken_reading_of_scheduling_objects(
 
 
 def test_requests_in_flight_end(bench: Bench, clock: Clock) -> None:
-    """Those that began before are followed to their end, and give their load back."""
+    """Earlier requests are followed to their end, and give back their load."""
     handles = [bench.tracker.track(start(f"handle-{n}", disaggregated())) for n in range(3)]
     bench.tracker.pre_request(Request("hook"), SCHEDULED)
     fail(bench.tracker, 100)
@@ -174,7 +174,7 @@ def test_requests_in_flight_end(bench: Bench, clock: Clock) -> None:
 def test_requests_in_flight_whose_end_fails(
     bench: Bench, clock: Clock, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    """Where the bug is in the end itself, the load goes back all the same."""
+    """If the bug is in the end itself, the load is still given back."""
     requests = [Request(f"request-{number}") for number in range(120)]
     for request in requests:
         bench.tracker.pre_request(request, SCHEDULED)
@@ -188,7 +188,7 @@ def test_requests_in_flight_whose_end_fails(
 
 
 def test_processors_of_others(bench: Bench, clock: Clock) -> None:
-    """Another's processor that always raises is not ours to step aside for: records go on."""
+    """Another processor that always raises does not count: records continue."""
 
     class Raising(SpanProcessor):
         def on_start(self, span: object, parent_context: object = None) -> None:

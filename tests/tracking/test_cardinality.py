@@ -1,4 +1,4 @@
-"""Metrics tell a bounded number of values apart, and go on doing so however long a router runs."""
+"""Metrics have a limited number of series, however long a router runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MODEL = "gen_ai.request.model"
 
 
 def seen(bench: Bench, metric: str, attribute: str) -> dict[str, float]:
-    """The counts of a metric by one attribute."""
+    """Return the counts of a metric by one attribute."""
     counts: dict[str, float] = {}
     for attributes, value in bench.telemetry.metrics().get(metric, {}).items():
         name = dict(attributes)[attribute]
@@ -24,18 +24,18 @@ def seen(bench: Bench, metric: str, attribute: str) -> dict[str, float]:
 
 
 def delete(bench: Bench, pod: str) -> None:
-    """Tells that an endpoint is gone."""
+    """Delete an endpoint."""
     bench.tracker.extract_endpoint(EndpointEvent(EndpointEventType.DELETE, endpoint(pod)))
 
 
 def alive(*types: type) -> int:
-    """How many objects of some types there are."""
+    """Return how many objects of some types exist."""
     gc.collect()
     return sum(isinstance(thing, types) for thing in gc.get_objects())
 
 
 def test_invented_models(make_bench: Callable[..., Bench]) -> None:
-    """However many models clients make up, those that an engine serves are told apart."""
+    """However many models clients invent, those that an engine serves have their own series."""
     bench = make_bench(max_metric_values=3)
     for number in range(50):
         invented = RequestStart(f"request-{number}", aggregated(), f"invented-{number}")
@@ -56,7 +56,7 @@ def test_invented_models(make_bench: Callable[..., Bench]) -> None:
 
 
 def test_unused_values_make_room() -> None:
-    """The least recently used first, and only when it was not used for a while."""
+    """The least recently used value is replaced, after a time without use."""
     values = BoundedValues(2)
 
     assert [values.bound(value, 0) for value in "abc"] == ["a", "b", "_OTHER"]
@@ -65,7 +65,7 @@ def test_unused_values_make_room() -> None:
 
 
 def test_asked_for_is_not_used() -> None:
-    """What may not be let in keeps nothing in either."""
+    """With `let_in=False` a value is neither added nor kept in place."""
     values = BoundedValues(1)
     values.bound("a", 0)
 
@@ -76,7 +76,7 @@ def test_asked_for_is_not_used() -> None:
 
 
 def test_the_total_is_bounded() -> None:
-    """The SDK keeps each series it was ever given: there is an end to new ones."""
+    """The SDK keeps every series, so the number of new ones is limited."""
     values = BoundedValues(3)
 
     shown = {values.bound(f"model-{number}", number * UNUSED_NS) for number in range(1_000)}
@@ -84,7 +84,7 @@ def test_the_total_is_bounded() -> None:
 
 
 def test_deleted_endpoints_make_room(make_bench: Callable[..., Bench]) -> None:
-    """Whether requests on it end before or after, a deleted endpoint is forgotten."""
+    """A deleted endpoint is forgotten, whether its requests end before or after."""
     bench = make_bench(max_metric_values=50)
     predicted = LatencyPrediction(ttft_ms=1.0)
     for number in range(300):
@@ -101,7 +101,7 @@ def test_deleted_endpoints_make_room(make_bench: Callable[..., Bench]) -> None:
 
 
 def test_deleted_endpoints_leave_nothing(bench: Bench) -> None:
-    """Neither their counters nor what was read of them, of leaders as well."""
+    """A deleted endpoint leaves neither counters nor cached values, also as a leader."""
     before = alive(EndpointView, EndpointState)
     for number in range(300):
         pods = [f"{role}-{number}" for role in ("qwen", "leader", "prefill", "decode")]
@@ -116,7 +116,7 @@ def test_deleted_endpoints_leave_nothing(bench: Bench) -> None:
 
 
 def test_deleted_while_in_use(bench: Bench) -> None:
-    """A request in flight is recorded whole, and what is kept of its endpoint goes with it."""
+    """A request in flight on it is recorded completely, and nothing is kept afterwards."""
     before = alive(EndpointView, EndpointState)
     tracked = bench.tracker.track(RequestStart("request", disaggregated()))
     for pod in ("leader-0", "prefill-0", "decode-0"):

@@ -1,4 +1,4 @@
-"""The tracker's clock: which figure comes from the wall clock, and which from the monotonic one."""
+"""The tracker's clock: which value comes from the wall clock, which from the monotonic one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.routes import NOW_NS, aggregated, endpoint, start
 
 
 def test_corrected_wall_clock(bench: Bench) -> None:
-    """A correction of the machine's clock in mid-request changes no duration and no order."""
+    """Correcting the machine's clock during a request changes no duration and no order."""
     bench.clock.advance(1_000)
     tracked = bench.tracker.track(start())
     bench.clock.advance(30)
@@ -45,7 +45,7 @@ def test_starts_are_told_by_the_wall_clock(bench: Bench) -> None:
 
 
 def test_every_end_is_timed(bench: Bench) -> None:
-    """Superseded, abandoned and shut down requests have the end that the clock tells."""
+    """Superseded, abandoned and shut down requests end at the clock's time."""
     bench.tracker.pre_request(Request("superseded"), result(predicted("qwen-0")))
     bench.clock.advance(1)
     again = bench.tracker.track(start("superseded"))
@@ -68,7 +68,7 @@ def test_every_end_is_timed(bench: Bench) -> None:
 
 
 class StoppedClock(ManualClock):
-    """A clock of somebody's own that does not work."""
+    """A custom clock that raises."""
 
     works = True
 
@@ -86,7 +86,7 @@ class StoppedClock(ManualClock):
 
 
 def test_clock_of_the_factory() -> None:
-    """The factory hands its clock and its providers on."""
+    """The factory passes on its clock and its providers."""
     telemetry = InMemoryTelemetry()
     tracker = RequestLifecycleTracker.from_json(
         '{"storeName": "factory"}',
@@ -101,7 +101,7 @@ def test_clock_of_the_factory() -> None:
 
 
 def test_clock_that_raises() -> None:
-    """The router never sees it, and what was charged is given back; no figure is made up."""
+    """The router never sees the error, the load is given back, and no value is invented."""
     telemetry, clock = InMemoryTelemetry(), StoppedClock()
     tracker = RequestLifecycleTracker(
         TrackerConfig(store_name="stopped"), telemetry.tracer_provider, clock=clock

@@ -1,4 +1,4 @@
-"""Where a request's span hangs, and what hangs below it."""
+"""The parent of a request's span, and its children."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def test_root(bench: Bench) -> None:
-    """Without any context the span opens a trace of its own, as a server."""
+    """Without any context the span starts a trace, as a server span."""
     bench.tracker.track(start(), headers={}).complete()
 
     (span,) = bench.telemetry.spans
@@ -51,7 +51,7 @@ def test_inbound_headers(bench: Bench) -> None:
 
 
 def test_rejected(bench: Bench) -> None:
-    """A request that was sent nowhere hangs below its client too."""
+    """A rejected request is a child of its client's span too."""
     bench.tracker.reject(start(), "no_candidates", {"traceparent": TRACEPARENT})
 
     assert [(record.trace_id, record.parent_span_id) for record in bench.records] == [
@@ -60,14 +60,14 @@ def test_rejected(bench: Bench) -> None:
 
 
 def test_malformed_headers(bench: Bench) -> None:
-    """A trace context that is none makes a root."""
+    """With an invalid trace context the span is a root."""
     bench.tracker.track(start(), headers={"traceparent": "\ud800 nonsense"}).complete()
 
     assert bench.records[0].parent_span_id is None
 
 
 def test_current_span(bench: Bench) -> None:
-    """Under a server span of somebody else ours is internal, whatever the headers say."""
+    """Under another server span ours is internal, whatever the headers contain."""
     tracer = bench.telemetry.tracer_provider.get_tracer("server")
     with tracer.start_as_current_span("POST /v1/chat/completions", kind=SpanKind.SERVER) as server:
         bench.tracker.track(start(), headers={"traceparent": TRACEPARENT}).complete()
@@ -81,7 +81,7 @@ def test_current_span(bench: Bench) -> None:
 
 
 def test_inject(bench: Bench) -> None:
-    """The engine gets our span as its parent."""
+    """The engine's parent is our span."""
     with bench.tracker.track(start()) as tracked:
         headers: dict[str, str] = {}
         tracked.inject(headers)
@@ -92,7 +92,7 @@ def test_inject(bench: Bench) -> None:
 
 
 def test_inject_unsampled(make_bench: Callable[..., Bench]) -> None:
-    """The engine learns that the trace is not sampled."""
+    """The engine is told that the trace is not sampled."""
     bench = make_bench(ALWAYS_OFF)
     headers: dict[str, str] = {}
     tracked = bench.tracker.track(start())
@@ -117,7 +117,7 @@ def test_active(bench: Bench) -> None:
 
 
 def test_exception_within_active(bench: Bench) -> None:
-    """An exception that passes `active` neither ends the span nor leaves its text on it."""
+    """An exception that leaves `active` neither ends the span nor puts its text on it."""
     with bench.tracker.track(start()) as tracked:
         try:
             with tracked.active():
@@ -135,7 +135,7 @@ def test_exception_within_active(bench: Bench) -> None:
 
 
 def test_no_sdk() -> None:
-    """Without an SDK nothing is exported, and nothing is different for the router."""
+    """Without an SDK nothing is exported, and nothing changes for the router."""
     tracker = RequestLifecycleTracker(
         TrackerConfig(store_name="no-sdk"), trace.NoOpTracerProvider()
     )
@@ -152,14 +152,14 @@ def test_no_sdk() -> None:
 
 
 class Unstartable(SpanProcessor):
-    """Another processor, of somebody else, that is broken."""
+    """Another processor that is broken."""
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         raise RuntimeError("broken")
 
 
 def test_active_without_a_span(bench: Bench) -> None:
-    """A span that could not start does not hide the one that is current."""
+    """A span that could not start does not hide the current span."""
     router = TracerProvider(shutdown_on_exit=False).get_tracer("router")
     bench.telemetry.tracer_provider.add_span_processor(Unstartable())
     with router.start_as_current_span("server") as server:
@@ -172,7 +172,7 @@ def test_active_without_a_span(bench: Bench) -> None:
 
 
 def test_fork_with_telemetry_in_memory(tmp_path: Path) -> None:
-    """A child that is forked after the providers were made goes on; it never waits in the SDK."""
+    """A child forked after the providers were made works; it never waits in the SDK."""
     script = """
 import os
 import signal
@@ -194,7 +194,7 @@ assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_providers_set_later(tmp_path: Path) -> None:
-    """A tracker made before the global providers uses them, and so does one made after."""
+    """A tracker made before the global providers uses them, as does one made afterwards."""
     script = """
 import sys
 from opentelemetry import metrics, trace
@@ -238,7 +238,7 @@ assert sum(telemetry.metrics()["llm_router.requests"].values()) == 2
     ids=["short", "long members", "many", "most"],
 )
 def test_trace_state_is_bounded(bench: Bench, given: str, kept: str) -> None:
-    """A client's `tracestate` is kept, and sent on, within the bounds of W3C."""
+    """A client's `tracestate` is kept and passed on within W3C's limits."""
     sent: dict[str, str] = {}
     with bench.tracker.track(
         start(), headers={"traceparent": TRACEPARENT, "tracestate": given}
@@ -265,7 +265,7 @@ def test_trace_state_is_bounded(bench: Bench, given: str, kept: str) -> None:
 def test_headers_that_the_sdk_would_log(
     bench: Bench, caplog: pytest.LogCaptureFixture, hostile: dict[str, str]
 ) -> None:
-    """Nothing in a client's headers makes a log line; the request is its child all the same."""
+    """A client's headers never cause a log line; its span is still the parent."""
     headers = {"traceparent": TRACEPARENT, **hostile}
     with bench.tracker.track(start(), headers=headers) as tracked:
         tracked.complete()

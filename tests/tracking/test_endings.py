@@ -1,4 +1,4 @@
-"""Whatever ends a request ends it exactly once, and nothing of ours reaches the router."""
+"""A request ends exactly once, however it ends, and no error of ours reaches the router."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.routes import aggregated, bare, endpoint, start
 
 
 def endings(bench: Bench) -> list[tuple[str, str | None]]:
-    """Outcome and error type of each record."""
+    """Return outcome and error type of each record."""
     return [
         (record.outcome.value, record.error.type if record.error else None)
         for record in bench.records
@@ -54,7 +54,7 @@ def endings(bench: Bench) -> list[tuple[str, str | None]]:
 def test_block_left_by_an_exception(
     bench: Bench, exception: BaseException, ending: tuple[str, str | None]
 ) -> None:
-    """What leaves the block says how the request ended, and is raised on as it is."""
+    """An exception that leaves the block is the outcome, and is raised unchanged."""
     with pytest.raises(type(exception)) as raised, bench.tracker.track(start()):
         raise exception
 
@@ -91,7 +91,7 @@ def test_block_left_without_an_end(bench: Bench, streaming: bool, error: str) ->
 def test_the_first_end_counts(
     bench: Bench, end: Callable[[TrackedRequest], None], ending: tuple[str, str | None]
 ) -> None:
-    """After one end every other call does nothing but be counted."""
+    """After the first end all calls are only counted."""
     tracked = bench.tracker.track(start())
 
     end(tracked)
@@ -125,7 +125,7 @@ def test_generator_closed_in_the_middle(bench: Bench) -> None:
 
 
 def test_async_generator_finished_in_another_task(bench: Bench) -> None:
-    """A stream may be made in one task and consumed in another; no context leaks into either."""
+    """A stream may be made in one task and consumed in another; no context leaks."""
 
     async def stream() -> AsyncIterator[bytes]:
         async with bench.tracker.track(start()) as tracked:
@@ -153,7 +153,7 @@ def test_async_generator_finished_in_another_task(bench: Bench) -> None:
 
 
 def test_collected_handle(bench: Bench) -> None:
-    """A handle that is collected without an end is abandoned, also when it is part of a cycle."""
+    """A handle collected without an end is abandoned, also in a reference cycle."""
     bench.tracker.track(start("request-1"))
     cycle: list[object] = [bench.tracker.track(start("request-2"))]
     cycle.append(cycle)
@@ -165,7 +165,7 @@ def test_collected_handle(bench: Bench) -> None:
 
 
 def test_finished_task_without_an_end(bench: Bench) -> None:
-    """A task that forgets its request abandons it when it is done."""
+    """A task that forgets its request abandons it at its end."""
 
     async def forgetful() -> None:
         tracked = bench.tracker.track(start())
@@ -178,7 +178,7 @@ def test_finished_task_without_an_end(bench: Bench) -> None:
 
 
 def test_collected_while_a_lock_is_held(bench: Bench) -> None:
-    """A finalizer takes no lock: the collector may run it inside any of ours or the SDK's."""
+    """A finalizer takes no lock: it may run inside any of ours or the SDK's."""
     store_lock = bench.tracker.store._lock
     done = threading.Event()
 
@@ -198,7 +198,7 @@ def test_collected_while_a_lock_is_held(bench: Bench) -> None:
 
 
 def test_close(bench: Bench) -> None:
-    """Closing ends what is open as `shutdown`; the tracker then tracks nothing. Twice is fine."""
+    """Closing ends open requests as `shutdown`; the tracker then does nothing. Twice is fine."""
     tracked = bench.tracker.track(start())
 
     bench.tracker.close()
@@ -214,7 +214,7 @@ def test_close(bench: Bench) -> None:
 
 
 def test_trackers_of_one_store(bench: Bench) -> None:
-    """Trackers of one name share load and file; each closes only what it started."""
+    """Trackers of one name share load and file; each closes only its own requests."""
     other = RequestLifecycleTracker(
         bench.tracker.config, bench.telemetry.tracer_provider, bench.telemetry.meter_provider
     )
@@ -237,7 +237,7 @@ def test_trackers_of_one_store(bench: Bench) -> None:
 
 
 def test_id_in_flight_at_another_tracker_of_the_store(bench: Bench) -> None:
-    """The tracker that started a request is the one that ends its span as superseded."""
+    """The tracker that started a request ends its span as superseded."""
     other = RequestLifecycleTracker(TrackerConfig(store_name=bench.tracker.config.store_name))
     tracked = bench.tracker.track(start())
     other.track(start()).complete()
@@ -249,7 +249,7 @@ def test_id_in_flight_at_another_tracker_of_the_store(bench: Bench) -> None:
 
 
 def test_full_table(make_bench: Callable[..., Bench]) -> None:
-    """Beyond the cap new requests are not tracked, and counted; an id in flight may come again."""
+    """Beyond the limit new requests are ignored and counted; an id in flight may come again."""
     bench = make_bench(max_inflight=1)
     first = bench.tracker.track(start("request-1"))
     second = bench.tracker.track(start("request-2"))
@@ -272,7 +272,7 @@ def test_full_table(make_bench: Callable[..., Bench]) -> None:
     ],
 )
 def test_nothing_to_track(bench: Bench, request_start: RequestStart, reason: str) -> None:
-    """Without request, id, or endpoint there is a handle that does nothing."""
+    """Without request, id or endpoint the handle does nothing."""
     with bench.tracker.track(request_start) as tracked:
         headers: dict[str, str] = {}
         tracked.inject(headers)
@@ -286,7 +286,7 @@ def test_nothing_to_track(bench: Bench, request_start: RequestStart, reason: str
 
 
 def test_raising_processor(bench: Bench) -> None:
-    """Somebody else's processor that raises costs neither record nor metrics, nor its router."""
+    """Another processor that raises harms neither record, metrics nor router."""
 
     class Raising(SpanProcessor):
         def on_end(self, span: ReadableSpan) -> None:
@@ -302,7 +302,7 @@ def test_raising_processor(bench: Bench) -> None:
 
 
 def test_threads(bench: Bench) -> None:
-    """Requests may start and end in any thread, at once."""
+    """Requests may start and end in any thread, concurrently."""
 
     def work(thread: int) -> None:
         for number in range(50):
@@ -328,7 +328,7 @@ def test_threads(bench: Bench) -> None:
 
 
 def test_chunk_after_the_end(bench: Bench) -> None:
-    """A chunk that comes too late changes nothing of a record that waits to be written."""
+    """A late chunk does not change a record that waits to be written."""
     tracked = bench.tracker.track(msgspec.structs.replace(start(), streaming=None))
     tracked.complete()
     tracked.chunk()
@@ -348,7 +348,7 @@ def test_chunk_after_the_end(bench: Bench) -> None:
 def test_outcome_of_another_type(
     bench: Bench, outcome: Any, ending: tuple[str, str | None], ignored: dict[str, int]
 ) -> None:
-    """An outcome that is none is an error: the file never holds one its readers refuse."""
+    """An invalid outcome becomes an error: the file never has one that its readers refuse."""
     bench.tracker.track(start()).end(RequestCompletion(outcome=outcome))
 
     assert endings(bench) == [ending]
@@ -357,7 +357,7 @@ def test_outcome_of_another_type(
 
 
 def test_closed_while_a_request_starts(bench: Bench) -> None:
-    """A request that starts while the tracker closes is not left in flight."""
+    """A request that starts while the tracker closes does not stay in flight."""
 
     class Closing(SpanProcessor):
         def on_start(self, span: Span, parent_context: Context | None = None) -> None:
@@ -374,7 +374,7 @@ def test_closed_while_a_request_starts(bench: Bench) -> None:
 
 
 def test_rejected_in_a_forked_child(tmp_path: Path) -> None:
-    """A child that only rejects requests has a worker to count them, and its tracker closes.
+    """A child that only rejects requests counts them on a worker, and its tracker closes.
 
     Even when the fork came while another thread held a lock of the tracker's worker.
     """
@@ -416,7 +416,7 @@ assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_client_gone_before_a_choice(bench: Bench) -> None:
-    """A client that leaves before the router has chosen is a disconnect, and no error."""
+    """A client that leaves before the router has chosen is a disconnect, not an error."""
     bench.tracker.reject(start(), "", outcome=Outcome.CLIENT_DISCONNECT)
 
     assert endings(bench) == [("client_disconnect", None)]
@@ -425,7 +425,7 @@ def test_client_gone_before_a_choice(bench: Bench) -> None:
 
 
 def test_end_that_says_nothing(bench: Bench) -> None:
-    """An end that is none ends the request all the same, as an error of no known type."""
+    """An invalid completion ends the request as an error of unknown type."""
     bench.tracker.track(start()).end(None)  # type: ignore[arg-type]
 
     assert endings(bench) == [("error", "_OTHER")]
@@ -433,7 +433,7 @@ def test_end_that_says_nothing(bench: Bench) -> None:
 
 
 def test_close_is_bounded(make_bench: Callable[..., Bench]) -> None:
-    """An exporter that hangs holds `close` up for its timeout at most."""
+    """A hanging exporter delays `close` at most by its timeout."""
     bench = make_bench(close_timeout=timedelta(milliseconds=200))
     hanging, release = threading.Event(), threading.Event()
 

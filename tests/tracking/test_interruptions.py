@@ -1,4 +1,4 @@
-"""A signal handler that raises, as Control-C does, whatever the tracker is doing at that moment."""
+"""A signal handler raises, as Control-C does, at any moment of the tracker's work."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ SCHEDULED = result(endpoint("qwen-0"))
 
 @pytest.fixture
 def bench(make_bench: Callable[..., Bench]) -> Bench:
-    """A bench for which the route, made when the tests were imported, does not go stale."""
+    """A bench for which the route, made at import, does not become stale."""
     return make_bench(stale_after="24h")
 
 
 def with_a_handle(bench: Bench, request_id: str, dispatched: Callable[[], None]) -> None:
-    """A stream, in a block."""
+    """A stream in a block."""
     with bench.tracker.track(start(request_id, ROUTE)) as tracked:
         dispatched()
         tracked.chunk()
@@ -42,7 +42,7 @@ def with_a_handle(bench: Bench, request_id: str, dispatched: Callable[[], None])
 def with_an_id_that_comes_again(
     bench: Bench, request_id: str, dispatched: Callable[[], None]
 ) -> None:
-    """The second supersedes the first."""
+    """The second request supersedes the first."""
     with bench.tracker.track(start(request_id, ROUTE)):
         dispatched()
         with_a_handle(bench, request_id, dispatched)
@@ -65,7 +65,7 @@ def rejected(bench: Bench, request_id: str, dispatched: Callable[[], None]) -> N
 def interrupt_everywhere(
     bench: Bench, serve: Serve, where: str, error: type[BaseException]
 ) -> list[str]:
-    """Interrupts one request at each moment; returns the ids of the records there must be."""
+    """Interrupt one request at each moment; return the expected ids of records."""
     must: list[str] = []
     moment = 0
 
@@ -98,7 +98,7 @@ def interrupt_everywhere(
 
 
 def facts(record: LifecycleRecord) -> LifecycleRecord:
-    """What requests of a kind have in common, however often they were interrupted."""
+    """Return what requests of a kind have in common, wherever they were interrupted."""
     return msgspec.structs.replace(
         record,
         request_id="",
@@ -113,7 +113,7 @@ def facts(record: LifecycleRecord) -> LifecycleRecord:
 
 
 def summary(span: ReadableSpan) -> tuple[Any, ...]:
-    """Id, outcome, number of attributes and events of a span."""
+    """Return id, outcome, number of attributes and events of a span."""
     attributes = span.attributes or {}
     return (
         attributes["llm_router.request.id"],
@@ -127,7 +127,7 @@ def summary(span: ReadableSpan) -> tuple[Any, ...]:
     "serve", [with_a_handle, with_an_id_that_comes_again, with_hooks, rejected]
 )
 def test_interrupted(bench: Bench, serve: Serve) -> None:
-    """It passes, and what it broke off is there once and whole: request, span, record, no load."""
+    """The exception propagates; span, record and load of the request are complete, once."""
     must = interrupt_everywhere(bench, serve, "/otel_lifecycle/", KeyboardInterrupt)
 
     records = bench.records
@@ -153,7 +153,7 @@ def test_interrupted(bench: Bench, serve: Serve) -> None:
 
 
 def test_interrupted_in_the_sdk(bench: Bench) -> None:
-    """In the middle of the SDK's `Span.end` it costs the span, which takes no second end."""
+    """In the middle of the SDK's `Span.end` the span is lost: it cannot be ended again."""
     must = interrupt_everywhere(bench, with_a_handle, "/", KeyboardInterrupt)
 
     ids = [record.request_id for record in bench.records]
@@ -169,7 +169,7 @@ def test_interrupted_in_the_sdk(bench: Bench) -> None:
 def test_interrupted_by_an_ordinary_exception(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What may as well be a bug of ours is kept from the router, but no load is left."""
+    """An exception that may be a bug of ours does not reach the router; no load remains."""
     monkeypatch.setattr("otel_lifecycle.tracking.breaker.PAUSE_NS", 0)
     interrupt_everywhere(bench, with_a_handle, "/otel_lifecycle/", TimeoutError)
 
@@ -179,7 +179,7 @@ def test_interrupted_by_an_ordinary_exception(
 
 
 def test_finalizers_of_others_are_not_interrupted() -> None:
-    """The moments are those of the call: garbage of others is not collected within it."""
+    """Only the call is interrupted, not the collection of other garbage within it."""
 
     class Garbage:
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The calls a router made for one request: given at its end, in record and span."""
+"""The calls that a router reports at the end of a request, in record and span."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DECODE_LINE = {
 
 
 def told(bench: Bench, legs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The record of a request with these calls, and the attributes of its span about them."""
+    """Return the record of a request with these calls, and their span attributes."""
     bench.tracker.track(start()).end(RequestCompletion(legs=legs))
     assert bench.tracker.flush(timeout=30)
     (line,) = map(json.loads, bench.path.read_text("utf-8").splitlines())
@@ -50,7 +50,7 @@ def told(bench: Bench, legs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def test_several(bench: Bench) -> None:
-    """Each call is in the record, and in one array a field on the span."""
+    """Each call is in the record, and on the span in one array per field."""
     line, attributes = told(bench, [PREFILL, DECODE])
 
     assert line == {**record(), "legs": [PREFILL_LINE, DECODE_LINE]}
@@ -82,12 +82,12 @@ def test_several(bench: Bench) -> None:
     ids=lambda legs: type(legs).__name__,
 )
 def test_one_or_none(bench: Bench, legs: Any) -> None:
-    """One call is told by the route alone; what is no call is left out."""
+    """A single call is shown only by the route; invalid calls are left out."""
     assert told(bench, legs) == (record(), {})
 
 
 def test_made_safe(bench: Bench) -> None:
-    """Roles and outcomes may be text; an end before the start is the start, nonsense unknown."""
+    """Roles and outcomes may be text; an end before the start becomes the start."""
     odd = Leg("decode", endpoint("qwen-1"), NOW_NS + 30_000_000, NOW_NS, "won")  # type: ignore[arg-type]
     line, _ = told(bench, (PREFILL, odd))
 
@@ -98,7 +98,7 @@ def test_made_safe(bench: Bench) -> None:
 
 
 def test_many(bench: Bench) -> None:
-    """Of very many calls the first are kept."""
+    """Only the first of very many calls are kept."""
     line, attributes = told(bench, [PREFILL] * 300)
 
     assert line == {**record(), "legs": [PREFILL_LINE] * 256}

@@ -1,4 +1,4 @@
-"""What the gauges, histograms and counters say."""
+"""The gauges, histograms and counters."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from tests.tracking.expected import answer
 
 
 def points(bench: Bench, name: str) -> dict[frozenset[tuple[str, Any]], float]:
-    """The points of one metric."""
+    """Return the points of one metric."""
     return bench.telemetry.metrics().get(name, {})
 
 
 def sums(bench: Bench, name: str) -> dict[frozenset[tuple[str, Any]], float]:
-    """What one histogram was given, in sum."""
+    """Return the sums of one histogram."""
     return bench.telemetry.histogram_sums().get(name, {})
 
 
 def by_endpoint(bench: Bench, name: str) -> dict[str, float]:
-    """The points of one metric, which has no attribute but the endpoint."""
+    """Return the points of one metric whose only attribute is the endpoint."""
     return {
         dict(attributes)["llm_router.endpoint.id"]: value
         for attributes, value in points(bench, name).items()
@@ -77,7 +77,7 @@ def test_inflight(bench: Bench) -> None:
 
 
 def test_removed_endpoint_vanishes(bench: Bench) -> None:
-    """An endpoint that was deleted is in no gauge any more."""
+    """A deleted endpoint disappears from all gauges."""
     bench.tracker.track(start()).complete()
     event = EndpointEvent(EndpointEventType.DELETE, endpoint("qwen-0"))
     bench.tracker.extract_endpoint(event)
@@ -91,7 +91,7 @@ def test_removed_endpoint_vanishes(bench: Bench) -> None:
 
 
 def test_engine_gauges(bench: Bench) -> None:
-    """The engine's own numbers are shown as they were last seen; what is unknown is absent."""
+    """The engine's last values are shown; unknown ones are absent."""
     bench.tracker.track(start(route=Route(known("qwen-0")))).complete()
     unknown = RouteEndpoint(endpoint("qwen-1"), EndpointMetrics(waiting_requests=0))
     bench.tracker.track(start(route=Route(unknown))).complete()
@@ -124,7 +124,7 @@ def test_npu_gauges(bench: Bench) -> None:
 
 
 def test_npu_without_devices(bench: Bench) -> None:
-    """Where chips are not told apart the endpoint's average is shown."""
+    """Without devices the endpoint's average is shown."""
     state = npu_endpoint("qwen-0", devices=(), ai_core_utilization_avg=40.0)
     bench.tracker.track(start(route=Route(state))).complete()
 
@@ -132,7 +132,7 @@ def test_npu_without_devices(bench: Bench) -> None:
 
 
 def test_stale_is_absent(bench: Bench) -> None:
-    """What is stale, missing, or too old is absent, never 0."""
+    """Stale or missing values are absent, never 0."""
     old = NOW - timedelta(minutes=1)
     for number, changes in enumerate(
         ({"data_status": "stale"}, {"data_status": "missing"}, {"observation_time": old})
@@ -145,7 +145,7 @@ def test_stale_is_absent(bench: Bench) -> None:
 
 
 def test_latencies(bench: Bench) -> None:
-    """One stream that completes is in all three histograms, with the conventions' attributes."""
+    """A completed stream is in all three histograms, with the conventions' attributes."""
     answer(bench, bench.tracker.track(start()))
 
     request = {
@@ -174,7 +174,7 @@ def test_latencies(bench: Bench) -> None:
 
 
 def test_predicted_latencies(bench: Bench) -> None:
-    """What was predicted stands beside what was measured: same attributes, same requests."""
+    """Predicted latencies have the same attributes and requests as measured ones."""
     answer(bench, bench.tracker.track(start("both measured")))
     tracked = bench.tracker.track(start("no second token"))
     tracked.chunk()
@@ -210,7 +210,7 @@ def test_predicted_latencies(bench: Bench) -> None:
 
 
 def test_prediction_error(bench: Bench) -> None:
-    """TTFT is held against the prefill endpoint and TPOT against the decode one, by direction."""
+    """The error of TTFT is the prefill endpoint's, of TPOT the decode's, by direction."""
     early = RequestStart("1", disaggregated(), prediction=LatencyPrediction(1000.0, 21.0))
     answer(bench, bench.tracker.track(early))
     late = RequestStart("2", aggregated(), prediction=LatencyPrediction(ttft_ms=100.0))
@@ -284,7 +284,7 @@ def test_cardinality_is_bounded(make_bench: Callable[..., Bench]) -> None:
 
 
 def test_records(bench: Bench) -> None:
-    """The record file's own numbers are there too."""
+    """The counters of the record file are exported too."""
     bench.tracker.track(start()).complete()
     bench.tracker.flush(timeout=30)
 
@@ -297,7 +297,7 @@ def test_records(bench: Bench) -> None:
 
 
 def test_ignored_calls(bench: Bench) -> None:
-    """Calls and values that were not used are counted by reason."""
+    """Ignored calls and values are counted by reason."""
     bench.tracker.track(RequestStart("", aggregated()))
     bench.tracker.track(RequestStart("request-1", aggregated(), input_tokens=-1)).complete()
 
@@ -308,7 +308,7 @@ def test_ignored_calls(bench: Bench) -> None:
 
 
 def test_never_a_request_id(bench: Bench) -> None:
-    """No metric has an attribute that is different for every request."""
+    """No metric has an attribute with a different value for every request."""
     bench.tracker.track(start("secret-id")).complete()
 
     values = {
@@ -321,7 +321,7 @@ def test_never_a_request_id(bench: Bench) -> None:
 
 
 def test_engine_known_twice(bench: Bench) -> None:
-    """Load adds up; what an engine said of itself does not, whoever else knows the engine."""
+    """Loads of stores add up; an engine's own values do not."""
     route = Route(npu_endpoint("qwen-0", devices=(), ai_core_utilization_avg=60.0))
     full = EndpointMetrics(running_requests=3, kv_cache_usage=0.9, update_time=NOW)
     route = Route(RouteEndpoint(route.leader.endpoint, full, route.leader.npu))
@@ -354,7 +354,7 @@ def test_engine_known_twice(bench: Bench) -> None:
 
 
 def test_errors_are_bounded(make_bench: Callable[..., Bench]) -> None:
-    """An error type is a router's text like any other: beyond the bound they count as one."""
+    """Error types beyond the limit count as one."""
     bench = make_bench(max_metric_values=2)
     for number in range(4):
         bench.tracker.track(start(f"request-{number}")).fail(f"error {number}")
@@ -368,7 +368,7 @@ def test_errors_are_bounded(make_bench: Callable[..., Bench]) -> None:
 
 
 def test_the_last_export(bench: Bench) -> None:
-    """What a tracker did until its end is in one more collection, and then gone."""
+    """The last values of a closed tracker are in one more collection, and then gone."""
     bench.tracker.track(start()).complete()
     bench.tracker.close()
 

@@ -23,7 +23,7 @@ from tests.tracking.test_round_trip import comparable
 
 @pytest.fixture
 def phase_bench(make_bench: Callable[..., Bench]) -> Callable[..., tuple[Bench, Exported]]:
-    """Makes benches with phase spans, and a look at all they export."""
+    """Make benches with phase spans, and a way to read all exported spans."""
 
     def make(sampler: Sampler = ALWAYS_ON, **settings: Any) -> tuple[Bench, Exported]:
         bench = make_bench(sampler, **{"phase_spans": True, **settings})
@@ -102,7 +102,7 @@ def test_error_while_decoding(phase_bench: Callable[..., tuple[Bench, Exported]]
 
 
 def test_after_a_reroute(phase_bench: Callable[..., tuple[Bench, Exported]]) -> None:
-    """Prefill begins with the dispatch that the first chunk answered."""
+    """Prefill starts at the dispatch whose answer had the first chunk."""
     bench, exported = phase_bench()
     tracked = bench.tracker.track(start(route=aggregated("qwen-0")))
     bench.clock.advance(100)
@@ -116,7 +116,7 @@ def test_after_a_reroute(phase_bench: Callable[..., tuple[Bench, Exported]]) -> 
 def test_rerouted_after_the_first_chunk(
     phase_bench: Callable[..., tuple[Bench, Exported]],
 ) -> None:
-    """A request that moved on after its first chunk has no phases: whose they were is unknown."""
+    """A request rerouted after its first chunk has no phases: their endpoints are unknown."""
     bench, exported = phase_bench()
     tracked = bench.tracker.track(start(route=aggregated("qwen-0")))
     tracked.chunk()
@@ -128,7 +128,7 @@ def test_rerouted_after_the_first_chunk(
 
 
 def test_no_first_chunk(phase_bench: Callable[..., tuple[Bench, Exported]]) -> None:
-    """Without a first chunk nobody knows where prefill ended: there are no phases."""
+    """Without a first chunk the end of prefill is unknown: there are no phases."""
     bench, exported = phase_bench()
     bench.tracker.track(start(route=disaggregated())).complete(output_tokens=128)
 
@@ -136,7 +136,7 @@ def test_no_first_chunk(phase_bench: Callable[..., tuple[Bench, Exported]]) -> N
 
 
 def test_record_without_an_end(bench: Bench) -> None:
-    """A record of another writer may not tell when its request ended: then it has no phases."""
+    """A foreign record without an end has no phases."""
     answer(bench, bench.tracker.track(start()))
     (record,) = bench.records
     assert [phase.name for phase in phases(record)] == ["prefill", "decode"]
@@ -157,7 +157,7 @@ def test_only_when_wanted(
     settings: dict[str, Any],
     names: list[str],
 ) -> None:
-    """There are no phases of requests that are not sampled, nor when they are off, the default."""
+    """Unsampled requests have no phases; nor has any request by default."""
     bench, exported = phase_bench(sampler, **settings)
     tracked = bench.tracker.track(start(route=disaggregated()))
     tracked.chunk()
@@ -170,7 +170,7 @@ def test_only_when_wanted(
 def test_record_round_trip(
     phase_bench: Callable[..., tuple[Bench, Exported]], tmp_path: Any
 ) -> None:
-    """Phases are no requests: a processor writes one record, which rebuilds the request's span."""
+    """Phases are not requests: a processor writes one record, which gives the same span."""
     bench, exported = phase_bench(npu_device_attributes=True)
     path = tmp_path / "by-hand.jsonl"
     by_hand = LifecycleSpanProcessor(PersistenceConfig(enabled=True, output_path=str(path)))
@@ -188,7 +188,7 @@ def test_record_round_trip(
 
 
 class RefusesPhases(SpanProcessor):
-    """Somebody else's processor, which cannot take a phase."""
+    """Another processor that raises for phases."""
 
     def on_start(self, span: Span, parent_context: Any = None) -> None:
         if span.name == "prefill":
@@ -196,7 +196,7 @@ class RefusesPhases(SpanProcessor):
 
 
 def test_a_processor_that_raises(phase_bench: Callable[..., tuple[Bench, Exported]]) -> None:
-    """A phase that cannot be made takes neither the request's span nor its record with it."""
+    """A phase that cannot be created affects neither the request's span nor its record."""
     bench, exported = phase_bench()
     bench.telemetry.tracer_provider.add_span_processor(RefusesPhases())
     tracked = bench.tracker.track(start(route=disaggregated()))

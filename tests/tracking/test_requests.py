@@ -1,4 +1,4 @@
-"""Every way a request can go: its whole span, its whole record, and the load it leaves."""
+"""Every course of a request: its complete span, its complete record, and its load."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def lines(bench: Bench) -> list[dict[str, Any]]:
 
 
 def after(bench: Bench, milliseconds: float, error: Exception) -> Exception:
-    """An error that comes so much later."""
+    """Raise an error after some time."""
     bench.clock.advance(milliseconds)
     return error
 
 
 def assert_idle(bench: Bench) -> None:
-    """Nothing is in flight, and the gauges say so."""
+    """Assert that nothing is in flight, also in the gauges."""
     assert bench.tracker.store.active_requests == 0
     assert set(bench.tracker.store.loads().values()) <= {Load()}
     metrics = bench.telemetry.metrics()
@@ -75,7 +75,7 @@ def assert_idle(bench: Bench) -> None:
 
 
 def test_aggregated(bench: Bench) -> None:
-    """A streamed request to one endpoint is charged to it until the end."""
+    """A stream to one endpoint adds to its load until the end."""
     tracker = bench.tracker
 
     with tracker.track(start()) as tracked:
@@ -100,7 +100,7 @@ def test_aggregated(bench: Bench) -> None:
 
 
 def test_prefill_decode(bench: Bench) -> None:
-    """A PD request charges prefill until its first chunk and decode until its end.
+    """A PD request adds to the prefill's load until its first chunk, to the decode's to its end.
 
     The leader is only identified.
     """
@@ -169,7 +169,7 @@ def test_prefill_decode(bench: Bench) -> None:
 
 
 def test_prefill_is_decode(bench: Bench) -> None:
-    """One endpoint for prefill and decode is charged once, until the end."""
+    """One endpoint for prefill and decode is counted once, until the end."""
     route = Route(bare("leader-0"), bare("both-0"), bare("both-0"))
 
     with bench.tracker.track(start(route=route)) as tracked:
@@ -193,7 +193,7 @@ def test_prefill_is_decode(bench: Bench) -> None:
 def test_release_on_first_chunk(
     make_bench: Callable[..., Bench], release: str, after_first_chunk: dict[str, Load]
 ) -> None:
-    """What the first chunk gives back is a setting; the end gives back the rest."""
+    """A setting decides which load the first chunk releases; the end releases the rest."""
     bench = make_bench(release_on_first_chunk=release)
 
     with bench.tracker.track(start(route=disaggregated())) as tracked:
@@ -211,7 +211,7 @@ def test_release_on_first_chunk(
 def test_time_per_output_token(
     bench: Bench, output_tokens: int | None, tpot_ms: float | None
 ) -> None:
-    """The tokens after the first share the time after the first; below two there are none."""
+    """The tokens after the first share the time after the first; below two there is none."""
     answer(bench, bench.tracker.track(start()), output_tokens=output_tokens)
 
     assert [finished["actual"] for finished in lines(bench)] == [
@@ -227,7 +227,7 @@ def test_time_per_output_token(
 def test_prediction_error_of_fast_answers(
     bench: Bench, ttft_ms: float, ratio: float | None
 ) -> None:
-    """The ratio is to what was measured, however short that is; to nothing there is none."""
+    """The ratio is to the measured value, however small; to 0 there is none."""
     request = RequestStart("request-1", aggregated(), prediction=LatencyPrediction(ttft_ms=2.0))
 
     tracked = bench.tracker.track(request)
@@ -267,7 +267,7 @@ def test_not_streaming(bench: Bench) -> None:
 
 
 def test_error_before_the_first_chunk(bench: Bench) -> None:
-    """An exception leaves the block as it is, and its type, not its text, is recorded."""
+    """An exception leaves the block unchanged, and only its type is recorded."""
     error = TimeoutError("secret")
 
     with pytest.raises(TimeoutError) as raised, bench.tracker.track(start()):
@@ -291,7 +291,7 @@ def test_error_before_the_first_chunk(bench: Bench) -> None:
 
 
 def test_error_after_the_first_chunk(bench: Bench) -> None:
-    """A stream that breaks has a TTFT, but no TPOT and no error of it."""
+    """A stream that breaks has a TTFT, but no TPOT and no prediction error of it."""
     with bench.tracker.track(start()) as tracked:
         bench.clock.advance(100)
         tracked.chunk()
@@ -332,7 +332,7 @@ def test_error_after_the_first_chunk(bench: Bench) -> None:
 
 @pytest.mark.parametrize("chunks", [0, 1])
 def test_client_disconnect(bench: Bench, chunks: int) -> None:
-    """A cancelled task is a disconnect and no error; before any chunk there is no TTFT."""
+    """A cancelled task is a disconnect, not an error; before any chunk there is no TTFT."""
 
     async def serve() -> None:
         async with bench.tracker.track(start()) as tracked:
@@ -435,7 +435,7 @@ def test_reroute(bench: Bench) -> None:
 
 
 def test_rerouted_again_and_again(bench: Bench) -> None:
-    """A router that tries for as long as an engine takes to start makes no record without end."""
+    """A router that retries for minutes does not make an endless record."""
     with bench.tracker.track(start(route=aggregated("qwen-0"))) as tracked:
         for number in range(1_000):
             tracked.first_byte()
@@ -453,7 +453,7 @@ def test_rerouted_again_and_again(bench: Bench) -> None:
 
 
 def test_duplicate_id(bench: Bench) -> None:
-    """A second start of an id in flight supersedes the first; the first handle is stale."""
+    """A second start of an id supersedes the first request, whose handle is then stale."""
     tracker = bench.tracker
     first = tracker.track(start())
     bench.clock.advance(1_000)
@@ -479,7 +479,7 @@ def test_duplicate_id(bench: Bench) -> None:
 
 
 def test_endpoint_deleted_in_flight_and_added_again(bench: Bench) -> None:
-    """A delete drops the counter, a re-added endpoint starts at 0, and nothing goes negative."""
+    """A delete drops the counter, a re-added endpoint starts at 0, no load is negative."""
     tracker = bench.tracker
     decode = endpoint("decode-0")
 
@@ -499,7 +499,7 @@ def test_endpoint_deleted_in_flight_and_added_again(bench: Bench) -> None:
 
 
 def test_nothing_known(bench: Bench) -> None:
-    """What is not known is null, with a reason, and nowhere a zero."""
+    """Unknown values are null, with a reason, and never 0."""
     request = RequestStart("request-1", Route(bare("qwen-0")))
 
     with bench.tracker.track(request) as tracked:
@@ -574,7 +574,7 @@ def test_nothing_known(bench: Bench) -> None:
 
 
 def test_sampled_out(make_bench: Callable[..., Bench]) -> None:
-    """A request that is not sampled is not exported, but its record is whole."""
+    """An unsampled request is not exported, but its record is complete."""
     bench = make_bench(ParentBased(ALWAYS_OFF))
 
     answer(bench, bench.tracker.track(start()))
@@ -586,7 +586,7 @@ def test_sampled_out(make_bench: Callable[..., Bench]) -> None:
 
 
 def test_served_elsewhere(bench: Bench) -> None:
-    """The endpoint that served is kept beside the selected one when they differ."""
+    """The serving endpoint is recorded if it differs from the selected one."""
     with bench.tracker.track(start()) as tracked:
         tracked.complete(served_endpoint=endpoint("qwen-1"))
 
@@ -611,7 +611,7 @@ def test_served_elsewhere(bench: Bench) -> None:
     ids=["known", "empty", "too long", "no text", "bytes"],
 )
 def test_finish_reason(bench: Bench, given: Any, kept: str | None, invalid: int) -> None:
-    """Why the engine stopped is in record and span, as text of bounded length."""
+    """The finish reason is in record and span, as bounded text."""
     bench.tracker.track(start()).complete(output_tokens=128, finish_reason=given)
 
     (line,) = lines(bench)
@@ -643,7 +643,7 @@ def test_first_byte(make_bench: Callable[..., Bench], asked_for: bool) -> None:
 
 @pytest.mark.parametrize("told_again", [True, False])
 def test_first_byte_of_the_last_route(bench: Bench, told_again: bool) -> None:
-    """What a former engine sent is no part of the answer; what became known of the route is."""
+    """A reroute discards the earlier first byte; extending the route does not."""
     with bench.tracker.track(start()) as tracked:
         bench.clock.advance(125)
         tracked.first_byte()
@@ -659,7 +659,7 @@ def test_first_byte_of_the_last_route(bench: Bench, told_again: bool) -> None:
 
 
 def test_dispatch_load_excludes_the_request(bench: Bench) -> None:
-    """A request's own charge is not in its snapshot; those before it are."""
+    """A request's snapshot excludes its own load and includes earlier ones."""
     first = bench.tracker.track(start("request-1"))
     second = bench.tracker.track(start("request-2"))
     first.complete()
@@ -701,7 +701,7 @@ def test_prefix_cache_hit_rate(bench: Bench) -> None:
 
 
 def test_old_npu_state(bench: Bench) -> None:
-    """An NPU state as old as metrics may not be is no feature, whatever its status says."""
+    """An NPU state older than metrics may be is not used, whatever its status."""
     route = aggregated()
     old = NOW - timedelta(minutes=1)
     assert route.leader.npu is not None
@@ -722,7 +722,7 @@ def test_old_npu_state(bench: Bench) -> None:
     ("source", "length"), [("tokenized", 512), ("estimated", 700), (None, 700)]
 )
 def test_reported_length(bench: Bench, source: str | None, length: int) -> None:
-    """The engine's count of the prompt replaces an estimate, and nothing that was counted."""
+    """The engine's count of the prompt replaces an estimate, but not in the load."""
     request = RequestStart(
         "request-1",
         aggregated(),
@@ -740,7 +740,7 @@ def test_reported_length(bench: Bench, source: str | None, length: int) -> None:
 
 
 def test_reroute_after_the_first_chunk(bench: Bench) -> None:
-    """A request that is sent again in mid-stream has nothing left to prefill."""
+    """A request rerouted after its first chunk adds no prefill load."""
     again = Route(bare("leader-0"), bare("prefill-1"), bare("decode-1"))
     with bench.tracker.track(start(route=disaggregated())) as tracked:
         tracked.chunk()
@@ -753,7 +753,7 @@ def test_reroute_after_the_first_chunk(bench: Bench) -> None:
 
 
 def test_reroute_after_the_first_chunk_to_one_endpoint(bench: Bench) -> None:
-    """Where prefill and decode are one endpoint, the decode that goes on there is charged."""
+    """If one endpoint does both, it carries the load of the decode."""
     both = Route(bare("leader-0"), bare("both-0"), bare("both-0"))
     with bench.tracker.track(start(route=disaggregated())) as tracked:
         tracked.chunk()

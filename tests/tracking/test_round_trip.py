@@ -1,4 +1,4 @@
-"""A record rebuilds its span, and a span its record, to the last field."""
+"""A record gives back its span, and a span its record, to the last field."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ completions = st.builds(
 
 @pytest.fixture
 def detailed_bench(make_bench: Callable[..., Bench]) -> Iterator[Bench]:
-    """A bench whose spans carry all optional attributes, which is what makes them complete."""
+    """A bench whose spans have all optional attributes, which makes them complete."""
     return make_bench(npu_device_attributes=True, first_byte_attribute=True)  # type: ignore[return-value]
 
 
 def comparable(span: ReadableSpan) -> dict[str, object]:
-    """All of a span that telemetry tells of it."""
+    """Return everything in a span that telemetry sets."""
     assert span.context is not None
     assert span.instrumentation_scope is not None
     return {
@@ -109,7 +109,7 @@ def test_record_and_span_rebuild_each_other(
     reroute: Route | None,
     traced: bool,
 ) -> None:
-    """Whatever the router says, the record is valid, survives JSON, and equals its span."""
+    """Whatever the router reports, the record is valid, survives JSON, and equals its span."""
     bench = detailed_bench
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     headers = {"traceparent": parent, "tracestate": "vendor=value"} if traced else {}
@@ -137,7 +137,7 @@ def test_record_and_span_rebuild_each_other(
 
 
 def test_rejected_request(bench: Bench) -> None:
-    """A record without a route makes the trip as well."""
+    """A record without a route is converted too."""
 
     class Request:
         request_id = "request-1"
@@ -154,7 +154,7 @@ def test_rejected_request(bench: Bench) -> None:
 
 
 def test_untraced_record(bench: Bench) -> None:
-    """A record whose request was not traced cannot become a span, and says so."""
+    """A record of an untraced request cannot become a span, which is an error."""
     bench.tracker.track(RequestStart("request-1", None)).complete()
     record = msgspec.json.decode(
         b'{"requestId":"r","startedAt":"2026-11-24T23:42:56.564324304Z","prediction":{},'
@@ -167,7 +167,7 @@ def test_untraced_record(bench: Bench) -> None:
 
 
 def test_foreign_span(bench: Bench) -> None:
-    """A span of somebody else is not a record, and says so."""
+    """A foreign span cannot become a record, which is an error."""
     tracer = bench.telemetry.tracer_provider.get_tracer("somebody")
     span = tracer.start_span("POST")
     span.end()

@@ -1,4 +1,4 @@
-"""The file holds every request, exporters the sampled ones, and nobody else notices."""
+"""The file has every request, exporters only the sampled ones, and no one else is affected."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.routes import start
 
 
 class Seen(SpanProcessor):
-    """Remembers every span that ended, sampled or not."""
+    """Remembers every ended span, sampled or not."""
 
     def __init__(self) -> None:
         self.spans: list[ReadableSpan] = []
@@ -56,7 +56,7 @@ def test_head_sampling(make_bench: Callable[..., Bench]) -> None:
 
 
 def test_unsampled(make_bench: Callable[..., Bench]) -> None:
-    """An unsampled request is in the file, with the ids that went to the engine, and no span."""
+    """An unsampled request is in the file, with the ids sent to the engine, but has no span."""
     bench = make_bench(ALWAYS_OFF)
     seen = Seen()
     bench.telemetry.tracer_provider.add_span_processor(seen)
@@ -75,7 +75,7 @@ def test_unsampled(make_bench: Callable[..., Bench]) -> None:
 
 @pytest.mark.parametrize("sampler", [ALWAYS_OFF, ALWAYS_ON], ids=["off", "on"])
 def test_trace_state(make_bench: Callable[..., Bench], sampler: Sampler) -> None:
-    """What vendors say in the trace state goes on to the engine, whatever is sampled."""
+    """Vendors' trace state is passed on to the engine, whatever is sampled."""
     bench = make_bench(RecordAllSampler(ParentBased(sampler)))
     parent = {
         "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00",
@@ -91,7 +91,7 @@ def test_trace_state(make_bench: Callable[..., Bench], sampler: Sampler) -> None
 
 
 def test_by_hand(tmp_path) -> None:
-    """Sampler and processor can be put on a provider by hand, without a tracker's settings."""
+    """Sampler and processor can be added to a provider by hand, without a tracker's settings."""
     path = tmp_path / "records.jsonl"
     telemetry = InMemoryTelemetry(RecordAllSampler(ALWAYS_OFF))
     config = PersistenceConfig(enabled=True, output_path=str(path))
@@ -111,5 +111,5 @@ def test_by_hand(tmp_path) -> None:
 
 
 def test_description() -> None:
-    """The sampler says what it wraps."""
+    """The sampler's description names the wrapped sampler."""
     assert RecordAllSampler(ALWAYS_OFF).get_description() == "RecordAllSampler{AlwaysOffSampler}"

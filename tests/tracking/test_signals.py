@@ -1,4 +1,4 @@
-"""A signal handler that closes the tracker, whatever the tracker is doing at that moment."""
+"""A signal handler closes the tracker at any moment of its work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.tracking.interruption import interrupt
 
 
 def serve(tracker: RequestLifecycleTracker) -> None:
-    """A request that does everything a request can do to the load."""
+    """A request that changes the load in every possible way."""
     with tracker.track(start(route=disaggregated())) as tracked:
         tracked.chunk()
         tracked.reroute(disaggregated(), reason="retry")
@@ -17,7 +17,7 @@ def serve(tracker: RequestLifecycleTracker) -> None:
 
 
 def test_closed_in_the_middle(bench: Bench) -> None:
-    """The request ends once, and gives back exactly what it charged."""
+    """The request ends once, and gives back exactly the load it added."""
     store = bench.tracker.store
     moment = 0
     interrupted = True

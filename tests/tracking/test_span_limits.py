@@ -1,4 +1,4 @@
-"""The SDK's limits hold for lifecycle spans, and values come out as the SDK would have them."""
+"""The SDK's limits hold for lifecycle spans, with the same values as in the SDK."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.routes import disaggregated, start
 
 
 def served(limits: SpanLimits | None) -> ReadableSpan:
-    """The span of one request under some limits."""
+    """Return the span of one request under some limits."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider(span_limits=limits)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -28,7 +28,7 @@ def served(limits: SpanLimits | None) -> ReadableSpan:
 
 
 def test_without_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The attributes are those, in value and type, that the SDK makes of them itself."""
+    """Attributes equal, in value and type, those that the SDK itself would set."""
     ours = dict(served(None).attributes or {})
     offered: list[dict[str, object]] = []
     monkeypatch.setattr(
@@ -45,7 +45,7 @@ def test_without_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_count_limit() -> None:
-    """A limit on the number of attributes is kept, and what it costs is counted."""
+    """A limit on the number of attributes holds, and dropped ones are counted."""
     everything = len(served(None).attributes or {})
     span = served(SpanLimits(max_span_attributes=10))
 
@@ -54,7 +54,7 @@ def test_count_limit() -> None:
 
 
 def test_length_limit() -> None:
-    """A limit on the length of values is kept."""
+    """A limit on the length of values holds."""
     span = served(SpanLimits(max_span_attribute_length=4))
 
     texts = [value for value in (span.attributes or {}).values() if isinstance(value, str)]
@@ -62,7 +62,7 @@ def test_length_limit() -> None:
 
 
 def test_ended_span() -> None:
-    """A span that somebody else ended takes no more attributes."""
+    """A span that others have ended accepts no more attributes."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -79,7 +79,7 @@ def test_ended_span() -> None:
 
 
 def test_events_without_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The events are those, in name, attributes and their types, that the SDK makes itself."""
+    """Events equal, in name, attributes and types, those of the SDK."""
     ours = served(None).events
     monkeypatch.setattr(
         "otel_lifecycle.telemetry.live_span.add_clean_event",
@@ -97,7 +97,7 @@ def test_events_without_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_event_limits() -> None:
-    """Limits on the attributes of an event, their number and their length, are kept."""
+    """Limits on the number and length of an event's attributes hold."""
     (few,) = served(SpanLimits(max_event_attributes=1)).events
     (short,) = served(SpanLimits(max_attribute_length=4)).events
 

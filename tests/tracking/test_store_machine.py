@@ -68,7 +68,7 @@ class Store(RuleBasedStateMachine):
     def start(
         self, request_id: str, pd: bool, first: str, second: str, tokens: int, thread: int
     ) -> Any:
-        """A request, aggregated or PD, maybe under an id in flight."""
+        """Start a request, aggregated or PD, maybe under an id in flight."""
         ends = [RouteEndpoint(endpoint(name)) for name in (first, second)]
         route = Route(RouteEndpoint(endpoint("leader")), *ends) if pd else Route(ends[0])
         request = RequestStart(request_id, route, input_tokens=tokens)
@@ -81,7 +81,7 @@ class Store(RuleBasedStateMachine):
 
     @rule(handle=handles, thread=threads)
     def chunk(self, handle: tuple[str, TrackedRequest], thread: int) -> None:
-        """The first chunk gives the prefill charge of a PD route back."""
+        """The first chunk releases the prefill load of a PD request."""
         request_id, tracked = handle
         alive = tracked.is_tracked
         self._in(thread, tracked.chunk)
@@ -95,7 +95,7 @@ class Store(RuleBasedStateMachine):
         thread=threads,
     )
     def end(self, handle: tuple[str, TrackedRequest], end: str, thread: int) -> None:
-        """A request ends, once; ends of stale handles do nothing."""
+        """A request ends once; ends of stale handles do nothing."""
         request_id, tracked = handle
         alive = tracked.is_tracked
         self._in(thread, getattr(tracked, end), *(("error",) if end == "fail" else ()))
@@ -104,7 +104,7 @@ class Store(RuleBasedStateMachine):
 
     @rule(handle=handles, pod=pods, thread=threads)
     def reroute(self, handle: tuple[str, TrackedRequest], pod: str, thread: int) -> None:
-        """A request goes to another endpoint."""
+        """A request moves to another endpoint."""
         request_id, tracked = handle
         alive = tracked.is_tracked
         self._in(thread, tracked.reroute, Route(RouteEndpoint(endpoint(pod))))
@@ -114,7 +114,7 @@ class Store(RuleBasedStateMachine):
 
     @rule(request_id=st.sampled_from(IDS), pod=pods, thread=threads)
     def abandon(self, request_id: str, pod: str, thread: int) -> None:
-        """A handle is forgotten; what it superseded is ended too."""
+        """A handle is dropped; the request it superseded has ended too."""
         route = Route(RouteEndpoint(endpoint(pod)))
         self._in(thread, self._tracker.track, RequestStart(request_id, route, input_tokens=7))
         gc.collect(0)
@@ -124,14 +124,14 @@ class Store(RuleBasedStateMachine):
 
     @rule(pod=pods, kind=st.sampled_from(list(EndpointEventType)), thread=threads)
     def endpoint_event(self, pod: str, kind: EndpointEventType, thread: int) -> None:
-        """An endpoint leaves, or joins again and starts at zero."""
+        """An endpoint leaves, or joins again with no load."""
         self._in(thread, self._tracker.extract_endpoint, EndpointEvent(kind, endpoint(pod)))
         if kind is EndpointEventType.DELETE:
             self._generations[pod] += 1
 
     @invariant()
     def counters_are_the_sum_of_leases(self) -> None:
-        """Every live counter is what the requests in flight charge to it, never below zero."""
+        """Every counter is the sum of the requests in flight, never below 0."""
         expected = {name: [0, 0] for name in PODS}
         for tokens, charged, _ in self._charges.values():
             for name, generation in charged:

@@ -1,1 +1,1 @@
-"""What type checkers make of the public API; nothing here is run."""
+"""The public API as type checkers see it; nothing here is run."""

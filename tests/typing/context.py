@@ -1,4 +1,4 @@
-"""What the snippets of the pages leave out: names that they only use."""
+"""Names that the snippets of the pages use without defining them."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ saved: bytes
 
 
 def engine(headers: dict[str, str]) -> AsyncIterator[str]:
-    """Asks an engine."""
+    """Ask an engine."""
     raise NotImplementedError
 
 
 def send(records: Sequence[PositionedRecord]) -> None:
-    """Sends records somewhere."""
+    """Send records somewhere."""
 
 
 def save(position: bytes) -> None:
-    """Keeps a position."""
+    """Store a position."""
 
 
 def train(features: Sequence[PredictionInput], latency: ActualLatency) -> None:
-    """Learns."""
+    """Learn."""

@@ -1,5 +1,5 @@
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true
-"""What the names of the package take and give, for pyright and for mypy.
+"""The types that the package's names accept and return, for pyright and mypy.
 
 `type: ignore` marks a line that has to be refused: each tells of a mark that it does not need.
 """
@@ -34,7 +34,7 @@ from otel_lifecycle.testing import InMemoryTelemetry, ManualClock
 
 
 def settings() -> TrackerConfig:
-    """A duration is given as text or as a timedelta, and read as a timedelta."""
+    """A duration is set as text or as a timedelta, and read as a timedelta."""
     persistence = PersistenceConfig(
         enabled=True,
         output_path="records.jsonl",
@@ -90,7 +90,7 @@ async def concurrent_requests(tracker: RequestLifecycleTracker, start: RequestSt
 
 
 def routes() -> RequestStart:
-    """What is not known is left out."""
+    """Unknown values are omitted."""
     endpoint = Endpoint(address="10.0.0.7", port="8000")
     leader = RouteEndpoint(endpoint, EndpointMetrics(running_requests=3))
     Endpoint(address="10.0.0.7", port=8000)  # type: ignore[arg-type]
@@ -100,7 +100,7 @@ def routes() -> RequestStart:
 
 
 def records() -> None:
-    """What is read has its types, and null where it may be unknown."""
+    """Values that are read have their types, and may be None if unknown."""
     found = read_records("records.jsonl")
     assert_type(found, Iterator[LifecycleRecord])
     for record in found:

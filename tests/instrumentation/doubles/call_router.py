@@ -1,4 +1,4 @@
-"""A router that makes the calls it is told: one after the other, or several at once."""
+"""A router that makes programmed calls, one after the other or concurrently."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHAT = "/v1/chat/completions"
 
 
 class Call(NamedTuple):
-    """One call: its engine, and what its body has that the client's has not."""
+    """One call: its engine, and how its body differs from the client's."""
 
     url: str
     changes: Mapping[str, Any] = MappingProxyType({})
@@ -25,13 +25,13 @@ class Call(NamedTuple):
     packed: bool = False
 
     def body(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """The client's body, changed."""
+        """Return the client's body, changed."""
         body = {**asked, **self.changes}
         return {name: value for name, value in body.items() if value is not None}
 
 
 class Answer(NamedTuple):
-    """What an engine said."""
+    """An engine's answer."""
 
     status: int
     media_type: str
@@ -68,7 +68,7 @@ class HttpxCalls:
 
 
 class AiohttpCalls:
-    """Through aiohttp, which gets objects and encodes them itself."""
+    """Through aiohttp, which encodes objects itself."""
 
     async def start(self) -> None:
         self.session = aiohttp.ClientSession()
@@ -94,7 +94,7 @@ class AiohttpCalls:
 
 
 def make_racing_router(client: Any, *calls: Call, winner: int) -> FastAPI:
-    """A router that reads the first chunk of several streams, and goes on with one of them."""
+    """A router that reads the first chunk of several streams, and continues with one of them."""
     app = FastAPI()
 
     async def race(asked: dict[str, Any]) -> AsyncIterator[bytes]:
@@ -161,7 +161,7 @@ def make_router(
 
 
 async def first_good(tasks: list[asyncio.Task[Answer]]) -> list[Answer]:
-    """The first answer that is none of an error; the others are cancelled."""
+    """Return the first answer without an error; cancel the others."""
     waiting = set(tasks)
     answers: list[Answer] = []
     while waiting and not (answers and answers[-1].status < 400):

@@ -1,4 +1,4 @@
-"""Answers in the words of each dialect, with what a reader should say of them."""
+"""Answers in each dialect, with the expected results of reading them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CHUNK = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m
 
 
 def sse(*events: Any, name: str | None = None, end: str = "\n") -> bytes:
-    """Server-sent events, one for each object; a dict's `type` names it where `name` is `type`."""
+    """Server-sent events, one per object, named by a dict's `type` if `name` is `type`."""
     told = b""
     for event in events:
         if name is not None:
@@ -21,7 +21,7 @@ def sse(*events: Any, name: str | None = None, end: str = "\n") -> bytes:
 
 
 def lines(*pieces: Any, end: bytes = b"\n") -> bytes:
-    """A line of JSON for each piece."""
+    """One line of JSON per piece."""
     return b"".join(json.dumps(piece).encode() + end for piece in pieces)
 
 
@@ -32,7 +32,7 @@ def chat(delta: Any, reason: Any = None, index: int = 0, **more: Any) -> dict[st
 
 
 def generated(text: str, count: int, reason: Any = None, **more: Any) -> dict[str, Any]:
-    """A piece of SGLang's own answer."""
+    """A chunk of SGLang's own dialect."""
     info = {
         "id": "r",
         "finish_reason": reason,
@@ -53,7 +53,7 @@ USAGE = {
 
 @dataclass(frozen=True)
 class Said:
-    """What an answer says once it is whole.
+    """The result of reading a complete answer.
 
     Attributes:
         name: Of the dialect and the answer.
@@ -292,7 +292,7 @@ STREAMS = [
 
 
 def body(*, name: str, value: Any, **said: Any) -> Said:
-    """A whole answer."""
+    """A complete answer."""
     content = value if isinstance(value, bytes) else json.dumps(value).encode()
     return Said(name, content, **{"is_stream": False, **said})
 

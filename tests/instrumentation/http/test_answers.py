@@ -1,4 +1,4 @@
-"""What is read of OpenAI-style requests and responses as they pass by."""
+"""Reading OpenAI-style requests and responses as they pass."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CASES = json.loads(Path(__file__).with_name("engine_answers.json").read_text("ut
 
 @pytest.fixture(autouse=True, scope="module")
 def nothing_raises() -> Iterator[None]:
-    """Fails a test in which the reader has to give up, which no router would notice."""
+    """Fail a test in which the reader gives up, which a router would not notice."""
 
     def give_up(_: AnswerReader) -> None:
         raise AssertionError
@@ -61,7 +61,7 @@ TOLD = ("is_stream", "ended", "failed", "input_tokens", "output_tokens", "cached
 
 
 def read(*chunks: bytes) -> dict[str, Any]:
-    """What a reader says after these chunks."""
+    """Return the result after these chunks."""
     reader = AnswerReader()
     for chunk in chunks:
         reader.feed(chunk)
@@ -72,7 +72,7 @@ def read(*chunks: bytes) -> dict[str, Any]:
 def answer(
     *, is_stream: bool, ended: bool, usage: tuple[Any, Any, Any] = (None, None, None)
 ) -> Any:
-    """What a reader should say."""
+    """The expected result."""
     found = dict(zip(TOLD[3:], usage, strict=True))
     return {"is_stream": is_stream, "ended": ended, "failed": False, **found}
 
@@ -98,7 +98,7 @@ def answer(
     ],
 )
 def test_truncated(length: str | None, chunks: list[bytes], truncated: bool) -> None:
-    """An answer is cut short when that is known, and not when it may only be odd."""
+    """An answer is truncated only if that is certain, not if it is merely odd."""
     reader = AnswerReader()
     reader.begin(200, {} if length is None else {"content-length": length})
     for chunk in chunks:
@@ -133,7 +133,7 @@ def test_truncated(length: str | None, chunks: list[bytes], truncated: bool) -> 
     ],
 )
 def test_end_of_a_stream(chunks: list[bytes], ended: bool) -> None:
-    """A stream ends with its terminator, in whatever pieces it comes, and not with talk of one."""
+    """A stream ends with its terminator, however it is split, not with text that mentions it."""
     whole = b"".join(chunks)
     expected = answer(is_stream=True, ended=ended)
 
@@ -151,7 +151,7 @@ def test_end_of_a_stream(chunks: list[bytes], ended: bool) -> None:
     ],
 )
 def test_error_in_a_stream(event: bytes, failed: bool) -> None:
-    """An engine may tell of its error in the stream, and end that as if nothing had been."""
+    """An engine may send an error in the stream and then end the stream normally."""
     chunks = [DATA % b"hello", event, DONE]
     expected = {**answer(is_stream=True, ended=True), "failed": failed}
 
@@ -162,7 +162,7 @@ def test_error_in_a_stream(event: bytes, failed: bool) -> None:
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("size", [1, 7, 64, 1_000, 1 << 20])
 def test_usage(stream: bool, size: int) -> None:
-    """The usage is found wherever the chunks are cut."""
+    """The usage is found wherever the chunks are split."""
     body = (
         DATA % b"hello" * 200 + b'data: {"usage":null}\n\ndata: {' + USAGE + b"}\n\n" + DONE
         if stream
@@ -174,7 +174,7 @@ def test_usage(stream: bool, size: int) -> None:
 
 
 def test_last_usage_counts() -> None:
-    """Of a usage that goes on growing the last one counts."""
+    """If the usage grows, the last one counts."""
     chunks = [
         b'data: {"usage":{"prompt_tokens":5,"completion_tokens":%d}}\n\n' % number
         for number in range(1, 100)
@@ -185,12 +185,12 @@ def test_last_usage_counts() -> None:
 
 @pytest.mark.parametrize("usage", [b'"usage":{', b'"usage":{"a":"' + b"x" * 10_000, b'"usage":{]}'])
 def test_broken_usage(usage: bytes) -> None:
-    """Usage that cannot be read is unknown."""
+    """Invalid usage is unknown."""
     assert read(DATA % b"hello", usage, DONE, DONE) == answer(is_stream=True, ended=True)
 
 
 def said(reader: AnswerReader) -> dict[str, Any]:
-    """All that a reader tells."""
+    """Return the complete result."""
     names = (*TOLD, "has_output", "finish_reason", "is_truncated")
     return {name: getattr(reader, name) for name in names}
 
@@ -198,7 +198,7 @@ def said(reader: AnswerReader) -> dict[str, Any]:
 def read_all(
     chunks: Iterable[bytes], headers: dict[str, str] | None = None, status: int = 200, **asked: int
 ) -> dict[str, Any]:
-    """What a reader says of a whole answer."""
+    """Return the result of reading a complete answer."""
     reader = AnswerReader()
     reader.begin(status, headers or {})
     for chunk in chunks:
@@ -208,13 +208,13 @@ def read_all(
 
 
 def cut(content: bytes, places: Iterable[int]) -> list[bytes]:
-    """The content in pieces."""
+    """Split the content into pieces."""
     bounds = [0, *sorted(places), len(content)]
     return [content[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 def expected(answer: Said) -> dict[str, Any]:
-    """What a reader should say of a whole answer."""
+    """The expected result for a complete answer."""
     usage = dict(zip(TOLD[3:], answer.usage, strict=True))
     return {
         "is_stream": answer.is_stream,
@@ -229,7 +229,7 @@ def expected(answer: Said) -> dict[str, Any]:
 
 @pytest.mark.parametrize("answer", [*STREAMS, *WHOLE], ids=lambda answer: answer.name)
 def test_dialects(answer: Said) -> None:
-    """Usage, end, finish reason and output are read in every dialect, however it is cut."""
+    """Usage, end, finish reason and output are read in every dialect, however it is split."""
     assert read_all([answer.body], answer.headers) == expected(answer)
     step = 1 if len(answer.body) < 20_000 else 997
     pieces = cut(answer.body, range(step, len(answer.body), step))
@@ -238,7 +238,7 @@ def test_dialects(answer: Said) -> None:
 
 @pytest.mark.parametrize("answer", STREAMS, ids=lambda answer: answer.name)
 def test_streams_cut_anywhere(answer: Said) -> None:
-    """What is left of a stream is the same in one piece and in two, and is not taken for whole."""
+    """A truncated stream gives the same result in one piece and in two, and is not complete."""
     for end in range(len(answer.body)):
         start = answer.body[:end]
         in_one = read_all([start], answer.headers)
@@ -249,7 +249,7 @@ def test_streams_cut_anywhere(answer: Said) -> None:
 
 @pytest.mark.parametrize("answer", WHOLE, ids=lambda answer: answer.name)
 def test_bodies_cut_anywhere(answer: Said) -> None:
-    """A whole answer without its end is cut short, and only that."""
+    """An answer without its end is truncated, and only that."""
     content = answer.body.rstrip()
     step = 1 if len(content) < 5_000 else len(content) // 100
     for end in range(1, len(content), step):
@@ -261,7 +261,7 @@ def test_bodies_cut_anywhere(answer: Said) -> None:
     data=st.data(),
 )
 def test_any_chunks(answer: Said, data: st.DataObject) -> None:
-    """Where the chunks are cut changes nothing."""
+    """The result does not depend on where the chunks are split."""
     places = data.draw(st.lists(st.integers(0, len(answer.body)), max_size=8))
 
     assert read_all(cut(answer.body, places), answer.headers) == expected(answer)
@@ -292,7 +292,7 @@ pieces_of_streams = st.lists(
 
 @given(pieces=pieces_of_streams, places=st.lists(st.integers(0, 2_000), max_size=6))
 def test_any_stream_in_any_chunks(pieces: list[bytes], places: list[int]) -> None:
-    """Events in the chunks they come in, in one chunk, byte by byte: all tell the same."""
+    """Events give the same result in any chunks, in one chunk, and byte by byte."""
     content = b": begin\n\n" + b"".join(pieces)
     in_one = read_all([content])
 
@@ -303,7 +303,7 @@ def test_any_stream_in_any_chunks(pieces: list[bytes], places: list[int]) -> Non
 
 @given(st.lists(st.binary(max_size=40), max_size=10))
 def test_any_bytes(chunks: list[bytes]) -> None:
-    """Nothing raises, and the cuts do not matter either."""
+    """Nothing raises, and the result does not depend on the chunks."""
     for start in (b"", b"data: ", b"{", b'[{"', b'{"done":false}\n'):
         assert read_all([start, *chunks]) == read_all([start + b"".join(chunks)])
 
@@ -311,7 +311,7 @@ def test_any_bytes(chunks: list[bytes]) -> None:
 @pytest.mark.parametrize("event", ERRORS_IN_A_STREAM.values(), ids=ERRORS_IN_A_STREAM)
 @pytest.mark.parametrize("before", [0, 1, 5])
 def test_errors_in_a_stream(before: int, event: bytes) -> None:
-    """An engine's error is seen at any place and in any shape, whatever comes after it."""
+    """An engine's error is found at any place and in any shape, whatever follows it."""
     chunks = [sse(chat({"content": "a" * number})) for number in range(before)]
     chunks += [event, sse(chat({}, "stop")), DONE]
     content = b": begin\n\n" + b"".join(chunks)
@@ -321,7 +321,7 @@ def test_errors_in_a_stream(before: int, event: bytes) -> None:
 
 
 def test_abort_of_sglang() -> None:
-    """SGLang says in its counts that a request was aborted."""
+    """SGLang reports an aborted request in its usage."""
     aborted = generated("", 0, {"type": "abort", "message": "x", "status_code": 500})
 
     assert read_all([sse(generated("a", 1)), sse(aborted), DONE])["failed"]
@@ -329,7 +329,7 @@ def test_abort_of_sglang() -> None:
 
 @pytest.mark.parametrize("event", NO_ERRORS_IN_A_STREAM.values(), ids=NO_ERRORS_IN_A_STREAM)
 def test_no_errors_in_a_stream(event: bytes) -> None:
-    """What only looks like an error is none."""
+    """Text that only looks like an error is not one."""
     chunks = [sse(chat({"content": "a"})), event, sse(chat({}, "stop")), DONE]
 
     found = read_all(chunks)
@@ -338,7 +338,7 @@ def test_no_errors_in_a_stream(event: bytes) -> None:
 
 @pytest.mark.parametrize("value", ERRORS_AS_BODY.values(), ids=ERRORS_AS_BODY)
 def test_errors_under_a_good_status(value: Any) -> None:
-    """A body that is an error, or tells of one."""
+    """A body may be an error, or contain one."""
     found = read_all([json.dumps(value).encode()])
 
     assert (found["failed"], found["is_truncated"]) == (True, False)
@@ -359,7 +359,7 @@ def test_errors_under_a_good_status(value: Any) -> None:
     ],
 )
 def test_not_whole(content: bytes) -> None:
-    """JSON that is glued together or breaks off is an answer cut short."""
+    """JSON that is glued together or cut off is a truncated answer."""
     assert read_all([content])["is_truncated"]
 
 
@@ -389,7 +389,7 @@ def test_not_whole(content: bytes) -> None:
 def test_known_to_be_cut(
     status: int, headers: dict[str, str], content: bytes, truncated: bool
 ) -> None:
-    """Only what is known to be cut short is; what cannot be read is unknown."""
+    """Only an answer that is certainly truncated counts as such; an unreadable one is unknown."""
     found = read_all([content], headers, status)
 
     assert found["is_truncated"] is truncated
@@ -397,7 +397,7 @@ def test_known_to_be_cut(
 
 
 def test_byte_order_mark() -> None:
-    """A byte order mark comes before streams and bodies, and means nothing."""
+    """A byte order mark before a stream or a body is ignored."""
     for answer in (STREAMS[0], WHOLE[0]):
         marked = b"\xef\xbb\xbf" + answer.body
         assert read_all([marked]) == expected(answer)
@@ -417,7 +417,7 @@ def test_byte_order_mark() -> None:
     ],
 )
 def test_each_choice_has_its_end(events: list[Any], asked: int, ended: bool) -> None:
-    """A stream has ended when every choice has, and as many as were asked for."""
+    """A stream ends when every choice has ended, and there are as many as requested."""
     assert read_all([sse(*events)], choices=asked)["ended"] is ended
     assert read_all([sse(*events), DONE], choices=asked)["ended"]
 
@@ -439,7 +439,7 @@ def test_each_choice_has_its_end(events: list[Any], asked: int, ended: bool) -> 
     ],
 )
 def test_counts_that_are_none(usages: list[Any], found: tuple[Any, Any, Any]) -> None:
-    """The zeros of a translator, and what is no count, are unknown."""
+    """The zeros of a translator, and invalid counts, are unknown."""
     events = [chat({"content": "a"}), *({**CHUNK, "choices": [], "usage": u} for u in usages)]
     told = read_all([sse(*events), sse(chat({}, "stop"))])
 
@@ -447,7 +447,7 @@ def test_counts_that_are_none(usages: list[Any], found: tuple[Any, Any, Any]) ->
 
 
 def test_prompts_of_several_samples() -> None:
-    """Each of the samples of a prompt counts the prompt; it is one all the same."""
+    """The prompt of several samples is counted once."""
     pieces = [generated("a", 1, {"type": "stop"}) for _ in range(4)]
     content = [json.dumps(pieces).encode()]
 
@@ -475,7 +475,7 @@ def test_prompts_of_several_samples() -> None:
     ],
 )
 def test_no_output(chunks: list[bytes]) -> None:
-    """Comments, pings, roles, created events and usage are no output."""
+    """Comments, pings, roles, created events and usage are not output."""
     assert not read_all(chunks)["has_output"]
 
 
@@ -512,7 +512,7 @@ def test_no_output(chunks: list[bytes]) -> None:
     ],
 )
 def test_first_output(content: bytes) -> None:
-    """Content, reasoning, tool calls and audio are output, once their event is whole."""
+    """Content, reasoning, tool calls and audio are output, when their event is complete."""
     reader = AnswerReader()
     reader.feed(b": begin\n\n" if content.startswith(b"data") else b"")
     reader.feed(content[:-1].rstrip(b"\n"))
@@ -530,7 +530,7 @@ def test_first_output(content: bytes) -> None:
     ],
 )
 def test_repetition_of_other_texts(odd: bytes) -> None:
-    """Only events that differ in a text of the answer are taken for the same."""
+    """Only events that differ in a text of the answer count as repetitions."""
     begun = sse(chat({"content": "a"}))
     twins = [odd, odd.replace(b"a", b"b"), odd.replace(b"a", b"error")]
 
@@ -550,7 +550,7 @@ def test_text_that_is_no_repetition(text: str) -> None:
 
 
 def test_end_in_the_shape_of_a_repetition() -> None:
-    """An end that has the shape of the chunks before it is an end."""
+    """An end shaped like the previous chunks is still an end."""
     begun = [sse(chat({"content": word})) for word in ("a", "b", "c")]
     raw = begun[0].replace(b'"a"', b'"a"}, "finish_reason": "stop", "x": {"y": "z"')
 
@@ -561,7 +561,7 @@ def test_end_in_the_shape_of_a_repetition() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_engine_answers(case: dict[str, Any]) -> None:
-    """Answers of real engines say what their records have to."""
+    """Real engines' answers give the results that their records must have."""
     request = InferenceRequest.of_body(json.dumps(case["request"]).encode())
     found = read_all(
         [part.encode() for part in case["parts"] if isinstance(part, str)],

@@ -15,7 +15,7 @@ from tests.instrumentation.http.dialects import WHOLE
 
 
 def test_unpacked_by_the_client() -> None:
-    """An answer that the client library has unpacked is read, whatever its headers say."""
+    """An answer decompressed by the client library is read, whatever its headers say."""
     answer = WHOLE[0]
     packed = gzip.compress(answer.body)
     headers = {"content-encoding": "gzip", "content-length": str(len(packed))}

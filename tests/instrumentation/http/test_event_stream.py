@@ -1,4 +1,4 @@
-"""Server-sent events: the cases of the WHATWG's specification and of its test suite."""
+"""Server-sent events: the cases of the WHATWG specification and of its test suite."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from otel_lifecycle.instrumentation.http.answers.event_stream import MAX_EVENT_B
 
 
 def events(*chunks: bytes) -> list[tuple[bytes, bytes]]:
-    """The events in these chunks."""
+    """Return the events in these chunks."""
     stream = EventStream()
     found = [event for chunk in chunks for event in stream.feed(chunk)]
     return [*found, *stream.finish()]
@@ -42,7 +42,7 @@ def events(*chunks: bytes) -> list[tuple[bytes, bytes]]:
     ],
 )
 def test_specification(content: bytes, expected: list[tuple[bytes, bytes]]) -> None:
-    """Each case gives its events, cut at every place and into single bytes."""
+    """Each case gives its events, split at every place and into single bytes."""
     assert events(content) == expected
     assert events(*(bytes([byte]) for byte in content)) == expected
     for place in range(len(content)):
@@ -58,7 +58,7 @@ lines = st.lists(
 def test_any_line_ends_in_any_chunks(
     content: list[bytes], ends: list[bytes], data: st.DataObject
 ) -> None:
-    """Line ends and cuts change nothing; a lone CR before an LF would be one line end."""
+    """Line ends and splits change nothing; a lone CR before an LF would be one line end."""
     ends = [end if end != b"\r" else b"\r\n" for end in ends]
     written = b"".join(line + ends[number % len(ends)] for number, line in enumerate(content))
     place = data.draw(st.integers(0, len(written)))
@@ -70,7 +70,7 @@ def test_any_line_ends_in_any_chunks(
 
 @pytest.mark.parametrize("part", [b"x" * 65_536, b"\ndata: " + b"x" * 1_000, b"x" * 99])
 def test_events_that_are_too_big(part: bytes) -> None:
-    """Of an event beyond the bound no more than that is kept, and the next one is read."""
+    """Only the limit is kept of a larger event, and the next one is read."""
     stream = EventStream()
     stream.feed(b"event: big\ndata: ")
     for _ in range(2 * MAX_EVENT_BYTES // len(part)):

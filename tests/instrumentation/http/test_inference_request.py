@@ -1,4 +1,4 @@
-"""What is read of a client's request."""
+"""Reading a client's request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from otel_lifecycle.instrumentation.http.requests.inference_request import (
 
 
 def read(body: Any, *, chunk: int = 1 << 16) -> dict[str, Any]:
-    """What a request says that arrives in chunks."""
+    """Return the result for a request in chunks."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     reader = RequestReader()
     for start in range(0, len(content), chunk):
@@ -24,7 +24,7 @@ def read(body: Any, *, chunk: int = 1 << 16) -> dict[str, Any]:
 
 
 def request(**changes: Any) -> dict[str, Any]:
-    """What a request says that asks for nothing in particular."""
+    """The result for a request with nothing special."""
     nothing = vars(InferenceRequest())
     assert set(changes) <= set(nothing)
     return {**nothing, "streaming": False, **changes}
@@ -82,14 +82,14 @@ def request(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_bodies(body: Any, said: dict[str, Any]) -> None:
-    """Model, stream, length of the prompt and number of choices; what cannot be read is unknown."""
+    """Model, stream, prompt length and number of choices are read; invalid values are unknown."""
     assert read(body) == said
     assert read(body, chunk=1 if not isinstance(body, bytes) or len(body) < 1_000 else 999) == said
 
 
 @pytest.mark.parametrize("value", [True, 1, 1.0, "true", "True", "1", "on", "yes", "y", "t"])
 def test_stream_as_engines_take_it(value: Any) -> None:
-    """What pydantic, by which engines read their requests, takes for true."""
+    """`stream` is true for all values that pydantic, which engines use, takes for true."""
     big = {"x": "y" * MAX_BUFFERED_BYTES, "stream": value}
 
     assert read({"stream": value})["streaming"] is True
@@ -98,7 +98,7 @@ def test_stream_as_engines_take_it(value: Any) -> None:
 
 @pytest.mark.parametrize("value", [False, 0, "false", "0", "off", None, 2, "", [], {"a": True}])
 def test_no_stream(value: Any) -> None:
-    """Everything else."""
+    """Every other value of `stream` is false."""
     assert read({"stream": value})["streaming"] is False
 
 

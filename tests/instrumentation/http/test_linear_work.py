@@ -1,4 +1,4 @@
-"""Whatever a client or an engine sends, the work is linear in its bytes, and the memory bounded."""
+"""For any client and engine the work is linear in the bytes, and memory is bounded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ USAGE_BOMB = b'"usage":{' * 150 + (b"{}," * 1_100 + b'"a":1,') * 4
 
 
 def repeat(part: bytes, size: int) -> bytes:
-    """About so many bytes."""
+    """Return about this many bytes."""
     return part * (size // len(part) + 1)
 
 
@@ -81,12 +81,12 @@ REQUESTS: dict[str, Callable[[int], bytes]] = {
 
 
 def pieces(content: bytes, size: int) -> list[bytes]:
-    """The content in chunks."""
+    """Split the content into chunks."""
     return [content[start : start + size] for start in range(0, len(content), size)]
 
 
 def read_answer(chunks: Iterable[bytes]) -> None:
-    """Reads an answer."""
+    """Read an answer."""
     reader = AnswerReader()
     for chunk in chunks:
         reader.feed(chunk)
@@ -94,7 +94,7 @@ def read_answer(chunks: Iterable[bytes]) -> None:
 
 
 def read_request(chunks: Iterable[bytes]) -> None:
-    """Reads a request as the router's client sends it, and as the router sends it on."""
+    """Read a request from the router's client, and as the router sends it on."""
     reader = RequestReader()
     for chunk in chunks:
         reader.feed(chunk)
@@ -103,7 +103,7 @@ def read_request(chunks: Iterable[bytes]) -> None:
 
 
 def cpu(work: Callable[[], object]) -> float:
-    """CPU seconds of the thread, at their least."""
+    """Return the smallest CPU time of the thread, in seconds."""
     taken: list[float] = []
     for _ in range(ROUNDS):
         began = time.thread_time()
@@ -113,7 +113,7 @@ def cpu(work: Callable[[], object]) -> float:
 
 
 def assert_linear(read: Callable[[list[bytes]], None], make: Callable[[int], bytes]) -> None:
-    """Doubles the bytes, in big and small chunks, and looks at how the CPU time grows."""
+    """Double the bytes, in large and small chunks, and check how the CPU time grows."""
     for chunk, size in ((32 * KIB, 100 * KIB), (1 << 30, 100 * KIB), (1, 5 * KIB)):
         small, big = (pieces(make(size * factor), chunk) for factor in (1, 2))
         least = 1e-3  # what is quicker is linear enough, and lost in the noise
@@ -128,19 +128,19 @@ def assert_linear(read: Callable[[list[bytes]], None], make: Callable[[int], byt
 
 @pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE)
 def test_answers(make: Callable[[int], bytes]) -> None:
-    """Twice an answer takes twice the work, in chunks of any size."""
+    """Twice the answer takes twice the work, in chunks of any size."""
     assert_linear(read_answer, make)
 
 
 @pytest.mark.parametrize("make", REQUESTS.values(), ids=REQUESTS)
 def test_requests(make: Callable[[int], bytes]) -> None:
-    """Twice a request takes twice the work."""
+    """Twice the request takes twice the work."""
     assert_linear(read_request, make)
 
 
 @pytest.mark.parametrize("name", [b"x-request-id", b"traceparent", b"tracestate", b"baggage"])
 def test_repeated_headers(bench: Bench, name: bytes) -> None:
-    """Twice as many headers of one name take twice the work: some servers take megabytes."""
+    """Twice as many headers of one name take twice the work: some servers accept megabytes."""
 
     def read(parts: list[bytes]) -> None:
         headers = [(name, part) for part in parts]
@@ -157,7 +157,7 @@ def test_repeated_headers(bench: Bench, name: bytes) -> None:
 
 @pytest.mark.parametrize("make", [*HOSTILE.values(), *REQUESTS.values()], ids=[*HOSTILE, *REQUESTS])
 def test_work_beside_a_parse(make: Callable[[int], bytes]) -> None:
-    """No bytes take more than a few times what a router needs to parse as many of JSON."""
+    """No bytes take more than a few times the work of parsing as many bytes of JSON."""
     size = MIB // 4
     content = make(size)[: size - 1]
     dense = b"[" + b"{}," * (size // 3) + b"{}]"
@@ -186,7 +186,7 @@ HOARDED = (
 
 @pytest.mark.parametrize("name", HOARDED)
 def test_memory_of_answers(name: str) -> None:
-    """An answer of any size takes a few megabytes while it is read, and nothing once it was."""
+    """An answer of any size takes a few megabytes while it is read, and nothing afterwards."""
     chunks = pieces(HOSTILE[name](3 * MIB), 64 * KIB)
     reader = AnswerReader()
     tracemalloc.start()

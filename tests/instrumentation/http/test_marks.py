@@ -1,4 +1,4 @@
-"""What a call of a router is for, by its body."""
+"""The role of a router's call, found in its body."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ ENCODED: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("body", "leg"), MARKED + ENCODED)
 def test_json(body: dict[str, Any], leg: str) -> None:
-    """A mark is read wherever it stands, of a body that is encoded or not yet, and of any size."""
+    """A mark is read at any place of a body, encoded or not, of any size."""
     model = {"model": "m"}
     expected = Mark(leg, 1 in (body.get("max_tokens"), body.get("max_completion_tokens")), "m")
     padded = {"pad": ["w" * 100] * 20_000}
@@ -67,7 +67,7 @@ def test_json(body: dict[str, Any], leg: str) -> None:
 
 @pytest.mark.parametrize(("body", "leg"), MARKED)
 def test_message_pack(body: dict[str, Any], leg: str) -> None:
-    """The same of MessagePack."""
+    """Marks are read in MessagePack too."""
     whole = {**body, "model": "m", **dict.fromkeys(map(str, range(20)))}
 
     for packed in (msgspec.msgpack.encode({**body, "model": "m"}), msgspec.msgpack.encode(whole)):
@@ -90,12 +90,12 @@ def test_message_pack(body: dict[str, Any], leg: str) -> None:
     ids=lambda body: str(len(body)),
 )
 def test_unreadable(body: bytes) -> None:
-    """A body that cannot be read has no mark."""
+    """An unreadable body has no mark."""
     assert read_mark(body) == NO_MARK
 
 
 def test_objects_of_other_kinds() -> None:
-    """Of what a client library is given only what it needs is looked at."""
+    """Only the needed arguments of a client library are examined."""
     assert telling({1: 2, "model": "m", "prompt": object()}) == {"model": "m"}
     odd = {"max_tokens": 1, "messages": [None, {"content": [1, {"type": 2}]}]}
     assert telling(odd)["messages"] == ["text", "text", "text"]

@@ -1,4 +1,4 @@
-"""Which paths are inference, and what they ask for."""
+"""The paths of inference requests, and their operations."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ BUILT_IN = {
 @pytest.mark.parametrize("before", ["", "/proxy", "/a/b/c/d/e/f/g"])
 @pytest.mark.parametrize("behind", ["", "/"])
 def test_built_in(path: str, operation: str, before: str, behind: str) -> None:
-    """Paths go by their ends, below any prefix, with a trailing slash or without."""
+    """Paths are recognised by their end, under any prefix, with or without a trailing slash."""
     assert Paths().operation(before + path + behind) == operation
 
 
@@ -71,7 +71,7 @@ def test_built_in(path: str, operation: str, before: str, behind: str) -> None:
     ],
 )
 def test_others(path: str) -> None:
-    """What does not end as one of them is no inference."""
+    """A path without such an end is not inference."""
     assert Paths().operation(path) is None
 
 
@@ -92,14 +92,14 @@ def test_others(path: str) -> None:
     ],
 )
 def test_configured(configured: str, path: str, operation: str | None) -> None:
-    """Configured endings come before those built in, and longer ones before shorter."""
+    """Configured endings take precedence over built-in ones, longer ones over shorter."""
     config = TrackerConfig.from_environment({"OTEL_LIFECYCLE_PATHS": configured})
 
     assert Paths(config.paths).operation(path) == operation
 
 
 def test_ways_to_configure() -> None:
-    """Text and lists are the same, in JSON and in Python."""
+    """Text and lists are equivalent, in JSON and in Python."""
     expected = TrackerConfig(paths=("/ask", ":run=chat"))
 
     assert TrackerConfig.from_json('{"paths": ["/ask", ":run=chat"]}') == expected
@@ -113,7 +113,7 @@ def test_ways_to_configure() -> None:
     ['"ask"', '"/"', '"/*"', '"/a/"', '"/a b"', '"/a=b=c"', "3", "[3]", '"/a/b/c/d/e/f/g"'],
 )
 def test_refused(refused: str) -> None:
-    """What can match nothing, or anything, is refused."""
+    """An ending that matches nothing, or everything, is refused."""
     with pytest.raises(ConfigError, match="paths must be endings of paths"):
         TrackerConfig.from_json(f'{{"paths": {refused}}}')
 
@@ -134,5 +134,5 @@ def test_refused(refused: str) -> None:
     ],
 )
 def test_side_calls(call: str, request_: str, expected: bool) -> None:
-    """A call of another kind than the request is made beside it."""
+    """A call of another kind than the request is a side call."""
     assert serves(call, request_) is expected

@@ -1,4 +1,4 @@
-"""The scanner for single values of a JSON object that nobody keeps."""
+"""The scanner for single values of a JSON object that is not kept."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ objects = st.dictionaries(st.sampled_from(WANTED) | st.text('ab"\\'), values, ma
 
 
 def scan(*chunks: bytes, limit: int = 4096) -> tuple[dict[str, Any], bool | None]:
-    """What a scanner finds."""
+    """Return what the scanner finds."""
     scanner = TopLevelScanner(WANTED, limit)
     for chunk in chunks:
         scanner.feed(chunk)
@@ -42,13 +42,13 @@ def scan(*chunks: bytes, limit: int = 4096) -> tuple[dict[str, Any], bool | None
 
 
 def wanted(value: dict[str, Any]) -> dict[str, Any]:
-    """What it should find."""
+    """Return what it should find."""
     return {name: value[name] for name in WANTED if name in value}
 
 
 @pytest.mark.parametrize("value", EVERYTHING, ids=range(len(EVERYTHING)))
 def test_values(value: dict[str, Any]) -> None:
-    """Only keys of the object itself count, wherever they stand, in chunks of any size."""
+    """Only keys of the object itself count, wherever they are, in chunks of any size."""
     for content in (json.dumps(value).encode(), json.dumps(value, indent=1).encode() + b"\n"):
         assert scan(content) == (wanted(value), True)
         for size in (1, 7, 4_096) if len(content) < 10_000 else (997, 65_536):
@@ -60,7 +60,7 @@ def test_values(value: dict[str, Any]) -> None:
 def test_any_object_in_any_chunks(
     value: dict[str, Any], ascii_only: bool, data: st.DataObject
 ) -> None:
-    """The scanner agrees with a parser, and a part of an object is no whole one."""
+    """The scanner agrees with a parser, and a partial object is not complete."""
     content = json.dumps(value, ensure_ascii=ascii_only).encode()
     place = data.draw(st.integers(0, len(content)))
     expected = {
@@ -101,7 +101,7 @@ def test_any_bytes(chunks: list[bytes]) -> None:
     ],
 )
 def test_no_object(content: bytes, whole: bool | None) -> None:
-    """What is not whole is told from what cannot be read."""
+    """An incomplete object is distinguished from an invalid one."""
     assert scan(content) == ({}, whole)
 
 

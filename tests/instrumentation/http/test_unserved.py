@@ -1,4 +1,4 @@
-"""What the log says of requests that reached no engine."""
+"""The log lines about requests that reached no engine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from otel_lifecycle.instrumentation.http.unserved import SILENCE_SECONDS, Unserv
 
 
 def test_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
-    """The first is told at once; later ones together, when a minute has passed."""
+    """The first request is logged at once, later ones together after a minute."""
     now = [1000.0]
     unserved = Unserved(lambda: now[0])
     with caplog.at_level(logging.WARNING, "otel_lifecycle"):
@@ -29,7 +29,7 @@ def test_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_bounded(caplog: pytest.LogCaptureFixture) -> None:
-    """Clients that make up paths make no long warnings, and hold no memory."""
+    """Clients that invent paths cause neither long warnings nor memory growth."""
     now = [1000.0]
     unserved = Unserved(lambda: now[0])
     with caplog.at_level(logging.WARNING, "otel_lifecycle"):

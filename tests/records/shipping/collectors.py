@@ -1,4 +1,4 @@
-"""Collectors that answer as they are told to, over both protocols."""
+"""Collectors with programmed answers, over both protocols."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Reply:
 
     @property
     def response(self) -> ExportTraceServiceResponse:
-        """The body of a success."""
+        """Return the body of a success."""
         response = ExportTraceServiceResponse()
         if self.message or self.rejected:
             response.partial_success.error_message = self.message
@@ -67,7 +67,7 @@ Answering: TypeAlias = Callable[["list[str]"], Reply]
 
 
 def accept(request_ids: list[str]) -> Reply:
-    """Takes everything."""
+    """Accept everything."""
     return ACCEPT
 
 
@@ -119,7 +119,7 @@ class Collector:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The standard variables that have something exported to it."""
+        """Return the standard variables that export to it."""
         return {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.port}",
             "OTEL_EXPORTER_OTLP_PROTOCOL": self.protocol,
@@ -127,17 +127,17 @@ class Collector:
 
     @property
     def spans(self) -> list[PlainSpan]:
-        """What it accepted, whole."""
+        """The accepted spans."""
         resource_spans = [each for export in self.exports for each in export.resource_spans]
         return plain_spans(TracesData(resource_spans=resource_spans))
 
     @property
     def request_ids(self) -> list[str]:
-        """What it accepted, in the order it came."""
+        """Return the requests whose spans an export contains."""
         return [each for export in self.exports for each in request_ids(export)]
 
     def take(self, export: ExportTraceServiceRequest) -> Reply:
-        """Answers an export."""
+        """Answer an export."""
         asked = request_ids(export)
         self.asked.append(asked)
         reply = self.answer(asked)
@@ -194,4 +194,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Logs nothing."""
+        """Log nothing."""

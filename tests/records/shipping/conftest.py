@@ -1,4 +1,4 @@
-"""Fixtures: collectors, and what ships to them."""
+"""Fixtures: collectors, and a shipper."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Shipping:
         self._folder = folder
 
     def once(self, **options: Any) -> Counts:
-        """Ships all there is."""
+        """Ship everything there is."""
         with self._open(**options) as (shipper, _):
             assert shipper.run(follow=False)
             return shipper.counts
 
     def until(self, condition: Callable[[], bool]) -> Counts:
-        """Ships until a condition holds."""
+        """Ship until a condition holds."""
         with self._open() as (shipper, sender):
             thread = Thread(target=shipper.run, kwargs={"follow": True})
             thread.start()
@@ -62,7 +62,7 @@ class Shipping:
 
 @pytest.fixture(params=[GRPC, HTTP_PROTOBUF])
 def collector(request: pytest.FixtureRequest, use: Callable[[Collector], None]) -> Iterator[Any]:
-    """A collector that takes everything, of either protocol; what is exported goes there."""
+    """A collector that accepts everything, of either protocol; exports go there."""
     with Collector(request.param) as collector:
         use(collector)
         yield collector
@@ -70,7 +70,7 @@ def collector(request: pytest.FixtureRequest, use: Callable[[Collector], None]) 
 
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Collector], None]:
-    """Has what is exported go to a collector."""
+    """Send exports to a collector."""
 
     def use(collector: Collector) -> None:
         for name, value in collector.environment.items():
@@ -81,7 +81,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Collector], None]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where the records are."""
+    """The folder of the records."""
     folder = tmp_path / "records"
     folder.mkdir()
     return folder
@@ -89,5 +89,5 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def shipping(tmp_path: Path, folder: Path) -> Shipping:
-    """Ships what is in the folder."""
+    """Ships the records of the folder."""
     return Shipping(folder, tmp_path / "checkpoint.json")

@@ -1,4 +1,4 @@
-"""Servers that answer as no collector should."""
+"""Servers that answer in hostile ways."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Server:
         return self._listening.getsockname()[1]
 
     def dribble(self, connection: socket.socket, data: bytes, seconds: float = 0.05) -> None:
-        """Sends one byte after the other."""
+        """Send one byte at a time."""
         for number in range(len(data)):
             if self._ended.is_set():
                 return
@@ -52,7 +52,7 @@ class Server:
             time.sleep(seconds)
 
     def flood(self, connection: socket.socket, data: bytes, times: int) -> None:
-        """Sends the same again and again."""
+        """Send the same data without end."""
         for _ in range(times):
             connection.sendall(data)
             self.sent += len(data)
@@ -71,5 +71,5 @@ class Server:
 
 
 def head(status: str, *headers: str) -> bytes:
-    """The first lines of an answer."""
+    """Return the first lines of an answer."""
     return "\r\n".join([f"HTTP/1.1 {status}", *headers, "", ""]).encode()

@@ -1,4 +1,4 @@
-"""Records of requests that were traced."""
+"""Records of traced requests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.records.segments import lines
 
 
 def traced(*request_ids: str, **fields: Any) -> bytes:
-    """The lines of some records with ids of their own, sampled unless the fields say otherwise."""
+    """Return lines of records with their own ids, sampled unless the fields say otherwise."""
     return b"".join(_line(request_id, fields) for request_id in request_ids)
 
 

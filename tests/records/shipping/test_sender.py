@@ -1,4 +1,4 @@
-"""`Sender`: each request ends, takes little memory, and tells no secrets."""
+"""`Sender`: each request ends in time, takes little memory, and shows no secrets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def ask(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Answer]:
-    """Sends no spans to a server; returns what it is said to have answered."""
+    """Send no spans to a server; return the result."""
 
     def ask(port: int, protocol: str = HTTP_PROTOBUF, timeout: str = TIMEOUT) -> Answer:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
@@ -57,7 +57,7 @@ BODY = b"\x0a\x00" * 150  # 15 s at this pace, and a valid answer
     ids=["status", "headers", "body", "chunks", "until closed", "of an error"],
 )
 def test_byte_after_byte(ask: Callable[..., Answer], at_once: bytes, slowly: bytes) -> None:
-    """An answer that comes byte by byte is waited for until the deadline, not from byte to byte."""
+    """The deadline covers the whole answer, even if it arrives byte by byte."""
 
     def answer(server: Server, connection: socket.socket) -> None:
         connection.sendall(at_once)
@@ -84,7 +84,7 @@ def test_byte_after_byte_over_grpc(ask: Callable[..., Answer]) -> None:
 
 @pytest.mark.parametrize("protocol", [HTTP_PROTOBUF, GRPC])
 def test_no_answer(ask: Callable[..., Answer], protocol: str) -> None:
-    """A server that takes connections and says nothing is not waited for longer either."""
+    """The deadline also holds for a server that accepts connections and sends nothing."""
     with Server(lambda server, connection: server.dribble(connection, b"H", 15.0)) as server:
         assert ask(server.port, protocol).fate is Fate.WAITING
 
@@ -92,7 +92,7 @@ def test_no_answer(ask: Callable[..., Answer], protocol: str) -> None:
 def test_clock_that_is_set_back(
     ask: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The exporters measure by the clock; the deadline holds though it is set back by a day."""
+    """The deadline holds even if the clock is set back by a day."""
     times = iter(range(10**9, 0, -86_400))
     monkeypatch.setattr("time.time", lambda: float(next(times)))
 
@@ -104,7 +104,7 @@ def test_clock_that_is_set_back(
     ("status", "fate"), [("200 OK", Fate.ACCEPTED), ("500 Oh", Fate.WAITING)], ids=["200", "500"]
 )
 def test_endless_answer(ask: Callable[..., Answer], status: str, fate: Fate) -> None:
-    """Of an answer without an end only the beginning is read."""
+    """Only the beginning of an endless answer is read."""
 
     def answer(server: Server, connection: socket.socket) -> None:
         connection.sendall(head(status, "connection: close"))
@@ -118,7 +118,7 @@ def test_endless_answer(ask: Callable[..., Answer], status: str, fate: Fate) -> 
 @pytest.mark.parametrize("status", ["200 OK", "302 Found", "400 Bad Request", "503 Unavailable"])
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "gzip, gzip", "br"])
 def test_bomb(ask: Callable[..., Answer], status: str, encoding: str) -> None:
-    """A small answer that unpacks to a large one is not unpacked."""
+    """A small answer that decompresses to a large one is not decompressed completely."""
     bomb = gzip.compress(bytes(64 * MIB))
     length, kind = f"content-length: {len(bomb)}", f"content-encoding: {encoding}"
 
@@ -141,7 +141,7 @@ def test_bomb(ask: Callable[..., Answer], status: str, encoding: str) -> None:
 
 
 def test_compressed_answer(ask: Callable[..., Answer]) -> None:
-    """What a proxy compresses unasked is understood all the same."""
+    """An answer that a proxy compresses unasked is read."""
     body = gzip.compress(Status(message="it is not to my taste").SerializeToString())
     kind = "content-type: application/x-protobuf"
     headers = head("400 Bad", f"content-length: {len(body)}", "content-encoding: gzip", kind)
@@ -151,7 +151,7 @@ def test_compressed_answer(ask: Callable[..., Answer]) -> None:
 
 
 def test_large_answer_over_grpc(ask: Callable[..., Answer]) -> None:
-    """GRPC refuses what is larger than any answer is."""
+    """GRPC refuses an answer that is too large."""
     large = Reply(message="x" * MIB)
     with Collector(GRPC, lambda ids: large) as collector:
         answered = ask(collector.port, GRPC)
@@ -162,7 +162,7 @@ def test_large_answer_over_grpc(ask: Callable[..., Answer]) -> None:
 
 @pytest.mark.parametrize("protocol", [HTTP_PROTOBUF, GRPC])
 def test_transient_failure(ask: Callable[..., Answer], protocol: str) -> None:
-    """What the exporter's own second try puts right is no failure."""
+    """A failure that the exporter's own retry repairs is not reported."""
     replies = iter([UNAVAILABLE, ACCEPT])
     with Collector(protocol, lambda ids: next(replies)) as collector:
         assert ask(collector.port, protocol, "30") == Answer(Fate.ACCEPTED)
@@ -176,7 +176,7 @@ SECRETS = ["pa55word", "t0ken-of-mine", "k3y-of-mine"]
 @pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP", "OTEL_EXPORTER_OTLP_TRACES"])
 @pytest.mark.parametrize("protocol", [HTTP_PROTOBUF, GRPC])
 def test_secrets(protocol: str, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Credentials, query strings and headers are in no reason, also if the collector says them."""
+    """Credentials, query strings and headers are never shown, even if the collector does."""
     echo = Reply(401, grpc.StatusCode.UNAUTHENTICATED, "what is k3y-of-mine?")
     monkeypatch.setenv(f"{variable}_PROTOCOL", protocol)
     monkeypatch.setenv(f"{variable}_TIMEOUT", "2")
@@ -196,7 +196,7 @@ def test_secrets(protocol: str, variable: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_header_that_cannot_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor is a header that is not valid."""
+    """An invalid header is not shown either."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", HTTP_PROTOBUF)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=k3y-of-mine%0A")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", TIMEOUT)

@@ -1,4 +1,4 @@
-"""Records of files become spans at a collector: each at least once, and none for ever."""
+"""Records become spans at a collector: each at least once, and no span blocks for ever."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from tests.wording import missing, refusal, words
 
 
 def test_spans_of_the_exporter(collector: Collector, folder: Path, shipping: Shipping) -> None:
-    """A shipped span is the one that the router's own exporter sends, to the last attribute."""
+    """A shipped span equals that of the router's own exporter, to the last attribute."""
     resource = {"service.name": "router", "service.instance.id": "router-0", "zone": "a"}
     provider = TracerProvider(resource=Resource(resource), shutdown_on_exit=False)
     exporter = (GrpcExporter if collector.protocol == GRPC else HttpExporter)()
@@ -68,7 +68,7 @@ def test_spans_of_the_exporter(collector: Collector, folder: Path, shipping: Shi
 
 
 def test_device_arrays(collector: Collector, folder: Path, shipping: Shipping) -> None:
-    """The per-device arrays are sent when they are wanted."""
+    """The per-device arrays are sent if requested."""
     tracker = make_tracker(folder / "records.jsonl", TracerProvider(shutdown_on_exit=False))
     tracker.track(start("request")).complete()
     tracker.close()
@@ -78,7 +78,7 @@ def test_device_arrays(collector: Collector, folder: Path, shipping: Shipping) -
 
 
 def test_left_out(collector: Collector, folder: Path, shipping: Shipping) -> None:
-    """Unsampled requests are sent only if wanted; what has no ids never is; both are counted."""
+    """Unsampled requests are sent only on request, untraced ones never; both are counted."""
     tracker = make_tracker(
         folder / "records.jsonl", TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
     )
@@ -97,7 +97,7 @@ def test_left_out(collector: Collector, folder: Path, shipping: Shipping) -> Non
 
 
 def test_checkpoint(collector: Collector, folder: Path, shipping: Shipping) -> None:
-    """A restart goes on behind what was accepted, also through rotation and compression."""
+    """A restart continues after the accepted records, also after rotation and compression."""
     live = folder / "records.jsonl"
     append(live, traced("a", "b"))
     shipping.once()
@@ -116,7 +116,7 @@ def test_checkpoint(collector: Collector, folder: Path, shipping: Shipping) -> N
 
 
 def test_batches(collector: Collector, folder: Path, shipping: Shipping) -> None:
-    """However much there is, it goes out in batches of bounded size."""
+    """Records are sent in batches of limited size, however many there are."""
     ids = numbered("request", 2 * BATCH + 1)
     append(folder / "records.jsonl", traced(*ids))
 
@@ -132,7 +132,7 @@ def test_nothing_is_taken(
     obstacle: Reply,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """While a collector takes nothing at all, everything waits; one line says why."""
+    """While a collector accepts nothing, everything waits; one line has the reason."""
     monkeypatch.setattr(shipper, "_FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.75")  # the exporter's own second try
     append(folder / "records.jsonl", traced("a", "b"))
@@ -147,7 +147,7 @@ def test_nothing_is_taken(
 
 
 def test_stopped_while_waiting(collector: Collector, folder: Path, shipping: Shipping) -> None:
-    """What was not accepted before the end is sent by the next run, and nothing else."""
+    """Records not accepted before the end are sent by the next run, and no others."""
     append(folder / "records.jsonl", traced(*numbered("first", BATCH)))
     append(folder / "records.jsonl", traced("second"))
     collector.answer = lambda ids: ACCEPT if "second" not in ids else UNAVAILABLE
@@ -221,7 +221,7 @@ def test_partial_success(
     counts: Counts,
     told: str,
 ) -> None:
-    """Spans that the collector has taken and thrown away are told and counted, never repeated."""
+    """Spans that the collector dropped are reported and counted, never sent again."""
     append(folder / "records.jsonl", traced("a", "b", "c"))
     collector.answer = lambda ids: reply
 
@@ -236,7 +236,7 @@ def test_too_large(
     shipping: Shipping,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What is more than a gRPC server takes at once is sent in halves."""
+    """A batch that is too large for a gRPC server is sent in halves."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.75")
     append(folder / "records.jsonl", traced(*"abcd", model="m" * 500))
     with Collector(GRPC, largest=2_500) as collector:
@@ -246,7 +246,7 @@ def test_too_large(
 
 
 def test_bad_files(collector: Collector, folder: Path, shipping: Shipping) -> None:
-    """What is no record is named with file, line and reason, and the rest goes on."""
+    """Invalid lines are reported with file, line and reason, and shipping continues."""
     compressed = gzip.compress(traced("cut"))[:-6]
     (folder / "a.jsonl.gz").write_bytes(compressed)
     append(folder / "b.jsonl", b'{"schemaVersion":1}\nnot json\n' + traced("corrupt"))
@@ -275,7 +275,7 @@ def test_bad_files(collector: Collector, folder: Path, shipping: Shipping) -> No
 def test_stopped_while_the_checkpoint_cannot_be_written(
     collector: Collector, folder: Path, tmp_path: Path
 ) -> None:
-    """Who is told to end does not wait for a checkpoint, and the next run sends the batch again."""
+    """Stopping does not wait for the checkpoint; the next run sends the batch again."""
     state = tmp_path / "state"
     state.mkdir()
     shipping = Shipping(folder, state / "checkpoint.json")
@@ -296,7 +296,7 @@ def test_stopped_while_the_checkpoint_cannot_be_written(
 def test_once_a_minute(
     collector: Collector, folder: Path, shipping: Shipping, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However often a collector falters, warns or refuses, a few lines a minute tell of it."""
+    """However often a collector fails, warns or refuses, only a few lines per minute are logged."""
     monkeypatch.setattr(shipper, "BATCH", 4)
     monkeypatch.setattr(shipper, "_FIRST_PAUSE_SECONDS", 0.001)
     append(folder / "records.jsonl", traced(*numbered("request", 120)))
@@ -329,7 +329,7 @@ def test_once_a_minute(
 def test_left_out_lines_are_counted(
     collector: Collector, folder: Path, shipping: Shipping, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first line after a minute tells how many were left out."""
+    """The first line after a minute says how many were suppressed."""
     moments = iter([0.0, 1.0, 59.0, 60.0, 61.0])
     monkeypatch.setattr(shipper, "BATCH", 1)
     monkeypatch.setattr(notices, "time", SimpleNamespace(monotonic=lambda: next(moments)))

@@ -1,4 +1,4 @@
-"""Reading `npu-smi` on the host: real processes of a stand-in that fails in all its ways."""
+"""Reading `npu-smi` on the host: processes of a stand-in that fails in every way."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def chip(
     seen: Sequence[str] = ALL,
     invalid: Sequence[str] = (),
 ) -> DeviceReading:
-    """A chip; the time at which it was read is left out."""
+    """A chip, without the time at which it was read."""
     return DeviceReading(
         "npu",
         device_id,
@@ -41,7 +41,7 @@ def chip(
 
 
 def timeless(reading: DeviceReading) -> DeviceReading:
-    """The same, with 0 for the times at which groups were read."""
+    """The same reading, with 0 for the times of its groups."""
     fields = [f"{group}_observed_at" for group in ALL]
     seen = {field: 0.0 for field in fields if getattr(reading, field) is not None}
     return msgspec.structs.replace(reading, **seen)
@@ -49,7 +49,7 @@ def timeless(reading: DeviceReading) -> DeviceReading:
 
 @pytest.fixture
 def mode(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Tells the stand-in how to fail."""
+    """Choose how the stand-in fails."""
     monkeypatch.delenv("PIDS", raising=False)
     return lambda value: monkeypatch.setenv("MODE", value)
 
@@ -88,14 +88,14 @@ def mode(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     ],
 )  # fmt: skip
 def test_read(mode: Callable[[str], None], name: str, expected: list[DeviceReading]) -> None:
-    """What is printed is read, what cannot be a value is invalid, what is not printed unknown."""
+    """Printed values are read, impossible values are invalid, missing values are unknown."""
     mode(name)
 
     assert [timeless(reading) for reading in read(STAND_IN)] == expected
 
 
 def test_time(mode: Callable[[str], None]) -> None:
-    """What is printed was true when its command ran."""
+    """A value has the time at which its command ended."""
     mode("")
     before = time.time()
     first, second = read(STAND_IN)
@@ -123,7 +123,7 @@ def test_time(mode: Callable[[str], None]) -> None:
     ],
 )
 def test_of_no_use(mode: Callable[[str], None], name: str, reason: str) -> None:
-    """Where nothing can be read, the error says why, in one line."""
+    """If nothing can be read, the error has the reason in one line."""
     mode(name)
 
     with pytest.raises(NpuSmiError) as caught:
@@ -136,7 +136,7 @@ def test_of_no_use(mode: Callable[[str], None], name: str, reason: str) -> None:
 def test_hanging(
     mode: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
-    """What does not end in time is killed with all it started."""
+    """A command that does not end in time is killed with all its children."""
     mode(name)
     pids = tmp_path / "pids"
     monkeypatch.setenv("PIDS", str(pids))
@@ -152,7 +152,7 @@ def test_hanging(
 
 
 def test_slow_npu(mode: Callable[[str], None]) -> None:
-    """The time is for all commands together."""
+    """The time limit covers all commands together."""
     mode("slow")
     before = time.monotonic()
 
@@ -163,7 +163,7 @@ def test_slow_npu(mode: Callable[[str], None]) -> None:
 
 
 def test_absent(tmp_path: Path) -> None:
-    """No such executable."""
+    """A missing executable is an error."""
     path = tmp_path / "npu-smi"
 
     with pytest.raises(NpuSmiError, match=r"`.*npu-smi info -l` cannot be run: .*No such file"):
@@ -171,7 +171,7 @@ def test_absent(tmp_path: Path) -> None:
 
 
 def test_not_executable(tmp_path: Path) -> None:
-    """A file that may not be run, or is no program."""
+    """A file that cannot be executed, or is not a program, is an error."""
     path = tmp_path / "npu-smi"
     path.write_text("no program", "ascii")
     with pytest.raises(NpuSmiError, match=r"cannot be run: .*Permission denied"):
@@ -183,7 +183,7 @@ def test_not_executable(tmp_path: Path) -> None:
 
 
 def _runs(pid: int) -> bool:
-    """Whether a process still runs, a short while after it was killed."""
+    """Return whether a process still runs shortly after it was killed."""
     for _ in range(100):
         try:
             os.kill(pid, 0)

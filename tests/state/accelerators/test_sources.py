@@ -1,4 +1,4 @@
-"""What each exporter serves, read into device readings, field by field."""
+"""The response of each exporter is read into device readings, field by field."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HBM_AT = 1755859159.123
 
 
 def body(name: str) -> bytes:
-    """What an exporter served."""
+    """A stored response of an exporter."""
     return (FIXTURES / f"{name}.prom").read_bytes()
 
 
@@ -33,7 +33,7 @@ def npu(
     hbm_at: float | None = HBM_AT,
     invalid: Sequence[str] = (),
 ) -> DeviceReading:
-    """A chip that npu-exporter tells of."""
+    """A chip reported by npu-exporter."""
     return DeviceReading(
         "npu",
         str(chip),
@@ -60,7 +60,7 @@ def gpu(
     seen: str = "cmb",
     invalid: Sequence[str] = (),
 ) -> DeviceReading:
-    """A GPU; `seen` are the initials of the groups the exporter said anything of."""
+    """A GPU; `seen` has the initials of the groups that the exporter reported."""
     at = dict.fromkeys(seen, SCRAPED_AT)
     return DeviceReading(
         "gpu",
@@ -95,7 +95,7 @@ def test_npu_exporter() -> None:
 
 
 def test_old_npu_exporter() -> None:
-    """An exporter that knows no pods has one time for all, and -1 falls back on used and total."""
+    """An exporter without pods has one time for all; -1 falls back to used and total memory."""
     old_npu = partial(npu, hbm_at=UTILIZATION_AT)
     assert npu_exporter.read(body("npu_exporter_id_only"), SCRAPED_AT) == [
         *(old_npu(i, 10.0 * i, 3.0 * i, 5.0 * i) for i in range(5)),
@@ -106,14 +106,14 @@ def test_old_npu_exporter() -> None:
 
 
 def test_chips_without_hbm() -> None:
-    """The DDR of a chip does not stand in for the HBM it has not."""
+    """The DDR of a chip without HBM is not used instead."""
     assert npu_exporter.read(body("npu_exporter_310p"), SCRAPED_AT) == [
         npu(i, 20.0 + i, None, None, "mindie-0", hbm_at=None) for i in range(4)
     ]
 
 
 def test_dcgm_with_profiling() -> None:
-    """Ratios come before percentages, and DCGM's blanks are no numbers."""
+    """Ratios take precedence over percentages, and DCGM's blanks are not values."""
     assert dcgm.read(body("dcgm_profiling"), SCRAPED_AT) == [
         *(gpu(str(i), 80.0 + i, 75.0, 40.0 + i, f"qwen-{i // 4}") for i in range(6)),
         gpu("6", 0.0, 100 * 4 / 81920, 0.0),  # no pod; the bandwidth as a percentage
@@ -122,14 +122,14 @@ def test_dcgm_with_profiling() -> None:
 
 
 def test_dcgm_without_profiling() -> None:
-    """Percentages, labels of the old namespace, and a series that is there twice."""
+    """Percentages, the older namespace labels, and a duplicate series are read."""
     assert dcgm.read(body("dcgm_old_namespace"), SCRAPED_AT) == [
         gpu(str(i), 70.0 + i, 25.0, 30.0 + i, "qwen-0") for i in range(4)
     ]
 
 
 def test_mig_instances() -> None:
-    """A MIG instance is a device of its own."""
+    """A MIG instance is a separate device."""
     assert dcgm.read(body("dcgm_mig"), SCRAPED_AT) == [
         gpu("0:1", 11.0, 52.5, 25.0, "qwen-0-1"),
         gpu("0:2", 12.0, 55.0, 25.0, "qwen-0-2"),
@@ -139,7 +139,7 @@ def test_mig_instances() -> None:
 
 
 def test_gpu_shared_by_pods() -> None:
-    """Where used memory is told for each pod, it is no part of used and free together."""
+    """Used memory per pod is not divided by used plus free memory."""
     assert dcgm.read(body("dcgm_shared"), SCRAPED_AT) == [
         gpu("0", 40.0, None, 33.0, "qwen-0", seen="cb"),
         gpu("0", 13.0, None, 33.0, "qwen-1", seen="cb"),
@@ -147,7 +147,7 @@ def test_gpu_shared_by_pods() -> None:
 
 
 def test_amd() -> None:
-    """What is beyond 100 percent is invalid, and a series that is missing is unknown."""
+    """A value above 100 percent is invalid, and a missing series is unknown."""
     assert amd.read(body("amd"), SCRAPED_AT) == [
         *(gpu(str(i), 80.0 + i, 50.0, 40.0 + i, f"qwen-{i // 4}", host="node-9") for i in range(6)),
         gpu("6", 0.0, 100 * 283 / 196608, 0.0, host="node-9"),
@@ -167,7 +167,7 @@ def test_amd_partitions() -> None:
 
 
 def test_amd_partitions_that_share_an_id() -> None:
-    """Where partitions share the id of their GPU, each is a device of its own."""
+    """Partitions that share the id of their GPU are separate devices."""
     text = (
         'gpu_gfx_activity{gpu_id="0",gpu_partition_id="0"} 40\n'
         'gpu_gfx_activity{gpu_id="0",gpu_partition_id="1"} 60\n'
@@ -188,7 +188,7 @@ def test_amd_partitions_that_share_an_id() -> None:
 def test_nothing_to_read(
     read: Callable[[bytes, float], Sequence[DeviceReading]], text: bytes
 ) -> None:
-    """A body without devices has none."""
+    """A body without devices gives no readings."""
     assert read(text, SCRAPED_AT) == []
 
 
@@ -207,7 +207,7 @@ def test_nothing_to_read(
     ],
 )
 def test_share_of_memory(text: str, memory: float | None, invalid: Sequence[str]) -> None:
-    """Used and total make a percentage only if both can be."""
+    """Used and total memory give a percentage only if both are valid."""
     exposition = (
         text.replace("used{}", 'gpu_used_vram{gpu_id="0"}')
         .replace("total{}", 'gpu_total_vram{gpu_id="0"}')
@@ -220,7 +220,7 @@ def test_share_of_memory(text: str, memory: float | None, invalid: Sequence[str]
 
 
 def test_time_of_a_share() -> None:
-    """A percentage of two values is as old as the older one."""
+    """A percentage of two values has the time of the older one."""
     exposition = (
         b'npu_chip_info_hbm_used_memory{id="0"} 1 3000\n'
         b'npu_chip_info_hbm_total_memory{id="0"} 2 2000\n'
@@ -248,7 +248,7 @@ def test_range_of_utilization(value: str, core: float | None) -> None:
 
 
 def test_device_without_id() -> None:
-    """A sample that does not say which device it is of is of none."""
+    """A sample without a device id is ignored."""
     exposition = b'npu_chip_info_utilization 5\nnpu_chip_info_utilization{id=""} 5\n'
 
     assert npu_exporter.read(exposition, SCRAPED_AT) == []

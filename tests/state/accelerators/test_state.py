@@ -1,4 +1,4 @@
-"""From device readings to the state of an endpoint: staleness by group, averages, faults."""
+"""Device readings become the state of an endpoint: staleness by group, averages, faults."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOW = 1_755_859_200.0
 
 
 def device(device_id: str = "0", age: float = 1.0, hbm_age: float = 40.0) -> DeviceReading:
-    """A chip of which everything is known."""
+    """A chip with all values known."""
     return DeviceReading(
         "npu",
         device_id,
@@ -35,17 +35,17 @@ def device(device_id: str = "0", age: float = 1.0, hbm_age: float = 40.0) -> Dev
 
 
 def moment(seconds: float) -> datetime:
-    """A moment of the epoch."""
+    """Return the UTC datetime of some seconds since the epoch."""
     return datetime.fromtimestamp(seconds, timezone.utc)
 
 
 def change(reading: DeviceReading, **changes: object) -> DeviceReading:
-    """The same with changes."""
+    """Return a changed copy."""
     return msgspec.structs.replace(reading, **changes)
 
 
 def reasons(state: NPUState) -> dict[str, str]:
-    """Why features of the predictor are missing."""
+    """Return why features of the predictor are missing."""
     return {
         feature: reason.value
         for feature, reason in missing_npu(state, sanitized(state), stale=False)
@@ -53,7 +53,7 @@ def reasons(state: NPUState) -> dict[str, str]:
 
 
 def test_fresh() -> None:
-    """Averages and maxima over all devices; the observation is as old as the oldest device's."""
+    """Averages and maxima cover all devices; the observation time is the oldest device's."""
     assert npu_state([device("0", age=2.0), device("1", age=1.0)], now=NOW) == NPUState(
         observation_time=moment(NOW - 2.0),
         data_status="fresh",
@@ -72,12 +72,12 @@ def test_fresh() -> None:
 
 
 def test_gpu() -> None:
-    """The same state serves GPUs."""
+    """GPUs have the same state."""
     assert npu_state([change(device(), kind="gpu")], now=NOW) == npu_state([device()], now=NOW)
 
 
 def test_missing() -> None:
-    """Nothing read, nothing known: not even that there are no devices."""
+    """Without readings nothing is known, not even that there are no devices."""
     state = npu_state([], now=NOW)
 
     assert state == NPUState(data_status="missing")
@@ -85,7 +85,7 @@ def test_missing() -> None:
 
 
 def test_nothing_told_of_a_device() -> None:
-    """A device of which nothing could be read is counted all the same."""
+    """A device without any value is counted too."""
     state = npu_state([DeviceReading("npu", "0")], now=NOW)
 
     assert state == NPUState(
@@ -117,7 +117,7 @@ def test_staleness_by_group(age: float, hbm_age: float, status: str) -> None:
 
 
 def test_own_limits() -> None:
-    """Limits can be set by group."""
+    """Limits can be set for each group."""
     limits: dict[Group, float] = {**STALE_AFTER, "core": 5.0}
 
     assert npu_state([device(age=6.0)], now=NOW, stale_after=limits).data_status == "stale"
@@ -125,7 +125,7 @@ def test_own_limits() -> None:
 
 
 def test_stale() -> None:
-    """A stale state keeps the last values known, which are no features."""
+    """A stale state keeps the last known values, which are not used as features."""
     state = npu_state([device()], now=NOW + 1000)
 
     assert (state.data_status, state.observation_time) == ("stale", moment(NOW - 1.0))
@@ -134,7 +134,7 @@ def test_stale() -> None:
 
 
 def test_one_stale_device() -> None:
-    """A stale device takes no part beside fresh ones."""
+    """A stale device is left out if there are fresh ones."""
     state = npu_state([device("0", age=100.0), device("9")], now=NOW)
 
     assert state == NPUState(
@@ -156,7 +156,7 @@ def test_one_stale_device() -> None:
 
 
 def test_no_hbm() -> None:
-    """Chips without HBM are partial, and say so as the reason."""
+    """Chips without HBM are `partial`, which is also the reason."""
     chip = change(
         device(),
         memory_utilization=None,
@@ -175,7 +175,7 @@ def test_no_hbm() -> None:
 
 
 def test_invalid_value() -> None:
-    """A value out of range takes no part beside valid ones; alone it is the reason."""
+    """A value out of range is left out if there are valid ones; otherwise it is the reason."""
     bad = change(device("1"), core_utilization=None, invalid=frozenset({"core"}))
     both, alone = npu_state([device("0"), bad], now=NOW), npu_state([bad], now=NOW)
 
@@ -190,7 +190,7 @@ def test_invalid_value() -> None:
 
 
 def test_device_read_twice() -> None:
-    """Of a card that several pods share, or that was read twice, the newest reading counts."""
+    """If a device was read twice or is shared by pods, the newest reading counts."""
     older = change(device(age=9.0), core_utilization=1.0)
     pods = [change(device(), pod_name=f"qwen-{i}") for i in range(2)]
 
@@ -198,7 +198,7 @@ def test_device_read_twice() -> None:
 
 
 def test_devices_of_two_hosts() -> None:
-    """Devices of the same id at another target, or on another host, are others."""
+    """Devices with one id at different targets or hosts are different devices."""
     other = change(device(), target="10.0.1.4:8082")
 
     assert npu_state([device(), other], now=NOW).device_count == 2
@@ -223,7 +223,7 @@ readings = st.builds(
 
 @given(st.lists(readings, max_size=5))
 def test_any_readings(given_readings: list[DeviceReading]) -> None:
-    """Whatever was read: no exception, and what is recorded lies within what was read."""
+    """No readings raise, and the recorded values lie within the readings."""
     state = sanitized(npu_state(given_readings, now=NOW))
 
     assert state is not None

@@ -1,4 +1,4 @@
-"""What each engine serves, read into its metrics, field by field."""
+"""The response of each engine is read into its metrics, field by field."""
 
 from __future__ import annotations
 
@@ -132,23 +132,23 @@ KNOWN = {
 
 
 def body(name: str) -> bytes:
-    """What an engine served."""
+    """A stored response of an engine."""
     return (FIXTURES / f"{name}.prom").read_bytes()
 
 
 def read(text: str) -> dict[str, EndpointMetrics]:
-    """The metrics in an exposition."""
+    """Return the metrics in an exposition."""
     return dict(engines.read(text.encode(), SCRAPED_AT))
 
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_engine(name: str) -> None:
-    """The engine is recognised, and each of its ranks read."""
+    """The engine is recognised, and each of its ranks is read."""
     assert engines.read(body(name), SCRAPED_AT) == KNOWN[name]
 
 
 def test_every_fixture_is_read() -> None:
-    """No exposition is kept that no test reads."""
+    """Every stored exposition is read by a test."""
     assert {path.stem for path in FIXTURES.glob("*.prom")} == set(KNOWN)
 
 
@@ -167,7 +167,7 @@ def test_every_fixture_is_read() -> None:
     ],
 )
 def test_nothing_known(text: bytes) -> None:
-    """Where nothing is known there are no metrics, and no time of an update."""
+    """If nothing is known there are no metrics, and no time of an update."""
     assert engines.read(text, SCRAPED_AT) == {}
 
 
@@ -177,7 +177,7 @@ def test_nothing_known(text: bytes) -> None:
      ("+Inf", None), ("1e300", None)],
 )  # fmt: skip
 def test_counts(value: str, running: int | None) -> None:
-    """A number of requests is whole and not negative, or unknown."""
+    """A number of requests is a whole number from 0, or unknown."""
     text = f"vllm:num_requests_running {value}\nvllm:num_requests_waiting 1\n"
 
     assert read(text) == {
@@ -191,7 +191,7 @@ def test_counts(value: str, running: int | None) -> None:
      ("NaN", None)],
 )  # fmt: skip
 def test_fractions(value: str, usage: float | None) -> None:
-    """A usage is a fraction, or unknown: percent are not guessed."""
+    """A usage is a fraction, or unknown: percentages are not guessed."""
     text = f"sglang:token_usage {value}\nsglang:num_queue_reqs 1\n"
 
     assert read(text) == {
@@ -205,7 +205,7 @@ def test_fractions(value: str, usage: float | None) -> None:
      ("NaN", "4", None), ("3", "+Inf", None)],
 )  # fmt: skip
 def test_hit_rate(hits: str, queries: str, rate: float | None) -> None:
-    """A rate of counters is a fraction of something, or unknown."""
+    """A rate of two counters is a fraction, or unknown."""
     text = (
         f"vllm:prefix_cache_hits_total {hits}\nvllm:prefix_cache_queries_total {queries}\n"
         "vllm:num_requests_waiting 1\n"
@@ -217,7 +217,7 @@ def test_hit_rate(hits: str, queries: str, rate: float | None) -> None:
 
 
 def test_new_name_comes_first() -> None:
-    """Where both names of the KV-cache usage are there, the new one counts, if it is a value."""
+    """If both names of the KV-cache usage exist, the new one counts if it is valid."""
     old = 'vllm:gpu_cache_usage_perc{engine="0"} 0.25\n'
 
     assert read(old + 'vllm:kv_cache_usage_perc{engine="0"} 0.5\n')["0"].kv_cache_usage == 0.5
@@ -225,7 +225,7 @@ def test_new_name_comes_first() -> None:
 
 
 def test_series_without_rank() -> None:
-    """LoRA state names no rank: it is the only rank's, and nobody's when there are several."""
+    """LoRA state has no rank: it belongs to the only rank, or to none if there are several."""
     lora = 'vllm:lora_requests_info{max_lora="2",running_lora_adapters="a"} 1.7e9\n'
     rank = 'vllm:num_requests_running{{engine="{}"}} 1\n'
 
@@ -237,7 +237,7 @@ def test_series_without_rank() -> None:
 
 
 def test_counters_of_priorities() -> None:
-    """SGLang counts tokens for each priority: the rate is that of all together."""
+    """SGLang counts tokens for each priority: the rate covers all priorities."""
     text = (
         'sglang:cached_tokens_total{priority=""} 1\nsglang:cached_tokens_total{priority="5"} 2\n'
         'sglang:prompt_tokens_total{priority=""} 2\nsglang:prompt_tokens_total{priority="5"} 10\n'
@@ -247,14 +247,14 @@ def test_counters_of_priorities() -> None:
 
 
 def test_duplicate_series() -> None:
-    """Of two samples of one series the first counts, as for Prometheus."""
+    """Of two samples of one series the first counts, as in Prometheus."""
     assert read("vllm:num_requests_running 1\nvllm:num_requests_running 2\n") == {
         "": EndpointMetrics(running_requests=1, update_time=UPDATED)
     }
 
 
 def test_several_models_on_one_port() -> None:
-    """Requests of all models count; what is not the same for all of them is unknown."""
+    """Requests of all models are added up; values that differ by model are unknown."""
     text = (
         'nv_trt_llm_request_metrics{model="a",request_type="scheduled",version="1"} 2\n'
         'nv_trt_llm_request_metrics{model="b",request_type="scheduled",version="1"} 3\n'
@@ -274,7 +274,7 @@ def test_several_models_on_one_port() -> None:
 
 
 def test_several_servers_on_one_port() -> None:
-    """A router's own page tells of all its engines: none of them is the one that was asked."""
+    """A router's own metrics describe all its engines, not the scraped endpoint."""
     text = (
         'vllm:num_requests_running{server="http://10.0.0.1:8000"} 2\n'
         'vllm:num_requests_running{server="http://10.0.0.2:8000"} 3\n'
@@ -287,7 +287,7 @@ def test_several_servers_on_one_port() -> None:
 
 
 def test_before_the_first_hit() -> None:
-    """SGLang has no counter of cached tokens before the first: its rate is 0, not unknown."""
+    """Before SGLang has a counter of cached tokens its rate is 0, not unknown."""
     assert read("sglang:prompt_tokens_total 5\n") == {
         "": EndpointMetrics(prefix_cache_hit_rate=0.0, update_time=UPDATED)
     }
@@ -296,7 +296,7 @@ def test_before_the_first_hit() -> None:
 
 
 def test_openmetrics() -> None:
-    """The same in OpenMetrics, with counters that carry exemplars."""
+    """The same values are read from OpenMetrics, with exemplars."""
     text = (
         "# TYPE vllm:num_requests_running gauge\n"
         'vllm:num_requests_running{engine="0"} 3.0\n'

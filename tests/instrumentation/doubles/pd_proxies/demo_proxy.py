@@ -1,4 +1,4 @@
-"""A double of vLLM's proxy demo, whose requests do not say that they are a prefill."""
+"""A double of vLLM's proxy demo, whose requests have no mark of a prefill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A double of LMCache's proxy, which has prompts tokenized first, maybe by the decode engine."""
+"""A double of LMCache's proxy, which tokenizes prompts first, maybe on the decode engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A double of LiteLLM: what its router shows to the outside, and little of what it does."""
+"""A double of LiteLLM: its router's public interface, and little of its behaviour."""
 
 from __future__ import annotations
 

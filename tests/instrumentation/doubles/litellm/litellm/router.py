@@ -1,4 +1,4 @@
-"""`Router` with the signatures of LiteLLM 1.80 to 1.108; it rebuilds what engines say."""
+"""`Router` with the signatures of LiteLLM 1.80 to 1.108; it rebuilds engines' answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RouterError(Exception):
 
 
 class CustomStreamWrapper:
-    """Ends every stream properly, whether the engine did or not."""
+    """Ends every stream properly, even if the engine did not."""
 
     def __init__(self, response: httpx.Response) -> None:
         self.response = response

@@ -1,1 +1,1 @@
-"""A double of the production stack's router: its names and signatures, little else."""
+"""A double of the production stack's router: its names and signatures, and little else."""

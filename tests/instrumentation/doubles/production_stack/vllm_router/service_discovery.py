@@ -1,4 +1,4 @@
-"""Which engines there are."""
+"""The known engines."""
 
 from __future__ import annotations
 

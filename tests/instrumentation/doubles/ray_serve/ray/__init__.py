@@ -1,1 +1,1 @@
-"""Ray, as far as Ray Serve's routing goes: its names, signatures and order of calls."""
+"""Ray, as far as Ray Serve's routing is concerned: names, signatures and order of calls."""

@@ -1,4 +1,4 @@
-"""SkyServe's policies: the names, signatures and kinds of values that are relied on."""
+"""SkyServe's policies: the names, signatures and types that the adapter uses."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 
 class LoadBalancingPolicy:
-    """Chooses among the replicas that are ready."""
+    """Chooses among the ready replicas."""
 
     def __init__(self) -> None:
         self.ready_replicas: list[str] = []
 
     def select_replica(self, request: Any) -> str | None:
-        """A replica, if there is one."""
+        """Return a replica, if there is one."""
         return self._select_replica(request)
 
     def _select_replica(self, request: Any) -> str | None:
@@ -20,7 +20,7 @@ class LoadBalancingPolicy:
 
 
 class LeastLoadPolicy(LoadBalancingPolicy):
-    """Takes the first."""
+    """Chooses the first."""
 
     def _select_replica(self, request: Any) -> str | None:
         return self.ready_replicas[0] if self.ready_replicas else None

@@ -1,4 +1,4 @@
-"""Remembers which engine has seen which beginning of a prompt, in chunks of 128 characters."""
+"""Remembers which engine has seen which prefix of a prompt, in chunks of 128 characters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What engines said when they were last scraped."""
+"""The engines' values at the last scrape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the router thinks is in flight; it never forgets a request that broke."""
+"""The router's count of requests in flight; it never removes a broken request."""
 
 from __future__ import annotations
 

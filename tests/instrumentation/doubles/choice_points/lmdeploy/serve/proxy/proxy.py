@@ -1,4 +1,4 @@
-"""LMDeploy's proxy: the names, signatures and kinds of values that are relied on."""
+"""LMDeploy's proxy: the names, signatures and types that the adapter uses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class EngineRole(enum.Enum):
-    """What an engine does."""
+    """The role of an engine."""
 
     Hybrid = enum.auto()
     Prefill = enum.auto()
@@ -24,21 +24,21 @@ class RoutingStrategy(enum.Enum):
 
 @dataclass
 class Status:
-    """What is known of a node."""
+    """The known state of a node."""
 
     role: EngineRole = EngineRole.Hybrid
     models: list[str] = field(default_factory=list)
 
 
 class NodeManager:
-    """Knows nodes by URL."""
+    """The nodes by URL."""
 
     def __init__(self) -> None:
         self.nodes: dict[str, Status] = {}
         self.routing_strategy = RoutingStrategy.MIN_EXPECTED_LATENCY
 
     def get_node_url(self, model_name: str, role: Any = EngineRole.Hybrid) -> str | None:
-        """The last one that serves a model."""
+        """Return the last node that serves a model."""
         for url, status in reversed(self.nodes.items()):
             if status.role == role and model_name in status.models:
                 return url

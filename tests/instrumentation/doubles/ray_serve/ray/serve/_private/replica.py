@@ -24,7 +24,7 @@ class UserCallableWrapper:
 
 
 class Replica:
-    """A process of its own: nothing but pickled metadata goes there."""
+    """A separate process: it receives only pickled metadata."""
 
     def __init__(self, target):
         self._user_callable_wrapper = UserCallableWrapper(target)
@@ -49,14 +49,14 @@ class Replica:
 
 
 async def call(replica, metadata, *args, **kwargs):
-    """What a deployment handle does once a replica is chosen."""
+    """The call of a deployment handle after a replica is chosen."""
     metadata = pickle.loads(pickle.dumps(metadata))
     coroutine = replica.target.handle_request(metadata, *args, **kwargs)
     return await contextvars.Context().run(asyncio.create_task, coroutine)
 
 
 async def stream(replica, metadata, scope, receive):
-    """The same, for a request over HTTP."""
+    """The same for an HTTP request."""
     metadata, items = pickle.loads(pickle.dumps(metadata)), asyncio.Queue()
 
     async def serve():

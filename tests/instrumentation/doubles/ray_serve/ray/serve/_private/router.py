@@ -24,7 +24,7 @@ class FirstRequestRouter:
 
 
 class AsyncioRouter:
-    """Runs on a loop of its own, in another thread than the requests."""
+    """Runs on a separate event loop, in another thread than the requests."""
 
     _loop = None
 
