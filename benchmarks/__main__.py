@@ -1,4 +1,4 @@
-"""Measures all of it and writes `benchmarks/RESULTS.md`: what `make bench` runs.
+"""Measures everything and writes `benchmarks/RESULTS.md`; run by `make bench`.
 
 Runs in the peers' environment. Each part has a process of its own, one after the other.
 """
@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parent
 
 
 def main() -> None:
-    """Measures, and writes page and plot."""
+    """Measure, and write page and plot."""
     # A new process for each: what one part has allocated must not slow the next one down.
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         costs = pool.apply(hot_path.measure)

@@ -1,9 +1,9 @@
-"""What reading an answer costs: CPU for each event of a stream, and for a whole answer.
+"""Measures the CPU of reading an answer: per event of a stream, and for a complete answer.
 
-Run with `python -m benchmarks.answers`. The chunks have the shape in which engines send them, one
-event each, then eight. All take turns in one process, garbage collection off; a figure is the least
-of the rounds. "no news" is a chunk that repeats the one before but for its text: those are not
-decoded.
+Run with `python -m benchmarks.answers`. The chunks have the format of real engines, first with
+one event each, then with eight. All variants take turns in one process, without garbage collection;
+a figure is the minimum of the rounds. "no news" is a chunk that repeats the previous one except for
+its text: such chunks are not decoded.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def measure() -> dict[str, float]:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     print(f"Python {sys.version.split()[0]}, CPU time, the least of {ROUNDS} rounds")
     for name, microseconds in measure().items():
         print(f"  {name:<40}{microseconds:8.2f} us")

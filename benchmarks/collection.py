@@ -1,9 +1,9 @@
-"""What collecting costs a router: `python -m benchmarks.collection [--engines N] [--seconds S]`.
+"""The cost of collection: `python -m benchmarks.collection [--engines N] [--seconds S]`.
 
-A process of its own serves hundreds of targets: good ones with some 300 samples each, plain, in
-gzip and in chunks, and bad ones that hang, drip, redirect, are huge, unpack to something huge, or
-are not there. This process scrapes them all once a second, as a router would, while its own event
-loop measures how late it is woken.
+A separate process serves hundreds of targets: good ones with about 300 samples each, plain, in gzip
+and in chunks, and bad ones that hang, drip, redirect, are huge, decompress to something huge, or do
+not exist. This process scrapes them all once a second, as a router would, while its own event loop
+measures how late it is woken.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ BAD = {
 
 
 def exposition() -> bytes:
-    """What an engine says: the few values that count, among many that do not."""
+    """An engine's metrics: the few needed values among many others."""
     labels = 'engine="0",model_name="Qwen/Qwen3-8B"'
     lines = [
         f"vllm:num_requests_running{{{labels}}} 7.0",
@@ -59,7 +59,7 @@ def exposition() -> bytes:
 
 
 async def serve(listener: socket.socket) -> None:
-    """Answers by the last part of the path."""
+    """Answer by the last part of the path."""
     good = exposition()
     packed, bomb = gzip.compress(good), gzip.compress(bytes(HUGE))
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in _split(good, 1000))
@@ -111,16 +111,16 @@ def _split(body: bytes, size: int) -> list[bytes]:
 
 @dataclass
 class Measured:
-    """What was seen.
+    """The results.
 
     Attributes:
-        states: How many targets were in which state at the end.
-        with_metrics: How many endpoints had metrics at the end.
-        cpu: Part of one core, without the measuring itself.
-        memory_mb: How much the peak of the process grew.
-        lags_ms: How late the event loop woke, for each wake.
-        idle_lags_ms: The same while nothing is collected.
-        scrape_lag_ms: How much later than due the latest scrape began.
+        states: Number of targets by state at the end.
+        with_metrics: Number of endpoints with metrics at the end.
+        cpu: Fraction of one core, without the measurement itself.
+        memory_mb: Growth of the process's peak memory.
+        lags_ms: Delay of each wake of the event loop.
+        idle_lags_ms: The same without collection.
+        scrape_lag_ms: The largest delay of a scrape.
     """
 
     states: Counter[tuple[str, str]]
@@ -133,7 +133,7 @@ class Measured:
 
 
 def measure(engines: int, bad_of_each: int, seconds: float) -> Measured:
-    """Scrapes for some seconds."""
+    """Scrape for some seconds."""
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         port = listener.getsockname()[1]
         command = [sys.executable, "-m", "benchmarks.collection", "--serve", str(listener.fileno())]
@@ -194,7 +194,7 @@ async def _measure(port: int, engines: int, bad_of_each: int, seconds: float) ->
 
 
 async def _watch_loop(seconds: float) -> tuple[float, list[float]]:
-    """CPU seconds of the process, and how late the loop woke each time, in ms."""
+    """Return the CPU seconds of the process, and the delay of each wake of the loop, in ms."""
     lags: list[float] = []
     began, end = time.process_time(), time.perf_counter() + seconds
     while time.perf_counter() < end:

@@ -1,9 +1,9 @@
-"""What each way of exporting does to the event loop of a router.
+"""Measures how each way of exporting delays the event loop of a router.
 
-Run with `python -m benchmarks.event_loop_lag`, or as part of `make bench`. A router on asyncio, as
-far as its loop notices: requests come in at a steady rate, each is parsed, dispatched, streamed in
-a few chunks and ended. It runs five times, each in a process of its own that takes turns with the
-others in short rounds. The lag is how late a timer of one millisecond fires.
+Run with `python -m benchmarks.event_loop_lag`, or as part of `make bench`. It
+simulates the loop of a router on asyncio: requests arrive at a steady rate, and each is parsed,
+dispatched, streamed in a few chunks and ended. Five variants run in separate processes that take
+turns in short rounds. The lag is the delay of a timer of one millisecond.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ Request: TypeAlias = "AbstractContextManager[Callable[[], None]]"  # its value m
 
 
 class Round(NamedTuple):
-    """What one round of one router has measured; CPU is microseconds a request."""
+    """The results of one round of one router; CPU is microseconds per request."""
 
     lags_ms: list[float]
     rate: float
@@ -67,12 +67,12 @@ class Round(NamedTuple):
 
 @dataclass
 class Variant:
-    """One router, and what its rounds have measured, in milliseconds.
+    """One router and the results of its rounds, in milliseconds.
 
     Attributes:
         exports: Whether it has an exporter in its own process.
-        cpu_us: CPU of a request, microseconds: of the event loop's thread, and of all threads.
-        ship_us: CPU of `ship`, its start included, for each request of all rounds, microseconds.
+        cpu_us: CPU per request, microseconds: of the event loop's thread, and of all threads.
+        ship_us: CPU of `ship` per request, including its start, microseconds.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Variant:
     ship_us: float = 0.0
 
     def add(self, measured: Round) -> None:
-        """Adds a round."""
+        """Add a round."""
         percentiles = statistics.quantiles(measured.lags_ms, n=100)
         self.p50.append(percentiles[49])
         self.p99.append(percentiles[98])
@@ -95,7 +95,7 @@ class Variant:
         self.cpu_us.append((measured.loop_us, measured.all_us))
 
     def p99_to(self, other: Variant) -> float:
-        """Median of the ratios of neighbouring rounds."""
+        """Return the median of the ratios of neighbouring rounds."""
         return statistics.median(map(operator.truediv, self.p99, other.p99))
 
 
@@ -121,7 +121,7 @@ def _tracked(path: Path, provider: TracerProvider) -> Callable[[str], Request]:
 
 
 def _stock(path: Path, provider: TracerProvider) -> Callable[[str], Request]:
-    """A bare span that says the same."""
+    """A bare span with the same content."""
     with _tracked(path, TracerProvider())("template") as chunk:
         chunk()
     deadline = time.monotonic() + 30
@@ -209,7 +209,7 @@ async def _round(
 
 
 def _run(orders: Connection, number: int, path: Path, endpoint: str, rate: int) -> None:
-    """A router's process: a round for each length in seconds it is told, until it is told 0."""
+    """A router's process: one round for each length in seconds that it receives, until 0."""
     variant = VARIANTS[number]
     provider = TracerProvider(
         resource=Resource({"service.name": variant.name}), shutdown_on_exit=False
@@ -229,7 +229,7 @@ def _run(orders: Connection, number: int, path: Path, endpoint: str, rate: int) 
 
 
 class _Sink(BaseHTTPRequestHandler):
-    """A collector that costs next to nothing: it takes exports and looks into none."""
+    """A collector that costs next to nothing: it accepts exports unread."""
 
     protocol_version = "HTTP/1.1"
 
@@ -240,7 +240,7 @@ class _Sink(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Logs nothing."""
+        """Log nothing."""
 
 
 @contextmanager
@@ -255,12 +255,12 @@ def _collecting() -> Iterator[str]:
 def measure(
     rate: int = RATE, rounds: int = ROUNDS, seconds: float = ROUND_SECONDS
 ) -> tuple[Variant, ...]:
-    """Has the routers take turns.
+    """Run the routers in turns.
 
     Args:
-        rate: Requests a second.
-        rounds: Of each.
-        seconds: Of a round.
+        rate: Requests per second.
+        rounds: Rounds of each.
+        seconds: Length of a round.
     """
     context = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
@@ -317,7 +317,7 @@ def _shipping(path: Path, endpoint: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rate", type=int, default=RATE, help="requests a second")
     parser.add_argument("--rounds", type=int, default=ROUNDS)

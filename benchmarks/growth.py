@@ -1,4 +1,4 @@
-"""Whether a request costs the same however many endpoints there are, and requests in flight.
+"""Measures how a request's cost grows with endpoints and with requests in flight.
 
 Run with `python -m benchmarks.growth`. All sizes take turns in one process.
 """
@@ -35,12 +35,12 @@ REQUESTS = 200
 
 @dataclass(frozen=True)
 class Growth:
-    """What it costs at one size.
+    """The cost at one size.
 
     Attributes:
-        size: How many there are.
+        size: The number of them.
         path: CPU on a request's path, microseconds.
-        kib: Memory for each of them, KiB.
+        kib: Memory per endpoint or request, KiB.
     """
 
     size: int
@@ -49,7 +49,7 @@ class Growth:
 
 
 def by_endpoints() -> list[Growth]:
-    """Sampled requests that go round all endpoints, each scraped once."""
+    """Sampled requests to all endpoints in turn, each scraped once."""
 
     def fill(lifecycles: RequestLifecycleTracker, size: int) -> _Filled:
         routes = [Route(endpoint(f"qwen-{number}")) for number in range(size)]
@@ -62,7 +62,7 @@ def by_endpoints() -> list[Growth]:
 
 
 def by_requests_in_flight() -> list[Growth]:
-    """Sampled requests to prefill and decode beside many that have not ended."""
+    """Sampled requests to prefill and decode while many others are in flight."""
 
     def fill(lifecycles: RequestLifecycleTracker, size: int) -> _Filled:
         held = [lifecycles.track(start(f"held-{n}", DISAGGREGATED)) for n in range(size)]
@@ -103,7 +103,7 @@ def _measure(
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Print the tables."""
     for title, rows in (
         ("endpoints", by_endpoints()),
         ("requests in flight", by_requests_in_flight()),

@@ -1,7 +1,7 @@
-"""What one request costs, against the budgets and against a bare SDK span that says the same.
+"""Measures one request, compared with its budgets and with an equal bare SDK span.
 
 Run with `python -m benchmarks.hot_path`. Machines differ, ratios hardly do: all variants take
-turns in one process, garbage collection off, and CPU is what the thread itself has used.
+turns in one process, without garbage collection, and CPU is that of the thread itself.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ PROFILED = 3_000
 
 @dataclass(frozen=True)
 class Budget:
-    """One promise of what we cost.
+    """One limit on our cost.
 
     Attributes:
         what: The promise.
-        limit: At most.
-        measured: What it is.
-        unit: Of both.
+        limit: The maximum.
+        measured: The measured value.
+        unit: Unit of both.
     """
 
     what: str
@@ -61,18 +61,18 @@ class Budget:
 
     @property
     def met(self) -> bool:
-        """Whether it is kept."""
+        """Whether the limit holds."""
         return self.measured <= self.limit
 
 
 @dataclass(frozen=True)
 class RequestCost:
-    """What one kind of request costs, in turns.
+    """The cost of one kind of request.
 
     Attributes:
-        title: Which kind.
-        attributes: On its span.
-        start_attributes: Those it is started with.
+        title: The kind.
+        attributes: Number of attributes on its span.
+        start_attributes: Number of attributes at its start.
         variants: Bare SDK span, the SDK's part of ours, ours sampled, ours unsampled.
     """
 
@@ -88,31 +88,31 @@ class RequestCost:
 
     @property
     def sampled_to_bare(self) -> float:
-        """Ours to a bare span."""
+        """Ours relative to a bare span."""
         _, _, sampled, _ = self.variants
         return ratio(sampled, self.bare)
 
     @property
     def unsampled_to_sampled(self) -> float:
-        """Ours not sampled, to ours sampled."""
+        """Ours unsampled relative to ours sampled."""
         _, _, sampled, unsampled = self.variants
         return ratio(unsampled, sampled)
 
     @property
     def floor_to_bare(self) -> float:
-        """What the SDK's own work alone comes to."""
+        """The SDK's own work relative to a bare span."""
         _, floor, _, _ = self.variants
         return ratio(floor, self.bare)
 
 
 @dataclass(frozen=True)
 class HotPath:
-    """All that was measured.
+    """All results.
 
     Attributes:
         costs: By kind of request.
         budgets: All but that of the event loop.
-        encoding_us: What msgspec's encoding takes of the two records in the budgets.
+        encoding_us: CPU of encoding the two records in the budgets with msgspec.
         profile: Functions of ours and of the SDK by their own time, and its share.
         load: Load of the machine, before and after.
     """
@@ -125,7 +125,7 @@ class HotPath:
 
 
 def measure() -> HotPath:
-    """Takes about a minute."""
+    """Measure for about a minute."""
     before = load()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -162,7 +162,7 @@ def _served(lifecycles: RequestLifecycleTracker, route: Route) -> Callable[[int]
 
 
 def _bare(said: Told) -> Callable[[int], None]:
-    """What somebody writes by hand who has all values: most at the start, the result at the end."""
+    """A span written by hand: most attributes at the start, the result at the end."""
     tracer = TracerProvider(ALWAYS_ON).get_tracer("bare")
     attributes = list((said.first | said.rest).items())
     known, result = dict(attributes[:-8]), dict(attributes[-8:])
@@ -178,7 +178,7 @@ def _bare(said: Told) -> Callable[[int], None]:
 
 
 def _floor(said: Told) -> Callable[[int], None]:
-    """What we ask of the SDK: a span with what a sampler sees, two events, and its end."""
+    """Our use of the SDK: a span with a sampler's attributes, two events, and its end."""
     tracer = TracerProvider(ALWAYS_ON).get_tracer("floor")
 
     def run(_: int) -> None:
@@ -305,7 +305,7 @@ def _label(path: str, _line: int, function: str) -> str:
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Print the tables."""
     result = measure()
     print(f"Python {sys.version.split()[0]}, {ROUNDS} rounds of {REQUESTS}, load {result.load}")
     for cost in result.costs:

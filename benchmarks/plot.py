@@ -1,4 +1,4 @@
-"""Draws the comparison and the growth as one picture; matplotlib is the peers' environment's."""
+"""Draws the comparison and the growth as one picture, with the peers' matplotlib."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OURS, _THEIRS = "#1f6feb", "#8b949e"
 def plot(
     comparison: Comparison, endpoints: Sequence[Growth], in_flight: Sequence[Growth], path: Path
 ) -> None:
-    """Writes the picture to `path`, an SVG."""
+    """Write the picture to `path`, as SVG."""
     matplotlib.rcParams["svg.hashsalt"] = "otel-lifecycle"  # the same figures, the same file
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5.5), width_ratios=(3, 2))
     peers = sorted(comparison.peers, key=lambda peer: -peer.path.median)

@@ -1,4 +1,4 @@
-"""Writes what was measured as a page: `benchmarks/RESULTS.md`."""
+"""Writes the results as a page: `benchmarks/RESULTS.md`."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def page(
     endpoints: Sequence[Growth],
     in_flight: Sequence[Growth],
 ) -> str:
-    """The whole page."""
+    """Return the page."""
     return "\n".join(
         [
             _HEAD,
@@ -129,7 +129,7 @@ def page(
 
 
 def peers_section(comparison: Comparison) -> Iterator[str]:
-    """Two tables: what each peer costs, and what it says for that."""
+    """Return two tables: the cost of each peer, and its output."""
     yield from _table(
         (
             "peer",
@@ -178,7 +178,7 @@ def peers_section(comparison: Comparison) -> Iterator[str]:
 
 
 def _verdict(comparison: Comparison) -> Iterator[str]:
-    """How ours compares with those that find out for themselves what they say."""
+    """Return how ours compares with peers that gather their own data."""
     ours = comparison.peers[[peer.name for peer in comparison.peers].index("ours, 40 attributes")]
     others = [peer for peer in comparison.peers if not peer.name.startswith(("ours", *_GIVEN))]
     cheaper = [peer for peer in others if peer.path.median < ours.path.median]
@@ -241,7 +241,7 @@ def _lag_parts(lags: Sequence[event_loop_lag.Variant]) -> str:
 
 
 def _cpu_us(lag: event_loop_lag.Variant) -> tuple[float, float]:
-    """CPU of a request: of the loop's thread, and of all threads."""
+    """Return the CPU of a request: of the loop's thread, and of all threads."""
     loop_us, all_us = zip(*lag.cpu_us, strict=True)
     return median(loop_us), median(all_us)
 

@@ -1,4 +1,4 @@
-"""The requests that are measured: a route to one endpoint, or to a pair, as a router knows it."""
+"""The measured requests: a route to one endpoint or a pair, as a router knows it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def endpoint(name: str) -> RouteEndpoint:
 
 
 def _known_by_load(name: str) -> RouteEndpoint:
-    """An engine of which only load is known: 40 attributes a request, as the budget says."""
+    """An engine of which only the load is known: 40 attributes, as in the budget."""
     now = datetime.now(timezone.utc)
     return RouteEndpoint(
         Endpoint("llm", name, "10.0.0.7", "8000"),
@@ -77,7 +77,7 @@ FORTY_ATTRIBUTES = Route(_known_by_load("qwen-1"))
 
 
 def start(request_id: str, route: Route) -> RequestStart:
-    """What the router says of one request."""
+    """The request as the router reports it."""
     return RequestStart(
         request_id,
         route,
@@ -99,7 +99,7 @@ def tracker(
     provider: TracerProvider,
     meter_provider: MeterProvider | None = None,
 ) -> RequestLifecycleTracker:
-    """One that writes when it is told to: the writing is measured too, but by itself."""
+    """A tracker that writes when told to: writing is measured too, but separately."""
     return RequestLifecycleTracker(
         TrackerConfig(
             store_name=name,
@@ -118,7 +118,7 @@ def tracker(
 
 
 def serve(lifecycles: RequestLifecycleTracker, number: int, route: Route) -> None:
-    """One request of one chunk, from its dispatch to its end."""
+    """Serve one request of one chunk, from its dispatch to its end."""
     tracked = lifecycles.track(start(f"request-{number}", route))
     tracked.chunk()
     tracked.complete(OUTPUT_TOKENS, CACHED_TOKENS)
@@ -126,11 +126,11 @@ def serve(lifecycles: RequestLifecycleTracker, number: int, route: Route) -> Non
 
 @dataclass(frozen=True)
 class Told:
-    """What the span of one request says.
+    """The content of the span of one request.
 
     Attributes:
-        first: Attributes it is started with.
-        rest: Attributes it ends with.
+        first: Attributes at its start.
+        rest: Attributes at its end.
         events: Name, Unix nanoseconds and attributes.
     """
 
@@ -140,7 +140,7 @@ class Told:
 
 
 def told(folder: Path, route: Route) -> tuple[LifecycleRecord, Told]:
-    """The record of one request to `route`, and what its span says."""
+    """Return the record of one request to `route`, and the content of its span."""
     path = folder / "told.jsonl"
     path.unlink(missing_ok=True)
     lifecycles = tracker(folder, "told", TracerProvider())

@@ -1,10 +1,9 @@
-"""What instrumentation costs a whole router: its CPU, requests a second, and latency.
+"""Measures what instrumentation costs a whole router: CPU, throughput and latency.
 
-Run with `PYTHONPATH=examples python -m benchmarks.routers`. One generic router runs three times,
-each in a process of its own: as it is, instrumented, and instrumented with spans exported over
-OTLP. They take turns in short rounds before one engine, in one run; the table shows medians, and
-the spread of the ratios. CPU is the router's own, of all its threads, and is what a noisy machine
-disturbs least.
+Run with `PYTHONPATH=examples python -m benchmarks.routers`. One generic router runs in three
+separate processes: unchanged, instrumented, and instrumented with spans exported over OTLP. They
+take turns in short rounds with one engine; the table shows medians, and the spread of the ratios.
+CPU is that of all the router's threads, the figure that a noisy machine disturbs least.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ engine = ScriptedEngine()  # served by uvicorn, in a process of its own
 
 
 class Router:
-    """A running router, and what its rounds have measured.
+    """A running router and the results of its rounds.
 
     Attributes:
-        cpu: Microseconds a request, by round.
-        rate: Requests a second, by round.
-        latencies: Milliseconds of single requests, one after the other.
+        cpu: Microseconds per request, by round.
+        rate: Requests per second, by round.
+        latencies: Milliseconds of sequential requests.
     """
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], port: int) -> None:
@@ -55,12 +54,12 @@ class Router:
         self._stat = Path(f"/proc/{process.pid}/stat")
 
     def cpu_seconds(self) -> float:
-        """What the process has used so far."""
+        """Return the CPU that the process has used so far."""
         fields = self._stat.read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS_A_SECOND
 
     async def round(self, body: bytes, requests: int) -> None:
-        """Some requests over many connections, and some one after the other."""
+        """Send some requests over many connections, and some one after the other."""
         before, began = self.cpu_seconds(), time.perf_counter()
         share = requests // CONNECTIONS
         await asyncio.gather(*(self._send(body, share) for _ in range(CONNECTIONS)))
@@ -188,7 +187,7 @@ def _print_table(kind: str, routers: Sequence[Router]) -> None:
 
 
 def _row(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    """The median, and the ratio's median with the middle half of the rounds."""
+    """Return the median, and the ratio's median with the middle half of the rounds."""
     low, middle, high = statistics.quantiles(
         [mine / other for mine, other in zip(ours, theirs, strict=True)], n=4
     )
@@ -196,7 +195,7 @@ def _row(ours: Sequence[float], theirs: Sequence[float]) -> str:
 
 
 def main() -> None:
-    """Prints a table for streams, and one for answers in one piece."""
+    """Print a table for streams, and one for complete answers."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--requests", type=int, default=320, help="in one round of one router")

@@ -1,13 +1,13 @@
-"""What one request weighs on its way to disk and backend: the figures of `docs/scaling.md`.
+"""Measures one request on its way to disk and backend: the figures of `docs/scaling.md`.
 
     python -m benchmarks.scaling                                        within the router
     PYTHONPATH=examples python -m benchmarks.scaling --collectors       in agent and gateway, as
                                                                         built by
                                                                         scripts/install-backends
 
-CPU is what the kernel charges to a thread or a process, of the best of some rounds: a busy machine
-makes every round dearer, and none cheaper. The requests differ as real ones do: alike ones would
-compress to nothing.
+CPU is that of a thread or a process, in the best of some rounds: a busy machine makes rounds
+slower, never faster. The requests differ as real ones do, because equal ones would compress to
+nothing.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _RESOURCE = Resource.create({"service.name": "router", "service.instance.id": "r
 
 
 class Traffic:
-    """Requests to many endpoints, whose state changes with every scrape."""
+    """Requests to many endpoints whose state changes with every scrape."""
 
     def __init__(self, *, disaggregated: bool) -> None:
         self._random = random.Random(0)
@@ -79,7 +79,7 @@ class Traffic:
         self._endpoints: list[RouteEndpoint] = []
 
     def starts(self, number: int) -> Iterator[RequestStart]:
-        """That many requests."""
+        """Return this many requests."""
         for index in range(number):
             if index % REQUESTS_A_SCRAPE == 0:
                 self._endpoints = [self._scraped(name) for name in range(ENDPOINTS)]
@@ -100,7 +100,7 @@ class Traffic:
             )
 
     def output_tokens(self) -> int:
-        """Of one answer."""
+        """Return the length of one answer."""
         return self._random.randint(2, 900)
 
     def _route(self) -> Route:
@@ -139,7 +139,7 @@ class Traffic:
 
 
 class Request:
-    """One kind of request, a batch of them finished.
+    """A batch of finished requests of one kind.
 
     Attributes:
         spans: Their spans.
@@ -173,7 +173,7 @@ class Request:
         self._disaggregated, self._phases = disaggregated, phases
 
     def weights(self) -> dict[str, float]:
-        """Bytes of one request, and its CPU in microseconds."""
+        """Return the bytes of one request, and its CPU in microseconds."""
         content = encode_spans(self.spans).SerializeToString()
         return {
             "span, OTLP, bytes": len(content) / BATCH,
@@ -249,7 +249,7 @@ class Request:
 def cpu_us(
     work: Callable[[], object], items: int, between: Callable[[], object] = lambda: None
 ) -> float:
-    """CPU of this thread for one item; the best of some rounds."""
+    """Return the CPU of this thread for one item; the best of some rounds."""
     work()
     costs: list[float] = []
     for _ in range(ROUNDS):
@@ -261,7 +261,7 @@ def cpu_us(
 
 
 def export_of_metrics() -> str:
-    """What one export of a router's metrics weighs."""
+    """Return the size and cost of one metrics export of a router."""
     reader = InMemoryMetricReader()
     tracker = RequestLifecycleTracker(
         TrackerConfig(store_name="metrics"),
@@ -297,7 +297,7 @@ def export_of_metrics() -> str:
 
 
 def collectors(folder: Path) -> dict[str, float]:
-    """Microseconds of CPU that agent and gateway take for a span; every trace is kept."""
+    """Return the microseconds of CPU of agent and gateway per span; every trace is kept."""
     from tests.backends.programs import Backends
 
     backends = Backends(folder)
@@ -332,7 +332,7 @@ def collectors(folder: Path) -> dict[str, float]:
 
 
 def _send(url: str, finished: list[ReadableSpan], number: int) -> int:
-    """Sends at least so many spans, with new trace ids for each batch; returns how many."""
+    """Send at least this many spans, with new trace ids for each batch; return the number."""
     export = encode_spans(finished)
     spans = [
         span
@@ -354,7 +354,7 @@ def _send(url: str, finished: list[ReadableSpan], number: int) -> int:
 
 @contextmanager
 def _grpc_sink() -> Iterator[str]:
-    """A backend that takes everything and looks at nothing."""
+    """A backend that accepts everything unread."""
 
     class Anything(grpc.GenericRpcHandler):
         def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
@@ -368,7 +368,7 @@ def _grpc_sink() -> Iterator[str]:
 
 
 def print_requests(folder: Path) -> None:
-    """What each kind of request weighs within the router, and the metrics of all."""
+    """Print the cost of each kind of request within the router, and of all metrics."""
     columns = {
         "aggregated": Request(folder, "aggregated", disaggregated=False, phases=False),
         "prefill/decode": Request(folder, "pd", disaggregated=True, phases=False),
@@ -383,7 +383,7 @@ def print_requests(folder: Path) -> None:
 
 
 def main() -> None:
-    """Prints the figures."""
+    """Print the figures."""
     parser = argparse.ArgumentParser(description="What one request weighs.")
     parser.add_argument("--collectors", action="store_true", help="in agent and gateway")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Times work that takes turns, so that what disturbs the machine disturbs all of it alike."""
+"""Times variants in turns, so that disturbances of the machine affect all of them alike."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WARM_UPS = 5
 
 @dataclass(frozen=True)
 class Spread:
-    """Microseconds of CPU a request, over many short rounds."""
+    """Microseconds of CPU per request, over many short rounds."""
 
     median: float
     minimum: float
@@ -33,9 +33,9 @@ class Timed:
     """The rounds of one variant.
 
     Attributes:
-        name: What the table calls it.
-        path_us: CPU of the thread that does the work, by round, microseconds a request.
-        all_us: CPU of the whole process, until all is settled.
+        name: Name in the table.
+        path_us: CPU of the working thread, by round, microseconds per request.
+        all_us: CPU of the whole process, until everything is settled.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Timed:
 
     @property
     def path(self) -> Spread:
-        """What the one who does the work pays."""
+        """CPU on the request's path."""
         return Spread.of(self.path_us)
 
 
@@ -52,9 +52,9 @@ class Variant:
     """One way to do the work.
 
     Args:
-        name: What the table calls it.
-        run: Does it once, given the number of the request.
-        settle: Does what `run` has left to other threads; counts into `Timed.all_us` only.
+        name: Name in the table.
+        run: Does the work once, given the number of the request.
+        settle: Does the work that `run` left to other threads; counts only in `Timed.all_us`.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Variant:
         self.timed = Timed(name)
 
     def round(self, first: int, requests: int) -> None:
-        """One round, whose requests are numbered from `first` on."""
+        """Run one round, whose requests are numbered from `first` on."""
         run = self.run
         for _ in range(WARM_UPS):  # what took its turn before has left the caches full of its own
             run(-1)
@@ -82,9 +82,9 @@ class Variant:
 
 
 def interleave(variants: Sequence[Variant], rounds: int, requests: int) -> None:
-    """Lets all variants take turns, garbage collection off.
+    """Run all variants in turns, without garbage collection.
 
-    None between the rounds either: it makes whoever comes first after it a quarter dearer.
+    There is none between the rounds either: it would slow the next variant by a quarter.
     """
     for variant in variants:
         variant.run(-1)
@@ -100,10 +100,10 @@ def interleave(variants: Sequence[Variant], rounds: int, requests: int) -> None:
 
 
 def ratio(one: Timed, other: Timed) -> float:
-    """Median of the ratios of neighbouring rounds, which a busy machine slows alike."""
+    """Return the median of the ratios of neighbouring rounds, which a busy machine slows alike."""
     return statistics.median(map(operator.truediv, one.path_us, other.path_us))
 
 
 def load() -> float:
-    """Processes that want a CPU, ours among them; a machine of our own has one or two."""
+    """Return the processes that want a CPU, including ours; an idle machine has one or two."""
     return os.getloadavg()[0]

@@ -1,6 +1,6 @@
 """Tracks requests through the hooks of the Go plugin, on a scheduler's own objects.
 
-Run it with `python examples/scheduler_hooks.py`. Any objects of that shape will do; see
+Run it with `python examples/scheduler_hooks.py`. Any objects of this shape work; see
 `otel_lifecycle.tracking.protocols`.
 """
 
@@ -14,7 +14,7 @@ from otel_lifecycle import RequestLifecycleTracker
 
 @dataclass
 class Metadata:
-    """Who an endpoint is."""
+    """The identity of an endpoint."""
 
     pod_name: str
     address: str = "10.0.0.7"
@@ -23,20 +23,20 @@ class Metadata:
 
 @dataclass
 class ScheduledEndpoint:
-    """An endpoint, with the attributes that scorers left on it."""
+    """An endpoint with the attributes that scorers added."""
 
     metadata: Metadata
     attributes: Mapping[str, object] = field(default_factory=dict[str, object])
     metrics: object | None = None
 
     def get(self, key: str) -> object | None:
-        """The attribute under a key."""
+        """Return the attribute under a key."""
         return self.attributes.get(key)
 
 
 @dataclass
 class Prediction:
-    """What the latency predictor said, in milliseconds."""
+    """A latency prediction, in milliseconds."""
 
     ttft: float | None = None
     tpot: float | None = None
@@ -51,7 +51,7 @@ class SelectedPod:
 
 @dataclass
 class PDGroup:
-    """The pair that a leader will use."""
+    """The pair of a leader."""
 
     selected_prefill_pod: SelectedPod
     selected_decode_pod: SelectedPod
@@ -59,7 +59,7 @@ class PDGroup:
 
 @dataclass
 class TokenizedPrompt:
-    """The prompt, as the engine will see it."""
+    """The prompt as the engine will see it."""
 
     token_ids: Sequence[int]
 
@@ -75,14 +75,14 @@ class Request:
 
 @dataclass
 class ProfileRunResult:
-    """What a profile picked, best first."""
+    """The picks of one profile, best first."""
 
     target_endpoints: Sequence[ScheduledEndpoint]
 
 
 @dataclass
 class SchedulingResult:
-    """What the scheduler decided."""
+    """The scheduler's decision."""
 
     primary_profile_name: str
     profile_results: Mapping[str, ProfileRunResult]
@@ -90,7 +90,7 @@ class SchedulingResult:
 
 @dataclass
 class Usage:
-    """What the engine counted."""
+    """The engine's token counts."""
 
     completion_tokens: int
 
@@ -99,7 +99,7 @@ class Usage:
 class Response:
     """A chunk of the response; the last one says how the request ended.
 
-    The hooks see no failures: a last chunk with neither cause nor error counts as completed.
+    The hooks do not see failures: a last chunk without cause and error counts as completed.
     """
 
     end_of_stream: bool
@@ -114,7 +114,7 @@ def stream(
     chunks: Iterable[Response],
     served_by: Metadata,
 ) -> None:
-    """Passes chunks on; whatever happens, the hook hears of the end, and of its cause."""
+    """Pass on chunks; in any case, report the end and its cause to the hook."""
     last = Response(end_of_stream=True, termination_cause="error")
     try:
         for chunk in chunks:
@@ -133,7 +133,7 @@ def stream(
 
 
 def main() -> None:
-    """One PD-disaggregated request, from scheduling to the end of its stream."""
+    """Serve one PD-disaggregated request, from scheduling to the end of its stream."""
     tracker = RequestLifecycleTracker.from_json('{"storeName": "example"}')
     key = "LatencyPredictionInfoKey"
     prefill = ScheduledEndpoint(Metadata("prefill-0"), {key: Prediction(ttft=210.0)})

@@ -1,7 +1,7 @@
-"""Tracks requests of a router of your own through the handle; prints spans and records.
+"""Tracks requests of your own router with the handle; prints spans and records.
 
-Run it with `python examples/track_requests.py`. A real router leaves the providers to
-`opentelemetry-instrument`, or to its own set-up, and takes the global ones.
+Run it with `python examples/track_requests.py`. A real router uses the global providers,
+set up by `opentelemetry-instrument` or by its own code.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ENGINE = Endpoint(namespace="llm", pod_name="qwen-0", address="10.0.0.7", port="
 
 
 async def engine(headers: dict[str, str]) -> AsyncIterator[str]:
-    """Stands for the engine; it would continue the trace in `headers`."""
+    """Stands in for the engine; it would continue the trace in `headers`."""
     assert "traceparent" in headers
     for token in ("Hello", " world"):
         await asyncio.sleep(0.01)
@@ -37,7 +37,7 @@ async def engine(headers: dict[str, str]) -> AsyncIterator[str]:
 
 
 async def route(tracker: RequestLifecycleTracker, request_id: str) -> AsyncGenerator[str, None]:
-    """Streams one response, as a router's handler does."""
+    """Stream one response, as a router's handler does."""
     start = RequestStart(
         request_id=request_id,
         route=Route(RouteEndpoint(ENGINE, EndpointMetrics(running_requests=3, waiting_requests=0))),
@@ -58,7 +58,7 @@ async def route(tracker: RequestLifecycleTracker, request_id: str) -> AsyncGener
 
 
 async def main() -> None:
-    """Serves one whole request and one that its client gives up."""
+    """Serve one complete request and one whose client leaves."""
     telemetry = InMemoryTelemetry()
     path = Path(tempfile.mkdtemp()) / "records.jsonl"
     tracker = RequestLifecycleTracker(

@@ -1,7 +1,7 @@
 """Generates files from the declared fields: `make docs`.
 
-These are the JSON Schema of the record, and the tables of attributes, fields and columns in the
-pages on telemetry, on the record file and on tables, each between two marks.
+These are the JSON Schema of the record, and the tables of attributes, fields and columns on the
+pages about telemetry, the record file and tables, each between two marks.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Changes the core in a random sample of places, one at a time, and shows what no test noticed.
+"""Makes random changes to the core, one at a time, and lists those that no test notices.
 
 mutmut makes and runs the mutants; its settings are in pyproject.toml. Survivors that behave like
-the original are listed in docs/mutants.md, each with the reason, and do not count.
+the original do not count; docs/mutants.md lists them with the reasons.
 
     make mutants
     make mutants MUTANTS_ARGS="--sample 300 --seed 7 --only '*.tracking.store.*'"
@@ -29,7 +29,7 @@ NO_MUTANT = "none-yet"
 
 
 def main() -> int:
-    """Runs the sample; 0 if enough of it was killed."""
+    """Run the sample; return 0 if enough of it was killed."""
     args = arguments()
     print(f"generating mutants; mutmut's own output is in {LOG.relative_to(ROOT)}", flush=True)
     run([NO_MUTANT], args)
@@ -56,7 +56,7 @@ def arguments() -> argparse.Namespace:
 
 
 def run(names: list[str], args: argparse.Namespace) -> None:
-    """Runs mutmut, and stops it when its time is up; what it has found by then stays."""
+    """Run mutmut, and stop it after its time; its results so far are kept."""
     LOG.parent.mkdir(exist_ok=True)
     command = [MUTMUT, "run", "--max-children", str(args.children), *names]
     with LOG.open("a") as log:
@@ -69,7 +69,7 @@ def run(names: list[str], args: argparse.Namespace) -> None:
 
 
 def statuses() -> dict[str, str]:
-    """What became of each mutant."""
+    """Return the result of each mutant."""
     shown = subprocess.run(
         [MUTMUT, "results", "--all", "true"], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -102,13 +102,13 @@ def report(found: dict[str, str], aim: float) -> int:
 
 
 def function(name: str) -> str:
-    """`tracking.store.LifecycleStore.start`, of mutmut's name of a mutant."""
+    """Return `tracking.store.LifecycleStore.start` for mutmut's name of a mutant."""
     name = name.removeprefix("otel_lifecycle.").rpartition("__mutmut_")[0]
     return name.replace("xǁ", "").replace("ǁ", ".").replace(".x_", ".")
 
 
 def changed(diff: str) -> str:
-    """The line a mutant has instead; of one that only leaves lines out, the first of those."""
+    """Return the changed line of a mutant; if lines are only removed, the first of them."""
     lines = diff.splitlines()
     for sign in "+-":
         for line in lines:
@@ -118,7 +118,7 @@ def changed(diff: str) -> str:
 
 
 def equivalents() -> set[tuple[str, str]]:
-    """Function and changed line of the mutants that are known to change nothing."""
+    """Return function and changed line of the mutants known to be equivalent."""
     rows = re.findall(r"^\| `(\S+)` \| `(.+?)` \|", EQUIVALENT.read_text("utf-8"), re.MULTILINE)
     return {(where, line.replace("\\|", "|")) for where, line in rows}
 

@@ -1,7 +1,7 @@
 """Writes the Python snippets of the pages into `tests/typing/snippets`, for type checkers.
 
-Each module imports the public names and those of `tests/typing/context.py`, and keeps the lines of
-its page: what a checker says names the line there.
+Each module imports the public names and those of `tests/typing/context.py`. Its lines have the same
+numbers as on the page, so that a checker's errors point there.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _SNIPPET = re.compile(r"^( *)```python\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
 
 def snippets(page: str) -> Iterator[tuple[int, str]]:
-    """The line at which each snippet of a page begins, and its code."""
+    """Return the first line and the code of each snippet of a page."""
     for found in _SNIPPET.finditer(page):
         yield page.count("\n", 0, found.start(2)) + 1, dedent(found[2])
 
 
 def module(line: int, code: str) -> str:
-    """A module with the snippet at the line of its page."""
+    """Return a module with the snippet at the same line as on its page."""
     header = PREAMBLE
     if re.search(r"\b(async|await|yield)\b", code):
         header += "\nasync def snippet() -> Any:"
@@ -40,7 +40,7 @@ def module(line: int, code: str) -> str:
 
 
 def main() -> None:
-    """Makes the folder anew."""
+    """Write the folder anew."""
     folder = ROOT / "tests" / "typing" / "snippets"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

@@ -1,9 +1,9 @@
-"""Counts how often one request goes from one file of the package to another.
+"""Counts how often one request passes from one file of the package to another.
 
-Run with `python -m scripts.walk`. It follows the second of two equal requests, through the hooks
-and through the handle, from the router's first call to the line in the record file: every call that
-enters another file of the package than the one it was made from is a change, on whatever thread.
-Calls of other libraries in between do not count. Then it names the module with the most imports.
+Run with `python -m scripts.walk`. It follows the second of two equal requests, with the hooks
+and with the handle, from the router's first call to the line in the record file. A call on any
+thread from one file of the package to another is a change; calls of other libraries in between do
+not count. It also names the module with the most imports.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Walk:
         self.steps: list[Step] = []
 
     def __call__(self, frame: FrameType, event: str, _: object) -> None:
-        """A function is called: what `sys.setprofile` is given."""
+        """Handle a call, as the function passed to `sys.setprofile`."""
         if not self.counting or event != "call":
             return
         entered = _file(frame)
@@ -62,7 +62,7 @@ class Walk:
 
 
 def _file(frame: FrameType) -> str | None:
-    """The file of the package that a frame runs in; compiled setters belong to their compiler's."""
+    """Return the package's file of a frame; a compiled setter belongs to its compiler's."""
     name = frame.f_code.co_filename
     if not name.startswith(PACKAGE):
         return None
@@ -70,7 +70,7 @@ def _file(frame: FrameType) -> str | None:
 
 
 def through_the_handle(tracker: RequestLifecycleTracker) -> None:
-    """A stream from a prefill and a decode endpoint."""
+    """A stream through a prefill and a decode endpoint."""
     route = Route(_endpoint("leader"), _endpoint("prefill"), _endpoint("decode"))
     start = RequestStart(request_id="r", model="m", route=route, input_tokens=9, streaming=True)
     with tracker.track(start) as tracked:
@@ -80,7 +80,7 @@ def through_the_handle(tracker: RequestLifecycleTracker) -> None:
 
 
 def through_the_hooks(tracker: RequestLifecycleTracker) -> None:
-    """The same, from objects of the seed's shape."""
+    """The same with objects shaped like the seed's."""
     request = SimpleNamespace(
         request_id="r",
         target_model="m",
@@ -117,7 +117,7 @@ def _scheduled(name: str, group: object) -> Any:
 
 
 def walk(request: Callable[[RequestLifecycleTracker], None]) -> list[Step]:
-    """The changes of file on the walk of one request."""
+    """Return the file changes for one request."""
     counted = Walk()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "records.jsonl")
@@ -144,7 +144,7 @@ def walk(request: Callable[[RequestLifecycleTracker], None]) -> list[Step]:
 
 
 def imports() -> Counter[str]:
-    """How many modules of the package each module imports."""
+    """Return how many modules of the package each module imports."""
     counts: Counter[str] = Counter()
     for path in Path(PACKAGE).rglob("*.py"):
         modules: set[str] = set()
@@ -162,7 +162,7 @@ def imports() -> Counter[str]:
 
 
 def main() -> None:
-    """Prints what was counted."""
+    """Print the counts."""
     for request in (through_the_hooks, through_the_handle):
         steps = walk(request)
         files = {file for step in steps for file in step}

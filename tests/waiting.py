@@ -18,9 +18,9 @@ def eventually(
     """Wait for a condition; fail only if it never holds.
 
     Args:
-        condition: Is called again and again.
-        patience: Seconds to wait at most: a guard, not an expectation.
-        what: What is waited for, for the failure's text.
+        condition: Called repeatedly.
+        patience: Seconds to wait at most; a guard, not an expectation.
+        what: Name of the condition for the failure message.
     """
     deadline = time.monotonic() + patience
     pause = 0.005

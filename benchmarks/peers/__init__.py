@@ -1,1 +1,1 @@
-"""The same request by everybody else: one module a peer, each with `open_peer`."""
+"""The same request followed by other tools: one module per peer, each with `open_peer`."""

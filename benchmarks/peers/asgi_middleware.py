@@ -45,7 +45,7 @@ async def _send(_: _Message) -> None:
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:
-    """Nothing in it waits, so no event loop is needed, nor measured."""
+    """Run a coroutine that never waits, without an event loop to measure."""
     try:
         work.send(None)
     except StopIteration:

@@ -1,4 +1,4 @@
-"""The SDK alone: a span that says what ours of 40 attributes says, put together before."""
+"""The SDK alone: a span with the content of ours of 40 attributes, prepared in advance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DISTRIBUTION = "opentelemetry-sdk"
 
 
 def saying(tracer: Tracer, said: Told) -> Callable[[int], None]:
-    """Makes such a span around an answer."""
+    """Wrap an answer in such a span."""
 
     def serve(_: int) -> None:
         span = tracer.start_span("route", attributes=said.first)

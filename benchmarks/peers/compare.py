@@ -1,4 +1,4 @@
-"""Times the peers in turns, each beside a bare SDK span that says what it said."""
+"""Times the peers in turns, each beside a bare SDK span with the same content."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ FACTS = {
 
 @dataclass(frozen=True)
 class Compared:
-    """What one peer costs, and what it says; CPU in microseconds a request.
+    """The cost of one peer and its output; CPU in microseconds per request.
 
     Attributes:
-        name: Of the peer.
-        version: Of its distribution; empty where it has none.
-        path: On the request's path, without what the request costs when nobody follows it.
+        name: Name of the peer.
+        version: Version of its distribution; empty if there is none.
+        path: CPU on the request's path, minus that of a request without instrumentation.
         with_metrics: The same with a meter provider.
-        everything: Of all threads, until all is written; metrics off.
-        ratio: Of `path` to bare SDK spans that say what it said; None where it has no span.
-        export: Encoding its spans as OTLP protobuf; None likewise.
-        spans: A request.
-        attributes: On these spans, or the fields of a line where there is no span.
-        events: On these spans.
-        says: Which of `FACTS` they tell, or the line where there is no span.
-        file_bytes: Of a request in its file of records; None where it has none.
+        everything: CPU of all threads, until everything is written; without metrics.
+        ratio: `path` relative to equal bare SDK spans; None if it has no span.
+        export: CPU of encoding its spans as OTLP protobuf; None if it has no span.
+        spans: Spans per request.
+        attributes: Attributes on these spans, or fields of a line if there is no span.
+        events: Events on these spans.
+        says: Which of `FACTS` the spans have, or the line if there is no span.
+        file_bytes: Bytes per request in its file of records; None if it has none.
     """
 
     name: str
@@ -79,18 +79,18 @@ class Compared:
 
     @property
     def per_attribute(self) -> float:
-        """CPU on the path for each attribute."""
+        """CPU on the path per attribute."""
         return self.path.median / max(1, self.attributes)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All peers, and those that are missing with the reason.
+    """All peers, and the missing ones with the reason.
 
     Attributes:
-        peers: In the order of the modules.
-        missing: Reason by peer.
-        load: Load of the machine meanwhile, from and to.
+        peers: The peers, in the order of the modules.
+        missing: Reasons by peer.
+        load: Load of the machine, before and after.
     """
 
     peers: list[Compared]
@@ -99,7 +99,7 @@ class Comparison:
 
 
 class _Entrant:
-    """A peer, opened twice: without metrics, and with them."""
+    """A peer, opened with and without metrics."""
 
     def __init__(
         self, open_peer: Callable[[Bench], Peer], version: str, folder: Path, stack: ExitStack
@@ -153,7 +153,7 @@ class _Entrant:
 
 
 def compare() -> Comparison:
-    """Times them all, in this process."""
+    """Time them all, in this process."""
     missing: dict[str, str] = {}
     entrants: list[_Entrant] = []
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
@@ -192,7 +192,7 @@ def _spans_of(peer: Peer, bench: Bench) -> list[ReadableSpan]:
 
 
 def _saying(spans: Sequence[ReadableSpan]) -> Callable[[int], None]:
-    """Bare SDK spans with the same attributes and events, put together before."""
+    """Bare SDK spans with the same attributes and events, prepared in advance."""
     tracer = Bench(Path(), metrics=False).tracer_provider().get_tracer("bare")
     said = [
         (
@@ -214,7 +214,7 @@ def _saying(spans: Sequence[ReadableSpan]) -> Callable[[int], None]:
 
 
 def _served() -> int:
-    """Requests of a peer in all: one to see what it says, one before the first round."""
+    """Return the number of a peer's requests: one to read, one to warm up, and the rounds."""
     return 2 + ROUNDS * (WARM_UPS + REQUESTS)
 
 

@@ -1,4 +1,4 @@
-"""LiteLLM's OpenTelemetry callback, which makes its spans after the fact."""
+"""LiteLLM's OpenTelemetry callback, which makes its spans afterwards."""
 
 from __future__ import annotations
 

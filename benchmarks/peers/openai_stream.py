@@ -44,7 +44,7 @@ _CHUNKS = [_chunk(number) for number in range(CHUNKS)]
 
 
 class ChatStream(openai.Stream[ChatCompletionChunk]):
-    """The stream that the client hands out, its chunks parsed already."""
+    """The stream that the client returns, with parsed chunks."""
 
     def __init__(self) -> None:
         self._rest = iter(_CHUNKS)
@@ -56,15 +56,15 @@ class ChatStream(openai.Stream[ChatCompletionChunk]):
         return self
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""
 
 
 def respond(*_: object, **__: object) -> ChatStream:
-    """What stands where the client would ask the engine."""
+    """Stands in for the client's request to the engine."""
     return ChatStream()
 
 
 def stream(_: int) -> None:
-    """Passes the answer on, with nobody following it."""
+    """Pass on the answer without instrumentation."""
     for _chunk in respond():
         pass

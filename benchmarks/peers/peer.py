@@ -1,4 +1,4 @@
-"""What a peer is: something that follows one streamed request, and tells what it recorded."""
+"""The interface of a peer: it follows one streamed request, and returns what it recorded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHUNKS = 33  # of one answer
 
 
 class Kept(SpanProcessor):
-    """Keeps finished spans while it is told to, and costs next to nothing while it is not."""
+    """Keeps finished spans on demand, and costs next to nothing otherwise."""
 
     def __init__(self) -> None:
         self.keeping = False
@@ -28,10 +28,10 @@ class Kept(SpanProcessor):
 
 
 class Bench:
-    """What a peer is built upon: providers like everybody's, and a folder for its file.
+    """The environment of a peer: usual providers, and a folder for its file.
 
     Args:
-        folder: For files.
+        folder: Folder for files.
         metrics: Whether the peer records metrics too.
     """
 
@@ -43,7 +43,7 @@ class Bench:
         )
 
     def tracer_provider(self, sampler: Sampler | None = None) -> TracerProvider:
-        """One that hands spans to `kept`, and samples all unless told otherwise."""
+        """Return a provider that gives spans to `kept`; by default it samples all."""
         provider = TracerProvider(sampler)
         provider.add_span_processor(self.kept)
         return provider
@@ -54,13 +54,13 @@ class Peer:
     """One way to follow a request.
 
     Attributes:
-        name: What the table calls it.
-        serve: Serves one request, followed, given its number.
-        alone: Serves the same request with nobody following it.
-        settle: Does what `serve` left to other threads.
+        name: Name in the table.
+        serve: Serves and follows one request, given its number.
+        alone: Serves the same request without instrumentation.
+        settle: Does the work that `serve` left to other threads.
         file: Its file of records, if it writes one.
-        fields: Fields of a line of that file, where no span has them.
-        close: Gives back what it holds.
+        fields: Fields of a line of that file, if there is no span.
+        close: Releases its resources.
     """
 
     name: str
@@ -73,13 +73,13 @@ class Peer:
 
 
 class Chunks:
-    """An answer that comes in chunks."""
+    """An answer in chunks."""
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(CHUNKS))
 
 
 def stream(_: int) -> None:
-    """Passes an answer on, with nobody following it."""
+    """Pass on an answer without instrumentation."""
     for _chunk in Chunks():
         pass

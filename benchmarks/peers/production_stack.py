@@ -1,6 +1,6 @@
 """vLLM production-stack's tracing: the calls its router makes to the SDK for one request.
 
-Its router is on no registry, and drags in vLLM's own dependencies; the calls are what costs.
+Its router is not on PyPI and needs vLLM's dependencies; the cost is in these calls.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Python's logging: the 40 values as one line of JSON in a file, written on the request's path."""
+"""Python's logging: the 40 values as one JSON line in a file, written on the request's path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""opentelemetry-util-genai: the handler under OpenTelemetry's own GenAI instrumentations."""
+"""opentelemetry-util-genai: the handler used by OpenTelemetry's own GenAI instrumentations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DISTRIBUTION = "opentelemetry-util-genai"
 
 
 class _Followed(SyncStreamWrapper[ChatCompletionChunk]):
-    """As the instrumentations subclass it."""
+    """A subclass as the instrumentations have it."""
 
     def __init__(self, answer: ChatStream, invocation: InferenceInvocation) -> None:
         super().__init__(answer, invocation)

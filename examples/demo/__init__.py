@@ -1,1 +1,1 @@
-"""The demo: simulated engines, the example router under zero code, traffic, and what came of it."""
+"""The demo: simulated engines, the instrumented example router, traffic, and a report."""

@@ -17,19 +17,19 @@ _OURS = "hermes_router"
 
 
 def chosen_endpoint(environment: Mapping[str, str]) -> str | None:
-    """Where the user wants telemetry to go."""
+    """Return the user's own endpoint for telemetry."""
     return next((environment[name] for name in _ENDPOINTS if environment.get(name)), None)
 
 
 def router_environment(
     environment: Mapping[str, str], records: Path, receiver: str | None
 ) -> dict[str, str]:
-    """The router's environment.
+    """Return the router's environment.
 
     Args:
-        environment: The user's.
+        environment: The user's environment.
         records: The record file.
-        receiver: The demo's own OTLP receiver; None leaves the export as the user wants it.
+        receiver: The demo's own OTLP receiver; None keeps the user's own export.
     """
     defaults = {
         "OTEL_SERVICE_NAME": SERVICE_NAME,
@@ -62,6 +62,6 @@ def router_environment(
 
 
 def _other_instrumentations() -> list[str]:
-    """Whatever else is installed would add its own spans to those that are counted."""
+    """Return other installed instrumentations, whose spans would be counted too."""
     names = {point.name for point in entry_points(group="opentelemetry_instrumentor")}
     return sorted(names - {_OURS})

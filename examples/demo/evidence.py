@@ -1,4 +1,4 @@
-"""Do requests, records, spans and gauges of a demo agree?"""
+"""Checks that requests, records, spans and gauges of a demo agree."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _NOT_SEEN = "exported to where OTEL_EXPORTER_OTLP_* say, not counted here"
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was counted at the end of a run.
+    """The counts at the end of a run.
 
     Attributes:
-        answers: How many requests ended in which way, as their clients saw it.
+        answers: Number of requests by their end, as the clients saw it.
         records_path: The record file.
         record_span_ids: The span id of each record.
-        span_ids: The id of each exported span; None: they went elsewhere.
-        inflight: The last exported in-flight gauges, by endpoint; None: they went elsewhere.
+        span_ids: The id of each exported span; None: they were sent elsewhere.
+        inflight: The last exported in-flight gauges, by endpoint; None: they were sent elsewhere.
         inflight_peak: Their highest values.
     """
 
@@ -46,7 +46,7 @@ class Evidence:
 
     @property
     def agrees(self) -> bool:
-        """One record and one span for each request, and nothing in flight any more."""
+        """Return whether each request has one record and one span, and nothing is in flight."""
         records = len(self.record_span_ids)
         if records != self.answers.total() or records != len(set(self.record_span_ids)):
             return False
@@ -59,7 +59,7 @@ class Evidence:
         )
 
     def print(self, console: Console) -> None:
-        """Prints the counts, and where to look next."""
+        """Print the counts, and where to look next."""
         table = Table(box=None, show_header=False, pad_edge=False)
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
@@ -100,7 +100,7 @@ class Evidence:
 async def gather_evidence(
     answers: Counter[Answer], records: Path, receiver: OTLPReceiver | None
 ) -> Evidence:
-    """Counts, and waits a while for what is still under way."""
+    """Count, and wait a while for unfinished work."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + SETTLE_SECONDS
     while True:

@@ -1,4 +1,4 @@
-"""The engines and the router of a demo: their command lines, their coming and going."""
+"""The engines and the router of a demo: starting, killing and restarting them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Engine:
     port: int
 
     def endpoint(self) -> dict[str, object]:
-        """Its description, as the router takes it."""
+        """Its description for the router."""
         return {
             "name": self.name,
             "namespace": NAMESPACE,
@@ -67,7 +67,7 @@ class Fleet:
         processes: Runs them.
         roles: The role of each engine; see `engine_roles`.
         block_size: Tokens per KV-cache block.
-        speed: How many times as fast as real engines they are.
+        speed: Speed relative to real engines.
     """
 
     def __init__(
@@ -86,23 +86,23 @@ class Fleet:
 
     @property
     def url(self) -> str:
-        """The router's."""
+        """The router's URL."""
         return f"http://{_HOST}:{self._router_port}"
 
     @property
     def dispensable(self) -> Engine | None:
-        """An engine whose work another one can do, if there is any."""
+        """Return an engine that another one can replace, if there is any."""
         last = self.engines[-1]
         peers = [engine for engine in self.engines if engine.role == last.role]
         return last if len(peers) > 1 else None
 
     async def start(self, output: Path, records: Path, environment: Mapping[str, str]) -> None:
-        """Starts everything, and returns when everything answers.
+        """Start everything; return when everything answers.
 
         Args:
             output: The folder for the list of endpoints.
-            records: What the router's latency predictor learns from.
-            environment: The router's.
+            records: The record file, from which the router's latency predictor learns.
+            environment: The router's environment.
         """
         endpoints = output / "endpoints.json"
         endpoints.write_text(json.dumps([engine.endpoint() for engine in self.engines], indent=1))
@@ -116,17 +116,17 @@ class Fleet:
         await self._answering(self.url)
 
     def crash(self, engine: Engine) -> None:
-        """Kills an engine; the router is not told."""
+        """Kill an engine without telling the router."""
         self._processes.kill(engine.name)
 
     async def remove(self, engine: Engine) -> None:
-        """Tells the router that an engine is gone."""
+        """Tell the router that an engine is gone."""
         async with _client() as client:
             path = f"/admin/endpoints/{NAMESPACE}/{engine.name}"
             (await client.delete(self.url + path)).raise_for_status()
 
     async def bring_back(self, engine: Engine) -> None:
-        """Starts an engine again and tells the router."""
+        """Start an engine again and tell the router."""
         self._start_engine(engine)
         await self._answering(f"http://{_HOST}:{engine.port}")
         async with _client() as client:
@@ -168,7 +168,7 @@ class Fleet:
 
 
 def _free_ports(number: int) -> list[int]:
-    """Ports that nobody listens on; all are held until all are known, so that they differ."""
+    """Return free ports, all different."""
     with ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(number)]
         for one in sockets:

@@ -1,4 +1,4 @@
-"""A small OTLP/HTTP receiver: keeps what an application really exported."""
+"""A small OTLP/HTTP receiver that keeps an application's exports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ METRICS_PATH = "/v1/metrics"
 
 
 class OTLPReceiver:
-    """Listens on a free port of this machine, in threads of its own; a context manager."""
+    """Listens on a free local port, on separate threads; a context manager."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -55,26 +55,26 @@ class OTLPReceiver:
 
     @property
     def endpoint(self) -> str:
-        """What to set `OTEL_EXPORTER_OTLP_ENDPOINT` to; the protocol is `http/protobuf`."""
+        """The value for `OTEL_EXPORTER_OTLP_ENDPOINT`; the protocol is `http/protobuf`."""
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def spans(self, scope: str) -> list[Span]:
-        """The spans of one instrumentation scope, in the order they came."""
+        """Return the spans of one instrumentation scope, in order of arrival."""
         with self._lock:
             return list(self._spans.get(scope, ()))
 
     def scopes(self) -> list[str]:
-        """The instrumentation scopes that spans came from."""
+        """Return the instrumentation scopes of the spans."""
         with self._lock:
             return list(self._spans)
 
     def gauge(self, name: str) -> dict[Attributes, float]:
-        """The points of a gauge or a sum in the latest export; empty when it was not in there."""
+        """Return the points of a gauge or a sum in the latest export; empty if it is missing."""
         with self._lock:
             return self._points[-1].get(name, {}) if self._points else {}
 
     def peak(self, name: str) -> dict[Attributes, float]:
-        """The highest value of each point of a gauge or a sum over all exports."""
+        """Return the highest value of each point of a gauge or a sum over all exports."""
         peaks: dict[Attributes, float] = {}
         with self._lock:
             for points in self._points:
@@ -83,7 +83,7 @@ class OTLPReceiver:
         return peaks
 
     def accept(self, path: str, content: bytes) -> None:
-        """Takes the body of one export; raises `DecodeError` when it is none."""
+        """Accept the body of one export; raise `DecodeError` if it is invalid."""
         if path == TRACES_PATH:
             self._accept_spans(ExportTraceServiceRequest.FromString(content))
         elif path == METRICS_PATH:
@@ -107,7 +107,7 @@ class OTLPReceiver:
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """An exporter that was killed in the middle of an export is no error of ours."""
+        """Ignore disconnects from killed exporters."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
@@ -121,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().__init__(*arguments)
 
     def do_POST(self) -> None:
-        """One export."""
+        """Receive one export."""
         content = self.rfile.read(int(self.headers.get("content-length", 0)))
         try:
             self._accept(self.path, _decompress(content, self.headers.get("content-encoding")))
@@ -131,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Logs nothing."""
+        """Log nothing."""
 
     def _answer(self, status: int) -> None:
         # An empty message is a full success, in the encoding of the request (OTLP, 2.3.1).

@@ -1,4 +1,4 @@
-"""The processes of a demo: none outlives it, and one that dies early is named."""
+"""The processes of a demo: all end with it, and one that dies early is named."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _QUOTED_LINES = 3
 class Processes:
     """Starts processes by name, watches them and stops them.
 
-    Each leads a session of its own: Ctrl-C in the terminal reaches the demo alone, which then
-    stops them in order.
+    Each has its own session, so Ctrl-C in the terminal reaches only the demo, which then stops
+    them in order.
 
     Args:
-        logs: The folder that gets what each prints, `{name}.log`.
+        logs: The folder for their output, `{name}.log`.
     """
 
     def __init__(self, logs: Path) -> None:
@@ -35,7 +35,7 @@ class Processes:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Starts a process."""
+        """Start a process."""
         with self._log(name).open("ab") as log:
             self._running[name] = subprocess.Popen(
                 command,
@@ -47,18 +47,18 @@ class Processes:
             )
 
     def kill(self, name: str) -> None:
-        """Kills a process as a crash would."""
+        """Kill a process as a crash would."""
         self._end({name: self._running.pop(name)}, [signal.SIGKILL])
 
     def stop(self, *names: str) -> None:
-        """Ends processes, all if none is named: asks first, then kills."""
+        """End processes, by default all: first with a signal, then by killing them."""
         self._end(
             {name: self._running.pop(name) for name in names or tuple(self._running)},
             [signal.SIGTERM, signal.SIGKILL],
         )
 
     async def watch(self) -> NoReturn:
-        """Raises `CommandError` as soon as a process has ended by itself."""
+        """Raise `CommandError` as soon as a process ends by itself."""
         while True:
             for name, process in self._running.items():
                 if process.poll() is not None:

@@ -8,15 +8,15 @@ from typing import Protocol
 
 
 class Prompt(Protocol):
-    """What a request asks."""
+    """The prompt of a request."""
 
     @property
     def path(self) -> str:
-        """The API it goes to."""
+        """The API of the request."""
         ...
 
     def fields(self) -> dict[str, object]:
-        """Its fields in the body of a request."""
+        """The prompt's fields in the body of a request."""
         ...
 
 
@@ -42,10 +42,10 @@ class ChatPrompt:
 
 @dataclass(frozen=True)
 class TokenPrompt:
-    """A prompt as token ids, made of blocks: the same block id is the same tokens, always.
+    """A prompt of token ids in blocks: equal block ids always mean equal tokens.
 
     Attributes:
-        block_ids: One for each block.
+        block_ids: The id of each block.
         block_size: Tokens per block.
         length: Tokens of the prompt; the last block may be cut.
     """
@@ -64,7 +64,7 @@ class TokenPrompt:
         return {"prompt": self.token_ids()}
 
     def token_ids(self) -> list[int]:
-        """The token ids, of a small vocabulary; made on demand, for a trace has millions."""
+        """The token ids, of a small vocabulary; computed on demand, as a trace has millions."""
         ids: list[int] = []
         for block_id in self.block_ids:
             ids += random.Random(block_id).randbytes(self.block_size)

@@ -1,4 +1,4 @@
-"""Sends planned requests over HTTP, each when it is due, and notes how each was answered."""
+"""Sends planned requests over HTTP, each at its time, and notes each result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DONE = b"data: [DONE]"
 
 
 class Answer(str, Enum):
-    """How a request ended, as its client saw it."""
+    """How a request ended for its client."""
 
     COMPLETE = "complete"
     LEFT = "client left"
@@ -34,17 +34,17 @@ async def replay(
     on_sent: Callable[[], None],
     on_answer: Callable[[Answer], None],
 ) -> Counter[Answer]:
-    """Sends all requests, however many are in flight, and waits for their answers.
+    """Send all requests, however many are in flight, and wait for their answers.
 
     Args:
-        base_url: The router.
-        model: The model asked for.
-        requests: By time.
-        on_sent: Called whenever one is sent.
-        on_answer: Called whenever one has ended.
+        base_url: URL of the router.
+        model: The requested model.
+        requests: The requests, by time.
+        on_sent: Called after each request is sent.
+        on_answer: Called after each request has ended.
 
     Returns:
-        How many ended in which way; together as many as there are requests.
+        The number of requests by their end.
     """
     loop = asyncio.get_running_loop()
     start = loop.time()

@@ -46,7 +46,7 @@ class DemoOptions:
 
 
 def run(options: DemoOptions) -> int:
-    """Runs the demo; returns the exit code."""
+    """Run the demo; return the exit code."""
     if options.trace is None:
         workload = bundled_workload(options.requests, options.seed, options.speed)
     else:
@@ -76,7 +76,7 @@ async def _run(workload: Workload, roles: Sequence[str], output: Path) -> int:
 
 
 async def _play(workload: Workload, roles: Sequence[str], output: Path) -> Evidence:
-    """Starts everything, sends the requests, stops everything."""
+    """Start everything, send the requests, stop everything."""
     processes = Processes(output / "logs")
     fleet = Fleet(processes, roles, workload.block_size, workload.speed)
     traffic = Traffic(fleet, workload)
@@ -98,7 +98,7 @@ async def _play(workload: Workload, roles: Sequence[str], output: Path) -> Evide
 
 
 async def _unless(watch: Coroutine[Any, Any, NoReturn], work: Coroutine[Any, Any, _T]) -> _T:
-    """The result of `work`, unless `watch` raises first."""
+    """Return the result of `work`, unless `watch` raises first."""
     tasks = [asyncio.ensure_future(watch), asyncio.ensure_future(work)]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -111,7 +111,7 @@ async def _unless(watch: Coroutine[Any, Any, NoReturn], work: Coroutine[Any, Any
 
 @contextmanager
 def _cancelled_by_signals() -> Generator[list[signal.Signals], None, None]:
-    """Cancels the current task at the first signal; later ones do not disturb the cleaning up."""
+    """Cancel the current task at the first signal; ignore later ones during cleanup."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     caught: list[signal.Signals] = []
 

@@ -1,4 +1,4 @@
-"""What happens while a demo runs: requests, and one engine that leaves and comes back."""
+"""The course of a demo: requests, and one engine that leaves and comes back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNNOTICED, _UNNOTICED_SECONDS = 0.1, 1.0
 
 
 class Traffic:
-    """Sends a workload to a fleet and shows how far it is."""
+    """Sends a workload to a fleet and shows the progress."""
 
     def __init__(self, fleet: Fleet, workload: Workload) -> None:
         self._fleet = fleet
@@ -39,7 +39,7 @@ class Traffic:
         )
 
     async def run(self) -> Counter[Answer]:
-        """Sends all requests; returns how they were answered."""
+        """Send all requests; return their results."""
         with self._progress:
             engines = ", ".join(engine.name for engine in self._fleet.engines)
             self._say(f"router at {self._fleet.url} in front of {engines}")

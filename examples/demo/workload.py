@@ -1,4 +1,4 @@
-"""The requests a demo sends: a bundled generator of conversations, and Mooncake traces."""
+"""The requests of a demo: generated conversations, or a Mooncake trace."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _WORDS = (
 
 @dataclass(frozen=True)
 class PlannedRequest:
-    """One request, and when it is sent.
+    """One request and its time.
 
     Attributes:
         at: Seconds since the start.
-        output_tokens: How many tokens are asked for.
-        leave_after_chunks: The client disconnects after that many chunks, 0 being soon after
-            sending; None: it stays.
+        output_tokens: Number of requested tokens.
+        leave_after_chunks: The client disconnects after this many chunks (0: soon after sending);
+            None: it stays.
     """
 
     request_id: str
@@ -53,13 +53,13 @@ class PlannedRequest:
 
 @dataclass(frozen=True)
 class Workload:
-    """What a demo plays.
+    """The workload of a demo.
 
     Attributes:
-        requests: By time, the first at 0.
-        speed: How many times as fast as planned; `at` of the requests is after that.
-        block_size: Tokens per KV-cache block that the prompts are made for.
-        with_outage: Whether an engine leaves and comes back on the way.
+        requests: The requests, by time, the first at 0.
+        speed: The speed, already applied to the requests' times.
+        block_size: Tokens per KV-cache block of the prompts.
+        with_outage: Whether an engine leaves and comes back.
     """
 
     requests: Sequence[PlannedRequest]
@@ -69,7 +69,7 @@ class Workload:
 
     @property
     def duration(self) -> float:
-        """Seconds until the last request is sent."""
+        """Return the seconds until the last request is sent."""
         return self.requests[-1].at
 
 
@@ -80,7 +80,7 @@ def bundled_workload(count: int, seed: int, speed: float | None) -> Workload:
 
 
 def trace_workload(path: Path, count: int, speed: float | None) -> Workload:
-    """A trace, by default as many requests a second as in the bundled workload."""
+    """A trace, by default with as many requests per second as the bundled workload."""
     requests = read_trace(path, count)
     if speed is None:
         seconds = requests[-1].at - requests[0].at
@@ -89,7 +89,7 @@ def trace_workload(path: Path, count: int, speed: float | None) -> Workload:
 
 
 def generate(count: int, seed: int) -> list[PlannedRequest]:
-    """Conversations that share system prompts, by time; the same for the same seed."""
+    """Return conversations that share system prompts, by time; equal for equal seeds."""
     rng = random.Random(seed)
     systems = [_text(rng, blocks * CONVERSATION_BLOCK_SIZE) for blocks in _SYSTEM_PROMPT_BLOCKS]
     duration = count / REQUESTS_PER_SECOND
@@ -126,7 +126,7 @@ def _conversation(
 
 
 def _token_prompt(rng: random.Random, system: int, conversation: int, turn: int) -> TokenPrompt:
-    """The blocks of the system prompt, and two more a turn: the answer before, and the question."""
+    """The blocks of the system prompt, and two per turn: previous answer and question."""
     shared = [f"{system}.{block}" for block in range(_SYSTEM_PROMPT_BLOCKS[system])]
     own = [f"{system}/{conversation}.{block}" for block in range(2 * turn + 1)]
     block_ids = tuple(_block_id(name) for name in (*shared, *own))
@@ -158,10 +158,10 @@ class _TraceLine(msgspec.Struct):
 
 
 def read_trace(path: Path, count: int) -> list[PlannedRequest]:
-    """The first requests of a Mooncake trace, by time.
+    """Return the first requests of a Mooncake trace, by time.
 
     Raises:
-        CommandError: The file cannot be read or is no such trace; names file, line and reason.
+        CommandError: The file cannot be read or is not such a trace.
     """
     requests: list[PlannedRequest] = []
     try:
@@ -194,6 +194,6 @@ def _planned(line: _TraceLine, number: int) -> PlannedRequest:
 
 
 def at_speed(requests: Sequence[PlannedRequest], speed: float) -> list[PlannedRequest]:
-    """The same requests, `speed` times as fast, the first at 0."""
+    """Return the same requests, `speed` times as fast, the first at 0."""
     start = requests[0].at
     return [replace(request, at=(request.at - start) / speed) for request in requests]

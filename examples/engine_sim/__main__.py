@@ -11,7 +11,7 @@ from engine_sim.config import ROLES, EngineConfig
 
 
 def main() -> None:
-    """Parses the options and serves until told to stop."""
+    """Parse the options and serve until told to stop."""
     defaults = EngineConfig()
     parser = argparse.ArgumentParser(prog="engine_sim", description="A simulated LLM engine.")
     parser.add_argument("--host", default="127.0.0.1")

@@ -1,4 +1,4 @@
-"""The HTTP face of an engine: OpenAI API, metrics, health and fault injection."""
+"""The HTTP API of an engine: OpenAI API, metrics, health and fault injection."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class EngineApp:
         self._traceparents: deque[dict[str, str | None]] = deque(maxlen=REMEMBERED_TRACEPARENTS)
 
     def build(self) -> Starlette:
-        """The ASGI application."""
+        """Build the ASGI application."""
         return Starlette(
             routes=[
                 Route("/v1/chat/completions", self._complete, methods=["POST"]),
@@ -148,7 +148,7 @@ class EngineApp:
 
 
 def create_app(config: EngineConfig) -> Starlette:
-    """Builds the application of one engine."""
+    """Build the application of one engine."""
     return EngineApp(config).build()
 
 

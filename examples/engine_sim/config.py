@@ -1,4 +1,4 @@
-"""What one simulated engine is: its identity, speed and size."""
+"""The settings of one simulated engine: identity, speed and size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stops work for a client that has gone away."""
+"""Stops work for a client that has left."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.types import Receive
 
 
 async def run_until_disconnect(receive: Receive, work: Callable[[], Awaitable[None]]) -> None:
-    """Runs `work`, and cancels it as soon as the client disconnects."""
+    """Run `work`, and cancel it when the client disconnects."""
     async with anyio.create_task_group() as tasks:
 
         async def watch() -> None:

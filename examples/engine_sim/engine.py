@@ -1,4 +1,4 @@
-"""The engine proper: waiting queue, running batch, prefill and decode as timed steps."""
+"""The engine: waiting queue, running batch, prefill and decode as timed steps."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Job:
     """One request inside the engine.
 
     Attributes:
-        kv_transferred: Another engine did the prefill and sent its KV cache along.
-        cached_tokens: Prompt tokens found in the prefix cache, known once prefill has begun.
+        kv_transferred: Whether another engine did the prefill and sent its KV cache.
+        cached_tokens: Prompt tokens found in the prefix cache, known from the start of prefill.
         slowdown: Stretches every step; for the `slow` fault.
     """
 
@@ -49,18 +49,18 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """Requests not admitted to the running batch yet."""
+        """Return the requests that are not in the running batch yet."""
         return len(self._waiting)
 
     def check(self, job: Job) -> None:
-        """Refuses a job that could never be admitted."""
+        """Refuse a job that could never be admitted."""
         if len(job.prompt.block_hashes) + self._private_blocks(job) > self.cache.capacity:
             raise InvalidRequestError("the request does not fit in the KV cache")
 
     async def generate(self, job: Job) -> AsyncGenerator[int, None]:
-        """Runs a job; yields the number of tokens each chunk carries.
+        """Run a job; yield the number of tokens of each chunk.
 
-        The first chunk is the single token a prefill ends with. Close the generator to abort the
+        The first chunk is the single token that ends a prefill. Close the generator to abort the
         job and free its slot.
         """
         admitted = asyncio.Event()
@@ -137,6 +137,6 @@ class Engine:
         self._admit()
 
     def _private_blocks(self, job: Job) -> int:
-        """Blocks for the tail of the prompt and for the output."""
+        """Return the blocks for the tail of the prompt and for the output."""
         shared = len(job.prompt.block_hashes) * self.config.block_size
         return -(-(job.prompt.tokens - shared + job.output_tokens) // self.config.block_size)

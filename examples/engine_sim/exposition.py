@@ -25,7 +25,7 @@ class Load:
 
 
 def vllm_metrics(config: EngineConfig, load: Load) -> str:
-    """The part of vLLM's `/metrics` that routers look at."""
+    """Return the part of vLLM's `/metrics` that routers read."""
     model = f'engine="0",model_name="{config.model}"'
     cache = f'block_size="{config.block_size}",num_gpu_blocks="{config.cache_blocks}"'
     lora = 'max_lora="0",running_lora_adapters="",waiting_lora_adapters=""'
@@ -52,7 +52,7 @@ def vllm_metrics(config: EngineConfig, load: Load) -> str:
 
 
 def npu_metrics(config: EngineConfig, load: Load, jitter: random.Random) -> str:
-    """What npu-exporter prints for the chips of this engine; utilisation follows the load."""
+    """Return npu-exporter's metrics for this engine's chips; utilization follows the load."""
     batch = load.running / config.max_running
     core = 90.0 if load.prefilling else 60.0 * batch
     memory = HBM_WEIGHTS_PERCENT + (95.0 - HBM_WEIGHTS_PERCENT) * load.kv_cache_usage

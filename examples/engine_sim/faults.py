@@ -1,4 +1,4 @@
-"""Faults that can be switched on to see how a router copes."""
+"""Faults that can be switched on to test a router."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ CHUNKS_BEFORE_CUT = 3
 
 
 class Fault(Enum):
-    """What goes wrong until the fault is changed; but for the last, with every request."""
+    """A fault until it is changed; all but the last affect every request."""
 
     NONE = "none"
     HTTP_500 = "http_500"  # answers 500 at once

@@ -15,7 +15,7 @@ class _PinnedBlock:
 
 @dataclass(frozen=True)
 class Allocation:
-    """The blocks one running request holds."""
+    """The blocks of one running request."""
 
     hashes: tuple[bytes, ...]
     private_blocks: int
@@ -24,8 +24,8 @@ class Allocation:
 class KVCache:
     """A fixed number of blocks, shared between requests with a common prefix.
 
-    A block is *pinned* while a running request uses it. Once nobody does, a filled block stays as
-    an *idle* one, to be reused by a later request or evicted, least recently used first.
+    A block is *pinned* while a running request uses it. Afterwards a filled block stays *idle*
+    until a later request reuses it or it is evicted, least recently used first.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -36,21 +36,21 @@ class KVCache:
 
     @property
     def capacity(self) -> int:
-        """Total number of blocks."""
+        """The total number of blocks."""
         return self._capacity
 
     @property
     def usage(self) -> float:
-        """Fraction of blocks in use by running requests; idle blocks count as free."""
+        """The fraction of blocks in use by running requests; idle blocks count as free."""
         return (len(self._pinned) + self._private) / self._capacity
 
     def fits(self, hashes: Sequence[bytes], private_blocks: int) -> bool:
-        """Whether a request could be admitted now."""
+        """Return whether a request could be admitted now."""
         new = sum(1 for block in hashes if block not in self._pinned) + private_blocks
         return len(self._pinned) + self._private + new <= self._capacity
 
     def pin(self, hashes: Sequence[bytes], private_blocks: int) -> Allocation:
-        """Takes the blocks of a prompt, and `private_blocks` more that nobody can share."""
+        """Take the blocks of a prompt, and `private_blocks` more that cannot be shared."""
         for block in hashes:
             pinned = self._pinned.get(block)
             if pinned is not None:
@@ -64,7 +64,7 @@ class KVCache:
         return Allocation(tuple(hashes), private_blocks)
 
     def filled_prefix(self, allocation: Allocation) -> int:
-        """How many leading blocks of the prompt need no prefill."""
+        """Return how many leading blocks of the prompt need no prefill."""
         count = 0
         for block in allocation.hashes:
             if not self._pinned[block].filled:
@@ -73,12 +73,12 @@ class KVCache:
         return count
 
     def fill(self, allocation: Allocation) -> None:
-        """Marks all blocks of the prompt as computed."""
+        """Mark all blocks of the prompt as computed."""
         for block in allocation.hashes:
             self._pinned[block].filled = True
 
     def unpin(self, allocation: Allocation) -> None:
-        """Gives the blocks back; computed ones stay reusable."""
+        """Release the blocks; computed ones stay reusable."""
         for block in reversed(allocation.hashes):  # the end of a prefix is evicted before its start
             pinned = self._pinned[block]
             pinned.users -= 1

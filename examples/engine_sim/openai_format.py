@@ -36,17 +36,17 @@ class Renderer:
         self._event_start, _, self._event_end = f"data: {template}\n\n".rpartition("@")
 
     def event(self, tokens: int, *, last: bool) -> bytes:
-        """One event that carries `tokens` words of output."""
+        """Render the event with `tokens` words of output."""
         if not last:
             return f"{self._event_start}{self._text(tokens)}{self._event_end}".encode()
         return _event({**self._event_head, "choices": [self._choice(self._text(tokens), "length")]})
 
     def usage_event(self, job: Job) -> bytes:
-        """The event before the last, sent when the client asked for usage."""
+        """Render the event before the last, sent if the client asked for usage."""
         return _event({**self._event_head, "choices": [], "usage": _usage(job)})
 
     def body(self, job: Job) -> dict[str, Any]:
-        """The whole answer of a request that does not stream."""
+        """Render the complete answer to a request that does not stream."""
         text = self._text(job.output_tokens)
         if self._chat:
             message = {"role": "assistant", "content": text}

@@ -18,7 +18,7 @@ _PASSED_ON = ("x-request-id", "traceparent", "tracestate")
 
 
 class ProxyError(Exception):
-    """Prefill or decode did not answer as it should."""
+    """Prefill or decode failed."""
 
     def __init__(self, status: int, message: str, host_port: str | None = None) -> None:
         super().__init__(message)
@@ -27,10 +27,10 @@ class ProxyError(Exception):
 
 
 class PDProxy:
-    """Sends a request through a prefill and a decode engine the router has chosen.
+    """Sends a request through the prefill and decode engines that the router chose.
 
-    Real engines move the KV cache between them; here a header tells the decode engine to assume it
-    has arrived.
+    Real engines transfer the KV cache; here a header tells the decode engine to assume that it has
+    arrived.
     """
 
     def __init__(self) -> None:
@@ -42,11 +42,11 @@ class PDProxy:
         self.in_flight = 0
 
     async def aclose(self) -> None:
-        """Closes the connections to the engines."""
+        """Close the connections to the engines."""
         await self._client.aclose()
 
     async def prefill(self, path: str, headers: Mapping[str, str], payload: dict[str, Any]) -> int:
-        """Has the prompt prefilled; returns how many of its tokens were cached."""
+        """Prefill the prompt; return how many of its tokens were cached."""
         content = json.dumps({**payload, "max_tokens": 1, "stream": False, "stream_options": None})
         response = await self._send(PREFILL_HEADER, path, headers, content.encode(), {})
         body = await response.aread()
@@ -56,7 +56,7 @@ class PDProxy:
     async def decode(
         self, path: str, headers: Mapping[str, str], body: bytes, cached_tokens: int
     ) -> httpx.Response:
-        """Starts the decode; the caller reads the response and closes it."""
+        """Start the decode; the caller reads the response and closes it."""
         extra = {KV_TRANSFERRED_HEADER: "1", CACHED_TOKENS_HEADER: str(cached_tokens)}
         return await self._send(DECODE_HEADER, path, headers, body, extra)
 

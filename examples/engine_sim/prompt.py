@@ -1,4 +1,4 @@
-"""Turns a request body into what the engine charges for: token count and block hashes."""
+"""Converts a request body to the engine's input: token count and block hashes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_OUTPUT_TOKENS = 4096
 
 
 class InvalidRequestError(ValueError):
-    """The request body is not something the engine can serve."""
+    """The engine cannot serve the request body."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Prompt:
 
 
 def parse_prompt(payload: Mapping[str, Any], block_size: int) -> Prompt:
-    """Reads the `prompt` or the `messages` of an OpenAI request."""
+    """Read the `prompt` or the `messages` of an OpenAI request."""
     if "messages" in payload:
         content, bytes_per_token = _encode(_chat_text(payload["messages"])), BYTES_PER_TEXT_TOKEN
     else:
@@ -46,7 +46,7 @@ def parse_prompt(payload: Mapping[str, Any], block_size: int) -> Prompt:
 
 
 def parse_output_tokens(payload: Mapping[str, Any]) -> int:
-    """How many tokens to produce: `max_tokens` within reason."""
+    """Return how many tokens to produce: `max_tokens`, within limits."""
     wanted = payload.get("max_tokens")
     if wanted is None:
         wanted = payload.get("max_completion_tokens")
@@ -58,7 +58,7 @@ def parse_output_tokens(payload: Mapping[str, Any]) -> int:
 
 
 def parse_include_usage(payload: Mapping[str, Any]) -> bool:
-    """Whether a stream ends with an event that reports usage."""
+    """Return whether a stream ends with an event that reports usage."""
     options = payload.get("stream_options")
     if options is None:
         return False
@@ -68,7 +68,7 @@ def parse_include_usage(payload: Mapping[str, Any]) -> bool:
 
 
 def hash_blocks(content: bytes, block_bytes: int) -> tuple[bytes, ...]:
-    """Chained hashes of the full blocks of a prompt."""
+    """Return the chained hashes of the full blocks of a prompt."""
     hashes: list[bytes] = []
     parent = b""
     for start in range(0, len(content) - block_bytes + 1, block_bytes):

@@ -1,4 +1,4 @@
-"""ASGI responses: one for the engine's own output, one that relays a decode engine's."""
+"""ASGI responses: the engine's own output, or the relayed output of a decode engine."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ SSE_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8")]
 
 
 class HangingResponse:
-    """Never answers; ends when the client loses patience."""
+    """Never answers; ends when the client leaves."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Waits for the client to disconnect."""
+        """Wait for the client to disconnect."""
         await run_until_disconnect(receive, anyio.sleep_forever)
 
 
 class GeneratedResponse:
-    """Runs a job on the engine and sends its output, whole or token by token."""
+    """Runs a job on the engine and sends its output, complete or token by token."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class GeneratedResponse:
         self._fault = fault
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Generates and sends until done, or until the client disconnects."""
+        """Generate and send until done, or until the client disconnects."""
 
         async def work() -> None:
             if self._stream:
@@ -102,7 +102,7 @@ class ProxiedResponse:
         self._body = body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Prefills, then relays the decode until done, or until the client disconnects."""
+        """Prefill, then relay the decode until done, or until the client disconnects."""
 
         async def work() -> None:
             self._proxy.in_flight += 1

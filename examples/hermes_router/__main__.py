@@ -18,7 +18,7 @@ from hermes_router.errors import InvalidFieldError
 
 
 def main() -> None:
-    """Parses the options and serves until told to stop."""
+    """Parse the options and serve until told to stop."""
     options = _parser().parse_args()
     try:
         endpoints = [] if options.endpoints is None else load_endpoints(options.endpoints)

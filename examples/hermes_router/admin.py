@@ -1,4 +1,4 @@
-"""Lets endpoints join and leave at run time."""
+"""Adds and removes endpoints at run time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Admin:
         self._datastore = datastore
 
     def routes(self) -> list[Route]:
-        """What to mount."""
+        """The routes to mount."""
         return [
             Route("/admin/endpoints", self._list, methods=["GET"]),
             Route("/admin/endpoints", self._add, methods=["POST"]),

@@ -1,4 +1,4 @@
-"""Watches an answer go by: is it complete, and what usage does it report?"""
+"""Reads an answer as it passes: whether it is complete, and its usage."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from hermes_router.model import PromptTokenDetails, Usage
 
 
 class Answer(Protocol):
-    """What is known of an answer, chunk by chunk."""
+    """What is known about an answer, chunk by chunk."""
 
     usage: Usage | None
     complete: bool
 
     def feed(self, chunk: bytes) -> None:
-        """Takes a chunk as it came from the engine."""
+        """Accept a chunk as it came from the engine."""
         ...
 
     def end(self) -> None:
-        """The engine has ended its response in good order."""
+        """Note that the engine has ended its response normally."""
         ...
 
 
 class StreamedAnswer:
-    """Server-sent events, complete with `[DONE]`; only an event with usage in it is parsed."""
+    """Server-sent events, complete with `[DONE]`; only events with usage are parsed."""
 
     def __init__(self) -> None:
         self.usage: Usage | None = None
@@ -32,7 +32,7 @@ class StreamedAnswer:
         self._unfinished_line = b""
 
     def feed(self, chunk: bytes) -> None:
-        """Looks at the lines that are whole now; chunks end anywhere."""
+        """Read the lines that are complete now; chunks end anywhere."""
         lines, newline, rest = (self._unfinished_line + chunk).rpartition(b"\n")
         self._unfinished_line = rest
         if newline and (b'"usage"' in lines or b"[DONE]" in lines):
@@ -40,7 +40,7 @@ class StreamedAnswer:
                 self._read_line(line)
 
     def end(self) -> None:
-        """Looks at a last line that nothing has ended."""
+        """Read a last line without a line end."""
         self._read_line(self._unfinished_line)
 
     def _read_line(self, line: bytes) -> None:
@@ -62,17 +62,17 @@ class WholeAnswer:
         self._chunks: list[bytes] = []
 
     def feed(self, chunk: bytes) -> None:
-        """Keeps the chunk: usage can only be read from the whole."""
+        """Keep the chunk: usage can only be read from the complete body."""
         self._chunks.append(chunk)
 
     def end(self) -> None:
-        """Reads the usage."""
+        """Read the usage."""
         self.complete = True
         self.usage = _usage(b"".join(self._chunks))
 
 
 def answer_of(content_type: str) -> Answer:
-    """The right kind for a response."""
+    """Return the right kind for a response."""
     return StreamedAnswer() if content_type.startswith("text/event-stream") else WholeAnswer()
 
 

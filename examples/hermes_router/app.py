@@ -1,4 +1,4 @@
-"""The HTTP face of the router, and where its parts are put together."""
+"""The HTTP API of the router, and the assembly of its parts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Router:
             self._datastore.apply(EndpointEvent(EndpointEventType.ADD_OR_UPDATE, metadata))
 
     def build(self) -> Starlette:
-        """The ASGI application."""
+        """Build the ASGI application."""
         return Starlette(
             routes=[
                 Route("/v1/chat/completions", self._complete, methods=["POST"]),
@@ -78,5 +78,5 @@ class Router:
 
 
 def create_app(config: RouterConfig, endpoints: Iterable[EndpointMetadata] = ()) -> Starlette:
-    """Builds the application of one router."""
+    """Build the application of one router."""
     return Router(config, endpoints).build()

@@ -1,4 +1,4 @@
-"""What a router is told at start: its mode and its first endpoints."""
+"""The settings of a router at start: its mode and its first endpoints."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RouterConfig:
 
 
 def load_endpoints(path: Path) -> list[EndpointMetadata]:
-    """Reads an endpoints file; raises `InvalidFieldError` or `OSError`."""
+    """Read an endpoints file; raise `InvalidFieldError` or `OSError`."""
     try:
         content: object = json.loads(path.read_bytes())
     except ValueError as error:
@@ -56,7 +56,7 @@ def load_endpoints(path: Path) -> list[EndpointMetadata]:
 
 
 def parse_endpoint(description: object) -> EndpointMetadata:
-    """Reads one endpoint: `{"name": "qwen-0", "address": "127.0.0.1", "port": 9001, ...}`."""
+    """Read one endpoint: `{"name": "qwen-0", "address": "127.0.0.1", "port": 9001, ...}`."""
     if not isinstance(description, dict):
         raise InvalidFieldError("endpoint", description, "a JSON object")
     fields = cast("dict[str, object]", description)
@@ -79,7 +79,7 @@ def parse_endpoint(description: object) -> EndpointMetadata:
 
 
 def describe_endpoint(metadata: EndpointMetadata) -> dict[str, object]:
-    """The description `parse_endpoint` would read the same endpoint from."""
+    """Return the description from which `parse_endpoint` reads the same endpoint."""
     return {
         "name": metadata.namespaced_name.name,
         "namespace": metadata.namespaced_name.namespace,

@@ -1,4 +1,4 @@
-"""The endpoints there are now, and what the router knows of each."""
+"""The current endpoints, and what the router knows about each."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Endpoint:
     """The live state of one endpoint.
 
     Attributes:
-        metrics: As of the last successful scrape; None before it. The same goes for `npu`.
+        metrics: The metrics of the last successful scrape; None before the first. So is `npu`.
         models: Names of the models it serves.
-        inflight_requests: Sent by this router and not answered yet.
-        inflight_tokens: Their prompt tokens, as far as this endpoint still has to care for them.
+        inflight_requests: Requests sent by this router and not answered yet.
+        inflight_tokens: Their prompt tokens that this endpoint still has to process.
     """
 
     metadata: EndpointMetadata
@@ -52,11 +52,11 @@ class Endpoint:
         return monotonic() >= self._avoid_until
 
     def avoid(self) -> None:
-        """Spares the endpoint for a short while, because it did not answer."""
+        """Avoid the endpoint for a short while, because it did not answer."""
         self._avoid_until = monotonic() + AVOID_SECONDS
 
     def update_metrics(self, metrics: EndpointMetrics) -> None:
-        """Takes over freshly scraped metrics."""
+        """Store new metrics."""
         self.metrics = metrics
         self.prefix_index.capacity = metrics.cache_num_blocks or DEFAULT_CACHE_BLOCKS
 
@@ -68,7 +68,7 @@ class Datastore:
         self._endpoints: dict[NamespacedName, Endpoint] = {}
 
     def apply(self, event: EndpointEvent) -> None:
-        """Lets an endpoint join, change or leave; requests under way are not disturbed."""
+        """Add, change or remove an endpoint; running requests are not disturbed."""
         metadata = event.endpoint
         name = metadata.namespaced_name
         if event.type is EndpointEventType.DELETE:
@@ -81,11 +81,11 @@ class Datastore:
             self._endpoints[name] = Endpoint(metadata)
 
     def get(self, name: NamespacedName) -> Endpoint | None:
-        """The endpoint of that name, if it is there."""
+        """Return the endpoint of that name, if it exists."""
         return self._endpoints.get(name)
 
     def with_role(self, role: str) -> list[Endpoint]:
-        """The endpoints that play a role."""
+        """Return the endpoints with a role."""
         return [endpoint for endpoint in self if endpoint.metadata.role == role]
 
     def __iter__(self) -> Iterator[Endpoint]:

@@ -1,4 +1,4 @@
-"""The hooks around a request: before it is sent, while it is answered, when it is refused."""
+"""The hooks of a request: before it is sent, while it is answered, when it is rejected."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PASSED_ON = ("authorization", "traceparent", "tracestate")
 
 @dataclass
 class _Charge:
-    """What one request adds to the load of one endpoint."""
+    """The load that one request adds to one endpoint."""
 
     endpoint: Endpoint
     tokens: int
@@ -34,11 +34,11 @@ class _Charge:
 
 
 class Director:
-    """Directs requests to endpoints and keeps the books on what is in flight.
+    """Sends requests to endpoints and counts what is in flight.
 
     All methods run on the event loop. `pre_request` is called for every attempt, `response_body`
-    for every chunk and once more at the end of a request, `reject` instead of them if there is
-    nowhere to send it.
+    for every chunk and once more at the end of a request, and `reject` instead of them if there is
+    no endpoint.
     """
 
     def __init__(self, datastore: Datastore, scheduler: Scheduler) -> None:
@@ -50,11 +50,11 @@ class Director:
     def schedule(
         self, request: InferenceRequest, excluded: Collection[NamespacedName]
     ) -> SchedulingResult | None:
-        """Decides where an attempt goes; None if there is no endpoint for it."""
+        """Decide where an attempt goes; None if there is no endpoint for it."""
         return self._scheduler.schedule(request, excluded)
 
     def pre_request(self, request: InferenceRequest, scheduling_result: SchedulingResult) -> None:
-        """Counts the attempt, expects its prefix to be cached, and fills its headers."""
+        """Count the attempt, expect its prefix to be cached, and set its headers."""
         self._give_back(request)  # what the attempt before this one was charged
         self._charge(request, scheduling_result)
         request.headers.clear()
@@ -74,15 +74,15 @@ class Director:
         response: InferenceResponse,
         target_endpoint: EndpointMetadata | None,
     ) -> None:
-        """Gives the load back: a prefill's at the first chunk, everything at the end."""
+        """Release the load: a prefill's at the first chunk, everything at the end."""
         self._give_back(request, only_prefill=not response.end_of_stream)
 
     def reject(self, request: InferenceRequest, reason: str) -> None:
-        """Counts a request that is refused."""
+        """Count a rejected request."""
         self.rejected[reason] = self.rejected.get(reason, 0) + 1
 
     def avoid(self, metadata: EndpointMetadata) -> None:
-        """Spares an endpoint that cannot be reached for a short while."""
+        """Avoid an unreachable endpoint for a short while."""
         endpoint = self._datastore.get(metadata.namespaced_name)
         if endpoint is not None:
             endpoint.avoid()

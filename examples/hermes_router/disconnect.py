@@ -1,4 +1,4 @@
-"""Stops work for a client that has gone away."""
+"""Stops work for a client that has left."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.types import Receive
 async def run_until_disconnect(
     receive: Receive, work: Callable[[], Awaitable[None]], on_disconnect: Callable[[], None]
 ) -> None:
-    """Runs `work`; cancels it when the client disconnects, after a call of `on_disconnect`."""
+    """Run `work`; on a disconnect, call `on_disconnect` and cancel it."""
     async with anyio.create_task_group() as tasks:
 
         async def watch() -> None:

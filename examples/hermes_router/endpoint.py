@@ -1,4 +1,4 @@
-"""Endpoints: who they are, and what their engines and chips report."""
+"""Endpoints: their identity, and the reports of their engines and chips."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ AGGREGATED, LEADER, PREFILL, DECODE = "aggregated", "leader", "prefill", "decode
 
 @dataclass(frozen=True, order=True)
 class NamespacedName:
-    """What an endpoint is known by in the datastore."""
+    """The key of an endpoint in the datastore."""
 
     namespace: str
     name: str
@@ -23,7 +23,7 @@ class NamespacedName:
 
 @dataclass(frozen=True)
 class EndpointMetadata:
-    """Who an endpoint is and where it listens."""
+    """The identity and the address of an endpoint."""
 
     namespaced_name: NamespacedName
     pod_name: str
@@ -43,7 +43,7 @@ class EndpointMetadata:
 
 
 class EndpointEventType(Enum):
-    """What happened to an endpoint."""
+    """The kind of an endpoint event."""
 
     ADD_OR_UPDATE = "add_or_update"
     DELETE = "delete"
@@ -79,7 +79,7 @@ class EndpointMetrics:
 
 @dataclass(frozen=True)
 class NPUDevice:
-    """One chip, as its exporter (`target`) sees it; percent."""
+    """One chip, as its exporter (`target`) reports it; percent."""
 
     target: str
     device_id: str

@@ -1,4 +1,4 @@
-"""Errors as OpenAI's API words them."""
+"""Errors in the format of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from starlette.responses import JSONResponse
 
 
 class InvalidFieldError(ValueError):
-    """Input that is refused: which field, what it was, and what it may be."""
+    """Input that is refused: the field, its value, and what is allowed."""
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
         shown = repr(value)
@@ -21,11 +21,11 @@ class InvalidFieldError(ValueError):
 def error_response(
     status: int, message: str, *, kind: str = "server_error", field: str | None = None
 ) -> JSONResponse:
-    """A response with an OpenAI error object."""
+    """Return a response with an OpenAI error object."""
     error = {"message": message, "type": kind, "param": field, "code": None}
     return JSONResponse({"error": error}, status)
 
 
 def invalid_request(error: InvalidFieldError) -> JSONResponse:
-    """A 400 that says what is wrong."""
+    """Return a 400 with the reason."""
     return error_response(400, str(error), kind="invalid_request_error", field=error.field)

@@ -1,4 +1,4 @@
-"""Parses the Prometheus text format, as far as engines and exporters use it."""
+"""Parses the part of the Prometheus text format that engines and exporters use."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Sample:
 
 
 def parse_exposition(text: str) -> Iterator[Sample]:
-    """Yields the samples; lines it does not understand are passed over."""
+    """Yield the samples; skip malformed lines."""
     for line in text.splitlines():
         match = None if line.startswith("#") else _SAMPLE.fullmatch(line)
         if match is None:

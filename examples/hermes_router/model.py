@@ -45,14 +45,14 @@ class LatencyPredictionInfo:
 
 @dataclass(frozen=True)
 class ScheduledEndpoint:
-    """A candidate as it was when the request was scheduled."""
+    """A candidate at the time of scheduling."""
 
     metadata: EndpointMetadata
     metrics: EndpointMetrics | None
     attributes: Mapping[str, object]
 
     def get(self, key: str) -> object | None:
-        """The attribute of that name, if there is one."""
+        """Return the attribute of that name, if there is one."""
         return self.attributes.get(key)
 
 
@@ -65,7 +65,7 @@ class SelectedPod:
 
 @dataclass(frozen=True)
 class PDGroupInfo:
-    """The pair a leader is to drive."""
+    """The pair of a leader."""
 
     selected_prefill_pod: SelectedPod
     selected_decode_pod: SelectedPod
@@ -93,8 +93,8 @@ class SchedulingResult:
 
     Attributes:
         primary_route: Set in disaggregated mode only.
-        candidates: How many endpoints were considered.
-        policy: The scores that had a say, such as `prefix+load`.
+        candidates: Number of endpoints considered.
+        policy: The scores that were used, such as `prefix+load`.
     """
 
     primary_profile_name: str
@@ -105,13 +105,13 @@ class SchedulingResult:
 
     @property
     def target(self) -> ScheduledEndpoint:
-        """Where the request is sent."""
+        """The endpoint that the request is sent to."""
         return self.profile_results[self.primary_profile_name].target_endpoints[0]
 
 
 @dataclass(frozen=True)
 class TokenizedPrompt:
-    """A prompt that came as token ids."""
+    """A prompt given as token ids."""
 
     token_ids: Sequence[int]
 
@@ -127,13 +127,13 @@ class RequestBody:
 
 @dataclass(eq=False)
 class InferenceRequest:
-    """One request, through all its attempts.
+    """One request with all its attempts.
 
     Attributes:
-        headers: Sent upstream; filled anew for every attempt.
-        prompt_tokens_estimate: Only where the prompt is not tokenized.
+        headers: Headers for the engine; set anew for every attempt.
+        prompt_tokens_estimate: An estimate, if the prompt is not tokenized.
         attempt: 1 for the first.
-        retry_reason: Why the attempt before this one failed.
+        retry_reason: Why the previous attempt failed.
     """
 
     request_id: str
@@ -157,7 +157,7 @@ class InferenceRequest:
 
 @dataclass(frozen=True)
 class PromptTokenDetails:
-    """What became of the prompt's tokens."""
+    """Details of the prompt's tokens."""
 
     cached_tokens: int | None
 

@@ -1,4 +1,4 @@
-"""Makes sense of scraped samples: vLLM's metrics, and those of the Ascend npu-exporter."""
+"""Converts scraped samples: vLLM's metrics, and those of the Ascend npu-exporter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NPU_VALUES = ("utilization", "hbm_utilization", "hbm_bandwidth_utilization")
 
 
 def engine_metrics(samples: Iterable[Sample], now: datetime) -> EndpointMetrics:
-    """The metrics of one vLLM engine."""
+    """Return the metrics of one vLLM engine."""
     by_name = {sample.name: sample for sample in samples if isfinite(sample.value)}
     block_size = _label(by_name, _CACHE_CONFIG, "block_size")
     num_blocks = _label(by_name, _CACHE_CONFIG, "num_gpu_blocks")
@@ -40,7 +40,7 @@ def engine_metrics(samples: Iterable[Sample], now: datetime) -> EndpointMetrics:
 
 
 def served_models(samples: Iterable[Sample]) -> frozenset[str]:
-    """The models an engine has metrics of."""
+    """Return the models for which an engine has metrics."""
     return frozenset(
         sample.labels["model_name"]
         for sample in samples
@@ -49,7 +49,7 @@ def served_models(samples: Iterable[Sample]) -> frozenset[str]:
 
 
 def npu_state(samples: Iterable[Sample], target: str, now: datetime) -> NPUState:
-    """The state of the chips an exporter reports."""
+    """Return the state of the chips that an exporter reports."""
     chips: dict[str, dict[str, float]] = defaultdict(dict)
     observed: list[float] = []
     for sample in samples:
@@ -100,7 +100,7 @@ def _product(left: int | None, right: int | None) -> int | None:
 
 
 def _adapters(by_name: dict[str, Sample], label: str) -> dict[str, int]:
-    """A set, kept as a dictionary of zeros as upstream does."""
+    """Return a set as a dictionary of zeros, as upstream does."""
     names = _label(by_name, _LORA, label) or ""
     return {name.strip(): 0 for name in names.split(",") if name.strip()}
 

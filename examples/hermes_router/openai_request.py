@@ -1,4 +1,4 @@
-"""Reads an OpenAI request just far enough to route it."""
+"""Reads only those parts of an OpenAI request that routing needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHARACTERS_PER_TOKEN = 4
 
 
 def parse_request(path: str, headers: Mapping[str, str], content: bytes) -> InferenceRequest:
-    """Builds the request to route; raises `InvalidFieldError` where it cannot be understood."""
+    """Build the request to route; raise `InvalidFieldError` if it is invalid."""
     payload = parse_object(content)
     source = _prompt_source(path, payload)
     is_text = isinstance(source, str)
@@ -31,7 +31,7 @@ def parse_request(path: str, headers: Mapping[str, str], content: bytes) -> Infe
 
 
 def parse_object(content: bytes) -> dict[str, Any]:
-    """Parses a body that has to be a JSON object."""
+    """Parse a body that must be a JSON object."""
     try:
         payload: object = json.loads(content)
     except (ValueError, RecursionError) as error:

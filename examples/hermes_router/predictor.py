@@ -25,7 +25,7 @@ _TARGETS = {PREFILL: (TTFT,), DECODE: (TPOT,), AGGREGATED: (TTFT, TPOT)}
 
 @dataclass(frozen=True)
 class Features:
-    """What latency depends on."""
+    """The features that latency depends on."""
 
     num_request_waiting: float
     num_request_running: float
@@ -55,7 +55,7 @@ FEATURE_COUNT = 8
 def observed_features(
     metrics: EndpointMetrics | None, input_tokens: int, prefix_score: float, inflight_tokens: int
 ) -> Features | None:
-    """The features of an endpoint right now; None while a metric is unknown."""
+    """Return the current features of an endpoint; None if a metric is unknown."""
     if (
         metrics is None
         or metrics.waiting_queue_size is None
@@ -87,13 +87,13 @@ class LatencyPredictor:
         self._coefficients: dict[tuple[str, str], list[float]] = {}
 
     async def run(self) -> None:
-        """Learns until cancelled, away from the event loop."""
+        """Learn until cancelled, off the event loop."""
         while True:
             await asyncio.to_thread(self.refresh)
             await anyio.sleep(REFRESH_SECONDS)
 
     def refresh(self) -> None:
-        """Learns from the records that are new."""
+        """Learn from new records."""
         for record in self._tail.read():
             self._learn(record)
         # Replaced as a whole: the event loop may be predicting meanwhile.
@@ -104,7 +104,7 @@ class LatencyPredictor:
         }
 
     def predict(self, role: str, target: str, features: Features | None) -> float | None:
-        """The expected latency in milliseconds, None if it cannot be told."""
+        """Return the expected latency in milliseconds; None if it is unknown."""
         coefficients = self._coefficients.get((role, target))
         if coefficients is None or features is None:
             return None
@@ -131,7 +131,7 @@ class LatencyPredictor:
 
 
 def _recorded_features(pod_inputs: Mapping[str, Any]) -> Features | None:
-    """The features a record was written with; None if one is missing, which is not a 0."""
+    """Return the features in a record; None if one is missing (never 0)."""
     names = (
         "numRequestWaiting",
         "numRequestRunning",

@@ -1,4 +1,4 @@
-"""What an endpoint's prefix cache probably holds, told from what was sent there."""
+"""Estimates what an endpoint's prefix cache holds, from the prompts sent there."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 class PrefixIndex:
     """The block hashes of one endpoint, least recently used first.
 
-    An approximation: the engine evicts on its own, so the index merely forgets in the same order
-    and holds about as many blocks.
+    It is an approximation: the engine evicts blocks by itself, and the index only forgets in the
+    same order and holds about as many blocks.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -18,14 +18,14 @@ class PrefixIndex:
         self._blocks: OrderedDict[bytes, None] = OrderedDict()
 
     def match(self, hashes: Sequence[bytes]) -> int:
-        """How many leading blocks of a prompt are known."""
+        """Return how many leading blocks of a prompt are known."""
         for count, block in enumerate(hashes):
             if block not in self._blocks:
                 return count
         return len(hashes)
 
     def add(self, hashes: Sequence[bytes]) -> None:
-        """Remembers a prompt that is about to be prefilled."""
+        """Remember a prompt that is about to be prefilled."""
         for block in reversed(hashes):  # the end of a prefix is forgotten before its start
             self._blocks[block] = None
             self._blocks.move_to_end(block)

@@ -1,4 +1,4 @@
-"""The part of a prompt that matters to a prefix cache: the chained hashes of its blocks."""
+"""The part of a prompt that a prefix cache uses: the chained hashes of its blocks."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Prompt:
     )
 
     def block_hashes(self, block_size: int) -> tuple[bytes, ...]:
-        """One hash per full block; each covers everything before it, as in the engines."""
+        """Return one hash per full block; each covers everything before it, as in the engines."""
         hashes = self._hashes.get(block_size)
         if hashes is None:
             hashes = self._hashes[block_size] = self._hash(block_size * self.bytes_per_token)
         return hashes
 
     def block_count(self, block_size: int) -> int:
-        """How many blocks the prompt takes; the last one may be partial."""
+        """Return how many blocks the prompt takes; the last one may be partial."""
         return max(1, -(-len(self.content) // (block_size * self.bytes_per_token)))
 
     def _hash(self, block_bytes: int) -> tuple[bytes, ...]:
@@ -48,12 +48,12 @@ class Prompt:
 
 
 def text_prompt(text: str) -> Prompt:
-    """The prompt of a request that came as text."""
+    """Return the prompt of a request with text."""
     return Prompt(text.encode(errors="surrogatepass"), BYTES_PER_TEXT_TOKEN)
 
 
 def token_prompt(token_ids: Sequence[int]) -> Prompt:
-    """The prompt of a request that came as token ids."""
+    """Return the prompt of a request with token ids."""
     try:
         return Prompt(array("q", token_ids).tobytes(), BYTES_PER_TOKEN_ID)
     except (TypeError, OverflowError) as error:
@@ -61,7 +61,7 @@ def token_prompt(token_ids: Sequence[int]) -> Prompt:
 
 
 def chat_text(messages: Any) -> str:
-    """The messages of a chat, one a line, as the engines read them."""
+    """Return the messages of a chat, one per line, as the engines read them."""
     if not messages or not isinstance(messages, list):
         raise InvalidFieldError("messages", messages, "a non-empty list of messages")
     lines: list[str] = []

@@ -1,4 +1,4 @@
-"""Sends a request to the endpoints the director picks, and the answer back to the client."""
+"""Sends a request to the chosen endpoints, and the answer back to the client."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NOT_PASSED_ON = {b"connection", b"keep-alive", b"transfer-encoding", b"date", b
 
 
 class AttemptError(Exception):
-    """Nothing has been answered yet, so another endpoint may try."""
+    """The attempt failed before any answer, so another endpoint may try."""
 
     def __init__(self, reason: str, at_fault: EndpointMetadata, *, unreachable: bool) -> None:
         super().__init__(reason)
@@ -47,12 +47,12 @@ class Proxy:
         )
 
     def response(self, request: InferenceRequest) -> ProxiedResponse:
-        """The ASGI response that routes a request and relays its answer."""
+        """Return the ASGI response that routes a request and relays its answer."""
         return ProxiedResponse(self, request)
 
 
 class ProxiedResponse:
-    """One request on its way: attempts, relay, and exactly one end."""
+    """One request: its attempts, the relayed answer, and exactly one end."""
 
     def __init__(self, proxy: Proxy, request: InferenceRequest) -> None:
         self._proxy = proxy
@@ -65,7 +65,7 @@ class ProxiedResponse:
         self._client_gone = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves the client until it has its answer, or has gone."""
+        """Serve the client until it has its answer, or has left."""
 
         async def work() -> None:
             try:
@@ -79,7 +79,7 @@ class ProxiedResponse:
         await run_until_disconnect(receive, work, self._note_disconnect)
 
     async def _attempt(self, send: Send) -> ASGIApp | None:
-        """Tries endpoint after endpoint; returns what to tell the client if none has answered."""
+        """Try endpoint after endpoint; return the error for the client if none has answered."""
         request = self._request
         failure: AttemptError | None = None
         excluded: set[NamespacedName] = set()
@@ -133,7 +133,7 @@ class ProxiedResponse:
     async def _relay(
         self, upstream: httpx.Response, chunk: bytes | None, rest: AsyncIterator[bytes], send: Send
     ) -> None:
-        """Passes the answer on unchanged, no faster than the client takes it."""
+        """Pass on the answer unchanged, no faster than the client reads it."""
         response = self._response
         answer = answer_of(upstream.headers.get("content-type", ""))
         if upstream.is_success:  # an error is passed on as well, but completes nothing
@@ -154,7 +154,7 @@ class ProxiedResponse:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _end(self, error: BaseException | str) -> None:
-        """Makes the last `response_body` call; `error` counts unless the answer is complete."""
+        """Make the last `response_body` call; `error` counts unless the answer is complete."""
         response = self._response
         if not self._dispatched or response.end_of_stream:
             return

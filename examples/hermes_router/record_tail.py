@@ -10,9 +10,9 @@ from typing import Any, cast
 
 
 class RecordTail:
-    """Reads what has been appended to a file since the last time.
+    """Reads what was appended to a file since the last time.
 
-    The file may not be there yet, may be replaced by a new one, and may end in half a line.
+    The file may not exist yet, may be replaced, and may end with half a line.
     """
 
     def __init__(self, path: Path) -> None:
@@ -21,7 +21,7 @@ class RecordTail:
         self._offset = 0
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """Yields the new records; lines that are no JSON objects are passed over."""
+        """Yield the new records; skip lines that are not JSON objects."""
         for line in self._new_lines():
             try:
                 record: object = json.loads(line)

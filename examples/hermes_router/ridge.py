@@ -1,4 +1,4 @@
-"""Ridge regression that takes one sample at a time."""
+"""Ridge regression that learns one sample at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ RIDGE = 1e-3
 
 
 class Ridge:
-    """Sums up samples in the normal equations, to be solved whenever a fit is wanted."""
+    """Sums up samples in the normal equations, which are solved on demand."""
 
     def __init__(self, size: int) -> None:
         self.samples = 0
@@ -17,7 +17,7 @@ class Ridge:
         self._moments = [0.0] * size
 
     def add(self, features: Sequence[float], target: float) -> None:
-        """Learns from one sample."""
+        """Learn from one sample."""
         self.samples += 1
         for row, (gram_row, feature) in enumerate(zip(self._gram, features, strict=True)):
             self._moments[row] += feature * target
@@ -25,7 +25,7 @@ class Ridge:
                 gram_row[column] += feature * other
 
     def solve(self) -> list[float]:
-        """The coefficients, by Gaussian elimination with pivoting."""
+        """Return the coefficients, by Gaussian elimination with pivoting."""
         size = len(self._moments)
         rows = [[*row, moment] for row, moment in zip(self._gram, self._moments, strict=True)]
         for pivot in range(size):

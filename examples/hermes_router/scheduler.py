@@ -1,4 +1,4 @@
-"""Chooses endpoints: a weighted sum of what speaks for each of them."""
+"""Chooses endpoints by a weighted sum of scores."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HALVING_LOAD = 8  # requests that halve what an idle endpoint scores
 
 @dataclass(frozen=True)
 class Candidate:
-    """An endpoint with what the scores need to know of it."""
+    """An endpoint with the values that the scores need."""
 
     endpoint: Endpoint
     prefix: PrefixCacheMatchInfo | None
@@ -44,8 +44,8 @@ class Candidate:
     def load(self) -> float:
         """Requests ahead of the next one.
 
-        The engine's metrics include other routers' requests but lag behind; the own count does
-        neither.
+        The engine's metrics include other routers' requests but are late; the router's own count
+        is up to date but includes only its own.
         """
         metrics, scraped = self.endpoint.metrics, 0
         if metrics is not None:
@@ -53,7 +53,7 @@ class Candidate:
         return max(self.endpoint.inflight_requests, scraped)
 
     def snapshot(self, group: PDGroupInfo | None = None) -> ScheduledEndpoint:
-        """The endpoint as it is now, for those who look at the decision later."""
+        """Return the current endpoint, for those who read the decision later."""
         attributes: dict[str, object] = {}
         if self.prefix is not None:
             attributes[PREFIX_CACHE_MATCH] = self.prefix
@@ -78,7 +78,7 @@ class Scheduler:
     def schedule(
         self, request: InferenceRequest, excluded: Collection[NamespacedName] = ()
     ) -> SchedulingResult | None:
-        """The decision for one attempt; None if a role has no endpoint left."""
+        """Return the decision for one attempt; None if a role has no endpoint left."""
         if self._disaggregated:
             return self._schedule_pair(request, excluded)
         candidates = [
@@ -165,7 +165,7 @@ class Scheduler:
 
 
 def _relative(latencies: Sequence[float | None]) -> list[float]:
-    """1 for the shortest latency, 0.5 for twice as long; 0 for all while one is unknown."""
+    """Return 1 for the shortest latency, 0.5 for twice as long; 0 for all if one is unknown."""
     known = [latency for latency in latencies if latency is not None]
     if len(known) < len(latencies):
         return [0.0] * len(latencies)

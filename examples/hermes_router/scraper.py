@@ -1,4 +1,4 @@
-"""Fetches the metrics of every endpoint, again and again."""
+"""Fetches the metrics of every endpoint repeatedly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORGET_AFTER_INTERVALS = 20
 
 
 class Scraper:
-    """Keeps the datastore's metrics fresh; those of an endpoint that does not answer just age."""
+    """Updates the datastore's metrics; those of a silent endpoint become stale."""
 
     def __init__(self, datastore: Datastore, interval: float) -> None:
         self._datastore = datastore
@@ -28,7 +28,7 @@ class Scraper:
         self._client = httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False)
 
     async def run(self) -> None:
-        """Scrapes until cancelled."""
+        """Scrape until cancelled."""
         async with self._client:
             while True:
                 # A connection whose making is cancelled would stay open: rather wait, not for long.
@@ -37,7 +37,7 @@ class Scraper:
                 await anyio.sleep(self._interval)
 
     async def scrape_all(self) -> None:
-        """Scrapes every endpoint once, all at the same time."""
+        """Scrape every endpoint once, concurrently."""
         async with anyio.create_task_group() as tasks:
             for endpoint in self._datastore:
                 tasks.start_soon(self._scrape_engine, endpoint)

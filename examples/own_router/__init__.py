@@ -1,1 +1,1 @@
-"""A router of your own and its adapter: the recipe of `CONTRIBUTING.md`, run by a test."""
+"""A router with its adapter: the recipe of `CONTRIBUTING.md`, run by a test."""

@@ -1,4 +1,4 @@
-"""What the router knows and its HTTP traffic does not show."""
+"""The router's own knowledge that its HTTP traffic does not show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A router in one file; it knows nothing of telemetry."""
+"""A router in one file, without any telemetry."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Engine:
 
 
 class ShortestQueue:
-    """Chooses where the fewest requests wait."""
+    """Chooses the engine with the fewest waiting requests."""
 
     def pick(self, engines: Sequence[Engine]) -> Engine:
-        """The engine for the next request.
+        """Return the engine for the next request.
 
         Raises:
             ValueError: There is no engine.
@@ -33,7 +33,7 @@ class ShortestQueue:
 
 
 def create_app(engines: Sequence[Engine], scheduler: ShortestQueue) -> Starlette:
-    """The router in front of these engines."""
+    """Build the router in front of these engines."""
 
     async def complete(request: Request) -> Response:
         try:

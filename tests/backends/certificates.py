@@ -28,9 +28,9 @@ def make_certificates(folder: Path, *, mutual: bool, expired: bool = False) -> C
     """Make a CA and the certificates it signs.
 
     Args:
-        folder: Gets the files.
-        mutual: Whether the collector asks its clients for a certificate.
-        expired: Whether the certificate of the collector has run out.
+        folder: Folder for the files.
+        mutual: Whether the collector requires client certificates.
+        expired: Whether the collector's certificate is expired.
     """
     now = datetime.now(timezone.utc)
     authority = trustme.CA()

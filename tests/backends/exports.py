@@ -92,8 +92,8 @@ class Exports:
         Args:
             name: The metric.
             by: Attributes.
-            read: What to read of a point.
-            where: Attributes and what they must be; `|` between alternatives.
+            read: Reads a point.
+            where: Attributes with their required values; `|` between alternatives.
         """
         before = {labels(point): read(point) for point in self.before.points.get(name, ())}
         increases: Vector = {}

@@ -92,8 +92,8 @@ class Collector(Service):
     """An OpenTelemetry Collector.
 
     Attributes:
-        grpc: Where it takes OTLP over gRPC, `host:port`.
-        http: Where it takes OTLP over HTTP, `host:port`.
+        grpc: Address for OTLP over gRPC, `host:port`.
+        http: Address for OTLP over HTTP, `host:port`.
     """
 
     def __init__(
@@ -145,8 +145,8 @@ class Jaeger(Service):
     """Jaeger v2, with its traces in memory.
 
     Attributes:
-        grpc: Where it takes OTLP over gRPC, `host:port`.
-        query: Where its query API is, a URL.
+        grpc: Address for OTLP over gRPC, `host:port`.
+        query: URL of its query API.
     """
 
     def __init__(
@@ -198,11 +198,11 @@ class Jaeger(Service):
 
 
 class Prometheus(Service):
-    """A Prometheus that takes OTLP.
+    """A Prometheus that accepts OTLP.
 
     Attributes:
-        url: Where its API is.
-        otlp_metrics: Where it takes metrics over OTLP, a URL.
+        url: URL of its API.
+        otlp_metrics: URL for metrics over OTLP.
     """
 
     def __init__(self, processes: Processes, folder: Path, configuration: Path) -> None:
@@ -232,7 +232,7 @@ class Backends:
     """Makes the programs, and stops them at the end.
 
     Args:
-        folder: Gets their logs, queues and data.
+        folder: Folder for their logs, queues and data.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -245,9 +245,9 @@ class Backends:
         """Start a collector.
 
         Args:
-            configurations: Each on top of the one before; a relative path is one in `collector/`.
-            name: Of its log and its queue.
-            environment: What the configurations ask for.
+            configurations: Merged in this order; relative paths are in `collector/`.
+            name: Name of its log and its queue.
+            environment: Variables of the configurations.
         """
         paths = [CONFIGURATIONS / configuration for configuration in configurations]
         return _started(Collector(self.processes, self.folder, name, paths, environment))

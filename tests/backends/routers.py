@@ -34,7 +34,7 @@ class Router:
 
     Attributes:
         engines: The engines.
-        path: Of the record file.
+        path: The record file.
     """
 
     def __init__(
@@ -99,8 +99,8 @@ class Routers:
         """Start a router and its engines.
 
         Args:
-            roles: Of the engines.
-            environment: What the router gets beside what the demo sets.
+            roles: Roles of the engines.
+            environment: The router's variables in addition to the demo's.
         """
         folder = self._folder / f"router-{len(self._processes)}"
         (folder / "logs").mkdir(parents=True)

@@ -98,7 +98,7 @@ def test_no_exporter_in_the_router(
 ) -> None:
     """A router without an exporter has all its spans, although each process is killed.
 
-    Agent, `ship` and router by `kill -9`: every request is there, and what came twice is counted.
+    Agent, `ship` and router get `kill -9`: every request arrives, and duplicates are counted.
     """
     jaeger = backends.jaeger()
     gateway = backends.collector(

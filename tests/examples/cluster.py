@@ -126,9 +126,9 @@ class Cluster:
         assert HTTP.post(url, json={"kind": fault}).status_code == 200
 
     def kill_engine(self, name: str) -> None:
-        """Stops an engine.
+        """Stop an engine, after its first scrape.
 
-        Not before its first scrape: uvicorn forgets a connection that is made while it shuts down.
+        Uvicorn forgets a connection that is made while it shuts down.
         """
         eventually(lambda: self.listing()[name]["metricsAgeSeconds"] is not None)
         self.engines[name].stop()

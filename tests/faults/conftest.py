@@ -1,6 +1,6 @@
 """Fixtures: processes to break, and the table of the results.
 
-With `FAULT_TABLE` set to a page the table is written into it, between its markers.
+If `FAULT_TABLE` names a page, the table is written into it, between its markers.
 """
 
 from __future__ import annotations

@@ -11,16 +11,16 @@ BEGIN, END = "<!-- fault table: begin -->", "<!-- fault table: end -->"
 
 @dataclass(frozen=True)
 class Result:
-    """What one fault did, over all its runs.
+    """The result of one fault over all its runs.
 
     Attributes:
         fault: What was broken, and how.
         promise: What must hold.
-        runs: How often it was broken.
-        expected: How many records must be there.
-        found: How many are.
-        bad_lines: Lines that are no records.
-        at_least: Whether more than the expected ones may be there.
+        runs: Number of runs.
+        expected: Number of records that must be found.
+        found: Number of records found.
+        bad_lines: Number of invalid lines.
+        at_least: Whether more records may be found.
     """
 
     fault: str

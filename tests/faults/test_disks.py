@@ -190,7 +190,7 @@ def test_folder_without_rights(start_worker: StartWorker, report: Report, folder
 def test_vanishing_folder(report: Report, folder: Path) -> None:
     """A folder is moved away under load, or replaced by another.
 
-    The first is made anew; no record is in neither or in both, and each folder keeps their order.
+    The folder is created again; each record is in exactly one folder, in order.
     """
     path = folder / "records.jsonl"
     runs, count = 20, 500

@@ -1,6 +1,6 @@
 """A long run through a real router: nothing is kept of a finished request.
 
-`SOAK_REQUESTS` says how many requests: 200,000 take about half an hour on two cores.
+`SOAK_REQUESTS` sets their number: 200,000 take about half an hour on two cores.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The seed in Python, line by line: how it reads a scheduler's objects and calls its store.
 
-Functions have the names and the order of the original, values its zero values: 0 and "" stand for
-unknown. Of the store, which is not in the seed, the model has what `docs/seed-parity.md` says.
+Functions have the names and the order of the original; unknown is its zero value, 0 or "". The
+store is not in the seed, so the model implements the rules in `docs/seed-parity.md`.
 """
 
 from __future__ import annotations

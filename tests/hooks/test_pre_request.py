@@ -283,8 +283,11 @@ def test_incomplete_group(bench: Bench, group: Any) -> None:
     ids=["others", "leader prefills"],
 )
 def test_route_without_group(bench: Bench, prefill: str, known: dict[str, Any]) -> None:
-    """A dispatched PD route counts without a group: the leader by identity only, of prefill and
-    decode what the selected endpoint says if it is the same; score and predictions are its own."""  # noqa: D205, D209
+    """A dispatched PD route counts without a group.
+
+    The leader is only identified. Prefill and decode have the selected endpoint's values if they
+    are that endpoint. Score and predictions are the selected endpoint's.
+    """
     dispatched = route(metadata("leader-0"), metadata(prefill), metadata("decode-0"))
     written = track(bench, result(predicted("leader-0"), primary_route=dispatched))
 
@@ -412,8 +415,7 @@ def test_prefill_is_decode(bench: Bench) -> None:
 
 
 def test_dispatch_inflight_excludes_the_request(bench: Bench) -> None:
-    """The load at dispatch, of the request and of each role, counts neither the request itself
-    nor the older one of its id."""  # noqa: D205, D209
+    """The load at dispatch excludes the request itself and the older request with its id."""
     first, second = Request("first"), Request("second")
     bench.tracker.pre_request(first, result(predicted("qwen-0")))
     for _ in range(2):

@@ -200,8 +200,10 @@ def test_late_chunk_of_a_superseded_request(bench: Bench) -> None:
 def test_forced_completion(
     bench: Bench, cause: Any, outcome: str, error: str | None, chunks: int
 ) -> None:
-    """A request cut short has its outcome, and no first chunk unless there was one; the last call
-    of one that completed is its first."""  # noqa: D205, D209
+    """A request that was cut short has a first chunk only if there was one.
+
+    For a stream that completed in a single call, that call is the first chunk.
+    """
     request = begin(bench)
     for _ in range(chunks):
         bench.tracker.response_body(request, Response())

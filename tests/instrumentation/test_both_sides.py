@@ -37,8 +37,8 @@ class Engine:
     """An engine with programmed answers.
 
     Attributes:
-        status: Of the answer.
-        headers: Likewise.
+        status: Status of the answer.
+        headers: Headers of the answer.
         pieces: Bytes are sent, numbers are seconds to wait, None breaks the connection.
         called: How often it was called.
     """

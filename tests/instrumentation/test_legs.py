@@ -70,11 +70,11 @@ class Engine:
     """An engine whose answer identifies it.
 
     Attributes:
-        status: What it answers with.
+        status: Status of its answers.
         delay: Seconds until it answers.
-        cached: Prompt tokens that it counts as cached.
-        events: More pieces of a stream, some time after each other.
-        is_broken: It answers 200 with an error.
+        cached: Prompt tokens that it reports as cached.
+        events: More chunks of a stream, with pauses between them.
+        is_broken: Whether it answers 200 with an error.
     """
 
     def __init__(self, name: str, *, cached: int = 0, events: int = 0) -> None:

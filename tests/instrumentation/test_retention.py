@@ -54,8 +54,8 @@ class KeepingRouter:
     """A router that starts a task, a timer and more that outlive each request.
 
     Attributes:
-        contexts: The contexts that these have copied.
-        kept: What else a careless router keeps of each request.
+        contexts: The contexts that they have copied.
+        kept: Other objects that a careless router keeps of each request.
     """
 
     def __init__(self, upstream: Upstream, url: str) -> None:

@@ -101,13 +101,13 @@ def writer_threads() -> int:
 
 
 class Disk:
-    """Stands before `os.write` to the files below a folder, and makes it fail or hang.
+    """Replaces `os.write` for the files below a folder, and makes it fail or hang.
 
     Attributes:
-        writes: What was written, one entry a call.
+        writes: The written data, one entry per call.
         full: Writes take a few bytes and then fail.
-        released: Writes wait for it.
-        reached: Set as soon as a write waits.
+        released: Writes wait until it is set.
+        reached: Set when a write waits.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -161,9 +161,9 @@ def start_script(script: str, *arguments: Path | str) -> subprocess.Popen[str]:
 
 @contextmanager
 def held(path: Path) -> Generator[Callable[[], None]]:
-    """Has another process hold the lock of a file, until what this gives is called.
+    """Let another process hold the lock of a file; yield a function that releases it.
 
-    Otherwise it is killed.
+    At the end the process is killed.
     """
     with start_script(_HOLD, path) as holder:
         assert holder.stdout is not None

@@ -1,8 +1,8 @@
 """A small router without any telemetry, as a program.
 
-It sends a request to one of two engines by chance, and once more to the other when that one cannot
-be reached. The model's name picks another way: `failover` and `refused` meet engines that are not
-there, `pd` has the prompt prefilled by the first and decoded by the second, `raise` is a bug.
+It sends a request to a random one of two engines, and to the other if that one is unreachable. Some
+model names select another behaviour: `failover` and `refused` call unreachable engines, `pd`
+prefills on the first engine and decodes on the second, `raise` is a bug.
 """
 
 from __future__ import annotations

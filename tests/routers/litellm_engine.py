@@ -25,8 +25,8 @@ class FakeEngine:
     """Serves chat completions, and remembers the trace context and more of each call.
 
     Attributes:
-        traceparents: In the order of the calls.
-        asked_for_usage: Those of streams that were asked to tell their usage.
+        traceparents: The trace contexts, in the order of the calls.
+        asked_for_usage: The trace contexts of streams that had to report their usage.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
-"""A program that calls LiteLLM's router; arguments: URL of an engine, URL where nobody listens.
+"""A program that calls LiteLLM's router; arguments: URL of an engine, unused URL.
 
-It prints what it got, a line of JSON for each call.
+It prints each result as a line of JSON.
 """
 
 from __future__ import annotations

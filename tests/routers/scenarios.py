@@ -28,10 +28,10 @@ class Layers(NamedTuple):
     """The other instrumentations of the router.
 
     Attributes:
-        options: Of the router.
-        server: Scope of the server's span; empty when there is none.
+        options: Options of the router.
+        server: Scope of the server's span; empty if there is none.
         clients: Whether the client library is instrumented.
-        disabled: Contrib's instrumentations that are not to load.
+        disabled: Contrib's disabled instrumentations.
     """
 
     options: tuple[str, ...]
@@ -44,13 +44,13 @@ class Scenario(NamedTuple):
     """One request, and how it ends.
 
     Attributes:
-        body: Its fields.
-        status: What the client gets.
-        is_whole: Whether the answer comes to its end.
-        outcome: Of the record.
-        error: Likewise.
-        calls: Calls to engines that were answered.
-        refused: Calls before them that nobody answered.
+        body: Fields of its body.
+        status: Status of the client's answer.
+        is_whole: Whether the answer is complete.
+        outcome: Outcome in the record.
+        error: Error type in the record.
+        calls: Number of answered calls to engines.
+        refused: Number of earlier calls that nobody answered.
         usage: Whether the usage is known.
         first_chunk: Whether the client got a first chunk of a stream.
     """
@@ -171,7 +171,7 @@ def check_traces(
 def tree(parent: Parent, finished: Finished, engines: Engines) -> list[Tree]:
     """The trace below the client's span; a span that was not exported would cut off a branch.
 
-    Left out: what contrib's ASGI middleware and FastAPI itself say of single messages and steps.
+    Spans of single messages and steps, from contrib's ASGI middleware and FastAPI, are left out.
     """
     spans = finished.traces[parent.trace_id]
     calls = [

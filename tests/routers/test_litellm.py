@@ -1,6 +1,6 @@
 """LiteLLM from the registry, proxy and program, in separate processes.
 
-One process serves all scenarios, since it takes long to start.
+One process serves all scenarios, because starting takes long.
 """
 
 from __future__ import annotations

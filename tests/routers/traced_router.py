@@ -36,9 +36,9 @@ class Finished(NamedTuple):
     """The telemetry of a router that has ended.
 
     Attributes:
-        records: By request id.
-        traces: Scope and span of all spans, by trace id.
-        in_flight: The last values of the gauges of the load.
+        records: Records by request id.
+        traces: All spans with their scopes, by trace id.
+        in_flight: The last values of the load gauges.
     """
 
     records: dict[str, LifecycleRecord]
@@ -50,11 +50,11 @@ class TracedRouter:
     """Runs Python with some arguments and a port; a context manager.
 
     Args:
-        arguments: What Python runs; `{port}` stands for the port.
-        port: Where it serves.
-        folder: Where the record file and the log go.
+        arguments: Arguments for Python; `{port}` is replaced by the port.
+        port: Its port.
+        folder: Folder of the record file and the log.
         instrumented: Whether `opentelemetry-instrument` starts it.
-        environment: Further variables.
+        environment: Additional variables.
     """
 
     def __init__(

@@ -225,8 +225,8 @@ def record(e2e_ms: float = 0.0, **changes: Any) -> dict[str, Any]:
     """The complete record of `tests.routes.start()`, ended without a chunk, with `changes`.
 
     Args:
-        e2e_ms: Milliseconds from its start, when the clock began, to its end.
-        **changes: Fields that are different.
+        e2e_ms: Duration in milliseconds, from the start of the clock.
+        **changes: Different fields.
     """
     whole = {
         "schemaVersion": 1,

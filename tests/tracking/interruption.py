@@ -15,9 +15,9 @@ def interrupt(
 ) -> bool:
     """Call the handler at the given moment of the call; return False if it has fewer moments.
 
-    The moments are those at which the interpreter may run signal handlers while it is in a file
-    whose path has `where` in it: when a function of Python begins, and when one of C returns.
-    (There are more that no profiler sees: the end of a turn of a loop, of the making of an object.)
+    The moments are those at which the interpreter may run signal handlers in a file whose path
+    contains `where`: when a Python function starts, and when a C function returns. (A profiler does
+    not see all of them, for example the end of a loop's iteration.)
     """
     passed = 0
 

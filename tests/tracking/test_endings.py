@@ -376,7 +376,7 @@ def test_closed_while_a_request_starts(bench: Bench) -> None:
 def test_rejected_in_a_forked_child(tmp_path: Path) -> None:
     """A child that only rejects requests counts them on a worker, and its tracker closes.
 
-    Even when the fork came while another thread held a lock of the tracker's worker.
+    This holds even if another thread held a lock of the tracker's worker during the fork.
     """
     script = """
 import os, signal, sys, threading, warnings

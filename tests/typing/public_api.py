@@ -1,7 +1,7 @@
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true
 """The types that the package's names accept and return, for pyright and mypy.
 
-`type: ignore` marks a line that has to be refused: each tells of a mark that it does not need.
+`type: ignore` marks a line that must be refused; both report unneeded marks.
 """
 
 from __future__ import annotations

@@ -124,14 +124,14 @@ def make_router(
     retries: bool = False,
     tells: int = -1,
 ) -> FastAPI:
-    """A router that makes the calls of each step at once, and goes on when all are answered.
+    """A router that makes the calls of each step concurrently, one step after the other.
 
     Args:
-        client: What calls.
-        *steps: The calls.
+        client: Makes the calls.
+        *steps: The calls of each step.
         first_wins: The first good answer counts, and the other calls of the step are cancelled.
         retries: The next step is made only if this one failed.
-        tells: Which step's answer goes to the client.
+        tells: The step whose answer goes to the client.
     """
     app = FastAPI()
 

@@ -56,13 +56,13 @@ class Said:
     """The result of reading a complete answer.
 
     Attributes:
-        name: Of the dialect and the answer.
+        name: Name of the dialect and the answer.
         body: Its bytes.
         usage: Input, output and cached tokens.
-        reason: Why it ended.
-        is_stream: Whether it comes in pieces.
-        ended: Whether its end is known by its words.
-        headers: Of the response.
+        reason: The finish reason.
+        is_stream: Whether it is a stream.
+        ended: Whether the answer itself shows its end.
+        headers: Headers of the response.
     """
 
     name: str

@@ -31,13 +31,13 @@ GRPC, HTTP_PROTOBUF = "grpc", "http/protobuf"
 
 @dataclass(frozen=True)
 class Reply:
-    """What a collector says to one export.
+    """A collector's answer to one export.
 
     Attributes:
-        status: Of HTTP.
-        code: Of gRPC, to say the same.
-        message: In words.
-        rejected: Of a success: how many spans were thrown away.
+        status: The HTTP status.
+        code: The equivalent gRPC code.
+        message: The message.
+        rejected: Number of spans that a partial success rejects.
     """
 
     status: int = 200
@@ -76,10 +76,10 @@ class Collector:
     """A collector of the given protocol; a context manager.
 
     Attributes:
-        answer: Says what to answer, given the request ids of an export.
-        port: Where it listens; 0: somewhere.
-        largest: The bytes of a request that it takes over gRPC.
-        exports: What was accepted.
+        answer: Returns the answer for the request ids of an export.
+        port: Its port; 0 for any.
+        largest: Limit of a request over gRPC, in bytes.
+        exports: The accepted exports.
         asked: The request ids of every export, accepted or not.
         authorization: The header of the last export.
     """

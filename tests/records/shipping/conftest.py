@@ -18,10 +18,10 @@ PATIENCE_SECONDS = 60.0
 
 
 class Shipping:
-    """Ships what is in a folder, and keeps what it was told.
+    """Ships the records of a folder, and keeps the log lines.
 
     Attributes:
-        told: The lines, over all runs.
+        told: The log lines of all runs.
         checkpoint: The path of the checkpoint.
     """
 

@@ -11,11 +11,11 @@ from types import TracebackType
 
 
 class Server:
-    """Answers each connection, whatever it is asked, with a function; a context manager.
+    """Answers each connection with a function, whatever the request; a context manager.
 
     Attributes:
-        connections: How many there were.
-        sent: How many bytes were sent by `dribble` and `flood`.
+        connections: Number of connections.
+        sent: Number of bytes that `dribble` and `flood` have sent.
     """
 
     def __init__(self, answer: Callable[[Server, socket.socket], object]) -> None:
