@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent
 
 def main() -> None:
     """Measure, and write page and plot."""
-    # A new process for each: what one part has allocated must not slow the next one down.
+    # A new process for each, so that one part's allocations do not slow the next.
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         costs = pool.apply(hot_path.measure)
         comparison = pool.apply(compare)

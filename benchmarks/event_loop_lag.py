@@ -298,7 +298,7 @@ def measure(
 
 @contextmanager
 def _shipping(path: Path, endpoint: str) -> Iterator[subprocess.Popen[bytes]]:
-    # As `docs/ship.md` has it run: whoever waits for the processor, the router comes first.
+    # As `docs/ship.md` recommends: the router comes first.
     command = ["nice", "-n", "10", sys.executable, "-c"]
     command += ["from otel_lifecycle.cli import main; main()"]
     environment = {

@@ -93,7 +93,7 @@ def _measure(
         for lifecycles, held in trackers:
             for number, tracked in enumerate(held):
                 tracked.complete()
-                if number % 10_000 == 0:  # the queue of records is bounded
+                if number % 10_000 == 0:  # the queue of records is limited
                     lifecycles.flush()
             lifecycles.close()
     return [

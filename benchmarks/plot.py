@@ -18,7 +18,7 @@ def plot(
     comparison: Comparison, endpoints: Sequence[Growth], in_flight: Sequence[Growth], path: Path
 ) -> None:
     """Write the picture to `path`, as SVG."""
-    matplotlib.rcParams["svg.hashsalt"] = "otel-lifecycle"  # the same figures, the same file
+    matplotlib.rcParams["svg.hashsalt"] = "otel-lifecycle"  # equal figures give an equal file
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 5.5), width_ratios=(3, 2))
     peers = sorted(comparison.peers, key=lambda peer: -peer.path.median)
     left.barh(
@@ -46,6 +46,6 @@ def plot(
     right.legend()
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
-    # matplotlib leaves blanks at the ends of lines.
+    # matplotlib writes trailing blanks.
     lines = path.read_text("utf-8").splitlines()
     path.write_text("\n".join(line.rstrip() for line in lines) + "\n", "utf-8")

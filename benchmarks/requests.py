@@ -103,7 +103,7 @@ def tracker(
     return RequestLifecycleTracker(
         TrackerConfig(
             store_name=name,
-            # The endpoints are scraped once, and the rounds take longer than they stay fresh.
+            # The endpoints are scraped once, and must stay fresh for all rounds.
             stale_after="0s",  # pyright: ignore[reportArgumentType]
             persistence=PersistenceConfig(
                 enabled=True,

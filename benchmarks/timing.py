@@ -70,7 +70,7 @@ class Variant:
     def round(self, first: int, requests: int) -> None:
         """Run one round, whose requests are numbered from `first` on."""
         run = self.run
-        for _ in range(WARM_UPS):  # what took its turn before has left the caches full of its own
+        for _ in range(WARM_UPS):  # the previous variant has filled the caches
             run(-1)
         self.settle()
         process, thread = time.process_time_ns(), time.thread_time_ns()

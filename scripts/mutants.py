@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EQUIVALENT = ROOT / "docs" / "mutants.md"
 LOG = ROOT / "mutants" / "mutmut.log"
 MUTMUT = Path(sys.executable).with_name("mutmut")
-# mutmut generates the mutants and times the tests before it finds that none has this name.
+# A name without mutants: mutmut then only generates the mutants and times the tests.
 NO_MUTANT = "none-yet"
 
 

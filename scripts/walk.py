@@ -129,7 +129,7 @@ def walk(request: Callable[[RequestLifecycleTracker], None]) -> list[Step]:
         )
         sys.setprofile(counted)
         try:
-            request(tracker)  # what is made once is made now
+            request(tracker)  # make everything that is made only once
             tracker.flush()
             counted.counting = True
             request(tracker)

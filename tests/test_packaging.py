@@ -27,9 +27,9 @@ NEEDS = {
     "table": ("analysis/tables/", "analysis/exports/", "cli/export.py", "cli/selection.py"),
     "cli": ("analysis/", "cli/report.py", "cli/terminal.py"),
 }
-# The package and its examples, and what only type checkers see.
+# The package and its examples, and names that only type checkers see.
 OWN = {"otel_lifecycle", "demo", "_typeshed"}
-# A client library and parts of it, used where a router has called it.
+# A client library and its parts, used only if a router has called it.
 OF_THE_ROUTER = {"aiohttp", "multidict", "yarl"}
 
 

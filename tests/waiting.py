@@ -27,4 +27,4 @@ def eventually(
     while not condition():
         assert time.monotonic() < deadline, f"it never came true: {what}"
         time.sleep(pause)
-        pause = min(0.1, pause * 1.2)  # asking may itself be work for what is waited for
+        pause = min(0.1, pause * 1.2)  # checking may delay the awaited work

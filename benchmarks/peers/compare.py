@@ -34,7 +34,7 @@ MODULES = (
 ROUNDS = 40
 REQUESTS = 25
 
-# How a fact is called by those who tell it: in an attribute's or event's name, or in a line.
+# The peers' names for each fact: in the name of an attribute or event, or in a line.
 FACTS = {
     "endpoint": ("server.address", "server_address", "backend_url", "api_base", "leader"),
     "prefill/decode": ("prefill.", '"prefill":'),
@@ -163,7 +163,7 @@ def compare() -> Comparison:
                 for number, open_peer in enumerate(module.OPENERS):
                     folder = Path(name) / f"{module_name}-{number}"
                     entrants.append(_Entrant(open_peer, _version(module), folder, stack))
-            except Exception as error:  # it may fail in any way: it is not ours
+            except Exception as error:  # a peer may fail in any way
                 missing[module_name] = f"{type(error).__name__}: {error}"
         before = load()
         interleave(

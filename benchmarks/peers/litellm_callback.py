@@ -7,7 +7,7 @@ import os
 from datetime import datetime, timezone
 from typing import Any
 
-# Else it asks the network for prices while it is imported.
+# Otherwise it requests prices over the network when it is imported.
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
 from litellm.integrations.opentelemetry import OpenTelemetry, OpenTelemetryConfig
@@ -74,7 +74,7 @@ def _open_peer(bench: Bench) -> Peer:
     def serve(number: int) -> None:
         began = datetime.now(timezone.utc)
         stream(number)
-        # A request has its own: the callback notes in it that it has seen the request.
+        # Each request has its own, in which the callback marks the request as seen.
         kwargs = {**_KWARGS, "litellm_params": {**_KWARGS["litellm_params"], "metadata": {}}}
         callback.log_success_event(kwargs, _RESPONSE, began, datetime.now(timezone.utc))
 

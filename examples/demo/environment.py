@@ -37,7 +37,7 @@ def router_environment(
         "OTEL_METRICS_EXPORTER": "otlp",
         "OTEL_LOGS_EXPORTER": "none",
         "OTEL_BSP_SCHEDULE_DELAY": "500",
-        "OTEL_METRIC_EXPORT_INTERVAL": "500",  # a demo is over before the usual minute is
+        "OTEL_METRIC_EXPORT_INTERVAL": "500",  # a demo ends within the default minute
     }
     if receiver is None:
         result = {**defaults, **environment}
@@ -48,7 +48,7 @@ def router_environment(
             **defaults,
             "OTEL_EXPORTER_OTLP_ENDPOINT": receiver,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
-            # The exporter would send what is for this machine through a proxy.
+            # Otherwise the exporter would use a proxy for this machine.
             "NO_PROXY": "127.0.0.1",
             "no_proxy": "127.0.0.1",
         }

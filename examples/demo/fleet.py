@@ -25,7 +25,7 @@ ROUTER = "router"
 
 _HOST = "127.0.0.1"
 _TPOT_MS = 10.0
-_CHUNK_SECONDS = 0.08  # between chunks, however fast time runs: each costs every process some work
+_CHUNK_SECONDS = 0.08  # between chunks, at any speed: each costs every process some work
 _PREFILL_TOKENS_PER_SECOND = {64: 6_000.0, 512: 40_000.0}
 _START_SECONDS = 60.0
 

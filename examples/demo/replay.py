@@ -13,7 +13,7 @@ import msgspec
 from demo.workload import PlannedRequest
 
 PATIENCE_SECONDS = 0.05  # of a client that leaves before the first chunk
-TIMEOUT_SECONDS = 60.0  # between two chunks; nothing a healthy demo ever waits for
+TIMEOUT_SECONDS = 60.0  # between two chunks; never reached in a healthy demo
 
 _DONE = b"data: [DONE]"
 
@@ -49,7 +49,7 @@ async def replay(
     loop = asyncio.get_running_loop()
     start = loop.time()
     answers: Counter[Answer] = Counter()
-    # A connection for each: one that is kept may be closed by the router just when it is used
+    # One connection per request: the router may close a kept one just when it is used
     # again, and then the request never arrives.
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     timeout = httpx.Timeout(TIMEOUT_SECONDS)

@@ -14,7 +14,7 @@ from demo.workload import Workload
 from otel_lifecycle.cli.errors import FAILED, CommandError
 from otel_lifecycle.cli.terminal import open_console
 
-# As parts of the workload's duration.
+# As fractions of the workload's duration.
 _CRASH_AT, _BACK_AT = 0.35, 0.65
 _UNNOTICED, _UNNOTICED_SECONDS = 0.1, 1.0
 

@@ -43,7 +43,7 @@ def main() -> None:
         port=port,
         log_level="warning",
         timeout_graceful_shutdown=1,
-        # Longer than httpx keeps an idle connection: none is cut with a request on its way.
+        # Longer than httpx keeps an idle connection, so that none is cut during a request.
         timeout_keep_alive=30,
     )
 

@@ -17,4 +17,4 @@ class Fault(Enum):
     TRUNCATE = "truncate"  # ends the stream properly, but without usage and `[DONE]`
     HANG = "hang"  # never answers
     SLOW = "slow"  # everything takes ten times as long
-    NPU_EXPORTER_DOWN = "npu_exporter_down"  # its metrics of the NPUs are gone
+    NPU_EXPORTER_DOWN = "npu_exporter_down"  # it has no NPU metrics

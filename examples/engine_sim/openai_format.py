@@ -30,7 +30,7 @@ class Renderer:
         self._event_head: dict[str, Any] = dict(self._head)
         if chat:
             self._event_head["object"] = "chat.completion.chunk"
-        # Everything but the words of an event is the same each time: render it once.
+        # Only the words of an event change: render the rest once.
         template = json.dumps({**self._event_head, "choices": [self._choice("@", None)]})
         # The last one: the request id and the model, which come before it, may contain an "@".
         self._event_start, _, self._event_end = f"data: {template}\n\n".rpartition("@")

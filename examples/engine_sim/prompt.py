@@ -9,7 +9,7 @@ from hashlib import blake2b
 from typing import Any, cast
 
 BYTES_PER_TOKEN_ID = 8
-BYTES_PER_TEXT_TOKEN = 4  # the usual rule of thumb for text: four characters a token
+BYTES_PER_TEXT_TOKEN = 4  # a rule of thumb for text: four characters per token
 
 DEFAULT_OUTPUT_TOKENS = 128
 MAX_OUTPUT_TOKENS = 4096

@@ -55,7 +55,7 @@ class Director:
 
     def pre_request(self, request: InferenceRequest, scheduling_result: SchedulingResult) -> None:
         """Count the attempt, expect its prefix to be cached, and set its headers."""
-        self._give_back(request)  # what the attempt before this one was charged
+        self._give_back(request)  # the load that the previous attempt added
         self._charge(request, scheduling_result)
         request.headers.clear()
         request.headers["content-type"] = "application/json"
@@ -108,7 +108,7 @@ class Director:
     def _charge_for(
         self, metadata: EndpointMetadata, tokens: int, *, until_first_chunk: bool = False
     ) -> _Charge:
-        # Gone in this very moment: a stray endpoint takes the charge, and gives it back.
+        # It has just left: a temporary endpoint takes the load and gives it back.
         endpoint = self._datastore.get(metadata.namespaced_name) or Endpoint(metadata)
         return _Charge(endpoint, tokens, until_first_chunk)
 

@@ -42,7 +42,7 @@ class Features:
             self.num_request_waiting,
             self.num_request_running,
             input_tokens,
-            input_tokens * (1 - self.prefix_cache_score),  # what prefill really has to compute
+            input_tokens * (1 - self.prefix_cache_score),  # the tokens that prefill has to compute
             self.prefix_cache_score,
             self.inflight_tokens / 1000,
             self.kv_cache_usage,
@@ -96,7 +96,7 @@ class LatencyPredictor:
         """Learn from new records."""
         for record in self._tail.read():
             self._learn(record)
-        # Replaced as a whole: the event loop may be predicting meanwhile.
+        # Replaced as a whole: the event loop may predict meanwhile.
         self._coefficients = {
             key: regression.solve()
             for key, regression in self._regressions.items()
@@ -110,7 +110,7 @@ class LatencyPredictor:
             return None
         pairs = zip(coefficients, features.vector(), strict=True)
         millis = sum(coefficient * value for coefficient, value in pairs)
-        return millis if millis > 0 else None  # beyond what has been learned
+        return millis if millis > 0 else None  # outside the learned range
 
     def _learn(self, record: Mapping[str, Any]) -> None:
         if record.get("outcome") != "completed":

@@ -13,7 +13,7 @@ from hermes_router.errors import InvalidFieldError
 PROMPT_FORMS = "a string or a non-empty list of token ids"
 
 BYTES_PER_TOKEN_ID = 8
-BYTES_PER_TEXT_TOKEN = 4  # the usual rule of thumb for text: four characters a token
+BYTES_PER_TEXT_TOKEN = 4  # a rule of thumb for text: four characters per token
 
 
 @dataclass(frozen=True)

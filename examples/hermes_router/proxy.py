@@ -17,7 +17,7 @@ from hermes_router.model import InferenceRequest, InferenceResponse, SchedulingR
 
 BAD_GATEWAY = 502
 CONNECT_TIMEOUT_SECONDS = 2.0
-FAILED_HEADER = "x-failed-host-port"  # a leader tells which engine of the pair let it down
+FAILED_HEADER = "x-failed-host-port"  # a leader names the engine of the pair that failed
 
 # They belong to one connection (RFC 9110, 7.6.1), or are set by our own server.
 _NOT_PASSED_ON = {b"connection", b"keep-alive", b"transfer-encoding", b"date", b"server"}
@@ -72,7 +72,7 @@ class ProxiedResponse:
                 refusal = await self._attempt(send)
                 if refusal is not None:
                     await refusal(scope, receive, send)
-            except BaseException as error:  # cancellation is a way to end, too
+            except BaseException as error:  # cancellation ends the request too
                 self._end(error)
                 raise
 
@@ -136,7 +136,7 @@ class ProxiedResponse:
         """Pass on the answer unchanged, no faster than the client reads it."""
         response = self._response
         answer = answer_of(upstream.headers.get("content-type", ""))
-        if upstream.is_success:  # an error is passed on as well, but completes nothing
+        if upstream.is_success:  # an error is passed on too, but does not complete the request
             self._answer = answer
         await send(_response_start(upstream))
         try:
@@ -178,7 +178,7 @@ def _server_error(upstream: httpx.Response, result: SchedulingResult) -> Attempt
     failed = upstream.headers.get(FAILED_HEADER)
     for engine in () if route is None else (route.prefill, route.decode):
         if engine.host_port == failed:
-            # A bad gateway is how a leader says that it could not reach the engine.
+            # A leader answers 502 if it could not reach the engine.
             unreachable = upstream.status_code == BAD_GATEWAY
             return AttemptError(reason, engine, unreachable=unreachable)
     return AttemptError(reason, result.target.metadata, unreachable=False)

@@ -42,6 +42,6 @@ class RecordTail:
             file.seek(self._offset)
             for line in file:
                 if not line.endswith(b"\n"):
-                    return  # still being written: read it whole the next time
+                    return  # still being written: read it next time
                 self._offset += len(line)
                 yield line

@@ -29,7 +29,7 @@ PROFILE = "default"
 PREFIX_WEIGHT = 2.0
 LOAD_WEIGHT = 2.0
 PREDICTION_WEIGHT = 1.0
-HALVING_LOAD = 8  # requests that halve what an idle endpoint scores
+HALVING_LOAD = 8  # number of requests that halves the score of an idle endpoint
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Scheduler:
             for endpoint in self._datastore.with_role(role)
             if endpoint.metadata.namespaced_name not in excluded
         ]
-        # If all of them failed lately, trying one beats refusing the request.
+        # If all failed recently, trying one is better than rejecting the request.
         return [endpoint for endpoint in endpoints if endpoint.reachable] or endpoints
 
     def _prefilling(self, request: InferenceRequest, endpoint: Endpoint, role: str) -> Candidate:

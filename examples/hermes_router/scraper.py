@@ -31,7 +31,7 @@ class Scraper:
         """Scrape until cancelled."""
         async with self._client:
             while True:
-                # A connection whose making is cancelled would stay open: rather wait, not for long.
+                # A connection cancelled while it is made would stay open: wait for it, briefly.
                 with anyio.CancelScope(shield=True):
                     await self.scrape_all()
                 await anyio.sleep(self._interval)

@@ -44,7 +44,7 @@ def make_certificates(folder: Path, *, mutual: bool, expired: bool = False) -> C
     server.cert_chain_pems[0].write_to_path(certificate)
     server.private_key_pem.write_to_path(key)
     collector = {"OTLP_CERT_FILE": str(certificate), "OTLP_KEY_FILE": str(key)}
-    # requests prefers the CA bundles of its environment to what the exporter gives it.
+    # requests prefers the CA bundles in its environment over the exporter's.
     router = {
         "OTEL_EXPORTER_OTLP_CERTIFICATE": str(ca),
         "REQUESTS_CA_BUNDLE": "",

@@ -131,7 +131,7 @@ def test_expired_certificate(
 
     environment = collector.exporting(protocol, f"https://{HOST}")
     environment.update(certificates.router)
-    # Else the core of gRPC logs every handshake that fails, past Python's logging.
+    # Otherwise gRPC's core logs every failed handshake, without Python's logging.
     assert_one_line_each(serve(routers, {**environment, "GRPC_VERBOSITY": "NONE"}))
 
     assert collector.metric("otelcol_receiver_accepted_spans") == 0

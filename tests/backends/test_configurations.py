@@ -24,7 +24,7 @@ COMBINATIONS = [
     "gateway/config.yaml gateway/span-metrics.yaml",
     "gateway/config.yaml gateway/kafka.yaml gateway/clickhouse.yaml gateway/span-metrics.yaml",
 ]
-# What has no default: where things are.
+# The variables without a default: addresses and paths.
 ENVIRONMENT = {
     "GATEWAY_HOST": "gateways.example",
     "KAFKA_BROKER": "kafka.example:9092",

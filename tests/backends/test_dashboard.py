@@ -248,7 +248,7 @@ def error_types(exports: Exports) -> Vector:
     return over({key: amount for key, amount in increase.items() if key}, exports.seconds)
 
 
-# Of each panel, by its title: what each of its queries must answer.
+# The expected result of each query, by the panel's title.
 EXPECTED: dict[str, list[Callable[[Exports], Vector]]] = {
     "Requests": [lambda e: e.rate(REQUESTS)],
     "In flight": [lambda e: e.after.gauge("llm_router.inflight.requests")],

@@ -67,7 +67,7 @@ def asked(configuration: str) -> Iterator[tuple[str, str | None]]:
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_kubernetes_takes_it(name: str) -> None:
     """Every object conforms to Kubernetes' schema, without unknown fields."""
-    # Not there where nothing but `make test` is run.
+    # Not installed for `make test` alone.
     kubernetes_validate = importlib.import_module("kubernetes_validate")
     version = kubernetes_validate.latest_version()
     for manifest in manifests(name):

@@ -19,7 +19,7 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.backends
 
-BATCH_SPANS = 512  # what a `ship` that is killed may have sent without having written it down
+BATCH_SPANS = 512  # the most that a killed `ship` may have sent without saving its checkpoint
 RESOURCE = {
     "OTEL_RESOURCE_ATTRIBUTES": "service.instance.id=router-0,deployment.environment.name=t"
 }

@@ -25,7 +25,7 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.backends
 
-# A few seconds less to wait than in a fleet.
+# A few seconds less than in a fleet.
 SOON = "processors: {tail_sampling: {decision_wait: 10s, decision_wait_after_root_received: 1s}}"
 
 TTFT_SLO, TPOT_SLO, TTFT_ERROR, TPOT_ERROR = 1.0, 0.1, 0.5, 0.02

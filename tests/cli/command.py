@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-MARK = "TEST_OF_OTEL_LIFECYCLE"  # not OTEL_: those do not reach every child
+MARK = "TEST_OF_OTEL_LIFECYCLE"  # not OTEL_: those variables do not reach every child
 
 _COMMAND = [
     sys.executable,

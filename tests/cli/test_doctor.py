@@ -25,7 +25,7 @@ from tests.cli.environments import (
     words,
 )
 
-# Nobody listens for telemetry while tests run.
+# No collector runs during the tests.
 NOT_EXPORTED = {"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"}
 
 

@@ -136,11 +136,11 @@ def test_told_to_end(
         for number in itertools.cycle([signal.SIGTERM, signal.SIGINT]):
             if command.process.poll() is not None:
                 break
-            command.process.send_signal(number)  # again and again changes nothing
+            command.process.send_signal(number)  # repeated signals change nothing
             time.sleep(0.01)
         code, _, error = command.wait()
 
-    assert code == 1  # not all there was
+    assert code == 1  # not everything
     assert error.splitlines()[-1].startswith("otel-lifecycle: 0 spans sent,")
     with Checkpoint(checkpoint) as opened:
         assert opened.load([path]) == Position()

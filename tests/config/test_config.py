@@ -162,7 +162,7 @@ _NO_DURATION = "is not a Go duration such as 300ms, 1.5h or 1h2m3s (units ns, us
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        # The refusals of the seed.
+        # What the seed refuses.
         (
             '{"persistence": {"flushThreshold": -1}}',
             "persistence.flushThreshold must be >= 0, got -1",
@@ -193,7 +193,7 @@ _NO_DURATION = "is not a Go duration such as 300ms, 1.5h or 1h2m3s (units ns, us
         ('{"two\\nlines": 1}', r"unknown field 'two\nlines'"),
         ('{"persistence": {"path": "a"}}', "unknown field 'persistence.path'"),
         ('{"persistence": {"output_path": "a"}}', "unknown field 'persistence.output_path'"),
-        # Types are strict, as with Go's decoder.
+        # Types are strict, as in Go's decoder.
         ('{"storeName": 1}', "storeName must be text, got 1"),
         ('{"storeName": ["a"]}', "storeName must be text, got ['a']"),
         ('{"persistence": []}', "persistence must be a JSON object, got []"),

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 from tests.waiting import eventually
 
-# One client, since each costs an SSL context; no connection outlives its request.
+# One client, because each makes an SSL context; no connection outlives its request.
 HTTP = httpx.Client(timeout=10, limits=httpx.Limits(max_keepalive_connections=0))
 
 

@@ -81,7 +81,7 @@ def test_exporter_that_is_killed(capfd: pytest.CaptureFixture[str]) -> None:
         for _ in range(5):
             with socket.create_connection((host, int(port))) as exporter:
                 exporter.sendall(b"POST /v1/traces HTTP/1.1\r\ncontent-length: 100\r\n\r\nhalf")
-                # Closed like that it is reset, as by the end of a process with data unread.
+                # Closing it this way resets it, as when a process ends with unread data.
                 exporter.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         request = urllib.request.Request(f"{receiver.endpoint}/v1/traces", b"", method="POST")
         with urllib.request.urlopen(request) as response:

@@ -45,7 +45,7 @@ def folder() -> Iterator[Path]:
     folder = parent / "records"
     folder.mkdir()
     yield folder
-    for thread in threading.enumerate():  # of trackers in this process, which does not wait for it
+    for thread in threading.enumerate():  # of trackers in this process; not waited for
         if thread.name == "otel-lifecycle-housekeeping":
             thread.join(PATIENCE_SECONDS)
     shutil.rmtree(parent)
@@ -55,7 +55,7 @@ def folder() -> Iterator[Path]:
 def start_worker(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Worker]]:
     """Start processes from `tests.faults.workers`, which end before the folder is deleted."""
     workers: list[Worker] = []
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for what it imports beforehand
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for its imports
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.faults.workers"])
 

@@ -162,10 +162,10 @@ def test_folder_without_rights(start_worker: StartWorker, report: Report, folder
     go(0)
     os.chmod(folder, 0o555)
     (folder.parent / "go-0").touch()
-    go(1)  # the file grows on
+    go(1)  # the file keeps growing
     path.rename(folder.parent / "moved.jsonl")
     (folder.parent / "go-1").touch()
-    go(2)  # and a new one cannot be made
+    go(2)  # and a new one cannot be created
     os.chmod(folder, 0o777)
     (folder.parent / "go-2").touch()
     go(3)

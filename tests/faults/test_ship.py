@@ -216,7 +216,7 @@ def test_names_lost(ship: Ship, report: Report, folder: Path) -> None:
                 write(run * 240 + number)
             next(lose_name)()
             shipper.process.send_signal(signal.SIGCONT)
-            if run % 2:  # nobody goes on for a while
+            if run % 2:  # writing pauses for a while
                 eventually(lambda: len(collector.request_ids) == len(ids))
         write(_KILLS * 240)
         eventually(lambda: len(collector.request_ids) >= len(ids))

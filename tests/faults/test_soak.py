@@ -36,7 +36,7 @@ CLIENTS = 16
 ROUNDS = 5
 RESET = struct.pack("ii", 1, 0)  # as SO_LINGER: closing resets the connection
 
-# What a client asks for, in turns: mostly whole streams, and each other way to end among them.
+# The kinds of requests, in turns: mostly complete streams, and each other way to end.
 TURNS: list[tuple[dict[str, Any], str]] = [
     *[({"stream": True}, "reads")] * 12,
     *[({"stream": False}, "reads")] * 3,

@@ -156,7 +156,7 @@ def serve_with_a_limit(told: Connection, path: Path, name: str, count: int) -> N
 
 def fork_while_writing(told: Connection, path: Path, forks: int, count: int) -> None:
     """Fork repeatedly while the writer works; the children serve too."""
-    warnings.simplefilter("ignore")  # that threads and forks do not mix
+    warnings.simplefilter("ignore")  # warns that threads and forks do not mix
     tracker = make_tracker(path, flush_threshold=1, **SMALL_SEGMENTS)
     children: list[int] = []
     for fork in range(forks):
@@ -207,7 +207,7 @@ def serve_before_a_hanging_collector(told: Connection, path: Path, count: int) -
         serve(tracker, *numbered("request", count))
         tracker.close()
         told.send(count)
-        os._exit(0)  # the exporter's own retries are not ours to wait for
+        os._exit(0)  # the exporter's own retries are not waited for
 
 
 def serve_while_names_hang(told: Connection, path: Path, name: str, count: int) -> None:

@@ -46,7 +46,7 @@ WHO = [
     Metadata(NamespacedName("llm", "no-port"), "", "10.0.0.4", ""),
 ]
 
-# Values as Go's types hold them, within the bounds that the port knows.
+# Values of Go's types, within the port's limits.
 counts = st.integers(0, 1_000)
 hundredths = st.integers(0, 10_000).map(lambda number: number / 100)
 models = st.dictionaries(st.sampled_from(["lora-a", "lora-b"]), counts)
@@ -84,7 +84,7 @@ attributes = st.fixed_dictionaries(
     },
 )
 endpoints = st.builds(ScheduledEndpoint, st.sampled_from(WHO), st.none() | metrics, attributes)
-halves = st.builds(  # of one endpoint, each with what the scheduler says of it
+halves = st.builds(  # of one endpoint, each with the scheduler's values
     lambda one, other: pd_group(one, replace(other, metadata=one.metadata)), endpoints, endpoints
 )
 groups = (

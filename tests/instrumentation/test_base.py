@@ -134,7 +134,7 @@ def test_many_cycles(
 ) -> None:
     """However often a router is instrumented, no object and no processor is left."""
     monkeypatch.setenv("OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH", str(tmp_path / "records.jsonl"))
-    caplog.set_level(logging.ERROR, "otel_lifecycle")  # what is captured is kept
+    caplog.set_level(logging.ERROR, "otel_lifecycle")  # keep the captured reference
     telemetry = InMemoryTelemetry(ALWAYS_OFF)
     load(toy_router)
 

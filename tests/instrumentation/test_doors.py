@@ -353,7 +353,7 @@ def test_aiohttp_other_paths(
     assert observed.record().outcome is Outcome.REJECTED
 
 
-# What a router makes of an answer, without its usage.
+# A router's answer, without the usage.
 ANSWERED = b'data: {"choices":[{"index":0,"text":"a","finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
 
 

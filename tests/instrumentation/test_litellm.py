@@ -35,7 +35,7 @@ KNOWN = {
     "candidates": 1,
     "inputTokenLength": 32,
 }
-# What the engine did not report is estimated.
+# Values that the engine did not report are estimated.
 CUT = {**KNOWN, "inputTokenLength": 30}
 
 

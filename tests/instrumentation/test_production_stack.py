@@ -174,7 +174,7 @@ def test_prefix_match(router: Stack) -> None:
     engine = router.add_engine("engine")
     router.add(engine.url)
     router.start(router.modules.logic.PrefixAwareRouter())
-    prompt = "x" * 480  # 512 characters in the router's whole chunks
+    prompt = "x" * 480  # 512 characters, in whole chunks
     for _ in range(2):
         router.post(prompt=prompt, **ASKED)
         eventually(lambda: router.instrumentor.tracker.store.active_requests == 0)  # type: ignore[union-attr]

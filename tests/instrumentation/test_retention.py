@@ -160,7 +160,7 @@ def test_nothing_is_kept(
         engine = observed.cluster.add_app("engine", unobserved(big_engine))
         router = KeepingRouter(kind([]), engine.url)
         observed.serve(router.app())
-        for _ in range(3):  # what the first requests make once
+        for _ in range(3):  # objects that the first requests make once
             assert len(observed.post(stream=stream).content) > ANSWER_BYTES
         observed.records(3)
         before, resident = ours(), resident_mib()

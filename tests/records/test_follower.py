@@ -410,7 +410,7 @@ class FollowedFile(RuleBasedStateMachine):
             segments[0].unlink()
             ids = self.kept.pop(segments[0])
             self.deleted += ids
-            if not self.delivered:  # nobody knows of them
+            if not self.delivered:  # not reported: unknown to the follower
                 self.unknown += ids
 
     @rule(limit=st.integers(1, 4))

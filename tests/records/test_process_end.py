@@ -60,7 +60,7 @@ def test_exit(path: Path, name: str) -> None:
     expected = [("ended", Outcome.COMPLETED), *between, ("in flight", Outcome.SHUTDOWN)]
     assert expected == _outcomes(list(read_records(path)))
     exported = [outcome.value for _, outcome in expected]
-    if name == "provider shut down before":  # whether a span is exported then is the SDK's affair
+    if name == "provider shut down before":  # whether a span is exported then depends on the SDK
         exported.pop()
         assert exported == process.stdout.splitlines()[: len(exported)]
     else:

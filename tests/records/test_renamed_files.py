@@ -85,7 +85,7 @@ def test_written_after_the_name_is_gone(
         assert found(followed.poll()) == ([], [])
         writer.write(lines("b"))
         assert found(followed.poll()) == (["b"], [])
-        path.touch()  # somebody has made it, and has not written yet
+        path.touch()  # created, but not written yet
         assert found(followed.poll()) == ([], [])
         writer.write(lines("c"))
         append(path, lines("d"))

@@ -25,7 +25,7 @@ from tests.waiting import eventually
 
 MakeTracker = Callable[..., RequestLifecycleTracker]
 
-_RECORD_BYTES = 3_300  # more than one takes, and less than a third more
+_RECORD_BYTES = 3_300  # larger than one record, but by less than a third
 
 
 def segments(folder: Path) -> list[Path]:

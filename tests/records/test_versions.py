@@ -27,7 +27,7 @@ V1 = msgspec.json.encode(
 )
 
 
-# All that a second version takes: there are models beside the model, and a tenant must be told.
+# Everything a second version needs: it adds `models`, and requires a tenant.
 class RecordV2(LifecycleRecord, kw_only=True, rename=record_name):
     schema_version: Annotated[int, declare("The version of this schema.", "1")] = 2
     tenant: Annotated[Text, declare("Whose request it is.", attribute="llm_router.tenant")]

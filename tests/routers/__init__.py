@@ -2,5 +2,5 @@
 
 import pytest
 
-# Helpers that assert, too, are to say what they saw.
+# Assertions in helpers show their values too.
 pytest.register_assert_rewrite("tests.routers.scenarios", "tests.routers.traced_router")

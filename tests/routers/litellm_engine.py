@@ -59,7 +59,7 @@ async def _stream(call: dict[str, Any]) -> AsyncIterator[bytes]:
     kind = call["model"]
     for word in WORDS:
         if kind == "drop" and word == "d":
-            await asyncio.sleep(0.5)  # what is on its way when a connection breaks may be lost
+            await asyncio.sleep(0.5)  # data in transit may be lost when a connection breaks
             raise ConnectionAbortedError
         yield _event(choices=[_choice({"role": "assistant", "content": word})])
         await asyncio.sleep(0.2 if kind == "slow" else 0.001)

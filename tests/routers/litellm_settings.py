@@ -6,7 +6,7 @@ from typing import Any
 
 PROMPT = "a prompt that nobody may record"
 
-# By group, what its deployments ask the engine for.
+# The model that each group's deployments request from the engine.
 GROUPS = {
     "good": ["fine", "fine-2"],
     "falls-back": ["error"],

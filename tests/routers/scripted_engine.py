@@ -87,7 +87,7 @@ async def _send_stream(send: Send, receive: Receive, does: str) -> None:
     events = _BROKEN.get(does, [*[EVENT] * 7, usage, DONE])
     for index, event in enumerate(events):
         if does == "drop" and index == 3:
-            await asyncio.sleep(0.5)  # the router may lose what it has not read by then
+            await asyncio.sleep(0.5)  # the router may lose data that it has not read by then
             return  # the server closes the connection of a response left incomplete
         await _send_body(send, event)
         if does == "slow":

@@ -60,7 +60,7 @@ UNCOUNTED = {
         "queueMillis": MEASURED,
     },
 }
-# They promise to tell an application that its client is gone (ASGI 2.4), and do not.
+# They promise to report disconnects to the application (ASGI 2.4), but do not.
 HIDES_DISCONNECTS = uvicorn.__version__.startswith(("0.30.", "0.31."))
 OWN_CALLBACK = """
 from litellm.integrations.custom_logger import CustomLogger
@@ -470,7 +470,7 @@ def test_same_answers(instrumented: InstrumentedProxy, engines: Engines, tmp_pat
         found: list[tuple[int, str]] = []
         for group, fields in calls:
             response = served.post("same", group, **fields)
-            # The second of an answer; what else LiteLLM makes up is in its headers.
+            # The second in an answer; LiteLLM's other generated values are in its headers.
             content = re.sub(r'"created": ?\d+', '"created":0', response.text)
             found.append((response.status_code, content))
         return found
@@ -532,7 +532,7 @@ def test_program(tmp_path: Path, engines: Engines) -> None:
     records = telemetry.records()
     crowd = [record for record in records if record.model == "good"]
     assert {(record.outcome.value, record.output_length) for record in crowd} == {("completed", 5)}
-    # Three streams and two whole answers besides the crowd; those that block are followed too.
+    # Three streams and two complete answers besides the crowd; blocking ones are followed too.
     assert len(crowd) == 204
     assert [len(answer) for name, answer in answers if name == "crowd"] == [2]
 

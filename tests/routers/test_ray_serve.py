@@ -384,7 +384,7 @@ def test_trace(run: Run, scenario: Scenario) -> None:
         if span.trace_id.hex() == scenario.trace_id
     ]
     assert lifecycle == [ours]
-    if scenario.fields.get("fail") == "kill":  # who had the other spans is dead
+    if scenario.fields.get("fail") == "kill":  # the process with the other spans is dead
         return
 
     def lineage(span_id: str) -> list[str]:

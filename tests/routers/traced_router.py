@@ -81,7 +81,7 @@ class TracedRouter:
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "examples")]),
             "OTEL_EXPORTER_OTLP_ENDPOINT": self._receiver.endpoint,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
-            # FastAPI exports all spans and metrics once more where it reads `otlp`.
+            # FastAPI exports all spans and metrics again if the variable is `otlp`.
             "OTEL_TRACES_EXPORTER": "otlp_proto_http",
             "OTEL_METRICS_EXPORTER": "otlp_proto_http",
             "OTEL_LOGS_EXPORTER": "none",

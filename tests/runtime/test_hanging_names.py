@@ -17,7 +17,7 @@ from tests.instrumentation.test_zero_code import ROUTER, answers, free_port
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
-# Far longer than anybody here waits: a test on a name that is waited for fails by its time-out.
+# Far longer than any test waits: a test that waits for a name fails by its timeout.
 _HANG = """
 import socket, time
 

@@ -41,7 +41,7 @@ def collecting(make_bench: Callable[..., Bench]) -> Callable[..., Bench]:
     def make(stale_after: str = "10s", **settings: Any) -> Bench:
         settings = {"interval": "50ms", "max_backoff": "50ms", **settings}
         return make_bench(
-            clock=SystemClock(),  # what is collected has the age that it has
+            clock=SystemClock(),  # collected values keep their real age
             stale_after=stale_after,
             collection=CollectionConfig(enabled=True, **settings),
         )

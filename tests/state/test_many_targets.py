@@ -19,5 +19,5 @@ def test_many_targets(caplog: pytest.LogCaptureFixture) -> None:
     bad = 5 * len(BAD)
     up = measured.states.pop(("engine", "up"))
     assert (up, measured.with_metrics, measured.states.total()) == (200, 200, bad)
-    # What 32 scrapes of 4 MiB may hold, twice: as they come and as they are read.
+    # 32 scrapes of 4 MiB, twice: as received and as decoded.
     assert measured.memory_mb < 32 * 4 * 2

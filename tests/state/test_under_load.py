@@ -29,7 +29,7 @@ from tests.instrumentation.generic_routers import HttpxUpstream, make_router
 uvicorn.run(make_router(HttpxUpstream([sys.argv[2]])), port=int(sys.argv[1]), log_level="warning")
 """
 REQUESTS = 200
-# Between answering a scrape and its state being there to be read, on a machine that is busy.
+# Time from the answer to a scrape until its state can be read, on a busy machine.
 HANDING_OVER_NS = 10_000_000_000
 
 

@@ -109,7 +109,7 @@ def result_attributes(outcome: str, duration: float) -> dict[str, Any]:
     return {"llm_router.outcome": outcome, "llm_router.request.duration": duration}
 
 
-# What `answer` adds to them.
+# Attributes that `answer` adds.
 STREAMED_ATTRIBUTES = {
     "gen_ai.usage.output_tokens": 128,
     "gen_ai.usage.cache_read.input_tokens": 200,

@@ -31,10 +31,12 @@ def interrupt(
 
     before = sys.getprofile()
     collects = gc.isenabled()
-    gc.disable()  # a finalizer of what other tests left would run inside, and swallow exceptions
+    gc.disable()  # finalizers of other tests' garbage would run inside, and swallow exceptions
     sys.setprofile(profile)
     try:
-        contextvars.copy_context().run(call)  # the SDK's, broken off, may not detach its own
+        contextvars.copy_context().run(
+            call
+        )  # the SDK's context manager, interrupted, may not detach its own
     finally:
         sys.setprofile(before)
         if collects:

@@ -88,7 +88,7 @@ def interrupt_everywhere(
             pass
         else:
             assert not interrupted or issubclass(error, Exception), f"swallowed at {moment}"
-        if serve is with_hooks:  # which alone can tell, once more, that the request has ended
+        if serve is with_hooks:  # which alone can end the request again
             bench.tracker.response_body(Request(request_id), last())
         bench.tracker.flush()
         assert bench.tracker.store.active_requests == 0, moment

@@ -441,7 +441,7 @@ WHOLE = [
     ),
 ]
 
-# Each is put between the first chunks of a chat stream and its end, and stands for its kind.
+# Each is inserted between the first chunks of a chat stream and its end.
 ERRORS_IN_A_STREAM = {
     "object": sse({"error": {"message": "out of memory", "code": 500}}),
     "text": sse({"error": "gone"}),

@@ -116,7 +116,7 @@ def assert_linear(read: Callable[[list[bytes]], None], make: Callable[[int], byt
     """Double the bytes, in large and small chunks, and check how the CPU time grows."""
     for chunk, size in ((32 * KIB, 100 * KIB), (1 << 30, 100 * KIB), (1, 5 * KIB)):
         small, big = (pieces(make(size * factor), chunk) for factor in (1, 2))
-        least = 1e-3  # what is quicker is linear enough, and lost in the noise
+        least = 1e-3  # anything faster is lost in the noise
         once = twice = 0.0
         for _ in range(4):  # a busy machine may slow one of the two
             once, twice = (max(cpu(lambda c=c: read(c)), least) for c in (small, big))
@@ -167,7 +167,7 @@ def test_work_beside_a_parse(make: Callable[[int], bytes]) -> None:
         assert cpu(lambda read=read: read(pieces(content, 64 * KIB))) < 40 * parse
 
 
-# What might be kept.
+# Objects that might be kept.
 HOARDED = (
     "nested usage",
     "empty choices",

@@ -112,7 +112,7 @@ def test_endless_answer(ask: Callable[..., Answer], status: str, fate: Fate) -> 
 
     with Server(answer) as server:
         assert ask(server.port, timeout="30").fate is fate
-        assert server.sent < 64 * MIB  # what the sockets hold
+        assert server.sent < 64 * MIB  # the sockets' buffers
 
 
 @pytest.mark.parametrize("status", ["200 OK", "302 Found", "400 Bad Request", "503 Unavailable"])
@@ -132,7 +132,7 @@ def test_bomb(ask: Callable[..., Answer], status: str, encoding: str) -> None:
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
-        # Older exporters try a 503 again whatever it says of when.
+        # Older exporters retry a 503 whatever its Retry-After is.
         assert server.connections == 1 or status.startswith("503")
 
     fates = {"200": Fate.ACCEPTED, "400": Fate.REFUSED}

@@ -134,7 +134,7 @@ def test_nothing_is_taken(
 ) -> None:
     """While a collector accepts nothing, everything waits; one line has the reason."""
     monkeypatch.setattr(shipper, "_FIRST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.75")  # the exporter's own second try
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.75")  # the exporter's own retry
     append(folder / "records.jsonl", traced("a", "b"))
     collector.answer = lambda ids: obstacle if len(collector.asked) < 3 else ACCEPT
 

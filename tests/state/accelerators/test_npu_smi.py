@@ -190,7 +190,7 @@ def _runs(pid: int) -> bool:
             state = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0]
         except (ProcessLookupError, FileNotFoundError):
             return False
-        if state == "Z":  # dead, and not yet waited for by whoever it was left to
+        if state == "Z":  # dead, but not reaped yet
             return False
         time.sleep(0.05)
     return True

@@ -12,7 +12,7 @@ from otel_lifecycle.state.accelerators import DeviceReading, amd, dcgm, npu_expo
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SCRAPED_AT = 1755859201.0
-# npu-exporter since v26.1.0 reads utilization once in 1 s, HBM once in 60 s.
+# Since v26.1.0 npu-exporter reads utilization every 1 s, and HBM every 60 s.
 UTILIZATION_AT = 1755859200.123
 HBM_AT = 1755859159.123
 
@@ -89,7 +89,7 @@ def test_npu_exporter() -> None:
         npu(12, 11.0, 4.0, 2.0),  # several pods use it
         npu(13, 0.0, 4.0, 0.0),  # no pod uses it
         npu(14, None, None, None, "qwen-decode-1", invalid=ALL),  # -1
-        # Core not told, memory from used and total, bandwidth the other value of a failed read.
+        # No core value, memory from used and total, bandwidth another value of a failed read.
         npu(15, None, 50.0, None, "qwen-decode-1", core_at=None, invalid=["memory_bandwidth"]),
     ]
 

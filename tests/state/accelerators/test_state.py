@@ -99,7 +99,11 @@ def test_nothing_told_of_a_device() -> None:
         (1, 60, "fresh"),  # as npu-exporter is by default since v26.1.0
         (15, 180, "fresh"),
         (1, 181, "partial"),  # the memory is no longer read
-        (16, 60, "stale"),  # nothing is: the limit of the memory is only long because it is slow
+        (
+            16,
+            60,
+            "stale",
+        ),  # nothing is read: the memory's limit is longer only because it is refreshed slowly
         (16, 181, "stale"),
         (-15, -15, "fresh"),  # clocks disagree a little
         (-16, -16, "stale"),  # and too much

@@ -67,7 +67,7 @@ KNOWN = {
             update_time=UPDATED,
         )
     },
-    # The counters name no rank, and single priorities are no totals.
+    # The counters have no rank, and single priorities are not totals.
     "sglang_data_parallel": {
         str(rank): EndpointMetrics(
             running_requests=rank + 1,
@@ -104,7 +104,7 @@ KNOWN = {
             update_time=UPDATED,
         )
     },
-    # Neither waiting requests nor the fraction are told: that one is used of max.
+    # Waiting requests and the fraction are missing: the latter is used / max.
     "triton_trtllm_old": {
         "": EndpointMetrics(
             running_requests=6,
@@ -124,7 +124,7 @@ KNOWN = {
             update_time=UPDATED,
         )
     },
-    # Running is `Nan`, and a usage of 30 is no fraction.
+    # Running is `Nan`, and a usage of 30 is not a fraction.
     "mindie_1_0": {
         "": EndpointMetrics(waiting_requests=0, prefix_cache_hit_rate=0.5, update_time=UPDATED)
     },
