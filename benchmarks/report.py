@@ -19,74 +19,73 @@ from benchmarks.peers.peer import CHUNKS
 _HEAD = """\
 # Results
 
-Written by `make bench`, which installs the peers into an environment of their own. CPU time, not
-time on a clock: others may use the machine. All that is compared takes turns in short rounds in one
-process, garbage collection off; a figure is the median of the rounds, a ratio the median of the
-ratios of neighbouring rounds, and "p10-p90" their spread. On a busy machine a CPU second does less
-work: then "min" is nearest to the truth.
+Written by `make bench`, which installs the peers into a separate environment. All figures are CPU
+time, not elapsed time, so other processes matter less. Compared variants take turns in short
+rounds in one process, without garbage collection. A figure is the median of the rounds, a ratio
+the median of the ratios of neighbouring rounds, and "p10-p90" their spread. On a busy machine a
+CPU second does less work; "min" is then the most accurate figure.
 
 ![By peer, and by number of endpoints and of requests in flight](results.svg)
 """
 
 _RECORD = """
-What a record costs is the least of the rounds: no ratio evens out here what others do to the
-machine. msgspec's encoding alone takes {:.1f} us of it with 40 attributes, and {:.1f} us with
-prefill and decode; the rest is queue, batch and write, and the pauses in which the event loop runs.
-Why a sampled request and the event loop miss their budgets, and how far they could come, is told
-below.
+The cost of a record is the minimum of the rounds, because no ratio compensates for a busy machine
+here. Of it, encoding with msgspec alone takes {:.1f} us with 40 attributes, and {:.1f} us with
+prefill and decode; the rest is queue, batch, write, and pauses in which the event loop runs. The
+following sections explain why a sampled request and the event loop miss their budgets.
 """
 
 _FLOOR = """\
-"The SDK's part" is what we ask of it, with values put together beforehand: one span with the
-{start} attributes that a sampler may see, all others and two events put past its checks
+"The SDK's part" is our use of the SDK, with values prepared in advance: one span with the {start}
+attributes that a sampler may need, all others and two events added without the SDK's checks
 (`otel_lifecycle/telemetry/clean_attributes.py`), and the end. The budget leaves {left:.2f} x of a
-bare span for what is ours, which takes {ours:.2f} x: to make what the router says safe, to charge
-and give back the load of endpoints, to find what the predictor lacks, to begin and complete the
-record, to put its attributes together, and to queue it. No function stands out: what is left is
-many small ones. Moving them off the path would not make them cheaper: a router has one interpreter
+bare span for our own work, which takes {ours:.2f} x: cleaning the router's values, adding and
+releasing the load of endpoints, finding missing features, starting and completing the record,
+building its attributes, and queueing it. No single function stands out: the rest is many small
+ones. Moving them off the path would not make them cheaper, because a router has one interpreter
 lock.
 """
 
 _PROFILE = """\
-The functions with the most time of their own, of all of a sampled request with 40 attributes
-(`cProfile`, to which small functions look dearer than they are; it sees the thread that records
-metrics too):
+The functions with the most time of their own, as a share of a sampled request with 40 attributes
+(`cProfile`, which overestimates small functions and includes the thread that records metrics):
 """
 
 _LAG = """\
-A router on asyncio with prefill and decode endpoints and {rate:,} requests a second, five times,
-each in a process of its own, {rounds} rounds in turns: how late a timer of one millisecond fires.
-Any lag has three parts:
+A router on asyncio with prefill and decode endpoints and {rate:,} requests per second runs in
+five variants, each in a separate process, in turns for {rounds} rounds. The lag is the delay of a
+timer of one millisecond. It has three parts:
 
-- What the loop itself does. "As busy as ours" is the router without instrumentation, whose loop
-  burns {busier:.0f} us more a request, as ours did in the round before: no thread, no memory, no
-  file. That alone comes to {busy:.2f} x.
-- What threads do under the one interpreter lock. Ours let it go every few records; an exporter
-  does not. It takes {encoding:.0f} us a request here to encode and send, so that all threads of the
-  router want {wanted:.0%} of one CPU between them. A bare SDK span behind the stock exporter misses
-  the budget for the same reason.
-- What other processes do. There are {cpus} CPUs here, for the router, what takes its exports, and
-  `otel-lifecycle ship`, which has the encoding to itself, and takes {ship:.0f} us a request.
+- The work of the loop itself. "As busy as ours" is the router without instrumentation, whose loop
+  uses {busier:.0f} us more per request, as ours did in the previous round: no thread, no memory,
+  no file. This alone gives {busy:.2f} x.
+- The work of threads under the same interpreter lock. Our threads release it every few records;
+  an exporter does not. Encoding and sending takes {encoding:.0f} us per request here, so all
+  threads of the router together need {wanted:.0%} of one CPU. A bare SDK span with the standard
+  exporter misses the budget for the same reason.
+- The work of other processes. {cpus} CPUs are shared by the router, the receiver of its exports,
+  and `otel-lifecycle ship`, which does the encoding and takes {ship:.0f} us per request.
 """
 
 _PEERS = """\
-The request has one answer of {chunks} chunks. The path is what a request waits for: the CPU of its
-own thread, less what the same request costs when nobody follows it. "Of bare" compares with bare
-SDK spans that say exactly what the peer said, put together beforehand, all at the start. "All
-threads" has the writing of records and the export to a file as well; metrics are off but in their
-own column.
+The request has one answer of {chunks} chunks. The path is the work that a request waits for: the
+CPU of its own thread, minus that of the same request without instrumentation. "Of bare" compares
+with bare SDK spans that have the peer's attributes and events, prepared in advance and all set at
+the start. "All threads" includes writing records and exporting to a file; metrics are off except
+in their own column.
 
-Not all do the same work, and the second table says what each tells. `bare SDK span`, `logfire`, the
-OTLP-JSON file and `Python logging` are given our 40 values ready-made, where we find them.
-`production-stack's tracing` makes the same calls to the SDK as its router. `LiteLLM's callback` is
-called once, after the answer. `Python logging` writes its line on the request's path.
+The peers do different work; the second table shows what each records. `bare SDK span`, `logfire`,
+the OTLP-JSON file and `Python logging` get our 40 values ready-made, whereas ours computes them.
+`production-stack's tracing` makes the same calls to the SDK as its router. `LiteLLM's callback`
+is called once, after the answer. `Python logging` writes its line on the request's path.
 """
 
 _GIVEN = ("bare SDK span", "logfire", "Python logging")
 
 _GROWTH = """\
-Sampled requests with their records. Endpoints are taken in turns, each known with its NPUs, and
-memory is for each of them; the other requests in flight go to a prefill and a decode endpoint.
+Sampled requests with their records. Endpoints are used in turns, each with known NPUs, and memory
+is per endpoint; the other requests in flight use a prefill and a decode endpoint, and memory is
+per request.
 """
 
 
@@ -183,13 +182,13 @@ def _verdict(comparison: Comparison) -> Iterator[str]:
     others = [peer for peer in comparison.peers if not peer.name.startswith(("ours", *_GIVEN))]
     cheaper = [peer for peer in others if peer.path.median < ours.path.median]
     yield (
-        f"\nOf the {len(others)} that find out for themselves what they say, "
-        f"{len(others) - len(cheaper)} are dearer than ours with 40 attributes. Cheaper:"
+        f"\nOf the {len(others)} peers that gather their own data, "
+        f"{len(others) - len(cheaper)} cost more than ours with 40 attributes. Cheaper:"
     )
     for peer in cheaper:
         yield (
-            f"`{peer.name}`, with {peer.attributes} attributes; one costs it "
-            f"{peer.per_attribute:.1f} us, and ours {ours.per_attribute:.1f}."
+            f"`{peer.name}`, with {peer.attributes} attributes of "
+            f"{peer.per_attribute:.1f} us each; ours takes {ours.per_attribute:.1f} us each."
         )
     if not cheaper:
         yield "none."
@@ -200,7 +199,7 @@ def _machine(costs: HotPath, comparison: Comparison) -> str:
     sdk = importlib.metadata.version("opentelemetry-sdk")
     return (
         f"{_processor()}, {os.cpu_count()} CPUs, {platform.system()} {platform.machine()}; Python "
-        f"{platform.python_version()}, opentelemetry-sdk {sdk}.\nLoad of the machine meanwhile: "
+        f"{platform.python_version()}, opentelemetry-sdk {sdk}.\nLoad of the machine: "
         f"{min(loads):.1f} to {max(loads):.1f}, about 1 of it ours. {hot_path.ROUNDS} rounds of "
         f"{hot_path.REQUESTS} requests for\nthe budgets, {compare.ROUNDS} of {compare.REQUESTS} "
         f"for the peers, {growth.ROUNDS} of {growth.REQUESTS} for the growth."
