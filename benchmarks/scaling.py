@@ -384,7 +384,7 @@ def print_requests(folder: Path) -> None:
 
 def main() -> None:
     """Print the figures."""
-    parser = argparse.ArgumentParser(description="What one request weighs.")
+    parser = argparse.ArgumentParser(description="Measures what one request costs.")
     parser.add_argument("--collectors", action="store_true", help="in agent and gateway")
     arguments = parser.parse_args()
     print(f"Python {sys.version.split()[0]}, batches of {BATCH}, best of {ROUNDS} rounds\n")

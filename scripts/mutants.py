@@ -46,12 +46,12 @@ def main() -> int:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--sample", type=int, default=100, help="how many mutants")
+    parser.add_argument("--sample", type=int, default=100, help="number of mutants")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
-    parser.add_argument("--only", default="*", help="pattern of their names")
-    parser.add_argument("--minutes", type=float, default=15.0, help="stop after so many")
-    parser.add_argument("--children", type=int, default=1, help="how many at a time")
-    parser.add_argument("--aim", type=float, default=0.95, help="part that has to be killed")
+    parser.add_argument("--only", default="*", help="pattern for their names")
+    parser.add_argument("--minutes", type=float, default=15.0, help="time limit")
+    parser.add_argument("--children", type=int, default=1, help="number run at a time")
+    parser.add_argument("--aim", type=float, default=0.95, help="fraction that has to be killed")
     return parser.parse_args()
 
 
@@ -93,7 +93,7 @@ def report(found: dict[str, str], aim: float) -> int:
     ran = len(found) - counts["not checked"]
     counted = ran - (len(unnoticed) - len(unexplained))
     if not counted:
-        print("no mutant was run: do the tests pass without any? See the log")
+        print("no mutant was run: check that the tests pass without mutants; see the log")
         return 2
     killed = counted - len(unexplained)
     part = killed / counted

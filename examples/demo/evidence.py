@@ -21,7 +21,7 @@ from otel_lifecycle.records import read_records
 SETTLE_SECONDS = 15.0
 POLL_SECONDS = 0.25
 
-_NOT_SEEN = "exported to where OTEL_EXPORTER_OTLP_* say, not counted here"
+_NOT_SEEN = "exported as OTEL_EXPORTER_OTLP_* configure, not counted here"
 
 
 @dataclass(frozen=True)

@@ -51,12 +51,12 @@ class Engine:
 
 
 def engine_roles(mode: str, engines: int) -> list[str]:
-    """The role of each engine: `aggregated`, or a leader in front of prefill and decode engines."""
+    """Return the roles: `aggregated`, or a leader in front of prefill and decode engines."""
     if mode == "aggregated":
         return ["aggregated"] * engines
     prefills = engines // 2
     if prefills == 0:
-        raise CommandError("--engines 1: pd mode needs one to prefill and one to decode, at least")
+        raise CommandError("--engines 1: pd mode needs at least one prefill and one decode engine")
     return ["leader", *["prefill"] * prefills, *["decode"] * (engines - prefills)]
 
 
@@ -163,7 +163,7 @@ class Fleet:
             for url in urls:
                 while not await _is_healthy(client, url):
                     if asyncio.get_running_loop().time() > deadline:
-                        raise CommandError(f"{url} has not answered yet", FAILED)
+                        raise CommandError(f"{url} did not answer in time", FAILED)
                     await asyncio.sleep(0.1)
 
 

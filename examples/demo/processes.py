@@ -79,7 +79,7 @@ class Processes:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
         lines = self._log(name).read_text(errors="replace").split("\n")
         said = [line.strip() for line in lines if line.strip()][-_QUOTED_LINES:]
-        return f"{name} {how}: {' | '.join(said) or 'it said nothing'} ({self._log(name)})"
+        return f"{name} {how}: {' | '.join(said) or 'no output'} ({self._log(name)})"
 
     def _log(self, name: str) -> Path:
         return self._logs / f"{name}.log"

@@ -58,7 +58,7 @@ def run(options: DemoOptions) -> int:
 async def _run(workload: Workload, roles: Sequence[str], output: Path) -> int:
     console = open_console()
     console.print(
-        f"starting {plural(len(roles), 'engine')} and a router, records and logs go to {output}"
+        f"starting {plural(len(roles), 'engine')} and a router; records and logs: {output}"
     )
     with _cancelled_by_signals() as caught:
         try:
@@ -138,5 +138,5 @@ def _output_folder(chosen: Path | None) -> Path:
     except OSError as error:
         raise CommandError(f"--output {chosen}: {error.strerror}") from error
     if (output / RECORDS).exists():
-        raise CommandError(f"--output {chosen}: holds the {RECORDS} of a former run")
+        raise CommandError(f"--output {chosen}: contains the {RECORDS} of an earlier run")
     return output

@@ -174,7 +174,7 @@ def read_trace(path: Path, count: int) -> list[PlannedRequest]:
     except OSError as error:
         raise CommandError(f"{path}: {error.strerror}") from error
     if not requests:
-        raise CommandError(f"{path}: holds no request")
+        raise CommandError(f"{path}: contains no request")
     return sorted(requests, key=lambda request: request.at)
 
 
@@ -183,7 +183,7 @@ def _planned(line: _TraceLine, number: int) -> PlannedRequest:
     if len(line.hash_ids) != blocks:
         raise ValueError(
             f"input_length {line.input_length} needs {blocks} hash_ids of {TRACE_BLOCK_SIZE} "
-            f"tokens each, there are {len(line.hash_ids)}"
+            f"tokens each, but has {len(line.hash_ids)}"
         )
     return PlannedRequest(
         request_id=f"trace-{number}",

@@ -48,7 +48,7 @@ def test_wrong_arguments(
     [
         (
             "demo --engines 1",
-            "otel-lifecycle: --engines 1: pd mode needs one to prefill and one to decode, at least",
+            "otel-lifecycle: --engines 1: pd mode needs at least one prefill and one decode engine",
         ),
         ("demo --trace /missing", "otel-lifecycle: /missing: No such file or directory"),
         ("demo --output /dev/null", "otel-lifecycle: --output /dev/null: Not a directory"),
@@ -66,14 +66,14 @@ def test_wrong_usage(start: Callable[..., Command], arguments: str, line: str) -
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
-        ([], "holds no request"),
+        ([], "contains no request"),
         (["{}"], f"1: {missing('timestamp')}"),
         (
             [
                 '{"timestamp": 0, "input_length": 5, "output_length": 1, "hash_ids": [1]}',
                 '{"timestamp": 0, "input_length": 513, "output_length": 1, "hash_ids": [1]}',
             ],
-            "2: input_length 513 needs 2 hash_ids of 512 tokens each, there are 1",
+            "2: input_length 513 needs 2 hash_ids of 512 tokens each, but has 1",
         ),
         (
             ['{"timestamp": 0, "input_length": 0, "output_length": 1, "hash_ids": []}'],
@@ -105,7 +105,7 @@ def test_records_of_a_former_run(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
     assert (code, capsys.readouterr().err) == (
         2,
-        f"otel-lifecycle: --output {tmp_path}: holds the records.jsonl of a former run\n",
+        f"otel-lifecycle: --output {tmp_path}: contains the records.jsonl of an earlier run\n",
     )
 
 

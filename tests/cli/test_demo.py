@@ -150,7 +150,7 @@ def test_own_collector(start: Start, tmp_path: Path) -> None:
 
     records = list(read_records(tmp_path / "records.jsonl"))
     assert code == 0
-    assert facts(output)["spans"] == "exported to where OTEL_EXPORTER_OTLP_* say, not counted here"
+    assert facts(output)["spans"] == "exported as OTEL_EXPORTER_OTLP_* configure, not counted here"
     assert sorted(span.span_id.hex() for span in spans) == sorted(
         str(record.span_id) for record in records
     )

@@ -34,8 +34,8 @@ def start(processes: Processes, name: str, program: str) -> None:
             "import sys; sys.exit('one\\ntwo\\nthree\\nfour\\n')",
             "engine-0 exited with 1: two | three | four",
         ),
-        ("import os; os.kill(os.getpid(), 9)", "engine-0 was killed by SIGKILL: it said nothing"),
-        ("pass", "engine-0 exited with 0: it said nothing"),
+        ("import os; os.kill(os.getpid(), 9)", "engine-0 was killed by SIGKILL: no output"),
+        ("pass", "engine-0 exited with 0: no output"),
     ],
 )
 def test_early_death(processes: Processes, tmp_path: Path, program: str, obituary: str) -> None:

@@ -32,7 +32,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)]
     if shutil.which("mount") is None or subprocess.run(command, check=False).returncode:
-        pytest.skip("mounting a small file system takes root")
+        pytest.skip("mounting a small file system needs root")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 

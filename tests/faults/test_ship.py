@@ -228,7 +228,7 @@ def test_names_lost(ship: Ship, report: Report, folder: Path) -> None:
     report(
         Result(
             "A file that `ship` follows is deleted, moved away or renamed in a pause of traffic",
-            "What was written after the last look at it is sent, once.",
+            "Records written after the last poll are sent once.",
             _KILLS,
             len(ids),
             len(collector.request_ids),
@@ -279,14 +279,14 @@ def test_renamed_under_load(
             lambda server, connection: server.dribble(connection, bytes(9_000)),
         ),
         (
-            "The collector's answer has no end",
+            "The collector's answer never ends",
             lambda server, connection: (
                 connection.sendall(head("500 Oh", "connection: close")),
                 server.flood(connection, bytes(1 << 20), 4_096),
             ),
         ),
         (
-            "The collector answers with 1 MB of gzip that unpack to 1 GB",
+            "The collector answers with 1 MB of gzip that decompress to 1 GB",
             lambda server, connection: connection.sendall(
                 head("500 Oh", "content-encoding: gzip", f"content-length: {len(bomb())}") + bomb()
             ),
@@ -320,7 +320,7 @@ def test_hostile_collector(
     report(
         Result(
             f"{fault} (`ship`)",
-            "It asks again, with less than 32 MiB more; every request arrives, once.",
+            "It retries, with less than 32 MiB more memory; every request arrives once.",
             1,
             len(ids),
             len(collector.request_ids),
