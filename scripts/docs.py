@@ -41,7 +41,7 @@ _SECTIONS = {
 _ROLE = "llm_router.route.leader"
 _OTHER_ROLES = re.compile(r"selectedRoute\.(prefill|decode)\.")
 _OTHER_SNAPSHOTS = re.compile(r'(TRY_CAST\()?"selectedRoute"."(prefill|decode)"')
-_OF_THE_SPAN = re.compile(r" On the span: [^.]*\.")
+_OF_THE_SPAN = re.compile(r" On the span: .*?\.(?=$| One entry)")
 _MARKS = re.compile(r"(<!-- make docs: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 _JSON_TYPES = {str: "text", int: "integer", float: "number", bool: "true, false", datetime: "time"}
 

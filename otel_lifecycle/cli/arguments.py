@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
         "export",
         help="write records for other tools: Parquet, CSV, Perfetto, Mooncake, llm-d",
         description="Writes records in the format of another tool. parquet: a folder with the "
-        "tables requests and endpoints, partitioned by day and model; each run adds what is new. "
+        "tables requests and endpoints, partitioned by day and model; each run adds new records. "
         "csv: one of these tables. perfetto: a timeline for ui.perfetto.dev. mooncake: a trace to "
         f"replay. llm-d: training rows of llm-d's latency predictor. {_EXIT_CODES}",
         allow_abbrev=False,
@@ -136,7 +136,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "--rows",
         choices=("requests", "endpoints"),
         default="requests",
-        help="for csv: one row a request, or one row an endpoint of it (default: %(default)s)",
+        help="for csv: one row per request, or one row per endpoint of it (default: %(default)s)",
     )
     _add_selection(parser)
     parser.set_defaults(run=_export)

@@ -73,6 +73,8 @@ def _write(options: ExportOptions, records: Records) -> str:
             written = write_mooncake(records, options.output)
             left_out = records.count() - written
             if left_out:
-                warn(f"{plural(left_out, 'request')} left out: input or output length is unknown")
-            warn("the records do not say which prompts share blocks: a replay has no cache hits")
+                warn(f"{plural(left_out, 'request')} omitted: input or output length is unknown")
+            warn(
+                "records do not show which prompts share blocks: a replay has no prefix-cache hits"
+            )
             return plural(written, "request")

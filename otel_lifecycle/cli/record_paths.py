@@ -21,7 +21,7 @@ def warn_of_missing(paths: Iterable[Path], is_table: Callable[[Path], bool] = _n
 
     Args:
         paths: The paths.
-        is_table: Whether a path is a table of records instead.
+        is_table: Returns whether a path is a table of records instead.
     """
     missing = 0
     for path in paths:

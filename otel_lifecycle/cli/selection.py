@@ -1,4 +1,4 @@
-"""Which requests a command is about, and what it says of lines that are none."""
+"""Selects the requests of a command, and reports skipped lines."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _moment(text: str) -> datetime:
 
 
 def warn_of_problems(records: Records) -> int:
-    """Warn about lines that were left out; return the exit code."""
+    """Warn about skipped lines; return the exit code."""
     if not records.problem_count:
         return 0
     warn(f"{plural(records.problem_count, 'problem')} skipped, the first: {records.problems[0]}")

@@ -24,7 +24,6 @@ class ActualLatency(msgspec.Struct, rename=record_name, gc=False):
     """The measured latencies, in milliseconds of a monotonic clock.
 
     All but `queue_ms` count from the dispatch, as predictions do.
-
     TPOT is per token, not per chunk as in llm-d's predictor, because its features count tokens.
     """
 
@@ -58,7 +57,7 @@ class ActualLatency(msgspec.Struct, rename=record_name, gc=False):
     ] = None
 
     def since_arrival(self, latency_ms: float) -> float:
-        """Return one of these as the client sees it: with the time before the dispatch, if known.
+        """Return a latency as the client sees it: with the time before the dispatch, if known.
 
         Args:
             latency_ms: A latency that counts from the dispatch.

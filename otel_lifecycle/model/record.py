@@ -92,8 +92,8 @@ class RecordedLeg(msgspec.Struct, rename=record_name, frozen=True):
 class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
     """One finished request.
 
-    Timestamps are RFC 3339 text in UTC with nanoseconds. They count from the wall clock at dispatch
-    by a monotonic clock, so that setting the clock never makes a span run backwards.
+    Timestamps are RFC 3339 text in UTC with nanoseconds. They start from the wall clock at dispatch
+    and advance with a monotonic clock, so that setting the clock never makes a span run backwards.
     """
 
     schema_version: Annotated[int, declare("The version of this schema.", "1")] = SCHEMA_VERSION
@@ -147,9 +147,9 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
     started_at: Annotated[
         Timestamp,
         declare(
-            "Time of dispatch: the first call to the engine. Of a request without one: its "
-            f"arrival. On the span: the event `{semconv.EVENT_DISPATCH}`; its start if the arrival "
-            "is unknown.",
+            "Time of dispatch: the first call to the engine. Without such a call: the arrival. "
+            f"On the span: the event `{semconv.EVENT_DISPATCH}`; its start if the arrival is "
+            "unknown.",
             source="clock",
         ),
     ]

@@ -103,8 +103,8 @@ class RequestStart(msgspec.Struct, frozen=True):
         route_mismatch: Whether the dispatched route and the endpoint's own PD group disagreed;
             `route` is the dispatched one.
         received_at: When the request reached the router: an aware datetime of the wall clock, like
-            `EndpointMetrics.update_time`. None is unknown; so is a naive one, one after the
-            dispatch, and one more than 1e9 ms (11 days) before it.
+            `EndpointMetrics.update_time`. None is unknown. So is a naive time, a time after the
+            dispatch, and a time more than 1e9 ms (11 days) before it.
     """
 
     request_id: str

@@ -1,4 +1,4 @@
-"""The rows that llm-d's latency predictor takes (`llm-d/llm-d-latency-predictor`)."""
+"""Converts to the rows of llm-d's latency predictor (`llm-d/llm-d-latency-predictor`)."""
 
 from __future__ import annotations
 

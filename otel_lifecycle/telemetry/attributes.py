@@ -80,7 +80,7 @@ DERIVED = (
     Attribute(
         semconv.SERVER_ADDRESS, "string", "", "Host of the selected endpoint.", "router", "route"
     ),
-    Attribute(semconv.SERVER_PORT, "int", "", "Port of the same.", "router", "route"),
+    Attribute(semconv.SERVER_PORT, "int", "", "Port of that endpoint.", "router", "route"),
     Attribute(
         semconv.QUEUE_DURATION,
         "double",
@@ -99,9 +99,9 @@ DERIVED = (
         "result",
     ),
     Attribute(
-        semconv.K8S_NAMESPACE_NAME, "string", "", "Namespace of the same.", "router", "route"
+        semconv.K8S_NAMESPACE_NAME, "string", "", "Namespace of that endpoint.", "router", "route"
     ),
-    Attribute(semconv.K8S_POD_NAME, "string", "", "Pod of the same.", "router", "route"),
+    Attribute(semconv.K8S_POD_NAME, "string", "", "Pod of that endpoint.", "router", "route"),
 )
 
 

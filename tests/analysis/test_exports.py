@@ -1,4 +1,4 @@
-"""`otel-lifecycle export`: each format, read by what it is for."""
+"""`otel-lifecycle export`: each format, read by the tool it is for."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def path(tmp_path: Path) -> Path:
 
 
 def export(path: Path, kind: str, output: Path, *more: str) -> int:
-    """Runs the command."""
+    """Run the command."""
     return main(["export", str(path), "--format", kind, "-o", str(output), *more])
 
 
 def test_parquet(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both tables, by day and model; other tools read them, and so do we."""
+    """Both tables are written by day and model; other tools and ours read them."""
     folder = tmp_path / "table"
 
     assert export(path, "parquet", folder) == 0
@@ -79,7 +79,7 @@ def test_parquet(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_parquet_again(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each run adds what is new; one that was killed in the middle is done again."""
+    """Each run adds the new records; a run that was killed is repeated."""
     folder = tmp_path / "table"
     export(path, "parquet", folder)
     begun = (folder / "position.json").read_bytes()
@@ -102,7 +102,7 @@ def test_parquet_again(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_csv(path: Path, tmp_path: Path) -> None:
-    """A line a row under the names of the columns."""
+    """Each row is one line, under the names of the columns."""
     output = tmp_path / "out.csv"
 
     assert export(path, "csv", output, "--rows", "endpoints") == 0
@@ -117,7 +117,7 @@ def test_csv(path: Path, tmp_path: Path) -> None:
 
 
 def test_mooncake(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The demo replays it: arrivals and lengths, without what the records do not say."""
+    """The demo replays the trace: arrivals and lengths."""
     output = tmp_path / "trace.jsonl"
 
     assert export(path, "mooncake", output) == 0
@@ -127,9 +127,9 @@ def test_mooncake(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ]
     assert [each.at for each in read_trace(output, 10)] == [0, 0.2]
     assert capsys.readouterr().err == (
-        "otel-lifecycle: 1 request left out: input or output length is unknown\n"
-        "otel-lifecycle: the records do not say which prompts share blocks: "
-        "a replay has no cache hits\n"
+        "otel-lifecycle: 1 request omitted: input or output length is unknown\n"
+        "otel-lifecycle: records do not show which prompts share blocks: "
+        "a replay has no prefix-cache hits\n"
     )
 
 
@@ -170,7 +170,7 @@ def test_perfetto(path: Path, tmp_path: Path) -> None:
 
 
 def test_llm_d(tmp_path: Path) -> None:
-    """The rows are those that the shadow predictor sends for the same records."""
+    """The rows are those that shadow prediction sends for the same records."""
     inputs = {
         "input_token_length": 1_000,
         "prefix_cache_score": 0.5,
@@ -229,7 +229,7 @@ def test_bad_usage(
     more: list[str],
     reason: str,
 ) -> None:
-    """One line says what is wrong, and nothing is written."""
+    """One line has the problem, and nothing is written."""
     before = sorted(tmp_path.rglob("*"))
 
     assert export(path, kind, tmp_path / output, *more) == 2
@@ -240,7 +240,7 @@ def test_bad_usage(
 
 
 def test_since(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Requests dispatched since a time, or within a duration until now."""
+    """Only requests dispatched since a time, or within a duration until now, are written."""
     for since in ("2026-09-21T14:13:20.200Z", "2026-09-21T14:13:20.300", "1s", "2026-09-22"):
         export(path, "csv", tmp_path / "out.csv", "--since", since)
 
@@ -249,7 +249,7 @@ def test_since(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_bad_lines(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Lines that are no records are counted, the first is named, and the rest is written."""
+    """Invalid lines are counted, the first is named, and the rest is written."""
     path.write_bytes(b"oh\n" + path.read_bytes() + b"oh\n")
 
     assert export(path, "csv", tmp_path / "out.csv") == 1
@@ -261,7 +261,7 @@ def test_bad_lines(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_position_of_something_else(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A folder whose position cannot be read is left alone."""
+    """A folder whose position cannot be read is left unchanged."""
     folder = tmp_path / "table"
     folder.mkdir()
     (folder / "position.json").write_text("oh")

@@ -1,4 +1,4 @@
-"""`read_table` and `Records`: the two tables, whatever the files hold."""
+"""`read_table` and `Records`: the two tables, for any content of the files."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ FULL = record(
 
 
 def rows(path: Path, **options: Any) -> list[dict[str, Any]]:
-    """A table, row by row."""
+    """Return a table as a list of rows."""
     return read_table(path, **options).to_pylist()
 
 
 def test_request(tmp_path: Path) -> None:
-    """A request is one row, its nested facts are columns, and what is unknown is null."""
+    """A request is one row, its nested values are columns, and unknown values are null."""
     (row,) = rows(write(tmp_path / "records.jsonl", FULL))
 
     known = {name: value for name, value in row.items() if value is not None}
@@ -180,14 +180,14 @@ def test_endpoints(tmp_path: Path) -> None:
     ids=["aggregated", "pair", "the same twice", "prefill alone", "none"],
 )
 def test_roles(tmp_path: Path, route: RouteSnapshot | None, roles: list[str]) -> None:
-    """A row stands for an endpoint that carried the request, as its load does."""
+    """Each row is an endpoint that carried the request, as for its load."""
     path = write(tmp_path / "records.jsonl", record("a", route, 0, e2e_ms=1))
 
     assert [row["role"] for row in rows(path, rows="endpoints")] == roles
 
 
 def test_types_without_values(tmp_path: Path) -> None:
-    """A column has its type though it is null in every row, and in a file without records."""
+    """A column has its type even if it is null in every row, or there are no rows."""
     some = read_table(write(tmp_path / "some.jsonl", record("a", None, 0, e2e_ms=1)))
     none = read_table(write(tmp_path / "none.jsonl"))
 
@@ -196,7 +196,7 @@ def test_types_without_values(tmp_path: Path) -> None:
 
 
 def test_tools(tmp_path: Path) -> None:
-    """pandas, Polars and DuckDB take the table as it is."""
+    """pandas, Polars and DuckDB accept the table."""
     found = read_table(write(tmp_path / "records.jsonl", FULL))
 
     frame = found.to_pandas()
@@ -211,7 +211,7 @@ def test_tools(tmp_path: Path) -> None:
 
 
 def test_segments_and_compression(tmp_path: Path) -> None:
-    """A live file stands for its closed segments too, a folder for all its files."""
+    """A live file includes its closed segments, and a folder all its files."""
     first = write(tmp_path / "one.20261125T025428.123Z.000001.jsonl", FULL)
     packed = first.with_name(f"{first.name}.gz")
     packed.write_bytes(gzip.compress(first.read_bytes()))
@@ -224,7 +224,7 @@ def test_segments_and_compression(tmp_path: Path) -> None:
 
 
 def test_condition(tmp_path: Path) -> None:
-    """Only the requests that meet it, and their endpoints."""
+    """Only requests that meet the condition are read, with their endpoints."""
     path = write(
         tmp_path / "records.jsonl",
         FULL,
@@ -239,7 +239,7 @@ def test_condition(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["no_such_column > 1", "ttft_ms >", "model", "); DROP"])
 def test_wrong_condition(tmp_path: Path, where: str) -> None:
-    """SQL that is wrong is told before anything is read, in one line that repeats it."""
+    """Invalid SQL is reported before anything is read, in one line that repeats it."""
     path = write(tmp_path / "records.jsonl", FULL)
 
     with pytest.raises(QueryError) as raised:
@@ -249,7 +249,7 @@ def test_wrong_condition(tmp_path: Path, where: str) -> None:
 
 
 def test_bad_lines(tmp_path: Path) -> None:
-    """A line that is no record is refused with its place; `Records` counts it and goes on."""
+    """An invalid line is refused with its place; `Records` counts it and continues."""
     path = write(tmp_path / "records.jsonl", FULL)
     good = path.read_bytes()
     newer = good.replace(b'"schemaVersion":1', b'"schemaVersion":2')
@@ -264,7 +264,7 @@ def test_bad_lines(tmp_path: Path) -> None:
 
 
 def test_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading in chunks loses and doubles nothing, and finds the bad lines in each."""
+    """Loading in chunks loses and doubles nothing, and finds the invalid lines in each."""
     monkeypatch.setattr("otel_lifecycle.analysis.tables.database._CHUNK_BYTES", 10_000)
     path = tmp_path / "records.jsonl"
     lines = write(path, *(record(f"r{i}", None, i, e2e_ms=1) for i in range(100))).read_bytes()
@@ -282,7 +282,7 @@ def test_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The database is a file that goes with it, also after an error."""
+    """The temporary database is deleted, also after an error."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     path = write(tmp_path / "records.jsonl", FULL)

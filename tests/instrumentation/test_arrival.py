@@ -1,4 +1,4 @@
-"""Zero code knows when a request came: exact times, on the tracker's own clock."""
+"""Zero code knows when a request arrived: exact times, by the tracker's own clock."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ WHOLE = {"choices": [{"index": 0, "message": {"content": "a guard"}, "finish_rea
 
 
 def serve(bench: Bench, application: Application) -> None:
-    """Serves one request with an application, behind a server that is followed."""
+    """Serve one request with an application on an instrumented server."""
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": json.dumps(ASKED).encode()}
@@ -63,7 +63,7 @@ def serve(bench: Bench, application: Application) -> None:
 async def call(
     bench: Bench, body: dict[str, Any], host: str = "engine", *, takes_ms: float = 0.0
 ) -> None:
-    """Asks an engine, or another model, for a whole answer."""
+    """Ask an engine, or another model, for a complete answer."""
 
     async def answer(_: httpx.Request) -> httpx.Response:
         bench.clock.advance(takes_ms)
@@ -74,7 +74,7 @@ async def call(
 
 
 async def stream(bench: Bench, send: Send, host: str = "engine") -> None:
-    """Passes an engine's stream on: 250 ms to the first event, 500 more to the last."""
+    """Pass on an engine's stream: 250 ms to the first event, 500 more to the last."""
 
     async def pieces() -> AsyncIterator[bytes]:
         for wait_ms, piece in zip((250.0, 500.0), STREAM, strict=True):
@@ -95,7 +95,7 @@ async def stream(bench: Bench, send: Send, host: str = "engine") -> None:
 
 
 def test_queue(bench: Bench) -> None:
-    """The queue lies between the arrival and the call of the engine."""
+    """The queue is the time between the arrival and the call to the engine."""
 
     async def application(_: Any, receive: Any, send: Send) -> None:
         bench.clock.advance(100)
@@ -121,7 +121,7 @@ def test_queue(bench: Bench) -> None:
 
 
 def test_corrected_clock(bench: Bench) -> None:
-    """A correction of the wall clock changes no duration, and shifts all of a request's moments."""
+    """Correcting the wall clock changes no duration, and shifts all times of a request."""
 
     async def application(_: Any, receive: Any, send: Send) -> None:
         await receive()
@@ -149,7 +149,7 @@ def test_corrected_clock(bench: Bench) -> None:
 
 @pytest.mark.parametrize("host", ["guard", "engine"])
 def test_guard_first(bench: Bench, host: str) -> None:
-    """A guard's call is no dispatch, which is the first call to the engine that serves."""
+    """A call to a guard is not the dispatch, which is the first call to the serving engine."""
 
     async def application(_: Any, receive: Any, send: Send) -> None:
         await receive()
@@ -173,7 +173,7 @@ def test_guard_first(bench: Bench, host: str) -> None:
 
 
 def test_sent_again(bench: Bench) -> None:
-    """A call that failed is the dispatch all the same: what it cost is no part of the queue."""
+    """A failed call is the dispatch too: its time is not part of the queue."""
 
     async def refuse(_: httpx.Request) -> httpx.Response:
         bench.clock.advance(30)
@@ -196,7 +196,7 @@ def test_sent_again(bench: Bench) -> None:
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_refused_in_the_queue(bench: Bench, status: int) -> None:
-    """A request that reached no engine has its true duration, and no dispatch."""
+    """A request that reached no engine has its real duration, and no dispatch."""
 
     async def application(_: Any, receive: Any, send: Send) -> None:
         await receive()
@@ -214,7 +214,7 @@ def test_refused_in_the_queue(bench: Bench, status: int) -> None:
 
 
 def test_abandoned_in_the_queue(bench: Bench) -> None:
-    """So has one whose client went away."""
+    """A request whose client left in the queue has its real duration and no dispatch too."""
 
     async def application(_: Any, receive: Any, send: Send) -> None:
         await receive()
@@ -273,7 +273,7 @@ def test_handle_by_another_clock(bench: Bench, make_bench: Callable[..., Bench])
 
 
 class StoppedClock(ManualClock):
-    """A clock of somebody's own that stops working."""
+    """A custom clock that stops working."""
 
     readings_left = 0
 
@@ -288,7 +288,7 @@ class StoppedClock(ManualClock):
 def test_clock_that_raises(
     make_bench: Callable[..., Bench], readings: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whenever the clock stops, the router serves the request, and no load is left behind."""
+    """Whenever the clock stops, the router serves the request, and no load remains."""
     caplog.set_level(logging.CRITICAL, "otel_lifecycle")  # tracebacks would keep the request
     clock = StoppedClock(NOW_NS)
     bench = make_bench(clock=clock)
@@ -311,7 +311,7 @@ def test_clock_that_raises(
 
 
 def test_clock_that_never_worked(make_bench: Callable[..., Bench]) -> None:
-    """Nothing is followed without a time of arrival; it is counted."""
+    """Without a time of arrival the request is only counted."""
     bench = make_bench(clock=StoppedClock(NOW_NS))
 
     assert Exchange(bench.tracker, "chat", {}).claimed

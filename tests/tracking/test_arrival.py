@@ -1,4 +1,4 @@
-"""When a request reached the router: what counts from there, and what from the dispatch."""
+"""The arrival of a request: which times count from it, and which from the dispatch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUEUED_MS = 1_500.0
 
 @pytest.fixture
 def bench(make_bench: Callable[..., Bench]) -> Bench:
-    """A bench whose spans carry all optional attributes, which is what makes them complete."""
+    """A bench whose spans have all optional attributes, which makes them complete."""
     return make_bench(npu_device_attributes=True, first_byte_attribute=True)
 
 
@@ -43,7 +43,7 @@ def line(bench: Bench) -> dict[str, Any]:
 
 
 def test_record(bench: Bench) -> None:
-    """The record has both moments; all latencies but the queue's count from the dispatch."""
+    """The record has both times; all latencies but the queue's count from the dispatch."""
     bench.clock.advance(QUEUED_MS)
     answer(bench, bench.tracker.track(received()), cached_tokens=None)
 
@@ -64,7 +64,7 @@ def test_record(bench: Bench) -> None:
 
 
 def test_span(bench: Bench) -> None:
-    """The span begins at the arrival, an event marks the dispatch; both make the round trip."""
+    """The span starts at the arrival, an event marks the dispatch; both survive the round trip."""
     bench.clock.advance(QUEUED_MS)
     answer(bench, bench.tracker.track(received()))
 
@@ -95,7 +95,7 @@ def test_span(bench: Bench) -> None:
 
 
 def test_unknown(bench: Bench) -> None:
-    """Without an arrival all counts from the dispatch, and nothing tells of a queue."""
+    """Without an arrival everything counts from the dispatch, and no queue is shown."""
     bench.clock.advance(QUEUED_MS)
     answer(bench, bench.tracker.track(start()))
 
@@ -108,7 +108,7 @@ def test_unknown(bench: Bench) -> None:
 
 
 def test_metrics(bench: Bench) -> None:
-    """What clients wait for counts from the arrival, what is compared with predictions does not."""
+    """Latencies of clients count from the arrival, those compared with predictions do not."""
     bench.clock.advance(QUEUED_MS)
     answer(bench, bench.tracker.track(received()))
 
@@ -158,7 +158,7 @@ def test_metrics(bench: Bench) -> None:
     ids=str,
 )
 def test_what_is_taken(bench: Bench, given: Any, queued_ms: float | None) -> None:
-    """An aware datetime that a clock can have told; anything else is unknown, and counted."""
+    """Only a plausible aware datetime is accepted; anything else is unknown and counted."""
     bench.clock.advance(1_000)
     bench.tracker.track(received(given)).complete()
 
@@ -169,7 +169,7 @@ def test_what_is_taken(bench: Bench, given: Any, queued_ms: float | None) -> Non
 
 
 def test_never_dispatched(bench: Bench) -> None:
-    """A request that is refused in the queue has its true duration, and was not dispatched."""
+    """A request refused in the queue has its real duration, and no dispatch."""
     bench.clock.advance(QUEUED_MS)
     request = msgspec.structs.replace(received(), candidates=None, policy="")
     bench.tracker.reject(request, "no_candidates")
@@ -192,7 +192,7 @@ def test_never_dispatched(bench: Bench) -> None:
 
 
 def test_hooks(bench: Bench) -> None:
-    """The hooks read it of the request, where it is there."""
+    """The hooks read it from the request, if it is there."""
     request: Any = SimpleNamespace(
         request_id="request-1", target_model="m", received_at=NOW, body=SimpleNamespace(stream=True)
     )
@@ -207,7 +207,7 @@ def test_hooks(bench: Bench) -> None:
 
 
 def test_reroute(bench: Bench) -> None:
-    """A request that is sent again keeps its arrival and its first dispatch."""
+    """A rerouted request keeps its arrival and its first dispatch."""
     bench.clock.advance(QUEUED_MS)
     tracked = bench.tracker.track(received())
     bench.clock.advance(100)
@@ -224,7 +224,7 @@ def test_reroute(bench: Bench) -> None:
 
 
 def test_known_by_the_monotonic_clock(bench: Bench) -> None:
-    """A correction of the wall clock in the queue shifts the arrival, and not the queue's time."""
+    """Correcting the wall clock in the queue shifts the arrival, not the queue's time."""
     arrived_ns = bench.clock.monotonic_ns()
     bench.clock.advance(QUEUED_MS)
     bench.clock.set_wall_ns(bench.clock.wall_ns() - 60_000_000_000)
@@ -247,7 +247,7 @@ def test_told_twice(bench: Bench) -> None:
 
 
 def test_moved_dispatch(bench: Bench) -> None:
-    """Another call may turn out to be the dispatch; what was timed before counts from there."""
+    """A later call may become the dispatch; earlier times then count from there."""
     tracked = bench.tracker.track(received(), arrived_ns=bench.clock.monotonic_ns())
     bench.clock.advance(400)
     moved_ns = bench.clock.monotonic_ns()
@@ -267,7 +267,7 @@ def test_moved_dispatch(bench: Bench) -> None:
 
 
 def test_dispatch_of_unknown_arrival_stays(bench: Bench) -> None:
-    """The span began at the dispatch, which therefore stays; and it is never before the arrival."""
+    """The dispatch stays if the span began there, and is never before the arrival."""
     unknown = bench.tracker.track(start("unknown"))
     known = bench.tracker.track(received(request_id="known"))
     bench.clock.advance(400)
@@ -281,7 +281,7 @@ def test_dispatch_of_unknown_arrival_stays(bench: Bench) -> None:
 
 
 def test_calls_before_the_dispatch(bench: Bench) -> None:
-    """A guard's call may come first; on the span calls count from its start."""
+    """A guard may be called first; on the span calls count from its start."""
     bench.clock.advance(QUEUED_MS)
     ns = bench.clock.wall_ns()
     legs = [

@@ -1,4 +1,4 @@
-"""Single files: CSV, Mooncake's replay trace, the training rows of llm-d's predictor."""
+"""Writes single files: CSV, Mooncake's replay trace, training rows of llm-d's predictor."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def write_csv(
 
 
 def write_mooncake(records: Records, path: Path) -> int:
-    """Write a trace that `otel-lifecycle demo --trace` and Mooncake's replayer take.
+    """Write a trace for `otel-lifecycle demo --trace` and Mooncake's replayer.
 
-    Only requests whose input and output lengths are known are in it; times are milliseconds since
-    the first of them. The records do not say which prompts shared blocks, so each request has
-    blocks of its own: a replay has the same arrivals and lengths, and no prefix-cache hits.
+    It has only requests with known input and output lengths; times are milliseconds since the first
+    of them. Records do not show which prompts shared blocks, so each request has its own blocks: a
+    replay has the same arrivals and lengths, but no prefix-cache hits.
 
     Returns:
         The number of requests written.
@@ -80,10 +80,10 @@ def write_mooncake(records: Records, path: Path) -> int:
 
 
 def write_llm_d(records: Records, path: Path) -> int:
-    """Write the training rows of llm-d's latency predictor, one JSON object a line.
+    """Write the training rows of llm-d's latency predictor, one JSON object per line.
 
-    They are the entries that the shadow predictor sends to its training server: of completed
-    streams, where no feature is missing.
+    These are the entries that shadow prediction sends to the training server: those of completed
+    streams without missing features.
 
     Returns:
         The number of rows.

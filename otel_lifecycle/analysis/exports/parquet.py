@@ -1,4 +1,4 @@
-"""Parquet files, partitioned by day and model; each run adds what is new."""
+"""Writes Parquet files, partitioned by day and model; each run adds the new records."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _ROWS = {
 
 
 class ExportError(ValueError):
-    """An export that cannot be continued; the text says why."""
+    """An export cannot be continued; the text gives the reason."""
 
 
 def exported_up_to(folder: Path) -> Position:
-    """Return how far the record files were exported to this folder.
+    """Return the position up to which the record files were exported to this folder.
 
     Raises:
         ExportError: `position.json` is not a position.
@@ -42,16 +42,16 @@ def exported_up_to(folder: Path) -> Position:
         return Position()
     except ValueError as error:
         raise ExportError(
-            f"{path}: {error}; delete the folder to export everything anew"
+            f"{path}: {error}; to export everything again, delete the folder"
         ) from error
 
 
 def write_parquet(records: Records, folder: Path) -> int:
     """Add records to a folder of Parquet files; return the number of requests.
 
-    `requests/` and `endpoints/` hold the two tables, as `day=.../model_name=.../*.parquet`;
-    `position.json` says how far the record files were read. A run that is interrupted leaves the
-    folder as it was, or is done again by the next run with the same result.
+    `requests/` and `endpoints/` have the two tables, as `day=.../model_name=.../*.parquet`;
+    `position.json` has the position up to which the record files were read. An interrupted run
+    leaves the folder unchanged, or is repeated by the next run with the same result.
 
     Args:
         records: Loaded from the position of `exported_up_to`.
@@ -64,7 +64,7 @@ def write_parquet(records: Records, folder: Path) -> int:
     unfinished = folder / _UNFINISHED
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
-    # Named after where the run began: a run killed between its renames is replaced by the next.
+    # Named after the start position: the next run replaces one killed between its renames.
     run = hashlib.sha256(records.begun.to_json()).hexdigest()[:16]
     for table, rows in _ROWS.items():
         records.connection.execute(

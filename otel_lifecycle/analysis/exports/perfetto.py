@@ -1,7 +1,7 @@
-"""A timeline for ui.perfetto.dev, in the Chrome trace format.
+"""Writes a timeline for ui.perfetto.dev, in the Chrome trace format.
 
-Each endpoint is a process. A request is an asynchronous slice on each endpoint that carried it,
-since requests overlap; counters show the load in flight.
+Each endpoint is a process. A request is a slice on each endpoint that carried it; slices are
+asynchronous, because requests overlap. Counters show the load in flight.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from otel_lifecycle.analysis.exports.whole_file import whole_file
 from otel_lifecycle.analysis.tables.database import ENDPOINTS, REQUESTS, Records, fetch
 
-# A prefill endpoint carries the request until the first chunk, any other until the end.
+# A prefill endpoint carries the request until the first chunk, others until the end.
 _SLICES = f"""
 SELECT epoch_us(r.started_at) AS started, epoch_us(r.completed_at) AS completed,
     epoch_us(r.first_chunk_at) AS first_chunk, e.role,

@@ -1,4 +1,4 @@
-"""A file that appears when it is complete."""
+"""Creates a file that appears only when it is complete."""
 
 from __future__ import annotations
 

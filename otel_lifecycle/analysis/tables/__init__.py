@@ -1,4 +1,4 @@
-"""Records as tables: one row a request, one row an endpoint of a request."""
+"""Records as tables: one row per request, and one row per endpoint of a request."""
 
 from otel_lifecycle.analysis.tables.columns import (
     ENDPOINT_COLUMNS,

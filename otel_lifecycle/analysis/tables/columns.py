@@ -2,7 +2,7 @@
 
 A nested field becomes one column, named after its path: `actual.ttftMillis` is `ttft_ms`,
 `selectedRoute.prefill.metrics.waitingQueueSize` is `prefill_waiting_requests`. Types are declared,
-so a column that is null in every record has its type all the same.
+so a column has its type even if it is null in every record.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from otel_lifecycle.model.route import EndpointSnapshot
 _MOMENT = "TIMESTAMPTZ"  # microseconds, which every tool reads
 _TYPES: Mapping[object, str] = {str: "VARCHAR", bool: "BOOLEAN", int: "BIGINT", float: "DOUBLE"}
 _MOMENT_KINDS = ("moment", "timestamp")
-# Parts of a path that a column's name leaves out.
+# Parts of a path that are omitted from a column's name.
 _SILENT = ("actual", "metrics", "selected_route")
-# Fields that a table of one row a request has another form for, or none.
+# Fields that a table with one row per request omits, or has in another form.
 _NOT_FLAT = ("schema_version", "prediction_inputs", "devices", "active_models", "waiting_models")
 
 
@@ -34,7 +34,7 @@ class Column(NamedTuple):
         type: Its DuckDB type; it may be null in any row.
         expression: SQL that computes it from a line of the record file.
         unit: UCUM; empty if it is not a number.
-        text: What it means.
+        text: Its meaning.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Column(NamedTuple):
 
 
 def line_type(struct: type[msgspec.Struct]) -> dict[str, str]:
-    """Return the DuckDB type of each field of a struct as it stands in a line."""
+    """Return the DuckDB type of each field of a struct in a line."""
     return {field.record_name: _type_in_line(field) for field in fields_of(struct)}
 
 
@@ -93,7 +93,7 @@ def _flat(struct: type[msgspec.Struct], path: tuple[str, ...], source: str) -> I
 
 
 def _of_list(field: Field, name: str, expression: str) -> Iterator[Column]:
-    """A list of structs becomes one list of texts a field of the struct."""
+    """Yield one list column for each field of a list of structs."""
     assert field.struct is not None
     for part in fields_of(field.struct):
         element = f'x."{part.record_name}"'
@@ -115,15 +115,15 @@ def _endpoint_columns() -> Iterator[Column]:
     for column in _flat(EndpointSnapshot, (), ""):
         yield column._replace(expression=f'"{{role}}_{column.name}"')
     for column in _flat(PredictionInput, (), "features"):
-        text = f"As the predictor takes it, null if it cannot be trusted. {column.text}"
+        text = f"Predictor input; null if it cannot be trusted. {column.text}"
         yield column._replace(name=f"feature_{column.name}", text=text)
 
 
 REQUEST_COLUMNS: tuple[Column, ...] = tuple(_request_columns())
-"""One row a request; the endpoints of its route are columns that begin with their role."""
+"""One row per request; columns of the route's endpoints start with their role."""
 
 ENDPOINT_COLUMNS: tuple[Column, ...] = tuple(_endpoint_columns())
-"""One row an endpoint that carried the request, as the router saw it at dispatch.
+"""One row per endpoint that carried the request, as the router saw it at dispatch.
 
 Computed from the row of the request, by `{role}`, and from its `features` for that role.
 """
@@ -141,14 +141,14 @@ HIDDEN_COLUMNS: tuple[Column, ...] = (
         WHEN {_ROUTE}."decode" IS NULL OR ({_SAME}) THEN ['prefill']
         ELSE ['prefill', 'decode'] END""",
         "",
-        "The roles that carried the request, as `Route.counted` says.",
+        "The roles that carried the request; see `Route.counted`.",
     ),
     Column(
         "prediction_inputs",
         line_type(LifecycleRecord)["predictionInputs"],
         '"predictionInputs"',
         "",
-        "The features of each of them.",
+        "The features of each endpoint that carried the request.",
     ),
 )
-"""What a row of the request carries for the rows of its endpoints."""
+"""Columns of a request from which the rows of its endpoints are computed."""

@@ -1,4 +1,4 @@
-"""Loads record files into an embedded analytical engine, in bounded memory."""
+"""Loads record files into an embedded analytical database, in limited memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _CHUNK_BYTES = 64 << 20
 _MOST_PROBLEMS = 100
 _FETCHED_ROWS = 1_000
 _MEMORY_LIMIT = "1GB"  # beyond it the engine spills to its file
-# What a line must have to be a record; the parser gives null for what has another type.
+# What a line must have to be a record; the parser returns null for values of another type.
 _IS_RECORD = (
     f'"schemaVersion" = {SCHEMA_VERSION} AND "requestId" IS NOT NULL AND "outcome" IS NOT NULL '
     'AND "startedAt" IS NOT NULL'
@@ -49,7 +49,7 @@ Progress = Callable[[int], None]
 
 
 class QueryError(ValueError):
-    """SQL that the engine does not take; the text is its reason, in one line."""
+    """Invalid SQL; the text is the engine's reason, in one line."""
 
 
 class Records:
@@ -58,15 +58,15 @@ class Records:
     The database is a temporary file, which `close` deletes. Not thread-safe.
 
     Args:
-        *paths: Record files, as for `read_records`; files and folders that `export` wrote as
-            Parquet.
+        *paths: Record files, as for `read_records`, or Parquet files and folders written by
+            `export`.
         where: SQL over the columns of `requests`; only records for which it is true are kept.
         position: Where to resume in the record files. Default: at the oldest record.
-        progress: Told how far loading is.
+        progress: Called with the number of records loaded so far.
 
     Attributes:
         connection: The connection; `requests` and `endpoints` are views.
-        problems: Lines that are no records, files that cannot be read; at most the first 100.
+        problems: Invalid lines and files that cannot be read; at most the first 100.
         problem_count: Their number.
         begun: The position before the first line.
         position: The position after the last line.
@@ -148,7 +148,7 @@ class Records:
             raise QueryError(f"{where!r}: {first_line(error)}") from error
 
     def _check(self, where: str) -> None:
-        """Try the condition on the rows: some errors are in values."""
+        """Try the condition on the rows: some errors depend on values."""
         try:
             self.count()
         except duckdb.Error as error:
@@ -199,7 +199,7 @@ class Records:
 
 
 class _Chunk:
-    """Lines on their way into the database, in a file that the engine reads."""
+    """Lines to be loaded, in a file that the engine reads."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -216,7 +216,7 @@ class _Chunk:
         self._file.flush()
 
     def problems(self) -> Iterator[RecordError]:
-        """Yield the lines that are no records."""
+        """Yield the invalid lines."""
         self._file.seek(0)
         for line, (path, number) in zip(self._file, self.places, strict=True):
             try:
@@ -235,7 +235,7 @@ class _Chunk:
 
 
 def fetch(records: Records, query: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a query, by the names of their columns; a part of them is in memory."""
+    """Yield the rows of a query as dictionaries, with only some of them in memory."""
     cursor = records.connection.execute(query)
     names = [column[0] for column in cursor.description or ()]
     while rows := cursor.fetchmany(_FETCHED_ROWS):
@@ -250,12 +250,12 @@ def is_parquet(path: str | os.PathLike[str]) -> bool:
 
 
 def literal(text: object) -> str:
-    """Return a text as SQL."""
+    """Return a SQL string literal."""
     return "'" + str(text).replace("'", "''") + "'"
 
 
 def first_line(error: Exception) -> str:
-    """Return the engine's reason, without its drawing of the place."""
+    """Return the engine's reason in one line, without its sketch of the query."""
     return " ".join(str(error).partition("\n\n")[0].split())
 
 

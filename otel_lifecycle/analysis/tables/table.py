@@ -1,4 +1,4 @@
-"""Records as an Arrow table, which pandas, Polars and DuckDB take as it is."""
+"""Reads records as an Arrow table, which pandas, Polars and DuckDB accept."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def read_table(
     milliseconds; `docs/tables.md` lists the columns.
 
     Args:
-        *paths: Record files, as for `read_records`; files and folders that `export` wrote as
-            Parquet.
-        rows: One row a request, or one row an endpoint that carried it.
+        *paths: Record files, as for `read_records`, or Parquet files and folders written by
+            `export`.
+        rows: One row per request, or one row per endpoint that carried it.
         where: SQL over the columns of `requests`.
 
     Raises:
