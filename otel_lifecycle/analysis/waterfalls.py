@@ -41,7 +41,7 @@ class Waterfalls:
         """Take a record into account."""
         kind = _kind(record)
         kept = self._kept.get(kind)
-        if kept is None or _worth(record) > _worth(kept):
+        if kept is None or _preference(record) > _preference(kept):
             self._kept[kind] = record
 
     def print(self, console: Console) -> None:
@@ -72,7 +72,7 @@ def _kind(record: LifecycleRecord) -> str:
     return _PD if len(counted_endpoints(record)) == 2 else _PLAIN
 
 
-def _worth(record: LifecycleRecord) -> tuple[int, bool]:
+def _preference(record: LifecycleRecord) -> tuple[int, bool]:
     predicted = (record.prediction.ttft_ms, record.prediction.tpot_ms)
     return sum(value is not None for value in predicted), record.first_chunk_at is not None
 

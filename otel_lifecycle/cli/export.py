@@ -44,8 +44,8 @@ def run(options: ExportOptions) -> int:
     where = condition(options.where, options.since)
     parquet = options.format == "parquet"
     try:
-        begun = exported_up_to(options.output) if parquet else None
-        with Records(*options.paths, where=where, position=begun) as records:
+        start_position = exported_up_to(options.output) if parquet else None
+        with Records(*options.paths, where=where, position=start_position) as records:
             written = _write(options, records)
     except (ExportError, QueryError) as error:
         raise CommandError(str(error)) from error

@@ -22,7 +22,7 @@ def run(paths: Sequence[Path]) -> int:
     skipped = _SkippedLines()
     with Follower(*paths, skip_unreadable=True) as follower:
         print_report(skipped.records(follower), open_console())
-        exit_code = skipped.tell()
+        exit_code = skipped.warn()
         for line in follower.unfinished:
             warn(line)
     return USAGE if missing else exit_code
@@ -45,7 +45,7 @@ class _SkippedLines:
             self._count += 1
             self._exit_code = max(self._exit_code, FAILED if entry.line else USAGE)
 
-    def tell(self) -> int:
+    def warn(self) -> int:
         """Print the number of skipped lines to standard error; return the exit code."""
         if self._first is not None:
             warn(f"{plural(self._count, 'problem')} skipped, the first: {self._first}")

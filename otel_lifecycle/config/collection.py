@@ -41,7 +41,7 @@ def _path(value: object) -> object:
     return value
 
 
-def _at_least(value: timedelta) -> timedelta:
+def _at_least_10ms(value: timedelta) -> timedelta:
     if value < timedelta(milliseconds=10):
         raise ValueError("must be >= 10ms")
     return value
@@ -70,7 +70,7 @@ class TargetConfig(Settings):
         return f"{self.source}={without_secrets(self.url)}" if self.url else self.source
 
     @model_validator(mode="after")
-    def _needs_url(self) -> TargetConfig:
+    def _check_url(self) -> TargetConfig:
         if bool(self.url) == (self.source == "npu_smi"):
             raise ValueError("url is required, and only npu_smi has none")
         return self
@@ -137,8 +137,8 @@ class CollectionConfig(Settings):
     exporter_namespace: str = ""
     exporter_source: Literal["npu_exporter", "dcgm", "amd"] = "npu_exporter"
     exporter_port: int = Field(default=8082, ge=1, le=65535)
-    interval: Annotated[Duration, AfterValidator(_at_least)] = duration(seconds=1)
-    timeout: Annotated[Duration, AfterValidator(_at_least)] = duration(seconds=1)
+    interval: Annotated[Duration, AfterValidator(_at_least_10ms)] = duration(seconds=1)
+    timeout: Annotated[Duration, AfterValidator(_at_least_10ms)] = duration(seconds=1)
     max_backoff: Duration = duration(seconds=30)
     forget_after: Duration = duration(minutes=1)
     concurrency: int = Field(default=32, ge=1)

@@ -91,7 +91,7 @@ class PersistenceConfig(Settings):
 
     @field_validator("output_path")
     @classmethod
-    def _known_placeholders(cls, path: str) -> str:
+    def _check_placeholders(cls, path: str) -> str:
         folder, _, name = path.rpartition("/")
         if set(_PLACEHOLDER.findall(path)) - {"{pid}", "{instance}"}:
             raise ValueError("must have no placeholders but {pid} and {instance}")
@@ -100,7 +100,7 @@ class PersistenceConfig(Settings):
         return path
 
     @model_validator(mode="after")
-    def _belong_together(self) -> PersistenceConfig:
+    def _check_combination(self) -> PersistenceConfig:
         if self.enabled and not self.output_path:
             raise FieldError("output_path", "is required when persistence is enabled")
         if self.enabled and not self.rotates:
@@ -162,7 +162,7 @@ class TrackerConfig(Settings):
     close_timeout: Duration = duration(seconds=5)
 
     @model_validator(mode="after")
-    def _collects_often_enough(self) -> TrackerConfig:
+    def _check_interval(self) -> TrackerConfig:
         if self.collection.enabled and timedelta(0) < self.stale_after <= self.collection.interval:
             raise ValueError("collection.interval must be shorter than staleAfter")
         return self

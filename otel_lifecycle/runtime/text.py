@@ -10,7 +10,7 @@ _HIDDEN = "***"
 # Up to the last `@`: a password may contain any character that ends a user name elsewhere.
 _USER = re.compile(r"((?:[A-Za-z][A-Za-z0-9+.-]*:)?//|).*@", re.DOTALL)
 _QUERY = re.compile(r"([?#]).+", re.DOTALL)
-_DEEPEST = 8
+_MAX_DEPTH = 8
 
 
 def printable(text: str) -> str:
@@ -49,18 +49,18 @@ def _is_without_user(url: str) -> bool:
 
 def shown(value: object) -> str:
     """Return the `repr` of a value read from JSON, without secrets."""
-    return repr(_hidden(value, _DEEPEST))
+    return repr(_hidden(value, _MAX_DEPTH))
 
 
-def _hidden(value: object, deepest: int) -> object:
+def _hidden(value: object, depth: int) -> object:
     if isinstance(value, str):
         return without_secrets(value)
     if not isinstance(value, (dict, list, tuple)):
         return value
-    if deepest == 0:
+    if depth == 0:
         return ...
     if isinstance(value, dict):
         return {
-            key: _hidden(one, deepest - 1) for key, one in cast("dict[Any, object]", value).items()
+            key: _hidden(one, depth - 1) for key, one in cast("dict[Any, object]", value).items()
         }
-    return [_hidden(one, deepest - 1) for one in cast("list[object]", value)]
+    return [_hidden(one, depth - 1) for one in cast("list[object]", value)]

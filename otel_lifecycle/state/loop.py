@@ -24,7 +24,7 @@ from otel_lifecycle.state.watch import Watch
 
 _logger = get_logger(__name__)
 
-_LONGEST_TICK_SECONDS = 1.0  # limit until new endpoints and stale values are noticed
+_MAX_TICK_SECONDS = 1.0  # limit until new endpoints and stale values are noticed
 _ALL_STALE = dict.fromkeys(STALE_AFTER, 0.0)
 
 
@@ -46,7 +46,7 @@ class CollectionLoop:
         self._config = config.collection
         self._tls = tls
         self._list_endpoints = endpoints
-        self._tick = min(self._config.interval.total_seconds(), _LONGEST_TICK_SECONDS)
+        self._tick = min(self._config.interval.total_seconds(), _MAX_TICK_SECONDS)
         self._forget_after = self._config.forget_after.total_seconds()
         self._stale_after = config.stale_after.total_seconds() or float("inf")
         self._file = TargetsFile(self._config.targets_file)

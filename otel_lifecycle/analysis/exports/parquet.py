@@ -65,7 +65,7 @@ def write_parquet(records: Records, folder: Path) -> int:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     # Named after the start position: the next run replaces one killed between its renames.
-    run = hashlib.sha256(records.begun.to_json()).hexdigest()[:16]
+    run = hashlib.sha256(records.start_position.to_json()).hexdigest()[:16]
     for table, rows in _ROWS.items():
         records.connection.execute(
             f"COPY ({rows}) TO {literal(unfinished / table)} (FORMAT parquet, COMPRESSION zstd, "

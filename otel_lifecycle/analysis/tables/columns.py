@@ -21,9 +21,15 @@ _MOMENT = "TIMESTAMPTZ"  # microseconds, which every tool reads
 _TYPES: Mapping[object, str] = {str: "VARCHAR", bool: "BOOLEAN", int: "BIGINT", float: "DOUBLE"}
 _MOMENT_KINDS = ("moment", "timestamp")
 # Parts of a path that are omitted from a column's name.
-_SILENT = ("actual", "metrics", "selected_route")
+_OMITTED_PARTS = ("actual", "metrics", "selected_route")
 # Fields that a table with one row per request omits, or has in another form.
-_NOT_FLAT = ("schema_version", "prediction_inputs", "devices", "active_models", "waiting_models")
+_OMITTED_FIELDS = (
+    "schema_version",
+    "prediction_inputs",
+    "devices",
+    "active_models",
+    "waiting_models",
+)
 
 
 class Column(NamedTuple):
@@ -76,11 +82,11 @@ def _request_columns() -> Iterator[Column]:
 
 def _flat(struct: type[msgspec.Struct], path: tuple[str, ...], source: str) -> Iterator[Column]:
     for field in fields_of(struct):
-        if field.name in _NOT_FLAT or field.name == "resource":
+        if field.name in _OMITTED_FIELDS or field.name == "resource":
             continue
         expression = f'{source}."{field.record_name}"' if source else f'"{field.record_name}"'
         parts = (*path, field.name)
-        name = "_".join(part for part in parts if part not in _SILENT)
+        name = "_".join(part for part in parts if part not in _OMITTED_PARTS)
         text = field.declared.text
         if field.many and field.struct is not None:
             yield from _of_list(field, name, expression)
@@ -129,7 +135,7 @@ Computed from the row of the request, by `{role}`, and from its `features` for t
 """
 
 _ROUTE = '"selectedRoute"'
-_SAME = " AND ".join(
+_ONE_ENDPOINT = " AND ".join(
     f'{_ROUTE}."decode"."{name}" IS NOT DISTINCT FROM {_ROUTE}."prefill"."{name}"'
     for name in ("id", "address", "port", "name")
 )
@@ -138,7 +144,7 @@ HIDDEN_COLUMNS: tuple[Column, ...] = (
         "roles",
         "VARCHAR[]",
         f"""CASE WHEN {_ROUTE} IS NULL THEN [] WHEN {_ROUTE}."prefill" IS NULL THEN ['leader']
-        WHEN {_ROUTE}."decode" IS NULL OR ({_SAME}) THEN ['prefill']
+        WHEN {_ROUTE}."decode" IS NULL OR ({_ONE_ENDPOINT}) THEN ['prefill']
         ELSE ['prefill', 'decode'] END""",
         "",
         "The roles that carried the request; see `Route.counted`.",

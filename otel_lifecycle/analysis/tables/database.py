@@ -31,7 +31,7 @@ REQUESTS, ENDPOINTS = "requests", "endpoints"
 PARQUET = ".parquet"
 
 _CHUNK_BYTES = 64 << 20
-_MOST_PROBLEMS = 100
+_MAX_PROBLEMS = 100
 _FETCHED_ROWS = 1_000
 _MEMORY_LIMIT = "1GB"  # beyond it the engine spills to its file
 # What a line must have to be a record; the parser returns null for values of another type.
@@ -68,7 +68,7 @@ class Records:
         connection: The connection; `requests` and `endpoints` are views.
         problems: Invalid lines and files that cannot be read; at most the first 100.
         problem_count: Their number.
-        begun: The position before the first line.
+        start_position: The position before the first line.
         position: The position after the last line.
 
     Raises:
@@ -85,7 +85,7 @@ class Records:
     ) -> None:
         self.problems: list[RecordError] = []
         self.problem_count = 0
-        self.begun = position or Position()
+        self.start_position = position or Position()
         self._folder = Path(tempfile.mkdtemp(prefix="otel-lifecycle-"))
         try:
             self.connection = _connect(self._folder)
@@ -160,7 +160,9 @@ class Records:
         progress: Progress,
     ) -> Position:
         loaded = 0
-        with LineFollower(bytes, *paths, position=self.begun, skip_unreadable=True) as follower:
+        with LineFollower(
+            bytes, *paths, position=self.start_position, skip_unreadable=True
+        ) as follower:
             with contextlib.closing(_Chunk(self._folder / "chunk.jsonl")) as chunk:
                 for entry in follower.read():
                     if isinstance(entry, RecordError):
@@ -193,7 +195,7 @@ class Records:
     def _note(self, problems: Iterable[RecordError], count: int = 1) -> None:
         self.problem_count += count
         for problem in problems:
-            if len(self.problems) >= _MOST_PROBLEMS:
+            if len(self.problems) >= _MAX_PROBLEMS:
                 break
             self.problems.append(problem)
 

@@ -50,9 +50,9 @@ def _examine(diagnosis: Diagnosis, command: Sequence[str]) -> None:
     if not examine_environment(diagnosis, facts):
         return
     examine_instrumentations(diagnosis, interpreter, facts, environment)
-    as_the_sdk_sees_it = examine_sdk(diagnosis, facts, environment)
-    exported = as_the_sdk_sees_it is not None and examine_destinations(
-        diagnosis, facts, as_the_sdk_sees_it
+    sdk_environment = examine_sdk(diagnosis, facts, environment)
+    exported = sdk_environment is not None and examine_destinations(
+        diagnosis, facts, sdk_environment
     )
     config = examine_settings(diagnosis, environment)
     if config is None:

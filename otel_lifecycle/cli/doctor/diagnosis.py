@@ -8,8 +8,8 @@ from otel_lifecycle.analysis.formatting import plural, printable
 from otel_lifecycle.cli.printing import PrintLine, width
 
 _LABEL_WIDTH = 30
-_LONGEST = 2_000
-_NARROWEST = 30
+_MAX_TEXT = 2_000
+_MIN_WIDTH = 30
 
 
 class Diagnosis:
@@ -29,15 +29,15 @@ class Diagnosis:
 
     def fact(self, label: str, text: str) -> None:
         """Add a line to the section."""
-        self._sections[-1][1].append((printable(label), printable(text, limit=_LONGEST)))
+        self._sections[-1][1].append((printable(label), printable(text, limit=_MAX_TEXT)))
 
     def problem(self, text: str) -> None:
         """Add something that prevents it from working, and the remedy."""
-        self.problems.append(printable(text, limit=_LONGEST))
+        self.problems.append(printable(text, limit=_MAX_TEXT))
 
     def warn(self, text: str) -> None:
         """Add something that could work better, and the remedy."""
-        self.warnings.append(printable(text, limit=_LONGEST))
+        self.warnings.append(printable(text, limit=_MAX_TEXT))
 
     def print(self, print_line: PrintLine) -> None:
         """Print everything, the verdict last."""
@@ -70,7 +70,7 @@ def _print_beside(print_line: PrintLine, label: str, text: str) -> None:
     """Print a label, and a text wrapped beside it; paths are not broken."""
     lines = textwrap.wrap(
         text,
-        max(width(), len(label) + _NARROWEST),
+        max(width(), len(label) + _MIN_WIDTH),
         initial_indent=label,
         subsequent_indent=" " * len(label),
         break_long_words=False,

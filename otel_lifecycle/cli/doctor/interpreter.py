@@ -93,16 +93,16 @@ class Interpreter:
         Raises:
             ProbeError: The environment cannot be examined.
         """
-        return self._ask(probe.__file__, [command, module], PROBE_SECONDS, Facts)
+        return self._run_probe(probe.__file__, [command, module], PROBE_SECONDS, Facts)
 
     def hooks(self, module: str, names: Sequence[str], seconds: float = IMPORT_SECONDS) -> Hooks:
         """Import a module in a separate process and look for names in it."""
         try:
-            return self._ask(hook_probe.__file__, [module, *names], seconds, Hooks)
+            return self._run_probe(hook_probe.__file__, [module, *names], seconds, Hooks)
         except ProbeError as error:
             return Hooks(error=str(error))
 
-    def _ask(
+    def _run_probe(
         self, source: str, arguments: Sequence[str], seconds: float, answer: type[_Answer]
     ) -> _Answer:
         # As text: a file's folder would be the first place to import from.
@@ -119,7 +119,7 @@ class Interpreter:
         except OSError as error:
             raise ProbeError(f"{self.path}: {error.strerror}") from error
         try:
-            output, said = process.communicate(timeout=seconds)
+            output, errors = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             raise ProbeError(f"no answer within {seconds:g} seconds") from None
         finally:
@@ -127,7 +127,7 @@ class Interpreter:
         try:
             return msgspec.json.decode(output, type=answer)
         except msgspec.DecodeError:
-            raise ProbeError(_last_words(process.returncode, said)) from None
+            raise ProbeError(_last_line(process.returncode, errors)) from None
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -136,8 +136,8 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.communicate()
 
 
-def _last_words(code: int, said: bytes) -> str:
-    lines = said.decode("utf-8", "replace").strip().splitlines()
+def _last_line(code: int, errors: bytes) -> str:
+    lines = errors.decode("utf-8", "replace").strip().splitlines()
     return printable(f"exited with {code}: {lines[-1].strip() if lines else 'no output'}")
 
 

@@ -74,8 +74,8 @@ def examine_script(
         diagnosis.fact("cannot be read", f"{type(error).__name__}: {error}")
         return
     _examine_structure(diagnosis, source)
-    _examine_ways(diagnosis, "requests come in through", _SERVERS, source.modules)
-    _examine_ways(diagnosis, "engines are called through", _CLIENTS, source.modules)
+    _examine_libraries(diagnosis, "requests come in through", _SERVERS, source.modules)
+    _examine_libraries(diagnosis, "engines are called through", _CLIENTS, source.modules)
     _examine_paths(diagnosis, source, Paths(configured))
     if source.starts_threads:
         diagnosis.warn(
@@ -105,7 +105,7 @@ def _examine_structure(diagnosis: Diagnosis, source: Source) -> None:
         diagnosis.fact("recognised as", "no PD proxy; asgi_router follows its calls")
 
 
-def _examine_ways(
+def _examine_libraries(
     diagnosis: Diagnosis, label: str, known: dict[str, str], modules: Collection[str]
 ) -> None:
     found = {name: how for name, how in known.items() if name in modules}

@@ -81,7 +81,7 @@ class ReplicaEvents:
     def __init__(self) -> None:
         self._known: dict[Any, Replica] = {}
 
-    def since(self, replicas: Iterable[Any]) -> list[EndpointEvent]:
+    def update(self, replicas: Iterable[Any]) -> list[EndpointEvent]:
         """Return the changes from the previous call's replicas to these."""
         now = {replica.replica_id: replica_endpoint(replica) for replica in replicas}
         before, self._known = self._known, now

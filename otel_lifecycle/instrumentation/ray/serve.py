@@ -166,7 +166,7 @@ class RayServeInstrumentor(RouterInstrumentor):
             tracker = self.tracker
             if tracker is None:
                 return
-            changes = events.since(router.curr_replicas.values())
+            changes = events.update(router.curr_replicas.values())
             for event in changes:
                 tracker.extract_endpoint(event)
             # Not for every update: most only bring new routing stats.

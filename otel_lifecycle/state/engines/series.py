@@ -72,7 +72,9 @@ def fraction(series: Series, *names: str) -> float | None:
     return next((one for one in fractions if one is not None), None)
 
 
-def ratio(series: Series, part: str, whole: str, *, unborn: float | None = None) -> float | None:
+def ratio(
+    series: Series, part: str, whole: str, *, if_missing: float | None = None
+) -> float | None:
     """Return one counter as a fraction of another, 0 to 1; None while both are 0.
 
     Each is summed over its remaining labels.
@@ -81,10 +83,10 @@ def ratio(series: Series, part: str, whole: str, *, unborn: float | None = None)
         series: The samples by name.
         part: The counter in the numerator.
         whole: The counter in the denominator.
-        unborn: The fraction while `part` has no series and `whole` is above 0.
+        if_missing: The fraction while `part` has no series and `whole` is above 0.
     """
     if part not in series and whole in series and _total(series[whole]) > 0:
-        return unborn
+        return if_missing
     parts, wholes = (
         _total(series[name]) if _are_counters(series, name) else None for name in (part, whole)
     )

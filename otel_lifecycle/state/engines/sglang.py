@@ -73,6 +73,6 @@ def _metrics(series: Series) -> EndpointMetrics:
         cache_block_size=page_size,
         cache_num_blocks=num_pages,
         # The counter has labels, so it has no series before the first hit.
-        prefix_cache_hit_rate=ratio(series, _CACHED, _PROMPT, unborn=0.0),
+        prefix_cache_hit_rate=ratio(series, _CACHED, _PROMPT, if_missing=0.0),
         max_active_models=count(series, _LORA_SLOTS),
     )
