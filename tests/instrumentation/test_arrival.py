@@ -233,7 +233,7 @@ def test_abandoned_in_the_queue(bench: Bench) -> None:
 
 @pytest.mark.parametrize("received_at", [None, NOW + timedelta(milliseconds=5)])
 def test_handle_and_hooks(bench: Bench, received_at: datetime | None) -> None:
-    """They know it too where the server is ours, and what the router itself says counts first."""
+    """They also know the arrival that our server saw; the router's own takes precedence."""
     request: Any = SimpleNamespace(
         request_id="hooks", target_model="m", received_at=received_at, body=None
     )
@@ -259,7 +259,7 @@ def test_handle_and_hooks(bench: Bench, received_at: datetime | None) -> None:
 
 
 def test_handle_by_another_clock(bench: Bench, make_bench: Callable[..., Bench]) -> None:
-    """What another clock says of the arrival is of no use to a handle."""
+    """An arrival by another clock is not used by a handle."""
     other = make_bench()
 
     async def application(*_: Any) -> None:

@@ -235,7 +235,7 @@ def test_known_by_the_monotonic_clock(bench: Bench) -> None:
 
 
 def test_told_twice(bench: Bench) -> None:
-    """What the router says of the arrival counts first, where it can be used."""
+    """The router's own arrival takes precedence, if it is valid."""
     bench.clock.advance(QUEUED_MS)
     arrived_ns = bench.clock.monotonic_ns()
     bench.clock.advance(500)

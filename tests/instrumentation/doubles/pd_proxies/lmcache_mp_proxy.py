@@ -1,4 +1,4 @@
-"""A double of LMCache's proxy for its multiprocess mode: its calls carry no mark of the pair."""
+"""A double of LMCache's proxy for its multiprocess mode, whose calls have no mark of the pair."""
 
 from __future__ import annotations
 
