@@ -129,7 +129,7 @@ def _stock(path: Path, provider: TracerProvider) -> Callable[[str], Request]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     at = moments(records[0])
-    at_start, at_end = start_attributes(records[0]), end_attributes(records[0], at.started_ns)
+    at_start, at_end = start_attributes(records[0]), end_attributes(records[0], at)
     first, last = span_events(records[0], at)
     tracer = provider.get_tracer("stock")
 

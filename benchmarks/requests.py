@@ -148,5 +148,5 @@ def told(folder: Path, route: Route) -> tuple[LifecycleRecord, Told]:
     lifecycles.close()
     record = next(read_records(path))
     at = moments(record)
-    rest = end_attributes(record, at.started_ns)
+    rest = end_attributes(record, at)
     return record, Told(start_attributes(record), rest, span_events(record, at))
