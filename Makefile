@@ -14,7 +14,7 @@ PACKAGE = $(BIN)/$(PIP) --no-deps --no-build-isolation --editable .
 # More workers than cores: most tests wait for processes and sockets.
 PARALLEL := --numprocesses 4 --dist worksteal
 
-.PHONY: demo test test-latest test-lowest test-slow test-routers test-backends test-faults mutants bench docs check \
+.PHONY: demo test test-latest test-lowest test-slow test-routers test-backends test-browser test-faults mutants bench docs check \
   check-workflows dist lock clean
 
 demo: $(VENV)/.ready
@@ -42,6 +42,11 @@ test-routers: $(VENV)/.ready-dev
 test-backends: $(VENV)/.ready-backends
 	scripts/install-backends
 	$(BIN)/python -m pytest -m backends $(PYTEST_ARGS)
+
+# The report in Chromium, which is installed first where that is possible (Debian, as root).
+test-browser: $(VENV)/.ready-browser
+	command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium)
+	$(BIN)/python -m pytest -m browser $(PYTEST_ARGS)
 
 # FAULT_TABLE=docs/durability.md writes what was found into the page, FAULT_RECORDS=10000000 has
 # that many records followed, SOAK_REQUESTS=200000 sends that many through each router.
@@ -83,6 +88,7 @@ lock: COMPILE = UV_CUSTOM_COMPILE_COMMAND='make lock' $(UV) pip compile --quiet 
 lock: $(UV)
 	$(COMPILE) requirements/test.txt pyproject.toml --extra test
 	$(COMPILE) requirements/dev.txt --constraint requirements/test.txt pyproject.toml --extra dev
+	$(COMPILE) requirements/browser.txt --constraint requirements/test.txt pyproject.toml --extra browser
 	$(COMPILE) requirements/backends.txt --constraint requirements/test.txt pyproject.toml --extra backends
 	$(COMPILE) requirements/mutants.txt --constraint requirements/test.txt pyproject.toml --extra mutants
 	echo uv | $(COMPILE) requirements/uv.txt -

@@ -24,7 +24,14 @@ REPOSITORY = "https://github.com/otel-lifecycle/otel-lifecycle/blob/main/"
 # The folders and modules that need an extra.
 NEEDS = {
     "collect": ("state/fetch.py", "prediction/"),
-    "table": ("analysis/tables/", "analysis/exports/", "cli/export.py", "cli/selection.py"),
+    "table": (
+        "analysis/tables/",
+        "analysis/exports/",
+        "analysis/page/",
+        "cli/export.py",
+        "cli/page.py",
+        "cli/selection.py",
+    ),
     "cli": ("analysis/", "cli/report.py", "cli/terminal.py"),
 }
 # The package and its examples, and names that only type checkers see.

@@ -45,6 +45,10 @@ class Evidence:
     inflight_peak: float
 
     @property
+    def report_path(self) -> Path:
+        return self.records_path.with_name("report.html")
+
+    @property
     def agrees(self) -> bool:
         """Return whether each request has one record and one span, and nothing is in flight."""
         records = len(self.record_span_ids)
@@ -70,6 +74,7 @@ class Evidence:
         table.add_row("in flight", self._inflight())
         table.add_row("logs", str(self.records_path.with_name("logs")))
         command = "otel-lifecycle" if shutil.which("otel-lifecycle") else sys.argv[0]
+        table.add_row("page", f"{self.report_path}, to open in a browser")
         table.add_row("report", f"{command} report {self.records_path}")
         image = "jaegertracing/jaeger:2.13.0"
         table.add_row("Jaeger", f"docker run --rm -p 4317:4317 -p 16686:16686 {image}")

@@ -20,7 +20,9 @@ from demo.processes import Processes
 from demo.traffic import Traffic
 from demo.workload import Workload, bundled_workload, trace_workload
 from otel_lifecycle.analysis.formatting import plural
+from otel_lifecycle.analysis.page import ReportOptions, write_page
 from otel_lifecycle.analysis.report import print_report
+from otel_lifecycle.analysis.tables import Records
 from otel_lifecycle.cli.errors import FAILED, CommandError
 from otel_lifecycle.cli.terminal import open_console
 from otel_lifecycle.records import read_records
@@ -69,6 +71,8 @@ async def _run(workload: Workload, roles: Sequence[str], output: Path) -> int:
             name, code = caught[0].name, 128 + caught[0]
             raise CommandError(f"stopped by {name}; records and logs: {output}", code) from None
     print_report(read_records(output / RECORDS), console)
+    with Records(evidence.records_path) as records:
+        write_page(records, evidence.report_path, ReportOptions(source=RECORDS))
     evidence.print(console)
     if not evidence.agrees:
         raise CommandError("requests, records, spans and gauges do not agree, see above", FAILED)

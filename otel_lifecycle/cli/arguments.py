@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from otel_lifecycle.cli.errors import USAGE, CommandError
+from otel_lifecycle.config.durations import parse_go_duration
 from otel_lifecycle.version import __version__
 
 _PATH_HELP = (
@@ -66,10 +67,12 @@ def build_parser() -> argparse.ArgumentParser:
         "report",
         help="summarize record files",
         description="Shows outcomes, a few requests on a time axis, predicted and actual latency, "
-        f"and the load of each endpoint. {_EXIT_CODES}",
+        "and the load of each endpoint. With --output it writes a page with charts instead: what "
+        "happened, targets, balance, prefix cache, predictor, failures, the longest waits. "
+        f"{_EXIT_CODES}",
         allow_abbrev=False,
     )
-    report.set_defaults(run=_report)
+    _add_report(report)
     export = commands.add_parser(
         "export",
         help="write records for other tools: Parquet, CSV, Perfetto, Mooncake, llm-d",
@@ -115,6 +118,32 @@ def build_parser() -> argparse.ArgumentParser:
     for command in (report, export, validate, tail, ship):
         command.add_argument("paths", metavar="PATH", type=Path, nargs="+", help=_PATH_HELP)
     return parser
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="write the report as one HTML page, which needs no network; other options are for it",
+    )
+    for name, meaning in (("ttft", "time to first token"), ("tpot", "time per output token")):
+        parser.add_argument(
+            f"--{name}",
+            metavar="DURATION",
+            type=_milliseconds,
+            help=f"target for the {meaning}, such as 500ms (default: none, and no verdict)",
+        )
+    parser.add_argument(
+        "--link",
+        metavar="URL",
+        default="",
+        help="link to the traces in your tool; {trace_id} in it stands for the id, as in "
+        "http://localhost:16686/trace/{trace_id}",
+    )
+    _add_selection(parser)
+    parser.set_defaults(run=_report)
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
@@ -229,7 +258,9 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    _require("demo", "demo", "httpx", "opentelemetry.distro", "rich", "starlette", "uvicorn")
+    _require(
+        "demo", "demo", "duckdb", "httpx", "opentelemetry.distro", "rich", "starlette", "uvicorn"
+    )
     from otel_lifecycle.cli.demo import run
 
     return run(arguments)
@@ -243,9 +274,18 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     _require("report", "cli", "rich")
-    from otel_lifecycle.cli.report import run
+    if arguments.output is None:
+        from otel_lifecycle.cli.report import run
 
-    return run(arguments.paths)
+        for name in ("ttft", "tpot", "link", "where", "since"):
+            if getattr(arguments, name):
+                raise CommandError(f"--{name} is for the page: --output FILE is missing")
+        return run(arguments.paths)
+    _require("report --output", "report", "duckdb")
+    from otel_lifecycle.cli.page import PageOptions, run_page
+
+    options = {name: value for name, value in vars(arguments).items() if name != "run"}
+    return run_page(PageOptions(**options))
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -292,6 +332,16 @@ def _whole_number(minimum: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _milliseconds(text: str) -> float:
+    try:
+        nanoseconds = parse_go_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if nanoseconds <= 0:
+        raise argparse.ArgumentTypeError(f"must be longer than 0, got {text!r}")
+    return nanoseconds / 1e6
 
 
 def _positive(text: str) -> float:
