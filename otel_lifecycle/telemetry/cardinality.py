@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 OTHER: Final = "_OTHER"
@@ -20,10 +21,12 @@ class BoundedValues:
 
     Args:
         limit: How many values at a time.
+        changed: Called when another value is let in, or room is made.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, changed: Callable[[], object] = lambda: None) -> None:
         self._limit = limit
+        self._changed = changed
         self._left = MAX_TURNOVER * limit
         self._used_at: OrderedDict[str, int] = OrderedDict()  # the least recently used first
 
@@ -44,13 +47,16 @@ class BoundedValues:
                 if now_ns - used_at[oldest] < UNUSED_NS:
                     return OTHER
                 del used_at[oldest]
+                self._changed()
             if self._left == 0:
                 return OTHER
             self._left -= 1
+            self._changed()
         used_at[value] = now_ns
         used_at.move_to_end(value)
         return value
 
     def forget(self, value: str) -> None:
         """Makes room at once."""
-        self._used_at.pop(value, None)
+        if self._used_at.pop(value, None) is not None:
+            self._changed()

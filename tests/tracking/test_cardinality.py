@@ -55,6 +55,37 @@ def test_invented_models(make_bench: Callable[..., Bench]) -> None:
     assert {record.model for record in bench.records} >= {"invented-0", "invented-49", "real-0"}
 
 
+def test_a_model_is_known_from_its_first_answer(bench: Bench) -> None:
+    """What failed before counts as any model's, what fails after as its own."""
+    for outcome in ("fail", "complete", "fail"):
+        tracked = bench.tracker.track(RequestStart("request", aggregated(), "m"))
+        if outcome == "fail":
+            tracked.fail("http_500")
+        else:
+            tracked.complete()
+
+    assert seen(bench, "llm_router.requests", MODEL) == {"_OTHER": 1, "m": 2}
+
+
+def test_a_model_in_use_keeps_its_place(make_bench: Callable[..., Bench]) -> None:
+    """However long; one that is not used any more gives it to another."""
+    bench = make_bench(max_metric_values=1)
+
+    def serve(model: str) -> None:
+        bench.tracker.track(RequestStart("request", aggregated(), model)).complete()
+        bench.tracker.flush(timeout=30)
+
+    for _ in range(50):
+        serve("a")
+        bench.clock.advance(UNUSED_NS / 40 / 1e6)
+    serve("b")
+    bench.clock.advance(2 * UNUSED_NS / 1e6)
+    serve("b")
+    serve("a")
+
+    assert seen(bench, "llm_router.requests", MODEL) == {"a": 50, "_OTHER": 2, "b": 1}
+
+
 def test_unused_values_make_room() -> None:
     """The least recently used value is replaced, after a time without use."""
     values = BoundedValues(2)
