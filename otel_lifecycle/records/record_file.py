@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from otel_lifecycle.config import PersistenceConfig
@@ -43,20 +43,20 @@ class RecordFile:
         self._housekeeping = Housekeeping(config, self._segment.path, warn)
         self._housekeeping.begin()
 
-    def append(self, lines: Sequence[bytes]) -> int:
-        """Append lines, as many as fit into one segment; return how many.
+    def append(self, lines: bytes) -> int:
+        """Append lines, as many as fit into one segment; return the number of bytes.
 
         Raises:
             BlockingIOError: Another process holds the lock; no line was written.
             OSError: The lines could not be written; none of them is in the file.
         """
         self.rotate_if_old()
-        count = self._segment.append(lines, self._config.rotate_bytes)
-        if count == 0:
+        written = self._segment.append(lines, self._config.rotate_bytes)
+        if written == 0:
             # If renaming fails, keep appending: that is better than losing records.
             limit = self._config.rotate_bytes if self._rotate() else 0
-            count = self._segment.append(lines, limit)
-        return count
+            written = self._segment.append(lines, limit)
+        return written
 
     def rotates_in(self) -> float | None:
         """Return the seconds until the segment is too old; None: never."""

@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Generator, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 from otel_lifecycle.records.ownership import (
@@ -68,16 +67,16 @@ class Segment:
         """Seconds since the file was opened; None when it is closed."""
         return None if self._fd < 0 else time.monotonic() - self._opened_at
 
-    def append(self, lines: Sequence[bytes], limit: int = 0) -> int:
+    def append(self, lines: bytes, limit: int = 0) -> int:
         """Append whole lines; on an error the file is restored.
 
         Args:
-            lines: Each with its newline.
+            lines: Lines, each with its newline.
             limit: Maximum size of the file in bytes; 0: no limit. An empty file takes at least one
                 line.
 
         Returns:
-            The number of lines written: those that fit.
+            The number of bytes written: the lines that fit.
 
         Raises:
             BlockingIOError: Another process holds the lock.
@@ -87,15 +86,15 @@ class Segment:
             start = os.fstat(self._fd).st_size
             if start != self._end:
                 start = self._repair_tail()
-            count = len(lines)
-            data = b"".join(lines)
-            if limit and start + len(data) > limit:
-                count = max(_fitting(lines, limit - start), 0 if start else 1)
-                data = b"".join(lines[:count])
+            if limit and start + len(lines) > limit:
+                fitting = lines.rfind(b"\n", 0, max(0, limit - start)) + 1
+                if not fitting and not start:
+                    fitting = lines.index(b"\n") + 1
+                lines = lines[:fitting]
             written = 0
             try:
-                while written < len(data):
-                    written += os.write(self._fd, data[written:])
+                while written < len(lines):
+                    written += os.write(self._fd, lines[written:] if written else lines)
                 if self._sync and written:
                     _fdatasync(self._fd)
             except BaseException:  # including Control-C, if the main thread flushes
@@ -103,7 +102,7 @@ class Segment:
                     os.ftruncate(self._fd, start)
                 raise
             self._end = start + written
-            return count
+            return written
 
     def finish(self, rename: Callable[[], Path], *, sync: bool) -> None:
         """Close the file for good under another name; delete it if it is empty.
@@ -230,10 +229,6 @@ def unlock(fd: int) -> None:
     """Release the lock."""
     if fcntl is not None:
         fcntl.flock(fd, fcntl.LOCK_UN)
-
-
-def _fitting(lines: Sequence[bytes], room: int) -> int:
-    return sum(1 for size in accumulate(map(len, lines)) if size <= room)
 
 
 # macOS has no fdatasync.
