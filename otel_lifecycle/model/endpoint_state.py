@@ -161,7 +161,7 @@ class EndpointView:
         self._raw = raw
         self._judged_ns = judged_ns
         self._missing: dict[tuple[str, bool, bool], list[MissingFeature]] = {}
-        self.attributes: dict[Hashable, dict[str, Any]] = {}
+        self.attributes: dict[Hashable, Any] = {}
         self.id = sanitize.text(endpoint.id)
         self.address = sanitize.text(endpoint.address)
         self.port = sanitize.text(endpoint.port)

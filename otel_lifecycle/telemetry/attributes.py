@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
@@ -35,7 +35,47 @@ class Details(NamedTuple):
     first_byte_attribute: bool = False
 
 
-Setter: TypeAlias = Callable[[Attributes, Any, int, Details], None]
+Setter: TypeAlias = Callable[[Any, Any, int, Details], None]
+
+
+class Receiver(Protocol):
+    """What attributes are put into: a dictionary, or something that encodes them."""
+
+    def __setitem__(self, name: str, value: Any, /) -> None: ...
+
+    def update(self, others: Any, /) -> None:
+        """Add what another receiver of this type holds."""
+
+
+class Output(Protocol):
+    """The form in which compiled setters put attributes into their receiver."""
+
+    @property
+    def names(self) -> Mapping[str, object]:
+        """What the statements refer to; complete once all of them are made."""
+        ...
+
+    def statements(self, name: str, kind: str, value: str) -> Iterator[str]:
+        """Yield the code that puts an attribute into the receiver `a`.
+
+        Args:
+            name: Its name.
+            kind: Its type, as in `Attribute.type`.
+            value: The expression of its value.
+        """
+        ...
+
+
+class _Assignments:
+    """Any receiver, and each attribute as it is."""
+
+    names: Mapping[str, object] = {}
+
+    def statements(self, name: str, kind: str, value: str) -> Iterator[str]:
+        yield f"a[{name!r}] = {value}"
+
+
+ASSIGNMENTS: Output = _Assignments()
 
 
 class Attribute(NamedTuple):
@@ -158,13 +198,21 @@ def _walk(struct: type[msgspec.Struct], prefix: str, within: _Within) -> Iterato
         elif declared.attribute and field.struct is not None:
             yield from _walk(field.struct, prefixed(prefix, declared.attribute), inside)
         elif declared.attribute:
-            unit = {"ms": "s", "%": "1"}.get(field.unit, field.unit)
-            kind = "double" if unit == "s" else _TYPES.get(field.type, "string")
+            unit = _unit(field)
             many = "[]" if inside.many and not inside.section.startswith("event") else ""
-            yield _attribute(field, inside, prefixed(prefix, declared.attribute), kind + many, unit)
+            kind = _kind(field) + many
+            yield _attribute(field, inside, prefixed(prefix, declared.attribute), kind, unit)
 
 
 _TYPES = {int: "int", float: "double", bool: "boolean"}
+
+
+def _unit(field: Field) -> str:
+    return {"ms": "s", "%": "1"}.get(field.unit, field.unit)
+
+
+def _kind(field: Field) -> str:
+    return "double" if _unit(field) == "s" else _TYPES.get(field.type, "string")
 
 
 def _attribute(field: Field, within: _Within, name: str, kind: str, unit: str) -> Attribute:
@@ -201,11 +249,12 @@ def setter(
     struct: type[msgspec.Struct],
     wanted: Callable[[Field, str, str], bool],
     prefix: str = "",
-    by_hand: Mapping[str, Callable[[Attributes, Any], None]] | None = None,
+    by_hand: Mapping[str, Callable[[Receiver, Any], None]] | None = None,
+    output: Output = ASSIGNMENTS,
 ) -> Setter:
     """Compiles a function that puts fields of a struct on a span.
 
-    It takes the attributes, the struct, the moment that times and ages count from in Unix
+    It takes the receiver, the struct, the moment that times and ages count from in Unix
     nanoseconds, and the details.
 
     Args:
@@ -213,17 +262,20 @@ def setter(
         wanted: Which fields; it is given a field, its section and its source.
         prefix: The name of the attribute that the struct stands in.
         by_hand: By name of the field, what sets its attributes, for those no rule fits.
+        output: How the receiver is given attributes.
     """
-    return _Compiler(wanted, by_hand or {}).compile(struct, prefix)
+    return _Compiler(wanted, by_hand or {}, output).compile(struct, prefix)
 
 
 class _Compiler:
     def __init__(
         self,
         wanted: Callable[[Field, str, str], bool],
-        by_hand: Mapping[str, Callable[[Attributes, Any], None]],
+        by_hand: Mapping[str, Callable[[Receiver, Any], None]],
+        output: Output,
     ) -> None:
         self._wanted = wanted
+        self._output = output
         self._globals: dict[str, Any] = {
             "datetime_to_ns": datetime_to_ns,
             "parse_timestamp": parse_timestamp,
@@ -235,6 +287,7 @@ class _Compiler:
     def compile(self, struct: type[msgspec.Struct], prefix: str) -> Setter:
         body = list(self._struct(struct, "o", prefix, _Within())) or ["pass"]
         source = "\n    ".join(["def set_attributes(a, o, since_ns, details):", *body])
+        self._globals.update(self._output.names)
         # Named after this file, so that a profile or a traceback tells whose it is.
         exec(compile(source, f"{__file__}:{struct.__name__}", "exec"), self._globals)
         return self._globals["set_attributes"]
@@ -281,7 +334,8 @@ class _Compiler:
                 each = _converted(column, "x" if column.optional else f"e.{column.name}")
                 if column.optional:
                     each = f"{unknown(column)!r} if (x := e.{column.name}) is None else {each}"
-                columns.append(f"a[{prefixed(prefix, attribute)!r}] = tuple([{each} for e in v])")
+                name, kind = prefixed(prefix, attribute), f"{_kind(column)}[]"
+                columns += self._output.statements(name, kind, f"tuple([{each} for e in v])")
         if columns:
             condition = f"(v := {value})"
             if within.opt_in:
@@ -295,10 +349,18 @@ class _Compiler:
         read = value if always else "v"
         if isinstance(declared.attribute, tuple):
             keys, numbers = declared.attribute
-            values = {keys: f"tuple({read})", numbers: f"tuple({read}.values())"}
+            values = [
+                (keys, "string[]", f"tuple({read})"),
+                (numbers, "int[]", f"tuple({read}.values())"),
+            ]
         else:
-            values = {declared.attribute: _converted(field, read)}
-        statements = [f"a[{prefixed(prefix, name)!r}] = {it}" for name, it in values.items()]
+            kind = _kind(field) + ("[]" if field.many else "")
+            values = [(declared.attribute, kind, _converted(field, read))]
+        statements = [
+            statement
+            for name, kind, it in values
+            for statement in self._output.statements(prefixed(prefix, name), kind, it)
+        ]
         if always:
             yield from statements
             return

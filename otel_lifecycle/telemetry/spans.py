@@ -7,9 +7,9 @@ on it, a request in flight holds little memory, and an unsampled request builds 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
@@ -30,11 +30,20 @@ from otel_lifecycle.model.fields import Field
 from otel_lifecycle.model.record import LifecycleRecord, Reroute
 from otel_lifecycle.model.route import EndpointSnapshot, RouteSnapshot
 from otel_lifecycle.model.timestamps import parse_timestamp
-from otel_lifecycle.telemetry.attributes import Attributes, Details, Setter, attribute_name, setter
+from otel_lifecycle.telemetry.attributes import (
+    ASSIGNMENTS,
+    Attributes,
+    Details,
+    Output,
+    Receiver,
+    Setter,
+    attribute_name,
+    setter,
+)
 from otel_lifecycle.version import __version__
 
 _NO_DETAILS = Details()
-_NO_VIEWS: Mapping[str, EndpointView] = MappingProxyType({})
+NO_VIEWS: Mapping[str, EndpointView] = MappingProxyType({})
 ALL_DETAILS = Details(*(True for _ in Details._fields))
 
 _KINDS = {"server": SpanKind.SERVER, "internal": SpanKind.INTERNAL}
@@ -54,6 +63,25 @@ class Moments(NamedTuple):
     completed_ns: int | None
 
 
+class Recorded(NamedTuple):
+    """What all attributes and events of a span are made of.
+
+    A span whose `recorded` is one of these says what the record says, and nothing else; an
+    exporter need not read the attributes then.
+
+    Attributes:
+        record: The finished request.
+        at: Its moments.
+        details: The optional attributes that the span has.
+        views: The endpoints of its route, by role.
+    """
+
+    record: LifecycleRecord
+    at: Moments
+    details: Details
+    views: Mapping[str, EndpointView] = NO_VIEWS
+
+
 def moments(record: LifecycleRecord) -> Moments:
     """Those of a record that was read: the live request still has the numbers themselves."""
     first, completed = record.first_chunk_at, record.completed_at
@@ -71,6 +99,11 @@ def span_name(model: str) -> str:
     return f"route {model}" if model else "route"
 
 
+def span_kind(record: LifecycleRecord) -> SpanKind:
+    """Whether the span opens the trace in this process; a parent of a server's is remote."""
+    return _KINDS.get(record.span_kind or "", SpanKind.SERVER)
+
+
 def start_attributes(record: LifecycleRecord) -> Attributes:
     """What a sampler sees."""
     attributes: Attributes = {}
@@ -82,7 +115,7 @@ def end_attributes(
     record: LifecycleRecord,
     at: Moments,
     details: Details = _NO_DETAILS,
-    views: Mapping[str, EndpointView] = _NO_VIEWS,
+    views: Mapping[str, EndpointView] = NO_VIEWS,
 ) -> Attributes:
     """All other attributes of a finished request.
 
@@ -94,34 +127,7 @@ def end_attributes(
             too.
     """
     attributes: Attributes = {}
-    started_ns = at.begins_ns if at.dispatched_ns is None else at.dispatched_ns
-    _set_request(attributes, record, started_ns, details)
-    route = record.selected_route
-    if route is not None:
-        _set_route_type(attributes, record, route)
-        _set_route(attributes, record, started_ns, details)
-        # A reroute has taken a new snapshot.
-        dispatched_ns = parse_timestamp(record.rerouted[-1].at) if record.rerouted else started_ns
-        for role in _ROLES:
-            snapshot: EndpointSnapshot | None = getattr(route, role.name)
-            if snapshot is not None:
-                view = views.get(role.name)
-                attributes.update(
-                    _shared_attributes(role, snapshot, details)
-                    if view is None
-                    else _kept_attributes(role, snapshot, details, view)
-                )
-                role.set_own(attributes, snapshot, dispatched_ns, details)
-    _set_result(attributes, record, started_ns, details)
-    _set_legs(attributes, record, at.begins_ns, details)
-    actual = record.actual
-    queue_ms = actual.queue_ms
-    if route is None and record.received_at is not None:
-        queue_ms = actual.e2e_ms
-    if queue_ms is not None:
-        attributes[semconv.QUEUE_DURATION] = queue_ms / 1000
-    if actual.ttft_ms is not None:
-        attributes[semconv.TIME_TO_FIRST_CHUNK] = actual.since_arrival(actual.ttft_ms) / 1000
+    _SETTERS.put_end(attributes, record, at, details, views)
     return attributes
 
 
@@ -153,6 +159,11 @@ def span_events(record: LifecycleRecord, at: Moments) -> list[tuple[str, int, At
 def server_attributes(endpoint: EndpointSnapshot) -> Attributes:
     """Where an endpoint is, in OpenTelemetry's words."""
     attributes: Attributes = {}
+    _set_server(attributes, endpoint)
+    return attributes
+
+
+def _set_server(attributes: Receiver, endpoint: EndpointSnapshot) -> None:
     if endpoint.address:
         attributes[semconv.SERVER_ADDRESS] = endpoint.address
     if endpoint.port.isdecimal() and len(endpoint.port) <= 5:
@@ -161,7 +172,6 @@ def server_attributes(endpoint: EndpointSnapshot) -> Attributes:
         namespace, _, pod = endpoint.id.removeprefix("pod://").partition("/")
         attributes[semconv.K8S_NAMESPACE_NAME] = namespace
         attributes[semconv.K8S_POD_NAME] = pod
-    return attributes
 
 
 def span_from_record(
@@ -187,7 +197,7 @@ def span_from_record(
     flags = TraceFlags(record.trace_flags or 0)
     state = TraceState.from_header([record.trace_state]) if record.trace_state else TraceState()
     parent = None
-    kind = _KINDS.get(record.span_kind or "", SpanKind.SERVER)
+    kind = span_kind(record)
     if record.parent_span_id is not None:
         parent = SpanContext(
             trace_id, int(record.parent_span_id, 16), kind is SpanKind.SERVER, flags, state
@@ -212,27 +222,40 @@ def span_from_record(
     )
 
 
-def _set_route_type(attributes: Attributes, record: LifecycleRecord, route: RouteSnapshot) -> None:
+def _set_route_type(attributes: Receiver, record: LifecycleRecord, route: RouteSnapshot) -> None:
     disaggregated = route.prefill is not None
     attributes[semconv.ROUTE_TYPE] = "prefill_decode" if disaggregated else "aggregated"
     if route.decode is not None and len(record.tracked_endpoints) == 1:
         attributes[semconv.ROUTE_SHARED] = True
 
 
-def _set_served_endpoint(attributes: Attributes, record: LifecycleRecord) -> None:
+def _set_latency(
+    attributes: Receiver, record: LifecycleRecord, route: RouteSnapshot | None
+) -> None:
+    actual = record.actual
+    queue_ms = actual.queue_ms
+    if route is None and record.received_at is not None:
+        queue_ms = actual.e2e_ms
+    if queue_ms is not None:
+        attributes[semconv.QUEUE_DURATION] = queue_ms / 1000
+    if actual.ttft_ms is not None:
+        attributes[semconv.TIME_TO_FIRST_CHUNK] = actual.since_arrival(actual.ttft_ms) / 1000
+
+
+def _set_served_endpoint(attributes: Receiver, record: LifecycleRecord) -> None:
     served = record.served_endpoint
     if served is not None and served != record.selected_endpoint:
         attributes[semconv.ROUTE_SERVED_ID] = served
 
 
-def _set_input_token_length(attributes: Attributes, record: LifecycleRecord) -> None:
+def _set_input_token_length(attributes: Receiver, record: LifecycleRecord) -> None:
     if record.input_token_length is not None:
         estimated = record.input_token_source is InputTokenSource.ESTIMATED
         name = semconv.INPUT_TOKENS_ESTIMATE if estimated else semconv.INPUT_TOKENS
         attributes[name] = record.input_token_length
 
 
-def _set_missing_feature_reasons(attributes: Attributes, record: LifecycleRecord) -> None:
+def _set_missing_feature_reasons(attributes: Receiver, record: LifecycleRecord) -> None:
     if record.missing_feature_reasons:
         attributes[semconv.MISSING_FEATURES] = tuple(
             f"{missing.pod_type}.{missing.feature}" if missing.pod_type else missing.feature
@@ -253,7 +276,7 @@ _set_start = setter(LifecycleRecord, lambda field, section, _: field.declared.at
 _set_reroute = setter(Reroute, lambda _field, _section, _source: True)
 
 
-def _set_of(*sections: str) -> Setter:
+def _set_of(output: Output, *sections: str) -> Setter:
     """Sets what is known of these sections when the request ends."""
     return setter(
         LifecycleRecord,
@@ -266,13 +289,8 @@ def _set_of(*sections: str) -> Setter:
             "served_endpoint": _set_served_endpoint,
             "missing_feature_reasons": _set_missing_feature_reasons,
         },
+        output=output,
     )
-
-
-_set_request = _set_of("request")
-_set_route = _set_of("route", "load")
-_set_result = _set_of("prediction", "result")
-_set_legs = _set_of("leg")
 
 
 class _Role(NamedTuple):
@@ -293,33 +311,91 @@ def _is_own(field: Field, source: str) -> bool:
     return source == "load" or field.kind == "moment"
 
 
-def _role(name: str) -> _Role:
+def _role(name: str, output: Output) -> _Role:
     prefix = attribute_name("selected_route", name)
     return _Role(
         name,
-        setter(EndpointSnapshot, lambda field, _, source: not _is_own(field, source), prefix),
-        setter(EndpointSnapshot, lambda field, _, source: _is_own(field, source), prefix),
+        setter(
+            EndpointSnapshot,
+            lambda field, _, source: not _is_own(field, source),
+            prefix,
+            output=output,
+        ),
+        setter(
+            EndpointSnapshot, lambda field, _, source: _is_own(field, source), prefix, output=output
+        ),
     )
 
 
-_ROLES = tuple(map(_role, RouteSnapshot.__struct_fields__))
+_Set = TypeVar("_Set", bound=Receiver)
 
 
-def _kept_attributes(
-    role: _Role, snapshot: EndpointSnapshot, details: Details, view: EndpointView
-) -> Attributes:
-    """The part that stays the same until the next scrape, kept for the requests until then."""
-    # As the leader of a pair an endpoint is only identified.
-    key = role.name, snapshot.metrics is None and snapshot.npu is None, details
-    kept = view.attributes.get(key)
-    if kept is None:
-        kept = view.attributes[key] = _shared_attributes(role, snapshot, details)
-    return kept
+class RecordSetters(Generic[_Set]):
+    """Sets what a record says at its end, in one form.
+
+    Args:
+        new: Makes an empty set of attributes.
+        output: How it is given attributes.
+    """
+
+    def __init__(self, new: Callable[[], _Set], output: Output) -> None:
+        self._new = new
+        self._set_request = _set_of(output, "request")
+        self._set_route = _set_of(output, "route", "load")
+        self._set_result = _set_of(output, "prediction", "result")
+        self._set_legs = _set_of(output, "leg")
+        self._roles = tuple(_role(name, output) for name in RouteSnapshot.__struct_fields__)
+
+    def put_end(
+        self,
+        attributes: _Set,
+        record: LifecycleRecord,
+        at: Moments,
+        details: Details,
+        views: Mapping[str, EndpointView],
+    ) -> None:
+        """Sets the attributes of `end_attributes`, which has the same arguments."""
+        started_ns = at.begins_ns if at.dispatched_ns is None else at.dispatched_ns
+        self._set_request(attributes, record, started_ns, details)
+        route = record.selected_route
+        if route is not None:
+            _set_route_type(attributes, record, route)
+            self._set_route(attributes, record, started_ns, details)
+            # A reroute has taken a new snapshot.
+            rerouted = record.rerouted
+            dispatched_ns = parse_timestamp(rerouted[-1].at) if rerouted else started_ns
+            for role in self._roles:
+                snapshot: EndpointSnapshot | None = getattr(route, role.name)
+                if snapshot is not None:
+                    view = views.get(role.name)
+                    if view is None:
+                        self._set_shared(attributes, role, snapshot, details)
+                    else:
+                        attributes.update(self._kept(role, snapshot, details, view))
+                    role.set_own(attributes, snapshot, dispatched_ns, details)
+        self._set_result(attributes, record, started_ns, details)
+        self._set_legs(attributes, record, at.begins_ns, details)
+        _set_latency(attributes, record, route)
+
+    def _kept(
+        self, role: _Role, snapshot: EndpointSnapshot, details: Details, view: EndpointView
+    ) -> _Set:
+        """The part that stays the same until the next scrape, kept for the requests until then."""
+        # As the leader of a pair an endpoint is only identified.
+        key = self._new, role.name, snapshot.metrics is None and snapshot.npu is None, details
+        kept = view.attributes.get(key)
+        if kept is None:
+            kept = self._new()
+            self._set_shared(kept, role, snapshot, details)
+            view.attributes[key] = kept
+        return kept
+
+    def _set_shared(
+        self, attributes: _Set, role: _Role, snapshot: EndpointSnapshot, details: Details
+    ) -> None:
+        role.set_shared(attributes, snapshot, 0, details)
+        if role.name == "leader":
+            _set_server(attributes, snapshot)
 
 
-def _shared_attributes(role: _Role, snapshot: EndpointSnapshot, details: Details) -> Attributes:
-    attributes: Attributes = {}
-    role.set_shared(attributes, snapshot, 0, details)
-    if role.name == "leader":
-        attributes.update(server_attributes(snapshot))
-    return attributes
+_SETTERS = RecordSetters[Attributes](dict, ASSIGNMENTS)
