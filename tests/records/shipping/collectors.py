@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -82,6 +83,7 @@ class Collector:
         exports: The accepted exports.
         asked: The request ids of every export, accepted or not.
         authorization: The header of the last export.
+        encoding: How its body was compressed; None over gRPC, which does that by itself.
     """
 
     protocol: str
@@ -91,6 +93,7 @@ class Collector:
     exports: list[ExportTraceServiceRequest] = field(default_factory=list)
     asked: list[list[str]] = field(default_factory=list)
     authorization: str | None = None
+    encoding: str | None = None
 
     def __enter__(self) -> Collector:
         if self.protocol == GRPC:
@@ -181,8 +184,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers.get("content-length", 0)))
-        if self.headers.get("content-encoding") == "gzip":
+        self._collector.encoding = self.headers.get("content-encoding")
+        if self._collector.encoding == "gzip":
             content = gzip.decompress(content)
+        elif self._collector.encoding == "deflate":
+            content = zlib.decompress(content)
         self._collector.authorization = self.headers.get("authorization")
         reply = self._collector.take(ExportTraceServiceRequest.FromString(content))
         message = reply.response if reply.status == 200 else Status(message=reply.message)
