@@ -10,35 +10,40 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 import grpc
 import requests
 from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
-from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-from opentelemetry.exporter.otlp.proto.grpc import trace_exporter as grpc_exporter
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from opentelemetry.sdk.environment_variables import (
-    OTEL_EXPORTER_OTLP_PROTOCOL,
     OTEL_EXPORTER_OTLP_TIMEOUT,
-    OTEL_EXPORTER_OTLP_TRACES_PROTOCOL,
     OTEL_EXPORTER_OTLP_TRACES_TIMEOUT,
 )
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import SpanExporter
 
 from otel_lifecycle.records.shipping.http_session import LONGEST_ANSWER, BoundedSession
 from otel_lifecycle.records.shipping.redaction import (
     ENDPOINT_VARIABLES,
     Redactor,
     without_secrets,
+)
+from otel_lifecycle.telemetry.otlp.request import EncodedSpan, encode_request
+from otel_lifecycle.telemetry.otlp.transport import (
+    HTTP_PROTOBUF,
+    EncodedBodies,
+    EncodedRequest,
+    protocol,
+    send,
+    use_stub,
 )
 
 # Errors caused by the spans themselves. All other errors may be temporary.
@@ -53,7 +58,7 @@ class Fate(Enum):
 
     Attributes:
         ACCEPTED: The collector has them.
-        REFUSED: It will never accept all of them, or they cannot be encoded.
+        REFUSED: It will never accept all of them.
         WAITING: They did not arrive, or the collector accepts no spans now.
     """
 
@@ -110,13 +115,9 @@ class Sender:
     def __init__(self) -> None:
         self._answers: list[Answer] = []
         self._redact = Redactor()
-        name = next(filter(os.environ.get, _PROTOCOL_VARIABLES), None)
-        protocol = os.environ[name] if name else "grpc"
-        make = _EXPORTERS.get(protocol)
-        if make is None:
-            allowed = " or ".join(_EXPORTERS)
-            raise ValueError(f"{name}: must be {allowed}, got {protocol!r}")
-        if protocol == "http/protobuf":
+        make = _grpc
+        if protocol() == HTTP_PROTOBUF:
+            make = _http
             _check_endpoint()
         try:
             self._deadline = _Deadline(_timeout())
@@ -124,29 +125,30 @@ class Sender:
         except Exception as error:  # an invalid compression, for example, raises its own exception
             raise ValueError(f"OTEL_EXPORTER_OTLP_*: {self._redact(str(error))}") from error
 
-    def send(self, spans: Sequence[ReadableSpan]) -> Answer:
+    def send(self, spans: Iterable[EncodedSpan]) -> Answer:
         """Send spans in one request, including the exporter's own retries.
 
         Args:
-            spans: The spans; an empty sequence checks whether the collector accepts requests.
+            spans: The spans; none checks whether the collector accepts requests.
         """
-        answer = self._send(spans)
+        spans = list(spans)
+        answer = self._send(EncodedRequest(encode_request(spans), len(spans)))
         return replace(answer, reason=self._redact(answer.reason))
 
     def close(self) -> None:
         """End the retries of a running `send`; callable from any thread."""
         self._exporter.shutdown()
 
-    def _send(self, spans: Sequence[ReadableSpan]) -> Answer:
+    def _send(self, request: EncodedRequest) -> Answer:
         self._answers.clear()
         self._deadline.begin()
-        accepted, error = False, None
+        reason = "it was not sent"
         try:
-            accepted = self._exporter.export(spans) is SpanExportResult.SUCCESS
+            send(self._exporter, request)
         except Exception as raised:  # older exporters let those of the network pass
-            error = raised
-        if not self._answers:
-            return Answer(Fate.ACCEPTED) if accepted else _unsent(spans, error)
+            reason = str(raised)
+        if not (request.is_taken and self._answers):
+            return Answer(Fate.WAITING, reason)
         # The gRPC exporter retries a message that is too large, until its time is over.
         refusals = [answer for answer in self._answers if answer.fate is Fate.REFUSED]
         last = self._answers[-1]
@@ -174,14 +176,6 @@ def _timeout() -> float:
     return float(os.environ[name] if name else _DEFAULT_TIMEOUT)
 
 
-def _unsent(spans: Sequence[ReadableSpan], error: Exception | None) -> Answer:
-    try:
-        encode_spans(spans).SerializeToString()
-    except Exception as encoding_error:
-        return Answer(Fate.REFUSED, f"not encodable: {encoding_error}")
-    return Answer(Fate.WAITING, "it was not sent" if error is None else str(error))
-
-
 def _accepted(response: ExportTraceServiceResponse) -> Answer:
     partial = response.partial_success
     return Answer(Fate.ACCEPTED, partial.error_message, partial.rejected_spans)
@@ -197,18 +191,9 @@ def _grpc(note: _Note, deadline: _Deadline) -> SpanExporter:
             note(_answer_of_call(call))
             return call
 
-    module = cast("Any", grpc_exporter)
-    stub = module.TraceServiceStub
-
-    def watched_stub(channel: grpc.Channel) -> Any:
-        return stub(grpc.intercept_channel(channel, Watcher()))
-
-    # The exporter accepts no interceptor. It creates a stub of this name for each channel it opens.
-    module.TraceServiceStub = watched_stub
-    try:
-        return grpc_exporter.OTLPSpanExporter(channel_options=_CHANNEL_OPTIONS)
-    finally:
-        module.TraceServiceStub = stub
+    exporter = GrpcExporter(channel_options=_CHANNEL_OPTIONS)
+    use_stub(exporter, Watcher())
+    return exporter
 
 
 def _answer_of_call(call: Any) -> Answer:
@@ -219,7 +204,7 @@ def _answer_of_call(call: Any) -> Answer:
     return Answer(Fate.REFUSED if refused else Fate.WAITING, f"{code.name}: {details}")
 
 
-class _Session(BoundedSession):
+class _Session(EncodedBodies, BoundedSession):
     def __init__(self, note: _Note, deadline: _Deadline) -> None:
         super().__init__(deadline.remaining)
         self._note = note
@@ -247,7 +232,7 @@ class _Session(BoundedSession):
 
 
 def _http(note: _Note, deadline: _Deadline) -> SpanExporter:
-    return OTLPSpanExporter(session=_Session(note, deadline))
+    return HttpExporter(session=_Session(note, deadline))
 
 
 def _answer_of_response(response: requests.Response) -> Answer:
@@ -272,10 +257,5 @@ def _said(response: requests.Response) -> str:
     return text.strip() or "no reason given"
 
 
-_CHANNEL_OPTIONS = cast("Any", (("grpc.max_receive_message_length", LONGEST_ANSWER),))
+_CHANNEL_OPTIONS: Any = (("grpc.max_receive_message_length", LONGEST_ANSWER),)
 _TIMEOUT_VARIABLES = (OTEL_EXPORTER_OTLP_TRACES_TIMEOUT, OTEL_EXPORTER_OTLP_TIMEOUT)
-_PROTOCOL_VARIABLES = (OTEL_EXPORTER_OTLP_TRACES_PROTOCOL, OTEL_EXPORTER_OTLP_PROTOCOL)
-_EXPORTERS: dict[str, Callable[[_Note, _Deadline], SpanExporter]] = {
-    "grpc": _grpc,
-    "http/protobuf": _http,
-}

@@ -9,15 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.util.types import AttributeValue
 
-from otel_lifecycle.records import Batch, Follower, PositionedRecord, RecordError
+from otel_lifecycle.records import Batch, Follower, RecordError
 from otel_lifecycle.records.shipping.checkpoint import Checkpoint
 from otel_lifecycle.records.shipping.notices import Notices
 from otel_lifecycle.records.shipping.sender import Answer, Fate, Sender
 from otel_lifecycle.telemetry.attributes import Details
-from otel_lifecycle.telemetry.spans import span_from_record
+from otel_lifecycle.telemetry.otlp.request import EncodedSpan, RecordEncoder
 
 BATCH = 512  # spans per request, as in the SDK's own processor
 
@@ -47,7 +46,7 @@ class Counts:
 
 
 class _Sendable(NamedTuple):
-    span: ReadableSpan
+    span: EncodedSpan
     place: str
 
 
@@ -87,8 +86,7 @@ class Shipper:
         self._sender = sender
         self._notices = Notices(tell)
         self._unsampled = unsampled
-        self._devices = devices
-        self._resource = resource
+        self._encoder = RecordEncoder(Details(devices), resource)
         self._stopped = threading.Event()
 
     def run(self, *, follow: bool) -> bool:
@@ -137,16 +135,12 @@ class Shipper:
                 self.counts.unsampled += 1
             else:
                 try:
-                    sendable.append(_Sendable(self._span(entry), f"{entry.path}:{entry.line}"))
+                    span = self._encoder.encode(entry.record)
                 except (ValueError, OverflowError) as error:
                     self._report([RecordError(entry.path, entry.line, str(error))])
+                else:
+                    sendable.append(_Sendable(span, f"{entry.path}:{entry.line}"))
         return sendable
-
-    def _span(self, entry: PositionedRecord) -> ReadableSpan:
-        span = span_from_record(entry.record, Details(self._devices), resource=self._resource)
-        if span.context is None or not span.context.is_valid:
-            raise ValueError("traceId or spanId is not valid")
-        return span
 
     def _deliver(self, spans: list[_Sendable]) -> bool:
         """Send spans; split refused batches in halves until the refused spans are found."""
@@ -185,7 +179,7 @@ class Shipper:
                 f"with a warning: {answer.reason}",
             )
 
-    def _send(self, spans: list[ReadableSpan]) -> Answer | None:
+    def _send(self, spans: list[EncodedSpan]) -> Answer | None:
         """Return the collector's last answer; None: stopped before it accepted or refused."""
         answer = Answer(Fate.WAITING)
 
