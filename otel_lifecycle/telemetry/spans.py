@@ -7,9 +7,9 @@ on it, a request in flight holds little memory, and an unsampled request builds 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
@@ -25,7 +25,6 @@ from opentelemetry.trace import (
 from opentelemetry.util.types import AttributeValue
 
 from otel_lifecycle.model import InputTokenSource, semconv
-from otel_lifecycle.model.endpoint_state import EndpointView
 from otel_lifecycle.model.fields import Field
 from otel_lifecycle.model.record import LifecycleRecord, Reroute
 from otel_lifecycle.model.route import EndpointSnapshot, RouteSnapshot
@@ -43,7 +42,15 @@ from otel_lifecycle.telemetry.attributes import (
 from otel_lifecycle.version import __version__
 
 _NO_DETAILS = Details()
-NO_VIEWS: Mapping[str, EndpointView] = MappingProxyType({})
+
+
+class KeptAttributes(Protocol):
+    """An endpoint that keeps what several requests say of it; an `EndpointView`, for instance."""
+
+    attributes: dict[Hashable, Any]
+
+
+NO_VIEWS: Mapping[str, KeptAttributes] = MappingProxyType({})
 ALL_DETAILS = Details(*(True for _ in Details._fields))
 
 _KINDS = {"server": SpanKind.SERVER, "internal": SpanKind.INTERNAL}
@@ -79,7 +86,7 @@ class Recorded(NamedTuple):
     record: LifecycleRecord
     at: Moments
     details: Details
-    views: Mapping[str, EndpointView] = NO_VIEWS
+    views: Mapping[str, KeptAttributes] = NO_VIEWS
 
 
 def moments(record: LifecycleRecord) -> Moments:
@@ -115,7 +122,7 @@ def end_attributes(
     record: LifecycleRecord,
     at: Moments,
     details: Details = _NO_DETAILS,
-    views: Mapping[str, EndpointView] = NO_VIEWS,
+    views: Mapping[str, KeptAttributes] = NO_VIEWS,
 ) -> Attributes:
     """All other attributes of a finished request.
 
@@ -352,7 +359,7 @@ class RecordSetters(Generic[_Set]):
         record: LifecycleRecord,
         at: Moments,
         details: Details,
-        views: Mapping[str, EndpointView],
+        views: Mapping[str, KeptAttributes],
     ) -> None:
         """Sets the attributes of `end_attributes`, which has the same arguments."""
         started_ns = at.begins_ns if at.dispatched_ns is None else at.dispatched_ns
@@ -378,7 +385,7 @@ class RecordSetters(Generic[_Set]):
         _set_latency(attributes, record, route)
 
     def _kept(
-        self, role: _Role, snapshot: EndpointSnapshot, details: Details, view: EndpointView
+        self, role: _Role, snapshot: EndpointSnapshot, details: Details, view: KeptAttributes
     ) -> _Set:
         """The part that stays the same until the next scrape, kept for the requests until then."""
         # As the leader of a pair an endpoint is only identified.

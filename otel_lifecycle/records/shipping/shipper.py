@@ -16,7 +16,8 @@ from otel_lifecycle.records.shipping.checkpoint import Checkpoint
 from otel_lifecycle.records.shipping.notices import Notices
 from otel_lifecycle.records.shipping.sender import Answer, Fate, Sender
 from otel_lifecycle.telemetry.attributes import Details
-from otel_lifecycle.telemetry.otlp.request import EncodedSpan, RecordEncoder
+from otel_lifecycle.telemetry.otlp.encoders import RecordEncoder
+from otel_lifecycle.telemetry.otlp.request import EncodedSpan
 
 BATCH = 512  # spans per request, as in the SDK's own processor
 

@@ -14,7 +14,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otel_lifecycle.runtime.logs import get_logger
-from otel_lifecycle.telemetry.otlp.request import EncodedSpan, SpanEncoder, encode_request
+from otel_lifecycle.telemetry.otlp.encoders import SpanEncoder
+from otel_lifecycle.telemetry.otlp.request import EncodedSpan, encode_request
 from otel_lifecycle.telemetry.otlp.transport import (
     GRPC,
     EncodedBodies,

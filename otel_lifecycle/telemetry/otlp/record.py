@@ -12,13 +12,13 @@ from typing import Any
 
 from opentelemetry.trace import SpanKind, TraceState
 
-from otel_lifecycle.model.endpoint_state import EndpointView
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.telemetry.attributes import Details, setter
 from otel_lifecycle.telemetry.otlp.span import SPAN_KEYS, encode_event, encode_trace_state, join
 from otel_lifecycle.telemetry.otlp.wire import SMALL, Texts, int64, pack_double
 from otel_lifecycle.telemetry.spans import (
     NO_VIEWS,
+    KeptAttributes,
     Moments,
     RecordSetters,
     end_attributes,
@@ -33,8 +33,15 @@ _STATUS_UNSET, _STATUS_ERROR = b"\x7a\x00", b"\x7a\x02\x18\x02"
 _STATES = Texts(lambda header: encode_trace_state(TraceState.from_header([header])))
 
 
-def encode_record(record: LifecycleRecord, details: Details) -> bytes:
+def encode_record(
+    record: LifecycleRecord, details: Details, views: Mapping[str, KeptAttributes] = NO_VIEWS
+) -> bytes:
     """Return the message of the span that `span_from_record` makes of a record.
+
+    Args:
+        record: A record that was read.
+        details: Which optional attributes to add.
+        views: The endpoints of its route, by role: they keep what other records say of them too.
 
     Raises:
         ValueError: The record has no trace id or span id, or one that is not valid.
@@ -57,7 +64,7 @@ def encode_record(record: LifecycleRecord, details: Details) -> bytes:
         kind.value,
         at.begins_ns,
         at.completed_ns or 0,
-        (*attribute_fields(record, at, details), *event_fields(record, at)),
+        (*attribute_fields(record, at, details, views), *event_fields(record, at)),
         _STATUS_UNSET if record.error is None else _STATUS_ERROR,
     )
 
@@ -66,7 +73,7 @@ def attribute_fields(
     record: LifecycleRecord,
     at: Moments,
     details: Details,
-    views: Mapping[str, EndpointView] = NO_VIEWS,
+    views: Mapping[str, KeptAttributes] = NO_VIEWS,
 ) -> list[bytes]:
     """Return the attributes of a record, encoded; the arguments are those of `end_attributes`."""
     fields = _Fields()

@@ -122,7 +122,7 @@ class Key:
         self.double = self._before(_DOUBLE, 8)
         self.true, self.false = self._before(_TRUE, 0), self._before(_FALSE, 0)
         self.ints = tuple(self._before(_INT, length) for length in range(11))
-        self.texts = Texts(lambda value: self.attribute(text(_STRING, value)))
+        self.texts = Texts(self._text)
         self.arrays: dict[tuple[object, ...], bytes] = {}
 
     def attribute(self, value: bytes) -> bytes:
@@ -143,6 +143,9 @@ class Key:
                 self.arrays.clear()
             self.arrays[values] = encoded
         return encoded
+
+    def _text(self, value: str) -> bytes:
+        return self.attribute(text(_STRING, value))
 
     def _before(self, beginning: bytes, more: int) -> bytes:
         """An attribute whose value begins so, and has so many more bytes."""
@@ -182,25 +185,25 @@ class Keys(dict[str, Key]):
             except Exception as error:
                 _report(name, error)
 
-    def put_one(self, out: Callable[[bytes], object], name: str, value: Any) -> None:
+    def put_one(self, out: Callable[[bytes], object], name: str, value: object) -> None:
         """Encode an attribute whole, or raise what prevents it and put out nothing."""
-        key = self[name]
-        kind = cast("type[object]", type(value))
+        key, kind = self[name], type(value)
+        given: Any = value
         # By type, never by value: 1 == True == 1.0.
         if kind is str:
-            out(key.texts[value])
+            out(key.texts[given])
         elif kind is float:
-            number = pack_double(value)
+            number = pack_double(given)
             out(key.double)
             out(number)
         elif kind is int:
-            number = int64(value)
+            number = int64(given)
             out(key.ints[len(number)])
             out(number)
         elif kind is bool:
             out(key.true if value else key.false)
         elif kind is tuple:
-            out(key.array(value))
+            out(key.array(given))
         else:
             out(key.attribute(any_value(value)))
 

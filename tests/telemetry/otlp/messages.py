@@ -8,7 +8,8 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
 
-from otel_lifecycle.telemetry.otlp.request import EncodedSpan, SpanEncoder, encode_request
+from otel_lifecycle.telemetry.otlp.encoders import SpanEncoder
+from otel_lifecycle.telemetry.otlp.request import EncodedSpan, encode_request
 
 
 def stock(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:

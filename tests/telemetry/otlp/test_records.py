@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from otel_lifecycle import LifecycleRecord, Load, RequestCompletion, RequestStart, Route
 from otel_lifecycle.model.endpoint_state import EndpointState, EndpointView
 from otel_lifecycle.telemetry.attributes import Details
-from otel_lifecycle.telemetry.otlp.request import RecordEncoder, SpanEncoder
+from otel_lifecycle.telemetry.otlp.encoders import RecordEncoder, SpanEncoder
 from otel_lifecycle.telemetry.spans import ALL_DETAILS, Recorded, moments, span_from_record
 from tests.conftest import Bench
 from tests.routes import disaggregated, start
@@ -162,4 +162,4 @@ def test_what_is_kept_is_bounded(bench: Bench) -> None:
     }
 
     assert len(resources) == 600
-    assert len(encoder.kept) <= 256
+    assert len(encoder.resources) <= 256
