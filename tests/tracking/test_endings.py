@@ -77,11 +77,18 @@ def test_block_left_without_an_end(bench: Bench, streaming: bool, error: str) ->
     assert endings(bench) == [("error", error)]
 
 
+class ProgramError(Exception):
+    """As the program itself would define one."""
+
+    __module__ = "__main__"
+
+
 @pytest.mark.parametrize(
     ("end", "ending"),
     [
         (lambda tracked: tracked.complete(), ("completed", None)),
         (lambda tracked: tracked.fail(OSError("text")), ("error", "OSError")),
+        (lambda tracked: tracked.fail(ProgramError()), ("error", "ProgramError")),
         (lambda tracked: tracked.fail("http_500"), ("error", "http_500")),
         (lambda tracked: tracked.disconnect(), ("client_disconnect", None)),
         (
