@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections import defaultdict
 from statistics import median
@@ -37,8 +38,8 @@ class Accuracy:
             self._endpoints[endpoint_name(snapshot)]
             for _, snapshot in (endpoints[0], endpoints[-1])
         )
-        prefilling.ttft.add(predicted.ttft_ms, actual.ttft_ms)
-        decoding.tpot.add(predicted.tpot_ms, actual.tpot_ms)
+        prefilling.compared["TTFT"].add(predicted.ttft_ms, actual.ttft_ms)
+        decoding.compared["TPOT"].add(predicted.tpot_ms, actual.tpot_ms)
 
     def print(self, console: Console) -> None:
         """Print the table."""
@@ -51,28 +52,31 @@ class Accuracy:
                 style="dim",
             )
         )
+        # Both latencies side by side, or below each other on a narrow terminal.
+        both = self._table("TTFT", "TPOT")
+        unlimited = console.options.update_width(sys.maxsize)
+        fits = console.measure(both, options=unlimited).maximum <= console.width
+        for table in (both,) if fits else (self._table("TTFT"), self._table("TPOT")):
+            console.print(table)
+            console.print()
+
+    def _table(self, *targets: str) -> Table:
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="")
         table.add_column("\nendpoint", overflow="fold")
-        table.add_column("\nrequests", justify="right")
-        for target in ("TTFT", "TPOT"):
+        table.add_column("\nrequests", justify="right", no_wrap=True)
+        for target in targets:
             for first, second in ((target, "n"), ("", "predicted"), ("", "actual"), ("", "error")):
-                table.add_column(f"{first}\n{second}", justify="right")
+                table.add_column(f"{first}\n{second}", justify="right", no_wrap=True)
         for name, endpoint in sorted(self._endpoints.items()):
-            table.add_row(
-                shortened(name),
-                count(endpoint.requests),
-                *endpoint.ttft.cells(),
-                *endpoint.tpot.cells(),
-            )
-        console.print(table)
-        console.print()
+            cells = [cell for target in targets for cell in endpoint.compared[target].cells()]
+            table.add_row(shortened(name), count(endpoint.requests), *cells)
+        return table
 
 
 class _Endpoint:
     def __init__(self) -> None:
         self.requests = 0
-        self.ttft = _Comparison()
-        self.tpot = _Comparison()
+        self.compared = {"TTFT": _Comparison(), "TPOT": _Comparison()}
 
 
 class _Comparison:

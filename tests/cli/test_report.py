@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -288,3 +297,38 @@ def test_long_names() -> None:
     """A long pod name is shortened in the middle: its end distinguishes pods."""
     assert shortened("production/vllm-qwen3-8b-6c9f7d5b8d-x2v4q") == "produ…d5b8d-x2v4q"
     assert shortened("demo/qwen-0") == "demo/qwen-0"
+
+
+@pytest.mark.parametrize("columns", [100, 80, 60])
+def test_narrow_terminal(tmp_path: Path, columns: int) -> None:
+    """No line is longer than the terminal is wide, and no column loses its name or a number."""
+    path = write(tmp_path / "records.jsonl", *RECORDS)
+    shown = on_a_terminal(columns, "report", str(path))
+
+    assert max(len(line.rstrip()) for line in shown.splitlines()) <= columns
+    for word in ("endpoint", "requests", "predicted", "actual", "error", "TTFT", "TPOT"):
+        assert word in shown
+    assert "…" not in shown.partition("Predicted against")[2].partition("In-flight load")[0]
+
+
+def on_a_terminal(columns: int, *arguments: str) -> str:
+    """Run the command on a terminal of that width; return what it shows, without colours."""
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    code = "import sys; from otel_lifecycle.cli import main; sys.exit(main())"
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdout=child,
+        stderr=child,
+        stdin=child,
+        env={**environment, "TERM": "xterm"},
+    )
+    os.close(child)
+    shown = b""
+    with suppress(OSError):  # the end of a terminal
+        while piece := os.read(parent, 65_536):
+            shown += piece
+    os.close(parent)
+    assert process.wait(60) == 0
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
