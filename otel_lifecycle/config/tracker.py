@@ -39,6 +39,9 @@ DEFAULT_STORE_NAME = "hermes-inflight"
 ENVIRONMENT_PREFIX = "OTEL_LIFECYCLE_"
 CONFIG_FILE_VARIABLE = "OTEL_LIFECYCLE_CONFIG_FILE"
 
+# The default of zero code: writing each record at once costs a router some percent of its CPU.
+_BATCHES = {"flush_threshold": 100, "flush_interval": timedelta(milliseconds=100)}
+
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -88,6 +91,16 @@ class PersistenceConfig(Settings):
     def rotates(self) -> bool:
         """Whether closed segments are created."""
         return bool(self.rotate_bytes or self.rotate_interval)
+
+    def is_served_by(self, other: PersistenceConfig) -> bool:
+        """Return whether a record file with other settings does what these ask for.
+
+        They may be the same, or say nothing of when to write: zero code and a tracker of the
+        program have different defaults.
+        """
+        if self.model_fields_set.isdisjoint(_BATCHES):
+            return self.model_copy(update=other.model_dump(include=set(_BATCHES))) == other
+        return self == other
 
     @field_validator("output_path")
     @classmethod
@@ -233,6 +246,27 @@ class TrackerConfig(Settings):
         if persistence.get("enabled") is None:
             persistence["enabled"] = bool(persistence.get("output_path"))
         return _validate(cls, {**values, **sections})
+
+    @classmethod
+    def for_zero_code(
+        cls, environment: Mapping[str, str] | None = None, **arguments: Any
+    ) -> TrackerConfig:
+        """Read the settings as `from_environment` does, with the defaults of zero code.
+
+        If neither flush threshold nor flush interval is set, records are written when 100 are
+        queued or after 100 ms, whichever comes first.
+
+        Raises:
+            ConfigError: A setting is refused, or the file cannot be read.
+        """
+        config = cls.from_environment(environment, **arguments)
+        persistence = config.persistence
+        if persistence.model_fields_set.isdisjoint(_BATCHES):
+            # Not counted as set: another tracker of the store may set them.
+            persistence = PersistenceConfig.model_construct(
+                persistence.model_fields_set, **{**dict(persistence), **_BATCHES}
+            )
+        return config.model_copy(update={"persistence": persistence})
 
 
 _SECTIONS: dict[str, type[Settings]] = {

@@ -128,7 +128,7 @@ class RouterInstrumentor(BaseInstrumentor):
             instead = f": did you mean {known}?" if known else ""
             _report(logging.WARNING, f"{name} is no setting of otel-lifecycle{instead}")
         try:
-            config = TrackerConfig.from_environment(**options)
+            config = TrackerConfig.for_zero_code(**options)
         except ConfigError as error:
             _report_refusal(error)
             return

@@ -92,7 +92,7 @@ class LifecycleStore:
         if self.sink is None:
             self.sink = LifecycleSpanProcessor(persistence, self.name)
             self.persistence = persistence
-        elif self.persistence != persistence:
+        elif not persistence.is_served_by(self.persistence):
             raise ConfigError(
                 f"persistence of store {self.name!r} is already set to {self.persistence}, "
                 f"and cannot be {persistence} as well; use one setting or two store names"

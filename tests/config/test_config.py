@@ -584,6 +584,41 @@ def test_precedence(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("variables", "flush"),
+    [
+        ({}, (100, timedelta(milliseconds=100))),
+        ({"FLUSH_THRESHOLD": "0"}, (0, timedelta(0))),
+        ({"FLUSH_INTERVAL": "0"}, (0, timedelta(0))),
+        ({"FLUSH_THRESHOLD": "7"}, (7, timedelta(0))),
+        ({"FLUSH_INTERVAL": "5s"}, (0, timedelta(seconds=5))),
+    ],
+)
+def test_batches_of_zero_code(
+    tmp_path: Path, variables: dict[str, str], flush: tuple[int, timedelta]
+) -> None:
+    """Unless anybody says when to write, it is when 100 records are queued, or after 100 ms."""
+    environment = {f"OTEL_LIFECYCLE_PERSISTENCE_{name}": text for name, text in variables.items()}
+    environment["OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH"] = str(tmp_path / "records.jsonl")
+    config = TrackerConfig.for_zero_code(environment)
+    persistence = config.persistence
+    assert flush == (persistence.flush_threshold, persistence.flush_interval)
+    others = {"flush_threshold": 0, "flush_interval": "0s"}
+    assert TrackerConfig.from_environment(
+        environment, **{f"persistence_{name}": value for name, value in others.items()}
+    ) == config.model_copy(
+        update={"persistence": PersistenceConfig(**{**persistence.model_dump(), **others})}
+    )
+
+
+def test_batches_in_a_file(tmp_path: Path) -> None:
+    """A file may say so as well."""
+    file = tmp_path / "lifecycle.json"
+    file.write_text('{"persistence": {"enabled": true, "outputPath": "a", "flushThreshold": 0}}')
+    config = TrackerConfig.for_zero_code({"OTEL_LIFECYCLE_CONFIG_FILE": str(file)})
+    assert config == TrackerConfig.from_environment({"OTEL_LIFECYCLE_CONFIG_FILE": str(file)})
+
+
 def test_file_and_path_elsewhere(tmp_path: Path) -> None:
     """A file may enable persistence and leave the path to each process."""
     file = tmp_path / "lifecycle.json"

@@ -29,6 +29,7 @@ _LONGEST_SECONDS = 0.5
     ("name", "settings"),
     [
         ("one file", {"flush_interval": "10ms"}),
+        ("one file, as zero code writes it", {"flush_threshold": 100, "flush_interval": "100ms"}),
         ("segments, gzip", {"flush_interval": "10ms", **workers.SMALL_SEGMENTS}),
         (
             "segments, gzip, fsync",

@@ -77,6 +77,74 @@ def test_signal(
     assert counted == {frozenset(): 10}
 
 
+def test_signal_with_the_default_flush(tmp_path: Path, engine: str, receiver: OTLPReceiver) -> None:
+    """Nor is anything lost of what waits for a flush when nobody says how long it may."""
+    records = tmp_path / "records.jsonl"
+    settings = {"OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH": str(records)}
+    serve_until(signal.SIGTERM, 10, tmp_path, receiver, ENGINE=engine, **settings)
+
+    assert [record.outcome for record in read_records(records)] == [Outcome.COMPLETED] * 10
+
+
+IN_PROCESS = """
+import asyncio
+import httpx
+import signal
+import sys
+import time
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+async def answer(request):
+    return JSONResponse({"usage": {"completion_tokens": 1}})
+
+async def serve(requests):
+    app = Starlette(routes=[Route("/v1/completions", answer, methods=["POST"])])
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://router") as client:
+        for _ in range(requests):
+            await client.post("/v1/completions", json={"model": "m", "prompt": "hello"})
+
+asyncio.run(serve(7))
+"""
+ENDINGS = {
+    "normal": ("", 0),
+    "Control-C": (
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.raise_signal(signal.SIGINT)",
+        -signal.SIGINT,
+    ),
+    "the default of SIGTERM, later": (
+        # It runs no code of Python, so what is in the file by then was written in time.
+        "while open(sys.argv[1]).read().count('\\n') < 7: time.sleep(0.01)\n"
+        "signal.raise_signal(signal.SIGTERM)",
+        -signal.SIGTERM,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_plain_program(tmp_path: Path, name: str) -> None:
+    """A program without uvicorn writes all as well: after a moment, and when its Python exits."""
+    ending, code = ENDINGS[name]
+    records, script = tmp_path / "records.jsonl", tmp_path / "router.py"
+    script.write_text(IN_PROCESS + ending)
+    environment = {
+        **os.environ,
+        "OTEL_TRACES_EXPORTER": "none",
+        "OTEL_METRICS_EXPORTER": "none",
+        "OTEL_LOGS_EXPORTER": "none",
+        "OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH": str(records),
+    }
+    instrument = str(Path(sys.executable).with_name("opentelemetry-instrument"))
+    command = [instrument, sys.executable, str(script), str(records)]
+    process = subprocess.run(command, env=environment, timeout=60, capture_output=True, text=True)
+
+    assert process.returncode == code, process.stderr
+    assert len(list(read_records(records))) == 7
+
+
 def test_signal_beside_calls_that_hang(tmp_path: Path, engine: str, receiver: OTLPReceiver) -> None:
     """A router whose threads all hang still ends at its signal, without losses."""
     records = tmp_path / "records.jsonl"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from otel_lifecycle import ConfigError, RequestLifecycleTracker
+from otel_lifecycle import ConfigError, RequestLifecycleTracker, TrackerConfig
 from tests.records.helpers import open_descriptors, recorded, serve
 from tests.waiting import eventually
 
@@ -72,6 +73,30 @@ def test_conflict(
     serve(first, *(requests := ["a"]))
     first.close()
     assert requests == recorded(path)
+
+
+def test_zero_code_shares_a_store(path: Path) -> None:
+    """Whoever says nothing of when to write takes what the other of its store says."""
+    environment = {
+        "OTEL_LIFECYCLE_STORE_NAME": f"shared by zero code: {path}",
+        "OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH": str(path),
+    }
+    of_the_program = TrackerConfig.from_environment(environment)
+    of_zero_code = TrackerConfig.for_zero_code(environment)
+    said = TrackerConfig.from_environment(environment, persistence_flush_threshold=1_000)
+    for first, second in (
+        (of_the_program, of_zero_code),
+        (of_zero_code, of_the_program),
+        (said, of_zero_code),
+    ):
+        with contextlib.ExitStack() as stack:
+            trackers = [RequestLifecycleTracker(config) for config in (first, second)]
+            for tracker in trackers:
+                stack.callback(tracker.close)
+            assert trackers[0].store.persistence == first.persistence
+            for tracker in trackers:
+                serve(tracker, "one each")
+    assert recorded(path) == ["one each"] * 6
 
 
 def test_other_file_conflicts(make_tracker: MakeTracker, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def examine_settings(diagnosis: Diagnosis, environment: Mapping[str, str]) -> Tr
         instead = f"; did you mean {known}?" if known else ""
         diagnosis.warn(f"the variable {variable} is unknown{instead}")
     try:
-        config = TrackerConfig.from_environment(environment)
+        config = TrackerConfig.for_zero_code(environment)
     except ConfigError as error:
         diagnosis.fact("refused", str(error))
         diagnosis.problem(f"a setting is invalid, so the router stays uninstrumented: {error}")
