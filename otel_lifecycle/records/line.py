@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Generic, TypeAlias, TypeVar
@@ -117,12 +118,28 @@ _timestamps = attrgetter(*(f.name for f in fields_of(LifecycleRecord) if f.kind 
 
 def _check_timestamps(record: LifecycleRecord) -> None:
     """Reject dates that do not exist and times that no span can have."""
-    for moment in (*_timestamps(record), *(reroute.at for reroute in record.rerouted)):
-        if moment is None:
-            continue
-        try:
-            unix_ns = parse_timestamp(moment)
-        except ValueError as error:
-            raise ValueError(f"timestamp {moment!r}: {error}") from error
-        if not 0 <= unix_ns < _END_OF_TIME_NS:
-            raise ValueError(f"timestamp {moment!r} is before 1970 or after 2262")
+    for moment in _timestamps(record):
+        if moment is not None and not (len(moment) == 30 and _is_possible(moment[:19])):
+            _check_timestamp(moment)
+    for reroute in record.rerouted:
+        _check_timestamp(reroute.at)
+
+
+def _check_timestamp(moment: str) -> None:
+    try:
+        unix_ns = parse_timestamp(moment)
+    except ValueError as error:
+        raise ValueError(f"timestamp {moment!r}: {error}") from error
+    if not 0 <= unix_ns < _END_OF_TIME_NS:
+        raise ValueError(f"timestamp {moment!r} is before 1970 or after 2262")
+
+
+@lru_cache(maxsize=256)  # consecutive requests share their second
+def _is_possible(second: str) -> bool:
+    """Whether every nanosecond of a second is a time that a span can have."""
+    try:
+        _check_timestamp(f"{second}.000000000Z")
+        _check_timestamp(f"{second}.999999999Z")
+    except ValueError:
+        return False
+    return True

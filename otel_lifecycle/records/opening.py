@@ -16,6 +16,7 @@ from otel_lifecycle.records.names import COMPRESSED
 from otel_lifecycle.records.segment import lock, unlock
 
 SKIPPED_BYTES = 1 << 16
+_BUFFER_BYTES = 64 << 10  # some twenty lines; Python's default has two
 _FINGERPRINT_BYTES = 4096
 
 
@@ -70,7 +71,7 @@ def buffered(handle: BinaryIO) -> BinaryIO:
     """
     if isinstance(handle, gzip.GzipFile):  # buffers itself, and its file does not change
         return handle
-    return open(handle.fileno(), "rb", closefd=False)
+    return open(handle.fileno(), "rb", _BUFFER_BYTES, closefd=False)
 
 
 def open_if_there(path: Path) -> BinaryIO | None:

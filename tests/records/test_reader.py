@@ -157,6 +157,17 @@ def test_impossible_moment(
     assert f"{path}:2: timestamp {moment!r}{reason}" == str(refused.value)
 
 
+def test_the_last_moment(tmp_path: Path, lines: list[bytes]) -> None:
+    """The end of what a span can say is exact to the nanosecond."""
+    path = tmp_path / "moments.jsonl"
+    last, beyond = (f"2262-04-11T23:47:16.85477580{digit}Z" for digit in (7, 8))
+    path.write_bytes(changed(lines[0], completedAt=last) + changed(lines[1], completedAt=beyond))
+    reading = read_records(path)
+    assert next(reading).completed_at == last
+    with pytest.raises(RecordError, match=r":2: timestamp .* is before 1970 or after 2262$"):
+        next(reading)
+
+
 def test_unknown_fields(tmp_path: Path, lines: list[bytes]) -> None:
     """Unknown fields are accepted, at any depth, and ignored."""
     path = tmp_path / "extended.jsonl"
