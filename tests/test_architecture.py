@@ -27,7 +27,9 @@ LAYERS = [
     {"prediction", "state", "telemetry"},
     {"records"},
     {"tracking"},
-    {"analysis", "instrumentation", "testing"},
+    {"instrumentation", "testing"},
+    {"observation"},
+    {"analysis"},
     {"cli"},
 ]
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -1,4 +1,4 @@
-"""The command line: `otel-lifecycle demo | doctor | report | ship | tail | validate`."""
+"""The command line: `otel-lifecycle demo`, `doctor`, `observe`, `report`, `ship` and others."""
 
 from __future__ import annotations
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from importlib.util import find_spec
-from math import isfinite
 from pathlib import Path
 from typing import NoReturn
 
 from otel_lifecycle.cli.errors import USAGE, CommandError
+from otel_lifecycle.cli.numbers import positive, whole_number
+from otel_lifecycle.cli.unhooked.arguments import add_unhooked
 from otel_lifecycle.config.durations import parse_go_duration
 from otel_lifecycle.version import __version__
 
@@ -61,6 +61,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="COMMAND",
         nargs="*",
         help="the command that starts the router, after `--` (default: examine this environment)",
+    )
+    doctor.add_argument(
+        "--envoy",
+        metavar="CONFIG",
+        type=Path,
+        help="instead, show what `observe` would learn from the access log of this Envoy "
+        "configuration, in YAML or JSON",
     )
     doctor.set_defaults(run=_doctor)
     report = commands.add_parser(
@@ -115,6 +122,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     _add_ship(ship)
+    add_unhooked(commands.add_parser)
     for command in (report, export, validate, tail, ship):
         command.add_argument("paths", metavar="PATH", type=Path, nargs="+", help=_PATH_HELP)
     return parser
@@ -217,14 +225,14 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engines",
         metavar="N",
-        type=_whole_number(1),
+        type=whole_number(1),
         default=4,
         help="number of engines; in pd mode half of them prefill (default: %(default)s)",
     )
     parser.add_argument(
         "--requests",
         metavar="N",
-        type=_whole_number(1),
+        type=whole_number(1),
         default=300,
         help="number of requests (default: %(default)s)",
     )
@@ -237,7 +245,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--speed",
         metavar="X",
-        type=_positive,
+        type=positive,
         help="run the workload, engines included, X times as fast "
         "(default: 1; for a trace, the speed that gives 15 requests per second)",
     )
@@ -250,7 +258,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed",
         metavar="N",
-        type=_whole_number(0),
+        type=whole_number(0),
         default=0,
         help="seed of the bundled workload (default: %(default)s)",
     )
@@ -269,7 +277,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from otel_lifecycle.cli.doctor import run
 
-    return run(arguments.command)
+    return run(arguments.command, arguments.envoy)
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -325,15 +333,6 @@ def _require(command: str, extra: str, *modules: str) -> None:
         )
 
 
-def _whole_number(minimum: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"must be a whole number >= {minimum}, got {text!r}")
-        return int(text)
-
-    return parse
-
-
 def _milliseconds(text: str) -> float:
     try:
         nanoseconds = parse_go_duration(text)
@@ -342,13 +341,3 @@ def _milliseconds(text: str) -> float:
     if nanoseconds <= 0:
         raise argparse.ArgumentTypeError(f"must be longer than 0, got {text!r}")
     return nanoseconds / 1e6
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not (isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"must be a number > 0, got {text!r}")
-    return value

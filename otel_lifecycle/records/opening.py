@@ -17,7 +17,7 @@ from otel_lifecycle.records.segment import lock, unlock
 
 SKIPPED_BYTES = 1 << 16
 _BUFFER_BYTES = 64 << 10  # some twenty lines; Python's default has two
-_FINGERPRINT_BYTES = 4096
+FINGERPRINT_BYTES = 4096
 
 
 class Identity(NamedTuple):
@@ -105,13 +105,13 @@ def is_being_written(handle: BinaryIO) -> bool:
 def read_fingerprint(handle: BinaryIO) -> str:
     """Return the digest of a file's first line; empty: it has no line yet."""
     handle.seek(0)
-    return fingerprint(handle.readline(_FINGERPRINT_BYTES))
+    return fingerprint(handle.readline(FINGERPRINT_BYTES))
 
 
 def fingerprint(first_line: bytes) -> str:
     """Return the digest of a first line; empty: the line may be unfinished."""
-    start = first_line[:_FINGERPRINT_BYTES]
-    if len(start) < _FINGERPRINT_BYTES and not start.endswith(b"\n"):
+    start = first_line[:FINGERPRINT_BYTES]
+    if len(start) < FINGERPRINT_BYTES and not start.endswith(b"\n"):
         return ""
     return hashlib.blake2b(start, digest_size=16).hexdigest()
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from otel_lifecycle.cli.doctor.command import Program, resolve
 from otel_lifecycle.cli.doctor.destinations import examine_destinations
 from otel_lifecycle.cli.doctor.diagnosis import Diagnosis
 from otel_lifecycle.cli.doctor.environment import examine_environment
+from otel_lifecycle.cli.doctor.envoy import examine_envoy
 from otel_lifecycle.cli.doctor.instrumentations import examine_instrumentations
 from otel_lifecycle.cli.doctor.interpreter import Interpreter, ProbeError
 from otel_lifecycle.cli.doctor.program import INSTRUMENT, examine_program, examine_runs
@@ -20,12 +22,23 @@ from otel_lifecycle.cli.errors import FAILED, CommandError
 from otel_lifecycle.cli.printing import open_printer
 
 
-def run(command: Sequence[str]) -> int:
+def run(command: Sequence[str], envoy: Path | None = None) -> int:
     """Examine this environment, or a command's, and print the findings.
+
+    Args:
+        command: The command that starts the router; empty: this environment.
+        envoy: A configuration of Envoy to examine instead.
 
     Returns:
         The exit code: 0 if it would work, 1 if not.
     """
+    if envoy is not None:
+        if command:
+            raise CommandError("name either a command, or with --envoy a configuration")
+        diagnosis = Diagnosis()
+        examine_envoy(diagnosis, envoy)
+        diagnosis.print(open_printer())
+        return FAILED if diagnosis.problems else 0
     if command and os.path.basename(command[0]) == INSTRUMENT:
         raise CommandError(f"omit {INSTRUMENT}, and name the command that it starts")
     diagnosis = Diagnosis()

@@ -1,0 +1,1 @@
+"""The commands for routers that cannot be hooked."""

@@ -1,0 +1,113 @@
+"""`otel-lifecycle observe`: records the requests of a router that cannot be hooked."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from otel_lifecycle.analysis.formatting import plural
+from otel_lifecycle.cli.errors import FAILED, CommandError, warn
+from otel_lifecycle.config import ConfigError
+from otel_lifecycle.observation.observatory import Observatory, Options
+
+_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_END_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class ObserveOptions:
+    """The options of the command."""
+
+    envoy_log: Path
+    output: Path | None
+    checkpoint: Path | None
+    endpoints: Path | None
+    abandon_after: float
+    once: bool
+
+
+def run(options: ObserveOptions) -> int:
+    """Observe until stopped; return the exit code."""
+    # The shipper reports what they would log at each attempt.
+    logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
+    with ExitStack() as stack:
+        try:
+            observatory = Observatory(
+                Options(
+                    log=options.envoy_log,
+                    output=options.output,
+                    checkpoint=options.checkpoint,
+                    endpoints=options.endpoints,
+                    abandon_after=options.abandon_after,
+                ),
+                sys.stdout,
+                warn,
+            )
+        except (ConfigError, ValueError, RuntimeError) as error:
+            raise CommandError(str(error)) from error
+        except OSError as error:
+            place = error.filename or options.output or options.envoy_log
+            raise CommandError(f"{place}: {error.strerror or error}") from error
+        stack.callback(observatory.close)
+        finished = _run(observatory, follow=not options.once)
+        if observatory.unfinished:
+            warn(f"{observatory.unfinished}: skipped, the line has no end yet")
+    warn(_summary(observatory))
+    return FAILED if options.once and (observatory.problems or not finished) else 0
+
+
+def _run(observatory: Observatory, *, follow: bool) -> bool:
+    """Observe on a separate thread, so that a signal interrupts no step of it."""
+    finished = False
+    failure: BaseException | None = None
+    ended = threading.Event()
+
+    def work() -> None:
+        nonlocal finished, failure
+        try:
+            finished = observatory.run(follow=follow)
+        except BaseException as error:
+            failure = error
+        finally:
+            ended.set()
+
+    for number in _ENDING_SIGNALS:
+        signal.signal(number, _interrupt)
+    try:
+        threading.Thread(target=work, name="otel-lifecycle-observe", daemon=True).start()
+        ended.wait()
+    except KeyboardInterrupt:
+        observatory.stop()
+        ended.wait(_END_SECONDS)
+    if failure is not None:
+        raise failure
+    return finished
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Ignore further signals, and interrupt the wait."""
+    for each in _ENDING_SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _summary(observatory: Observatory) -> str:
+    counts = observatory.counts
+    line = (
+        f"{plural(counts.records, 'record')} of {counts.entries:,} entries, "
+        f"{counts.abandoned:,} of them abandoned; still in flight: {observatory.open_requests:,}; "
+        f"left out: {counts.not_inference:,} not inference, {counts.without_id:,} without an id, "
+        f"{counts.late:,} late entries, {plural(observatory.problems, 'problem')}"
+    )
+    if observatory.repeated:
+        line += f"; {observatory.repeated:,} were recorded before"
+    spans = observatory.spans
+    if spans is not None:
+        line += f"; {plural(spans.sent, 'span')} sent, {spans.refused:,} refused"
+    return line

@@ -1,0 +1,311 @@
+"""Joins the entries of each request, and makes a lifecycle of them.
+
+Envoy makes an entry when a request arrives, when an attempt to reach an endpoint begins and ends,
+and when the request ends. Only the last is needed for a record. The others tell of the load of the
+endpoints while requests are in flight, and of attempts that failed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+import msgspec
+
+from otel_lifecycle.instrumentation.http.requests.operations import paths
+from otel_lifecycle.model import Outcome, RequestCompletion
+from otel_lifecycle.model.record import LifecycleRecord
+from otel_lifecycle.observation.entry import (
+    END,
+    READY,
+    START,
+    UPSTREAM_END,
+    Entry,
+    known,
+    selected,
+    unix_ns,
+)
+from otel_lifecycle.observation.lifecycles import Attempt, Lifecycles, Observed, SavedDispatch
+
+_NO_INFERENCE = ("GET", "HEAD", "OPTIONS", "DELETE")
+_GRACE_SECONDS = 1.0  # for the entries of attempts, which may come after that of the end
+_ENDED = 16_384
+_MOST_ALIKE = 16  # requests in flight with the same id, among which attempts are told apart
+_MOST_ATTEMPTS = 64
+_MOST_ORPHANS = 1_024
+
+
+@dataclass
+class Counts:
+    """What became of entries and requests, as numbers.
+
+    Attributes:
+        entries: Valid entries.
+        records: Records made.
+        abandoned: Records of requests whose end never came.
+        not_inference: Requests that were none for a model.
+        without_id: Requests without an id.
+        late: Entries of requests that had ended.
+    """
+
+    entries: int = 0
+    records: int = 0
+    abandoned: int = 0
+    not_inference: int = 0
+    without_id: int = 0
+    late: int = 0
+
+
+class SavedRequest(msgspec.Struct):
+    """A request in flight, as it is kept while the observer is not running."""
+
+    entry: Entry
+    end: Entry | None
+    attempts: list[Attempt]
+    dispatch: SavedDispatch | None
+
+
+class _Orphan(NamedTuple):
+    """An entry of an attempt whose request was not seen yet."""
+
+    entry: Entry
+    began_ns: int
+    seen_at: float
+
+
+class Joiner:
+    """Takes the entries of a log, and hands over the requests that they complete.
+
+    The entries of one request may come in any order, and between those of others. Not thread-safe.
+
+    Args:
+        lifecycles: Makes lifecycles of requests.
+        done: Receives each finished record.
+        abandon_after: Seconds after which a request whose end did not come counts as abandoned.
+        max_open: Requests in flight; beyond it the oldest are abandoned.
+        monotonic: Seconds, for time limits.
+
+    Attributes:
+        counts: What became of entries and requests.
+    """
+
+    def __init__(
+        self,
+        lifecycles: Lifecycles,
+        done: Callable[[LifecycleRecord], None],
+        *,
+        abandon_after: float,
+        max_open: int = 1_000_000,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.counts = Counts()
+        self._lifecycles = lifecycles
+        self._done = done
+        self._abandon_after = abandon_after
+        self._max_open = max_open
+        self._monotonic = monotonic
+        self._operation = paths(lifecycles.config.paths).operation
+        self._open: dict[str, Observed] = {}  # the oldest first
+        self._by_id: dict[str, dict[str, Observed]] = {}
+        self._held: dict[str, Observed] = {}  # ended, but not all attempts are known
+        self._ended: dict[str, None] = {}
+        self._orphans: dict[str, list[_Orphan]] = {}  # attempts of requests not seen yet, by id
+        self._newest_ns = 0
+        self._tells_attempts = False
+
+    @property
+    def open_requests(self) -> int:
+        """How many requests are in flight."""
+        return len(self._open)
+
+    def take(self, entry: Entry) -> None:
+        """Take one entry.
+
+        Raises:
+            ValueError: A value that is needed is invalid; the entry is left out.
+        """
+        arrived_ns = unix_ns(entry.t)
+        self._newest_ns = arrived_ns
+        self.counts.entries += 1
+        if not known(entry.rid):
+            self.counts.without_id += entry.type == END
+        elif entry.type in (READY, UPSTREAM_END):
+            self._tells_attempts = True
+            self._attempt(entry, arrived_ns)
+        elif not self._is_inference(entry):
+            self.counts.not_inference += entry.type == END
+        elif entry.type == START:
+            self._begin(entry, arrived_ns)
+        else:
+            self._end(entry, arrived_ns)
+
+    def expire(self, *, at_end: bool = False) -> None:
+        """Finish what has waited too long for entries that did not come.
+
+        Args:
+            at_end: Nothing more will be read. Requests that have ended wait no longer, and the
+                others are as old as the log says.
+        """
+        now = self._monotonic()
+        while self._orphans:
+            first = next(iter(self._orphans.values()))[0]
+            if not at_end and now - first.seen_at < _GRACE_SECONDS:
+                break
+            self._drop_orphans()
+        while self._held:
+            oldest = next(iter(self._held.values()))
+            if not at_end and now - oldest.seen_at < _GRACE_SECONDS:
+                break
+            self._finish(oldest)
+        while self._open:
+            oldest = next(iter(self._open.values()))
+            age = now - oldest.seen_at
+            if at_end:
+                age = (self._newest_ns - oldest.arrived_ns) / 1e9
+            if age < self._abandon_after and len(self._open) <= self._max_open:
+                break
+            if oldest.end is None:
+                self._abandon(oldest)
+            else:
+                self._finish(oldest)
+
+    def _keep_orphan(self, orphan: _Orphan) -> None:
+        alike = self._orphans.setdefault(known(orphan.entry.rid), [])
+        if len(alike) < _MOST_ATTEMPTS:
+            alike.append(orphan)
+        else:
+            self.counts.late += 1
+        if len(self._orphans) > _MOST_ORPHANS:
+            self._drop_orphans()
+
+    def _drop_orphans(self) -> None:
+        """Leave out the oldest attempts whose request did not come."""
+        self.counts.late += len(self._orphans.pop(next(iter(self._orphans))))
+
+    def saved(self) -> list[SavedRequest]:
+        """Return the requests in flight, for `restore`."""
+        return [
+            SavedRequest(
+                request.entry, request.end, request.attempts, self._lifecycles.save(request)
+            )
+            for request in self._open.values()
+        ]
+
+    def restore(self, saved: list[SavedRequest]) -> None:
+        """Continue with requests that were in flight."""
+        for each in saved:
+            request = self._add(each.entry, unix_ns(each.entry.t))
+            request.attempts = each.attempts
+            if each.dispatch is not None:
+                self._lifecycles.restore(request, each.dispatch)
+            if each.end is not None:
+                self._hold(request, each.end)
+            self._tells_attempts = self._tells_attempts or bool(each.attempts)
+
+    def _is_inference(self, entry: Entry) -> bool:
+        if entry.method in _NO_INFERENCE:
+            return False
+        path = known(entry.path)
+        return not path or self._operation(path) is not None
+
+    def _begin(self, entry: Entry, arrived_ns: int) -> None:
+        key = _key(entry)
+        if key in self._open or key in self._ended:
+            self.counts.late += 1
+        else:
+            self._add(entry, arrived_ns)
+
+    def _add(self, entry: Entry, arrived_ns: int) -> Observed:
+        request = Observed(_key(entry), entry, arrived_ns, self._monotonic())
+        self._open[request.key] = request
+        self._by_id.setdefault(request.request_id, {})[request.key] = request
+        for orphan in self._orphans.pop(request.request_id, ()) if self._orphans else ():
+            self._attempt(orphan.entry, orphan.began_ns)
+        return request
+
+    def _attempt(self, entry: Entry, began_ns: int) -> None:
+        request = self._request_of(entry, began_ns)
+        if request is None:
+            self._keep_orphan(_Orphan(entry, began_ns, self._monotonic()))
+            return
+        attempt = None
+        for each in request.attempts:
+            if each.began == entry.t:
+                attempt = each
+        if attempt is None:
+            if len(request.attempts) >= _MOST_ATTEMPTS:
+                return
+            attempt = Attempt(entry.t, known(entry.up) or selected(entry))
+            request.attempts.append(attempt)
+        if entry.type == READY:
+            if request.end is None and request.lifecycle is None:
+                self._lifecycles.dispatch(request, selected(entry), entry.pf, began_ns)
+        else:
+            attempt.end = entry
+            attempt.address = known(entry.up) or attempt.address
+        if request.end is not None and request.is_complete:
+            self._finish(request)
+
+    def _request_of(self, entry: Entry, began_ns: int) -> Observed | None:
+        """Return the request in flight that an attempt belongs to: the last that came before."""
+        found = None
+        alike = self._by_id.get(known(entry.rid))
+        if alike is None:
+            return None
+        for request in islice(reversed(alike.values()), _MOST_ALIKE):
+            is_same = not entry.conn or not request.connection or entry.conn == request.connection
+            if is_same and request.arrived_ns <= began_ns:
+                return request
+            found = request if is_same else found
+        return found
+
+    def _end(self, entry: Entry, arrived_ns: int) -> None:
+        key = _key(entry)
+        request = self._open.get(key)
+        if request is None:
+            if key in self._ended:
+                self.counts.late += 1
+                return
+            request = self._add(entry, arrived_ns)
+        elif request.end is not None:
+            self.counts.late += 1
+            return
+        self._hold(request, entry)
+        if request.is_complete or not self._tells_attempts:
+            self._finish(request)
+
+    def _hold(self, request: Observed, end: Entry) -> None:
+        request.end = end
+        request.seen_at = self._monotonic()
+        self._lifecycles.release(request)
+        self._held[request.key] = request
+
+    def _finish(self, request: Observed) -> None:
+        self._forget(request)
+        self.counts.records += 1
+        self._done(self._lifecycles.finish(request))
+
+    def _abandon(self, request: Observed) -> None:
+        self._forget(request)
+        self.counts.records += 1
+        self.counts.abandoned += 1
+        self._done(self._lifecycles.finish(request, RequestCompletion(outcome=Outcome.ABANDONED)))
+
+    def _forget(self, request: Observed) -> None:
+        del self._open[request.key]
+        alike = self._by_id[request.request_id]
+        del alike[request.key]
+        if not alike:
+            del self._by_id[request.request_id]
+        self._held.pop(request.key, None)
+        self._ended[request.key] = None
+        if len(self._ended) > _ENDED:
+            del self._ended[next(iter(self._ended))]
+
+
+def _key(entry: Entry) -> str:
+    """Return what the entries of one request have in common: clients may repeat ids."""
+    return f"{entry.rid} {entry.t} {entry.conn or ''}"

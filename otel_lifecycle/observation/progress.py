@@ -1,0 +1,125 @@
+"""What an observer keeps while it is not running."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from otel_lifecycle.observation.join import SavedRequest
+from otel_lifecycle.records import FilePosition
+from otel_lifecycle.records.names import absolute
+from otel_lifecycle.runtime.files import read_file
+
+_VERSION = 1
+_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class ProgressError(ValueError):
+    """Progress that cannot be used; the text gives the reason."""
+
+
+class Progress(msgspec.Struct, forbid_unknown_fields=True):
+    """How far a log was read, and what has become of that.
+
+    Attributes:
+        log: The log.
+        position: The position in it.
+        written: The position in the record file. Records after it were written before a crash, of
+            lines that will be read again.
+        open: The requests in flight at that position.
+        saved_ns: When this was saved, Unix nanoseconds; None: never.
+    """
+
+    log: str
+    position: FilePosition = FilePosition()
+    written: FilePosition = FilePosition()
+    open: list[SavedRequest] = []
+    saved_ns: int | None = None
+
+
+class _Content(msgspec.Struct, forbid_unknown_fields=True):
+    version: int
+    progress: Progress
+
+
+class ProgressFile:
+    """The file that `Progress` is kept in; a context manager. Not thread-safe.
+
+    It is replaced as a whole, once the new version is on disk. Only one process at a time can use
+    it: `{path}.lock` is locked until `close`.
+
+    Args:
+        path: The file; it may be missing.
+
+    Raises:
+        ProgressError: Another process uses it.
+        OSError: The lock file cannot be created.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path: Path = absolute(path)
+        self._lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | _FLAGS, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            raise ProgressError(f"{self.path}: another process observes with it") from error
+
+    def load(self, log: Path) -> Progress:
+        """Return what was saved of a log; the begin of the log if nothing was saved.
+
+        Raises:
+            ProgressError: The file is no progress, or that of another log.
+            OSError: It cannot be read.
+        """
+        try:
+            text = read_file(self.path)
+        except FileNotFoundError:
+            return Progress(str(log))
+        try:
+            content = msgspec.json.decode(text, type=_Content)
+            if content.version != _VERSION:
+                raise ValueError(f"its version is {content.version}, not {_VERSION}")
+        except ValueError as error:
+            raise ProgressError(f"{self.path}: not a checkpoint of observe: {error}") from error
+        if content.progress.log != str(log):
+            raise ProgressError(
+                f"{self.path}: the checkpoint covers {content.progress.log}, not {log}"
+            )
+        return content.progress
+
+    def save(self, progress: Progress) -> None:
+        """Replace what was saved.
+
+        Raises:
+            OSError: It cannot be written; the former progress stays saved.
+        """
+        new = f"{self.path}.tmp"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(new)
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(msgspec.json.encode(_Content(_VERSION, progress)) + b"\n")
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(new, self.path)
+
+    def close(self) -> None:
+        """Release the lock."""
+        os.close(self._lock)
+
+    def __enter__(self) -> ProgressFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
