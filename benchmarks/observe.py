@@ -35,7 +35,7 @@ def main() -> None:
 
 def observe(log: Path, output: Path) -> float:
     """The CPU time of one request, in microseconds."""
-    options = Options(log, output, None, None, 3600.0)
+    options = Options(log, "", output, None, None, 3600.0)
     observatory = Observatory(options, sys.stdout, print)
     try:
         gc.collect()

@@ -14,6 +14,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 FOLDER = "collector/envoy"
 VERSIONS = ("1.38", "1.37", "1.36")
+OTLP = f"{FOLDER}/envoy-1.38-otlp.yaml"
 
 _TYPE = "type.googleapis.com/envoy."
 _FILTERS = "extensions.filters.http."
@@ -106,10 +107,44 @@ def presets() -> dict[str, str]:
     for version in VERSIONS:
         for reporter in (False, True):
             name = f"{FOLDER}/envoy-{version}{'-reporter' if reporter else ''}.yaml"
-            found[name] = _heading(version, reporter) + yaml.dump(
-                _configuration(version, reporter), Dumper=_Dumper, sort_keys=False, width=100
-            )
+            found[name] = _heading(version, reporter) + _dump(_configuration(version, reporter))
+    config = _configuration("1.38", False)
+    _send_logs(config)
+    found[OTLP] = _heading("1.38", False) + _OTLP_HEADING + _dump(config)
     return found
+
+
+_OTLP_HEADING = "# The entries of the log go to `otel-lifecycle observe --otlp 4319`.\n"
+
+
+def _send_logs(config: dict[str, Any]) -> None:
+    """Has a configuration send its logs, instead of writing them to a file."""
+    waiting: list[Any] = [config]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, list):
+            waiting += each
+        elif isinstance(each, dict):
+            for name in ("access_log", "upstream_log"):
+                for log in each.get(name, ()):
+                    keys = log["typed_config"]["log_format"]["json_format"]
+                    log["typed_config"] = _otlp_log(keys)
+            waiting += each.values()
+    config["static_resources"]["clusters"].append(_grpc_cluster("observer", "observer", 4319))
+
+
+def _otlp_log(keys: dict[str, str]) -> dict[str, Any]:
+    values = [{"key": key, "value": {"string_value": value}} for key, value in keys.items()]
+    return _typed(
+        "extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig",
+        common_config={
+            "log_name": "otel-lifecycle",
+            "transport_api_version": "V3",
+            "grpc_service": {"envoy_grpc": {"cluster_name": "observer"}},
+        },
+        disable_builtin_labels=True,
+        attributes={"values": values},
+    )
 
 
 class _Dumper(yaml.SafeDumper):
@@ -122,6 +157,10 @@ def _represent(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _represent)
+
+
+def _dump(config: dict[str, Any]) -> str:
+    return yaml.dump(config, Dumper=_Dumper, sort_keys=False, width=100)
 
 
 def main() -> None:

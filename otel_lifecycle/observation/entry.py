@@ -28,7 +28,7 @@ _UNKNOWN = ("", "-")  # what text formats and failed operators write
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 
-class Answer(msgspec.Struct, gc=False):
+class Answer(msgspec.Struct, gc=False, omit_defaults=True):
     """What Envoy's filters read in the bodies of a request: its dynamic metadata `llm`.
 
     Attributes:
@@ -56,7 +56,7 @@ class Answer(msgspec.Struct, gc=False):
     done: bool | None = None
 
 
-class Entry(msgspec.Struct, gc=False):
+class Entry(msgspec.Struct, gc=False, omit_defaults=True):
     """One entry; None is unknown. Durations ending in `_us` are microseconds since the arrival.
 
     Attributes:

@@ -59,7 +59,7 @@ class Counts:
     late: int = 0
 
 
-class SavedRequest(msgspec.Struct):
+class SavedRequest(msgspec.Struct, omit_defaults=True):
     """A request in flight, as it is kept while the observer is not running."""
 
     entry: Entry

@@ -54,7 +54,7 @@ _NOTHING_READ = Answer()
 _SAMPLED = 1
 
 
-class Attempt(msgspec.Struct, gc=False):
+class Attempt(msgspec.Struct, gc=False, omit_defaults=True):
     """One attempt of Envoy to have a request answered.
 
     Attributes:

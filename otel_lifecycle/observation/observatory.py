@@ -21,6 +21,7 @@ from otel_lifecycle.observation.join import Counts, Joiner
 from otel_lifecycle.observation.lifecycles import Lifecycles
 from otel_lifecycle.observation.log_file import LogFile
 from otel_lifecycle.observation.observer import Observer
+from otel_lifecycle.observation.otlp_logs import OtlpLogs
 from otel_lifecycle.observation.progress import Progress, ProgressFile
 from otel_lifecycle.observation.sinks import Printer, Recorder
 from otel_lifecycle.records import FilePosition
@@ -42,14 +43,16 @@ class Options:
     """What to observe, and where records go.
 
     Attributes:
-        log: Envoy's access log.
+        log: Envoy's access log; None: it comes over OTLP.
+        otlp: Where to listen for it, `host:port`; empty: it is a file.
         output: The record file; None: records are printed.
         checkpoint: File for the progress. Default: the record file's name with `.observe`.
         endpoints: File with what is known of endpoints beside their address.
         abandon_after: Seconds after which a request whose end did not come counts as abandoned.
     """
 
-    log: Path
+    log: Path | None
+    otlp: str
     output: Path | None
     checkpoint: Path | None
     endpoints: Path | None
@@ -84,13 +87,13 @@ class Observatory:
             raise
 
     def _open(self, options: Options, output: TextIO, tell: Callable[[str], None]) -> None:
-        self._log_path = absolute(options.log)
+        self._log_name = f"otlp://{options.otlp}" if options.log is None else absolute(options.log)
         settings = TrackerConfig.from_environment(
             persistence_output_path=None if options.output is None else str(options.output)
         )
         persistence = settings.persistence
         config = settings.model_copy(update={"persistence": PersistenceConfig()})
-        progress = Progress(str(self._log_path))
+        progress = Progress(str(self._log_name))
         self._progress_file: ProgressFile | None = None
         sink: Printer | Recorder
         if options.output is None:
@@ -98,7 +101,7 @@ class Observatory:
         else:
             path = options.checkpoint or options.output.with_name(f"{options.output.name}.observe")
             self._progress_file = self._stack.enter_context(ProgressFile(path))
-            progress = self._progress_file.load(self._log_path)
+            progress = self._progress_file.load(str(self._log_name))
             sink = self._recorder = Recorder(persistence, tell, progress.written)
             self._stack.callback(self._recorder.close)
         resource = Resource.create()
@@ -130,7 +133,11 @@ class Observatory:
 
         self._joiner = Joiner(lifecycles, done, abandon_after=options.abandon_after)
         self._joiner.restore(progress.open)
-        self._log = LogFile(self._log_path, progress.position, progress.saved_ns)
+        self._log: LogFile | OtlpLogs
+        if options.log is None:
+            self._log = OtlpLogs(options.otlp)
+        else:
+            self._log = LogFile(options.log, progress.position, progress.saved_ns)
         self._stack.callback(self._log.close)
         save = None
         if self._progress_file is not None:
@@ -230,8 +237,8 @@ class Observatory:
         assert self._progress_file is not None
         self._progress_file.save(
             Progress(
-                str(self._log_path),
-                self._log.position,
+                str(self._log_name),
+                self._log.position if isinstance(self._log, LogFile) else FilePosition(),
                 written,
                 self._joiner.saved(),
                 time.time_ns(),

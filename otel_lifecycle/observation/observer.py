@@ -9,7 +9,7 @@ from typing import Protocol
 
 from otel_lifecycle.observation.entry import parse_entry
 from otel_lifecycle.observation.join import Joiner
-from otel_lifecycle.observation.log_file import LONGEST_LINE, LogFile
+from otel_lifecycle.observation.log_file import LONGEST_LINE, Lines
 from otel_lifecycle.observation.sinks import Sink
 from otel_lifecycle.records.shipping.notices import Notices
 
@@ -18,6 +18,14 @@ _RETRY_SECONDS = 1.0
 _SAVE_SECONDS = 1.0
 _SAVING_SHARE = 20  # saving takes at most a part of the time, however much is in flight
 _PLACES = 10  # lines a minute that name what was left out
+
+
+class Source(Protocol):
+    """Where entries come from."""
+
+    def poll(self) -> Lines:
+        """Return new lines; never waits."""
+        ...
 
 
 class Save(Protocol):
@@ -38,7 +46,7 @@ class Observer:
     Nothing is read while the records cannot be written: the log keeps what Envoy has said.
 
     Args:
-        log: The log.
+        source: The log.
         joiner: Makes records of entries, and hands them to the sink.
         sink: Writes them.
         save: Saves the progress; None: nothing is to be saved.
@@ -50,14 +58,14 @@ class Observer:
 
     def __init__(
         self,
-        log: LogFile,
+        source: Source,
         joiner: Joiner,
         sink: Sink,
         save: Save | None,
         tell: Callable[[str], None],
     ) -> None:
         self.problems = 0
-        self._log = log
+        self._source = source
         self._joiner = joiner
         self._sink = sink
         self._save = save
@@ -76,7 +84,7 @@ class Observer:
         """
         finished = False
         while not self._stopped.is_set() and not finished:
-            read = self._log.poll()
+            read = self._source.poll()
             for problem in read.problems:
                 self._report(problem)
             for number, line in enumerate(read.lines, read.first):

@@ -70,7 +70,7 @@ class ProgressFile:
             os.close(self._lock)
             raise ProgressError(f"{self.path}: another process observes with it") from error
 
-    def load(self, log: Path) -> Progress:
+    def load(self, log: str) -> Progress:
         """Return what was saved of a log; the begin of the log if nothing was saved.
 
         Raises:
@@ -80,14 +80,14 @@ class ProgressFile:
         try:
             text = read_file(self.path)
         except FileNotFoundError:
-            return Progress(str(log))
+            return Progress(log)
         try:
             content = msgspec.json.decode(text, type=_Content)
             if content.version != _VERSION:
                 raise ValueError(f"its version is {content.version}, not {_VERSION}")
         except ValueError as error:
             raise ProgressError(f"{self.path}: not a checkpoint of observe: {error}") from error
-        if content.progress.log != str(log):
+        if content.progress.log != log:
             raise ProgressError(
                 f"{self.path}: the checkpoint covers {content.progress.log}, not {log}"
             )

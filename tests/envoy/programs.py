@@ -34,6 +34,7 @@ class Envoy:
         collector_port: Where spans go.
         by_header: Whether the picker says its choice in a header.
         retries: How often Envoy tries again.
+        observer_port: Where logs go.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Envoy:
         collector_port: int = 9,
         by_header: bool = True,
         retries: int = 0,
+        observer_port: int = 9,
     ) -> None:
         self.log = folder / "access.log"
         self.port, self._admin = free_port(), free_port()
@@ -54,8 +56,10 @@ class Envoy:
         resources = config["static_resources"]
         listener = resources["listeners"][0]
         listener["address"] = _address(self.port)
-        engines, picker, collector = resources["clusters"]
-        for cluster, port in ((picker, picker_port), (collector, collector_port)):
+        engines, *others = resources["clusters"]
+        ports = {"picker": picker_port, "collector": collector_port, "observer": observer_port}
+        for cluster in others:
+            port = ports[cluster["name"]]
             (locality,) = cluster["load_assignment"]["endpoints"]
             locality["lb_endpoints"][0]["endpoint"]["address"] = _address(port)
             cluster["type"] = "STATIC"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from otel_lifecycle.records import read_records
 from tests.cli.command import Command
 from tests.envoy.clients import Ask, Seen, run
 from tests.envoy.observing import ended, observe, settle
-from tests.envoy.programs import Engine, Envoy
+from tests.envoy.programs import Engine, Envoy, free_port
 from tests.records.shipping.collectors import GRPC, Collector
 from tests.waiting import eventually
 
@@ -23,17 +24,27 @@ pytestmark = pytest.mark.envoy
 
 
 @pytest.fixture
-def observer(tmp_path: Path) -> Iterator[Callable[..., Command]]:
-    """Starts `otel-lifecycle observe`."""
+def start() -> Iterator[Callable[..., Command]]:
+    """Starts `otel-lifecycle` with arguments."""
     with ExitStack() as stack:
 
-        def start(log: Path, *arguments: object, **options: dict[str, str]) -> Command:
-            given = ("--output", tmp_path / "records.jsonl", *arguments)
-            command = Command("observe", "--envoy-log", log, *map(str, given), **options)
+        def start(*arguments: object, **options: dict[str, str]) -> Command:
+            command = Command(*map(str, arguments), **options)
             stack.callback(command.close)
             return command
 
         yield start
+
+
+@pytest.fixture
+def observer(tmp_path: Path, start: Callable[..., Command]) -> Callable[..., Command]:
+    """Starts `otel-lifecycle observe` for a log."""
+
+    def observe(log: Path, *arguments: object, **options: dict[str, str]) -> Command:
+        output = tmp_path / "records.jsonl"
+        return start("observe", "--envoy-log", log, "--output", output, *arguments, **options)
+
+    return observe
 
 
 def test_killed_and_rotated(
@@ -99,3 +110,33 @@ def test_trace(
     assert envoys["trace_id"] == record.trace_id
     (at_engine,) = (each for each in told if each["x-request-id"] == "traced")
     assert at_engine["traceparent"].split("-")[1] == record.trace_id
+
+
+def test_otlp(
+    tmp_path: Path,
+    engines: dict[str, Engine],
+    envoy: Callable[..., Envoy],
+    start: Callable[..., Command],
+) -> None:
+    """Envoy sends its log instead of writing it: the records are the same."""
+    port, output = free_port(), tmp_path / "records.jsonl"
+    observing = start("observe", "--otlp", port, "--output", output)
+    eventually(lambda: is_listening(port), what="the observer listens")
+    running = envoy("1.38-otlp", observer_port=port)
+    asked = [Ask(f"r-{number}", engines["none"].address) for number in range(200)]
+    seen = run(running.port, asked, 16)
+    eventually(lambda: output.exists() and len(list(read_records(output))) == 200)
+    observing.process.terminate()
+    assert observing.wait()[0] == 0
+
+    records = {record.request_id: record for record in read_records(output)}
+    assert records.keys() == seen.keys()
+    for name, record in records.items():
+        assert record.output_length == seen[name].usage["completion_tokens"]
+        assert record.candidates == 2
+
+
+def is_listening(port: int) -> bool:
+    """Whether somebody listens on a port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -39,8 +39,14 @@ def add_unhooked(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _add_observe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--envoy-log", metavar="PATH", type=Path, required=True, help="the access log"
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--envoy-log", metavar="PATH", type=Path, help="the access log")
+    source.add_argument(
+        "--otlp",
+        metavar="[HOST:]PORT",
+        type=_address,
+        default="",
+        help="receive the entries of the log over OTLP/gRPC instead (default of HOST: 127.0.0.1)",
     )
     parser.add_argument(
         "--output",
@@ -71,6 +77,14 @@ def _add_observe(parser: argparse.ArgumentParser) -> None:
         "--once", action="store_true", help="exit when everything there is has been recorded"
     )
     parser.set_defaults(run=_observe)
+
+
+def _address(text: str) -> str:
+    """Read `port` or `host:port`."""
+    host, _, port = text.rpartition(":")
+    if not (port.isdecimal() and 0 < int(port) < 1 << 16):
+        raise argparse.ArgumentTypeError(f"must be PORT or HOST:PORT, got {text!r}")
+    return f"{host or '127.0.0.1'}:{port}"
 
 
 def _add_import(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,8 @@ _END_SECONDS = 10.0
 class ObserveOptions:
     """The options of the command."""
 
-    envoy_log: Path
+    envoy_log: Path | None
+    otlp: str
     output: Path | None
     checkpoint: Path | None
     endpoints: Path | None
@@ -34,6 +35,8 @@ class ObserveOptions:
 
 def run(options: ObserveOptions) -> int:
     """Observe until stopped; return the exit code."""
+    if options.once and options.otlp:
+        raise CommandError("--once needs a file: --envoy-log")
     # The shipper reports what they would log at each attempt.
     logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
     with ExitStack() as stack:
@@ -41,6 +44,7 @@ def run(options: ObserveOptions) -> int:
             observatory = Observatory(
                 Options(
                     log=options.envoy_log,
+                    otlp=options.otlp,
                     output=options.output,
                     checkpoint=options.checkpoint,
                     endpoints=options.endpoints,
@@ -52,7 +56,7 @@ def run(options: ObserveOptions) -> int:
         except (ConfigError, ValueError, RuntimeError) as error:
             raise CommandError(str(error)) from error
         except OSError as error:
-            place = error.filename or options.output or options.envoy_log
+            place = error.filename or options.output or options.envoy_log or options.otlp
             raise CommandError(f"{place}: {error.strerror or error}") from error
         stack.callback(observatory.close)
         finished = _run(observatory, follow=not options.once)
