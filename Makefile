@@ -29,7 +29,7 @@ test-latest: RESOLUTION = highest
 test-lowest: RESOLUTION = lowest-direct
 test-latest test-lowest: test-%: $(UV)
 	$(UV) venv --quiet --clear --python $(PYTHON) .venv-$*
-	$(UV) pip install --quiet --python .venv-$* --resolution $(RESOLUTION) --editable '.[test]'
+	$(UV) pip install --quiet --compile-bytecode --python .venv-$* --resolution $(RESOLUTION) --editable '.[test]'
 	.venv-$*/bin/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.ready

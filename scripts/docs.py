@@ -42,6 +42,13 @@ _ROLE = "llm_router.route.leader"
 _OTHER_ROLES = re.compile(r"selectedRoute\.(prefill|decode)\.")
 _OTHER_SNAPSHOTS = re.compile(r'(TRY_CAST\()?"selectedRoute"."(prefill|decode)"')
 _OF_THE_SPAN = re.compile(r" On the span: .*?\.(?=$| One entry)")
+_CLICKHOUSE_TYPES = {
+    "VARCHAR": "String",
+    "BIGINT": "Int64",
+    "DOUBLE": "Float64",
+    "BOOLEAN": "Bool",
+    "TIMESTAMPTZ": "DateTime64(6, 'UTC')",
+}
 _MARKS = re.compile(r"(<!-- make docs: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 _JSON_TYPES = {str: "text", int: "integer", float: "number", bool: "true, false", datetime: "time"}
 
@@ -61,6 +68,8 @@ def generated() -> dict[str, str]:
         "request columns": column_table(REQUEST_COLUMNS),
         "endpoint columns": column_table(ENDPOINT_COLUMNS),
     }
+    for name, columns in (("requests", REQUEST_COLUMNS), ("endpoints", ENDPOINT_COLUMNS)):
+        texts[f"collector/clickhouse/{name}.sql"] = clickhouse_table(name, columns)
     for page in ("docs/telemetry.md", "docs/record-file.md", "docs/tables.md"):
         texts[page] = _MARKS.sub(
             lambda found: f"{found[1]}\n{tables[found[2]]}\n{found[3]}",
@@ -123,6 +132,29 @@ def _attribute_table(section: str, attributes: list[Attribute]) -> Iterator[str]
         kind = f"{one.type}, {one.unit}" if one.unit else one.type
         yield f"| `{name}` | {kind} | {one.source} | {text} |"
     yield ""
+
+
+def clickhouse_table(name: str, columns: Iterable[Column]) -> str:
+    """Return the statement that creates a table of these columns in ClickHouse."""
+    known = {"model", "outcome", "request_id", "role", "started_at"}  # in every row
+    lines: list[str] = []
+    for column in columns:
+        kind = _CLICKHOUSE_TYPES[column.type.removesuffix("[]")]
+        if column.type.endswith("[]"):
+            kind = f"Array(Nullable({kind}))"
+        elif column.name not in known:
+            kind = f"Nullable({kind})"
+        elif column.name in ("model", "outcome"):
+            kind = f"LowCardinality({kind})"
+        text = _OF_THE_SPAN.sub("", column.text).replace("'", "\\'")
+        lines.append(f"    {column.name} {kind} COMMENT '{text}'")
+    key = {"requests": "model, started_at, request_id", "endpoints": "request_id, role"}[name]
+    partition = "PARTITION BY toYYYYMMDD(started_at)\n" if name == "requests" else ""
+    return (
+        f"-- Made by `make docs`. A row that is inserted again replaces the first.\n"
+        f"CREATE TABLE IF NOT EXISTS {name}\n(\n" + ",\n".join(lines) + "\n)\n"
+        f"ENGINE = ReplacingMergeTree\n{partition}ORDER BY ({key});\n"
+    )
 
 
 def column_table(columns: Iterable[Column]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import Phase, settings
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 
@@ -21,6 +22,9 @@ from otel_lifecycle import (
 from otel_lifecycle.testing import InMemoryTelemetry, ManualClock, span_as_dict
 from tests.rights import guarded
 from tests.routes import NOW_NS
+
+# A mutant is caught by any example that fails; looking for the smallest takes a minute.
+settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate])
 
 __all__ = ["guarded"]
 

@@ -73,7 +73,7 @@ class Cursor(Generic[Parsed]):
         find: Callable[[Cursor[Parsed], str, Identity], LeftFile | None],
         leave: Callable[[str, LeftFile], None],
         *,
-        skip_unreadable: bool = False,
+        skip_unreadable: bool,
     ) -> None:
         self.live = live
         self.file = position.file

@@ -282,7 +282,6 @@ class _Compiler:
             **{f"set_{name}": function for name, function in by_hand.items()},
         }
         self._by_hand = by_hand
-        self._depth = 0
 
     def compile(self, struct: type[msgspec.Struct], prefix: str) -> Setter:
         body = list(self._struct(struct, "o", prefix, _Within())) or ["pass"]
@@ -312,10 +311,8 @@ class _Compiler:
     def _nested(
         self, field: Field, struct: type[msgspec.Struct], value: str, prefix: str, within: _Within
     ) -> Iterator[str]:
-        self._depth += 1
-        local = f"o{self._depth}"
+        local = value.replace(".", "_")
         body = list(self._struct(struct, local, prefix, within))
-        self._depth -= 1
         if body and field.optional:
             yield f"if ({local} := {value}) is not None:"
             yield from _indented(body)

@@ -97,7 +97,11 @@ def test_module(start: Callable[..., Command], tmp_path: Path, module: str) -> N
     assert ("flask (not followed)" in found) is (file == "app")
 
 
-@pytest.mark.parametrize("content", [b"def", b"\xff\xfe", b"x = '\0'", b"(" * 100_000])
+@pytest.mark.parametrize(
+    "content",
+    [b"def", b"\xff\xfe", b"x = '\0'", b"(" * 100_000],
+    ids=["syntax", "encoding", "zero byte", "deep"],
+)
 def test_unreadable(start: Callable[..., Command], tmp_path: Path, content: bytes) -> None:
     """A file that cannot be read is reported, and the other checks still run."""
     script = tmp_path / "router.py"

@@ -97,8 +97,8 @@ def test_rotation(tmp_path: Path) -> None:
         write_segments(live, count)
         file = RecordFile(enabled(live, rotate_bytes=1), pytest.fail)
         for request_id in ("a", "b"):
-            file.append([lines(request_id)])
-        taken.append(work(lambda file=file: file.append([lines("c")])))
+            file.append(lines(request_id))
+        taken.append(work(lambda file=file: file.append(lines("c"))))
         assert closed_numbers(live) == list(range(1, count + 3))
         file.close()
     assert taken[1] < 1.2 * taken[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from otel_lifecycle import Load, RequestLifecycleTracker, TrackerConfig
 from otel_lifecycle.model.latency import ActualLatency
 from otel_lifecycle.model.timestamps import format_timestamp
@@ -100,7 +102,7 @@ def test_clock_of_the_factory() -> None:
     assert [span.start_time for span in telemetry.spans] == [NOW_NS]
 
 
-def test_clock_that_raises() -> None:
+def test_clock_that_raises(caplog: pytest.LogCaptureFixture) -> None:
     """The router never sees the error, the load is given back, and no value is invented."""
     telemetry, clock = InMemoryTelemetry(), StoppedClock()
     tracker = RequestLifecycleTracker(
@@ -116,6 +118,10 @@ def test_clock_that_raises() -> None:
     assert tracker.load(endpoint("qwen-0")) == Load()
     assert telemetry.spans == []
     assert tracker.store.ignored["hook_error"] == 5
+    assert caplog.messages == [
+        f"{hook} failed; requests go on without telemetry"
+        for hook in ("chunk", "reroute", "end", "start")
+    ]
     clock.works = True
     tracker.track(start()).complete()
     assert [span.name for span in telemetry.spans] == ["route Qwen/Qwen3-8B"]

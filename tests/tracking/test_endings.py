@@ -17,6 +17,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 from otel_lifecycle import (
+    LifecycleRecord,
     Load,
     Outcome,
     RequestCompletion,
@@ -27,6 +28,7 @@ from otel_lifecycle import (
     TrackerConfig,
     read_records,
 )
+from otel_lifecycle.tracking import recorder
 from tests.conftest import Bench
 from tests.records.helpers import run_script
 from tests.routes import aggregated, bare, endpoint, start
@@ -75,11 +77,18 @@ def test_block_left_without_an_end(bench: Bench, streaming: bool, error: str) ->
     assert endings(bench) == [("error", error)]
 
 
+class ProgramError(Exception):
+    """As the program itself would define one."""
+
+    __module__ = "__main__"
+
+
 @pytest.mark.parametrize(
     ("end", "ending"),
     [
         (lambda tracked: tracked.complete(), ("completed", None)),
         (lambda tracked: tracked.fail(OSError("text")), ("error", "OSError")),
+        (lambda tracked: tracked.fail(ProgramError()), ("error", "ProgramError")),
         (lambda tracked: tracked.fail("http_500"), ("error", "http_500")),
         (lambda tracked: tracked.disconnect(), ("client_disconnect", None)),
         (
@@ -298,6 +307,29 @@ def test_raising_processor(bench: Bench) -> None:
 
     assert endings(bench) == [("completed", None)]
     assert sum(bench.telemetry.metrics()["llm_router.requests"].values()) == 1
+    assert bench.tracker.store.ignored == {"hook_error": 1}
+
+
+def test_end_that_fails_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails in the middle of an end is done again: record, span and load are complete."""
+    complete = recorder.complete_record
+    failures = iter([RuntimeError("once")])
+
+    def fail_once(*arguments: Any) -> LifecycleRecord:
+        for failure in failures:
+            raise failure
+        return complete(*arguments)
+
+    monkeypatch.setattr(recorder, "complete_record", fail_once)
+    bench.tracker.track(start()).complete(output_tokens=8)
+    bench.tracker.track(start("next")).complete(output_tokens=9)
+
+    assert [(each.request_id, each.output_length) for each in bench.records] == [
+        ("request-1", 8),
+        ("next", 9),
+    ]
+    assert [span["attributes"]["gen_ai.usage.output_tokens"] for span in bench.spans] == [8, 9]
+    assert bench.tracker.load(endpoint("qwen-0")) == Load()
     assert bench.tracker.store.ignored == {"hook_error": 1}
 
 

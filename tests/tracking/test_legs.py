@@ -97,6 +97,15 @@ def test_made_safe(bench: Bench) -> None:
     }
 
 
+def test_epoch(bench: Bench) -> None:
+    """A call may have begun when Unix time did."""
+    early = Leg(LegRole.PREFILL, endpoint("qwen-0"), 0, 0, LegOutcome.COMPLETED)
+    epoch = "1970-01-01T00:00:00.000000000Z"
+    line, _ = told(bench, [early, DECODE])
+
+    assert line["legs"] == [{**PREFILL_LINE, "startedAt": epoch, "endedAt": epoch}, DECODE_LINE]
+
+
 def test_many(bench: Bench) -> None:
     """Only the first of very many calls are kept."""
     line, attributes = told(bench, [PREFILL] * 300)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from otel_lifecycle import (
@@ -21,8 +22,9 @@ from otel_lifecycle import (
     RouteEndpoint,
     TrackerConfig,
 )
+from otel_lifecycle.model.endpoint_state import Collected
 from tests.conftest import Bench
-from tests.routes import NOW, aggregated, disaggregated, endpoint, known, start
+from tests.routes import NOW, NOW_NS, aggregated, disaggregated, endpoint, known, start
 from tests.tracking.expected import answer
 
 
@@ -142,6 +144,28 @@ def test_stale_is_absent(bench: Bench) -> None:
 
     assert points(bench, "llm_router.npu.core.utilization") == {}
     assert points(bench, "llm_router.endpoint.request.running") == {}
+
+
+@pytest.mark.parametrize(
+    ("gpu", "shown", "other"),
+    [
+        (False, "llm_router.npu.core.utilization", "hw.gpu.utilization"),
+        (True, "hw.gpu.utilization", "llm_router.npu.core.utilization"),
+    ],
+)
+def test_collected_state_becomes_old(bench: Bench, gpu: bool, shown: str, other: str) -> None:
+    """What was collected is shown until it is too old since it was judged, by its own name."""
+    bench.tracker.track(start()).complete()
+    devices = npu_endpoint("qwen-0").npu
+    (state,) = bench.tracker.store.endpoints()
+    state.collected = Collected(npu=devices, gpu=gpu, judged_ns=NOW_NS)
+    seconds = bench.tracker.config.stale_after.total_seconds()
+
+    bench.clock.set_wall_ns(NOW_NS + round(seconds * 1e9))
+    assert list(points(bench, shown).values()) == [0.57]
+    assert points(bench, other) == {}
+    bench.clock.set_wall_ns(NOW_NS + round(seconds * 1e9) + 1_000_000)
+    assert points(bench, shown) == {}
 
 
 def test_latencies(bench: Bench) -> None:

@@ -671,6 +671,19 @@ def test_dispatch_load_excludes_the_request(bench: Bench) -> None:
     ] == [({"tokens": 0, "requests": 0}, 0), ({"tokens": 512, "requests": 1}, 512)]
 
 
+def test_spans_of_one_endpoint_have_their_own_load(bench: Bench) -> None:
+    """Requests that share an endpoint's state do not share its load at their dispatch."""
+    route = aggregated()
+    handles = [bench.tracker.track(start(f"request-{n}", route)) for n in range(3)]
+    for handle in handles:
+        handle.complete()
+
+    loads = [
+        span["attributes"]["llm_router.route.leader.inflight.requests"] for span in bench.spans
+    ]
+    assert loads == [0, 1, 2]
+
+
 def test_ranks_of_one_pod(bench: Bench) -> None:
     """Data-parallel ranks share the pod's id and never a counter."""
     ranks = [endpoint("qwen-0", name=f"qwen-0-rank-{rank}") for rank in range(2)]

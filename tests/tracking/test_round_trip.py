@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jsonschema
 import msgspec
@@ -27,7 +28,7 @@ from otel_lifecycle.model.schema import record_schema
 from otel_lifecycle.telemetry.span_reader import record_from_span
 from otel_lifecycle.telemetry.spans import span_from_record
 from tests.conftest import Bench
-from tests.routes import NOW_NS
+from tests.routes import NOW_NS, endpoint, start
 from tests.strategies import counts, endpoints, numbers, routes, starts
 
 _validator = jsonschema.Draft202012Validator(record_schema())
@@ -151,6 +152,27 @@ def test_rejected_request(bench: Bench) -> None:
     assert record.error == ErrorInfo("no_candidates")
     assert record_from_span(span) == record
     assert comparable(span_from_record(record)) == comparable(span)
+
+
+def test_damaged_arrays(bench: Bench) -> None:
+    """Arrays of which one was cut do not become a record of fewer calls."""
+    leg = Leg(LegRole.PREFILL, endpoint("qwen-0"), NOW_NS, NOW_NS, LegOutcome.COMPLETED)
+    bench.tracker.track(start()).end(RequestCompletion(legs=[leg, leg]))
+    (span,) = bench.telemetry.spans
+
+    def damaged(**attributes: Any) -> ReadableSpan:
+        return ReadableSpan(
+            span.name,
+            span.context,
+            attributes={**(span.attributes or {}), **attributes},
+            instrumentation_scope=span.instrumentation_scope,
+            start_time=span.start_time,
+            end_time=span.end_time,
+        )
+
+    assert record_from_span(damaged()).legs == bench.records[0].legs
+    with pytest.raises(ValueError):  # noqa: PT011 - the text is not ours
+        record_from_span(damaged(**{"llm_router.legs.end": (0.0,)}))
 
 
 def test_untraced_record(bench: Bench) -> None:

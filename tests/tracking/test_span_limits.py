@@ -44,6 +44,16 @@ def test_without_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(cleaned[key] == value for key, value in offered[0].items())
 
 
+def test_values_are_not_cleaned_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without limits the SDK, which looks at each value it is given, is given none."""
+    for name in ("set_attributes", "add_event"):
+        monkeypatch.setattr(Span, name, lambda *_: pytest.fail("cleaned by the SDK"))
+    span = served(None)
+
+    assert (span.attributes or {})[semconv.OUTPUT_TOKENS] == 128
+    assert [event.name for event in span.events] == [semconv.EVENT_COMPLETION]
+
+
 def test_count_limit() -> None:
     """A limit on the number of attributes holds, and dropped ones are counted."""
     everything = len(served(None).attributes or {})

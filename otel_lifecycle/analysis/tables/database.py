@@ -30,7 +30,7 @@ from otel_lifecycle.records.names import absolute, is_folder
 REQUESTS, ENDPOINTS = "requests", "endpoints"
 PARQUET = ".parquet"
 
-_CHUNK_BYTES = 64 << 20
+_CHUNK_BYTES = 256 << 20  # smaller ones cost the engine more a record
 _MAX_PROBLEMS = 100
 _FETCHED_ROWS = 1_000
 _MEMORY_LIMIT = "1GB"  # beyond it the engine spills to its file

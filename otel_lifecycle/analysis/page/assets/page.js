@@ -31,7 +31,7 @@
     renderMode: "richText", confine: true, backgroundColor: color("ink"), borderWidth: 0,
     textStyle: { color: color("card"), fontSize: 12 }, ...more,
   });
-  const common = () => ({ animation: false, textStyle: { fontFamily: "inherit" } });
+  const common = () => ({ animation: false, textStyle: { fontFamily: getComputedStyle(document.body).fontFamily } });
 
   const kinds = {
     time(spec) {
@@ -54,7 +54,7 @@
         xAxis: axis({ type: "category", data: points.map(moment), boundaryGap: Boolean(spec.stack), splitLine: { show: false } }),
         yAxis: axis(spec.log
           ? { type: "log", logBase: 2, axisLabel: { color: color("soft"), fontSize: 12, formatter: (value) => plain(value) } }
-          : { type: "value", splitNumber: 3, axisLabel: { color: color("soft"), fontSize: 12, formatter: large } }),
+          : { type: "value", splitNumber: 3, max: spec.unit === "%" ? 100 : null, axisLabel: { color: color("soft"), fontSize: 12, formatter: large } }),
         series: spec.series.map((one, i) => ({
           name: one.name, type: spec.stack ? "bar" : "line", stack: spec.stack ? "all" : undefined,
           data: one.values, showSymbol: false, connectNulls: false, barCategoryGap: "12%",

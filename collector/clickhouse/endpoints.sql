@@ -1,0 +1,43 @@
+-- Made by `make docs`. A row that is inserted again replaces the first.
+CREATE TABLE IF NOT EXISTS endpoints
+(
+    request_id String COMMENT 'The router\'s id of the request.',
+    role String COMMENT '`leader`, `prefill` or `decode`.',
+    id Nullable(String) COMMENT '`pod://namespace/pod`, else `addr://host:port`.',
+    address Nullable(String) COMMENT 'Host or IP address.',
+    port Nullable(String) COMMENT 'Port, as text.',
+    name Nullable(String) COMMENT 'Name that distinguishes the ranks of a pod.',
+    running_requests Nullable(Int64) COMMENT 'Requests being executed.',
+    waiting_requests Nullable(Int64) COMMENT 'Requests in the engine\'s queue.',
+    kv_cache_usage Nullable(Float64) COMMENT 'Fraction of the KV cache in use.',
+    kv_cache_max_token_capacity Nullable(Int64) COMMENT 'Size of the KV cache.',
+    cache_block_size Nullable(Int64) COMMENT 'Tokens per KV-cache block.',
+    cache_num_blocks Nullable(Int64) COMMENT 'Number of KV-cache blocks.',
+    max_active_models Nullable(Int64) COMMENT 'Limit of adapters active at once.',
+    prefix_cache_hit_rate Nullable(Float64) COMMENT 'Fraction of the prompt tokens that the engine found in its prefix cache, usually since it started.',
+    update_time Nullable(DateTime64(6, 'UTC')) COMMENT 'Time of the scrape; a naive time is taken as UTC.',
+    inflight_tokens Nullable(Int64) COMMENT 'Prompt tokens of the requests in flight.',
+    inflight_requests Nullable(Int64) COMMENT 'Requests in flight.',
+    npu_observation_time Nullable(DateTime64(6, 'UTC')) COMMENT 'Time of the values; a naive time is taken as UTC.',
+    npu_data_status Nullable(String) COMMENT '`fresh`, `stale`, `partial` or `missing`.',
+    npu_device_count Nullable(Int64) COMMENT 'Number of chips.',
+    npu_ai_core_utilization_avg Nullable(Float64) COMMENT 'Compute in use, averaged over the chips.',
+    npu_ai_core_utilization_max Nullable(Float64) COMMENT 'Compute in use, on the busiest chip.',
+    npu_hbm_utilization_avg Nullable(Float64) COMMENT 'Device memory in use, averaged over the chips.',
+    npu_hbm_utilization_max Nullable(Float64) COMMENT 'Device memory in use, on the fullest chip.',
+    npu_hbm_bandwidth_utilization_avg Nullable(Float64) COMMENT 'Device memory bandwidth in use, averaged over the chips.',
+    npu_hbm_bandwidth_utilization_max Nullable(Float64) COMMENT 'Device memory bandwidth in use, on the busiest chip.',
+    feature_pod_type Nullable(String) COMMENT 'Predictor input; null if it cannot be trusted. `prefill`, `decode` or empty (aggregated).',
+    feature_input_token_length Nullable(Int64) COMMENT 'Predictor input; null if it cannot be trusted. Length of the prompt.',
+    feature_prefix_cache_score Nullable(Float64) COMMENT 'Predictor input; null if it cannot be trusted. Fraction of the prompt that is cached.',
+    feature_num_request_waiting Nullable(Int64) COMMENT 'Predictor input; null if it cannot be trusted. Requests in the engine\'s queue.',
+    feature_num_request_running Nullable(Int64) COMMENT 'Predictor input; null if it cannot be trusted. Requests being executed.',
+    feature_kv_cache_usage Nullable(Float64) COMMENT 'Predictor input; null if it cannot be trusted. Fraction of the KV cache in use.',
+    feature_inflight_tokens Nullable(Int64) COMMENT 'Predictor input; null if it cannot be trusted. Prompt tokens in flight on the endpoint.',
+    feature_hbm_utilization Nullable(Float64) COMMENT 'Predictor input; null if it cannot be trusted. Device memory in use, averaged.',
+    feature_ai_core_utilization Nullable(Float64) COMMENT 'Predictor input; null if it cannot be trusted. Compute in use, averaged.',
+    feature_bandwidth_utilization Nullable(Float64) COMMENT 'Predictor input; null if it cannot be trusted. Device memory bandwidth in use, averaged.',
+    feature_server_ip Nullable(String) COMMENT 'Predictor input; null if it cannot be trusted. Host or IP address.'
+)
+ENGINE = ReplacingMergeTree
+ORDER BY (request_id, role);
