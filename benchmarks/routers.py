@@ -1,9 +1,9 @@
 """Measures what instrumentation costs a whole router: CPU, throughput and latency.
 
 Run with `PYTHONPATH=examples python -m benchmarks.routers`. One generic router runs in three
-separate processes: unchanged, instrumented, and instrumented with spans exported over OTLP. They
-take turns in short rounds with one engine; the table shows medians, and the spread of the ratios.
-CPU is that of all the router's threads, the figure that a noisy machine disturbs least.
+separate processes: unchanged, instrumented, and instrumented with spans and metrics exported over
+OTLP. They take turns in short rounds with one engine; the table shows medians, and the spread of
+the ratios. CPU is that of all the router's threads, the figure that a noisy machine disturbs least.
 """
 
 from __future__ import annotations
@@ -126,6 +126,8 @@ async def _measure(kind: str, rounds: int, requests: int) -> list[Router]:
         }
         exporting = {
             "OTEL_TRACES_EXPORTER": "otlp",
+            "OTEL_METRICS_EXPORTER": "otlp",
+            "OTEL_METRIC_EXPORT_INTERVAL": "5000",  # so that rounds have some
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
             "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
         }
@@ -138,11 +140,7 @@ async def _measure(kind: str, rounds: int, requests: int) -> list[Router]:
             port = _free_port()
             url = f"http://127.0.0.1:{engine_port}"
             program = ["tests.routers.generic_router", str(port), url, url]
-            records = {
-                "OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH": str(folder / f"{port}.jsonl"),
-                "OTEL_LIFECYCLE_PERSISTENCE_FLUSH_THRESHOLD": "100",
-                "OTEL_LIFECYCLE_PERSISTENCE_FLUSH_INTERVAL": "1s",
-            }
+            records = {"OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH": str(folder / f"{port}.jsonl")}
             command = [
                 *start,
                 *program,
