@@ -270,9 +270,9 @@ class TrackerConfig(Settings):
 
 
 _SECTIONS: dict[str, type[Settings]] = {
-    name: field.annotation
+    name: type(field.default)
     for name, field in TrackerConfig.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
+    if isinstance(field.default, Settings)
 }
 
 
