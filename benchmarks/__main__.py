@@ -8,7 +8,7 @@ from __future__ import annotations
 import multiprocessing
 from pathlib import Path
 
-from benchmarks import event_loop_lag, growth, hot_path
+from benchmarks import event_loop_lag, growth, hot_path, otlp
 from benchmarks.peers.compare import compare
 from benchmarks.plot import plot
 from benchmarks.report import page
@@ -21,11 +21,12 @@ def main() -> None:
     # A new process for each, so that one part's allocations do not slow the next.
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         costs = pool.apply(hot_path.measure)
+        otlp_costs = pool.apply(otlp.measure)
         comparison = pool.apply(compare)
         endpoints = pool.apply(growth.by_endpoints)
         in_flight = pool.apply(growth.by_requests_in_flight)
     lags = event_loop_lag.measure()
-    text = page(costs, lags, comparison, endpoints, in_flight)
+    text = page(costs, otlp_costs, lags, comparison, endpoints, in_flight)
     (FOLDER / "RESULTS.md").write_text(text, "utf-8")
     plot(comparison, endpoints, in_flight, FOLDER / "results.svg")
     print(f"{FOLDER / 'RESULTS.md'} and results.svg are written")

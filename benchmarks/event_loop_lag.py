@@ -35,6 +35,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from otel_lifecycle import PersistenceConfig, RequestLifecycleTracker, TrackerConfig, read_records
+from otel_lifecycle.telemetry.otlp.exporter import adopt
 from otel_lifecycle.telemetry.spans import (
     end_attributes,
     moments,
@@ -216,6 +217,8 @@ def _run(orders: Connection, number: int, path: Path, endpoint: str, rate: int) 
     )
     if variant.exports:
         exporter = OTLPSpanExporter(f"{endpoint}/v1/traces")
+        if variant.begin is _tracked:  # as under zero code
+            adopt(exporter)
         provider.add_span_processor(BatchSpanProcessor(exporter))
     begin = variant.begin(path, provider)
     turn = 0

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
-from benchmarks import event_loop_lag, growth, hot_path
+from benchmarks import event_loop_lag, growth, hot_path, otlp
 from benchmarks.growth import Growth
 from benchmarks.hot_path import Budget, HotPath
 from benchmarks.peers import compare
@@ -91,6 +91,7 @@ per request.
 
 def page(
     costs: HotPath,
+    otlp_costs: otlp.Costs,
     lags: Sequence[event_loop_lag.Variant],
     comparison: Comparison,
     endpoints: Sequence[Growth],
@@ -105,12 +106,15 @@ def page(
             *_budgets(
                 [
                     *((budget, "hot_path") for budget in costs.budgets),
+                    *((budget, "otlp") for budget in otlp_costs.budgets),
                     *((budget, "event_loop_lag") for budget in _lag_budgets(lags)),
                 ]
             ),
             _RECORD.format(*costs.encoding_us),
             "\n## Where it goes\n",
             *_floor(costs),
+            "\n## OTLP\n",
+            *_encodings(otlp_costs),
             "\n## The event loop\n",
             _lag_parts(lags),
             *_lags(lags),
@@ -314,6 +318,28 @@ def _floor(costs: HotPath) -> Iterator[str]:
     yield _PROFILE
     yield from _table(
         ("function", "share"), ((f"`{name}`", f"{share:.1%}") for name, share in costs.profile)
+    )
+
+
+def _encodings(costs: otlp.Costs) -> Iterator[str]:
+    yield from _table(
+        (
+            "a span as OTLP, µs",
+            "the SDK's encoder",
+            "ours",
+            "ours, from the record",
+            "to the SDK's",
+        ),
+        (
+            (
+                each.title,
+                f"{each.stock.median:.0f}",
+                f"{each.span.median:.1f}",
+                f"{each.record.median:.1f}",
+                f"{each.to_stock:.2f} x",
+            )
+            for each in costs.encodings
+        ),
     )
 
 

@@ -154,6 +154,8 @@ class TrackerConfig(Settings):
         first_byte_attribute: Put the time to the first byte of the answer on the span.
         phase_spans: Give the span of a stream two children, `prefill` and `decode`, so that a
             waterfall shows both endpoints.
+        otlp_encoder: Under zero code, what encodes the spans that the SDK's OTLP exporters send:
+            `lifecycle`, for a fraction of the CPU, or `sdk`.
         max_metric_values: Limit of values with their own series, for endpoints, models, error types
             and so on each; others count as `_OTHER` until a value is unused or deleted. In its
             lifetime a tracker accepts ten times as many.
@@ -171,6 +173,7 @@ class TrackerConfig(Settings):
     npu_device_attributes: bool = False
     first_byte_attribute: bool = False
     phase_spans: bool = False
+    otlp_encoder: Literal["lifecycle", "sdk"] = "lifecycle"
     max_metric_values: int = Field(default=1_000, ge=1)
     close_timeout: Duration = duration(seconds=5)
 

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, ClassVar, TypeAlias
 
 import wrapt
+from opentelemetry import trace
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.instrumentation.utils import unwrap
 from opentelemetry.metrics import MeterProvider
@@ -21,6 +22,7 @@ from opentelemetry.trace import TracerProvider
 from otel_lifecycle.config import ConfigError, TrackerConfig, unknown_variables
 from otel_lifecycle.instrumentation import export_logs, providers
 from otel_lifecycle.runtime.logs import get_logger
+from otel_lifecycle.telemetry.otlp.adoption import adopt_all, release_all
 from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 
 _logger = get_logger(__name__)
@@ -42,6 +44,7 @@ class InstrumentorOptions:
     npu_device_attributes: bool | None = None
     first_byte_attribute: bool | None = None
     phase_spans: bool | None = None
+    otlp_encoder: str | None = None
     max_metric_values: int | None = None
     close_timeout: str | None = None
     persistence_enabled: bool | None = None
@@ -145,6 +148,7 @@ class RouterInstrumentor(BaseInstrumentor):
         self._make_tracker = None
         tracker, self._tracker = self._tracker, None
         export_logs.unlimit(type(self))
+        release_all(type(self))
         for module, wrappers in self.wrappers().items():
             loaded = sys.modules.get(module)
             for name in wrappers if loaded is not None else ():
@@ -175,6 +179,8 @@ class RouterInstrumentor(BaseInstrumentor):
         if tracer_provider is None:
             # Before the tracker: its own exit handler runs first then.
             providers.shut_down_at_exit(config.close_timeout.total_seconds())
+            if config.otlp_encoder == "lifecycle":
+                adopt_all(trace.get_tracer_provider(), type(self))
         export_logs.limit(type(self))
         return RequestLifecycleTracker(config, tracer_provider, meter_provider)
 

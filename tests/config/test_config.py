@@ -54,6 +54,7 @@ def test_no_parameters(text: str | bytes) -> None:
         npu_device_attributes=False,
         first_byte_attribute=False,
         phase_spans=False,
+        otlp_encoder="lifecycle",
         max_metric_values=1_000,
         close_timeout=timedelta(seconds=5),
     )
@@ -93,6 +94,7 @@ def test_every_parameter() -> None:
       "npuDeviceAttributes": true,
       "firstByteAttribute": true,
       "phaseSpans": true,
+      "otlpEncoder": "sdk",
       "maxMetricValues": 20,
       "closeTimeout": "250ms"
     }"""
@@ -115,6 +117,7 @@ def test_every_parameter() -> None:
         npu_device_attributes=True,
         first_byte_attribute=True,
         phase_spans=True,
+        otlp_encoder="sdk",
         max_metric_values=20,
         close_timeout=timedelta(milliseconds=250),
     )
@@ -400,6 +403,7 @@ _FROM_VARIABLES = {
     "OTEL_LIFECYCLE_NPU_DEVICE_ATTRIBUTES": ("true", {"npu_device_attributes": True}),
     "OTEL_LIFECYCLE_FIRST_BYTE_ATTRIBUTE": ("true", {"first_byte_attribute": True}),
     "OTEL_LIFECYCLE_PHASE_SPANS": ("true", {"phase_spans": True}),
+    "OTEL_LIFECYCLE_OTLP_ENCODER": ("sdk", {"otlp_encoder": "sdk"}),
     "OTEL_LIFECYCLE_MAX_METRIC_VALUES": ("13", {"max_metric_values": 13}),
     "OTEL_LIFECYCLE_CLOSE_TIMEOUT": ("0", {"close_timeout": timedelta(0)}),
     "OTEL_LIFECYCLE_PERSISTENCE_FLUSH_THRESHOLD": (

@@ -17,14 +17,16 @@ from demo.otlp_receiver import OTLPReceiver
 from otel_lifecycle import Outcome, read_records
 from otel_lifecycle.records import Follower, RecordError
 from tests.examples.cluster import Cluster
+from tests.records.shipping.collectors import GRPC, HTTP_PROTOBUF, Collector
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
-ROUTER = """
+ROUTER = r"""
 import asyncio
 import os
 import threading
 import uvicorn
+from opentelemetry import trace
 from tests.instrumentation.generic_routers import HttpxUpstream, make_router
 
 router = make_router(HttpxUpstream([os.environ["ENGINE"]]))
@@ -33,6 +35,8 @@ async def app(scope, receive, send):
     if scope["type"] == "lifespan":
         for _ in range(int(os.environ.get("HANGING_CALLS", "0"))):
             asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)
+    elif "BROKEN_SPANS" in os.environ:
+        trace.get_tracer("router").start_span("half a character: \ud800").end()
     await router(scope, receive, send)
 
 if __name__ == "__main__":
@@ -154,6 +158,43 @@ def test_signal_beside_calls_that_hang(tmp_path: Path, engine: str, receiver: OT
     assert [record.outcome for record in read_records(records)] == [Outcome.COMPLETED] * 2
 
 
+@pytest.mark.parametrize(
+    ("protocol", "settings", "arrive"),
+    [
+        (GRPC, {}, True),
+        (HTTP_PROTOBUF, {}, True),
+        (HTTP_PROTOBUF, {"OTEL_LIFECYCLE_OTLP_ENCODER": "sdk"}, False),
+        (
+            HTTP_PROTOBUF,
+            {"OTEL_LIFECYCLE_OTLP_ENCODER": "sdk", "OTEL_TRACES_EXPORTER": "otlp_lifecycle"},
+            True,
+        ),
+    ],
+    ids=["grpc", "http", "the SDK's encoder", "our exporter"],
+)
+def test_encoder(
+    tmp_path: Path, engine: str, protocol: str, settings: dict[str, str], arrive: bool
+) -> None:
+    """The exporter's spans are encoded by us: one that cannot be costs no others, as with the SDK.
+
+    That is so for the SDK's exporter, unless the SDK's encoder is asked for, and for ours.
+    """
+    records = tmp_path / "records.jsonl"
+    with Collector(protocol) as collector:
+        settings = {
+            **collector.environment,
+            "OTEL_METRICS_EXPORTER": "none",
+            "BROKEN_SPANS": "1",
+            **persisted(records),
+            **settings,
+        }
+        serve_until(signal.SIGTERM, 2, tmp_path, None, ENGINE=engine, **settings)
+
+    ids = [record.request_id for record in read_records(records)]
+    assert len(ids) == 2
+    assert collector.request_ids == (ids if arrive else [])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["records.jsonl", "records-{pid}.jsonl"])
 def test_workers(tmp_path: Path, engine: str, receiver: OTLPReceiver, name: str) -> None:
@@ -176,7 +217,11 @@ def persisted(path: Path, **settings: str) -> dict[str, str]:
 
 
 def serve_until(
-    number: signal.Signals, requests: int, folder: Path, receiver: OTLPReceiver, **settings: str
+    number: signal.Signals,
+    requests: int,
+    folder: Path,
+    receiver: OTLPReceiver | None,
+    **settings: str,
 ) -> None:
     """Serve some requests with an instrumented router, and end it by a signal."""
     port = free_port()
@@ -185,8 +230,7 @@ def serve_until(
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "examples"), str(folder)]),
-        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
-        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        **({} if receiver is None else _exported_to(receiver)),
         "OTEL_LOGS_EXPORTER": "none",
         "PORT": str(port),
         **settings,
@@ -203,6 +247,13 @@ def serve_until(
             router.wait(30)
         finally:
             router.kill()
+
+
+def _exported_to(receiver: OTLPReceiver) -> dict[str, str]:
+    return {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": HTTP_PROTOBUF,
+    }
 
 
 def free_port() -> int:

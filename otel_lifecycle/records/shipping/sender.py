@@ -36,14 +36,14 @@ from otel_lifecycle.records.shipping.redaction import (
     Redactor,
     without_secrets,
 )
+from otel_lifecycle.telemetry.otlp.over_grpc import use_stub
+from otel_lifecycle.telemetry.otlp.over_http import EncodedBodies
 from otel_lifecycle.telemetry.otlp.request import EncodedSpan, encode_request
 from otel_lifecycle.telemetry.otlp.transport import (
     HTTP_PROTOBUF,
-    EncodedBodies,
     EncodedRequest,
     protocol,
     send,
-    use_stub,
 )
 
 # Errors caused by the spans themselves. All other errors may be temporary.

@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import grpc
-import requests
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.telemetry.otlp.encoders import SpanEncoder
 from otel_lifecycle.telemetry.otlp.request import EncodedSpan, encode_request
-from otel_lifecycle.telemetry.otlp.transport import (
-    GRPC,
-    EncodedBodies,
-    EncodedRequest,
-    protocol,
-    refuse,
-    send,
-    use_stub,
-)
+from otel_lifecycle.telemetry.otlp.transport import GRPC, EncodedRequest, protocol, send
 
 _logger = get_logger(__name__)
 
-# What a collector says that cannot read a request, or does not want what it has read.
-_REFUSING_STATUS: Final = frozenset({400, 415, 422})
-_REFUSING_CODES: Final = frozenset({grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL})
-
-# The router's threads wait for the interpreter's lock no longer than it takes to encode a few.
-_SLICE: Final = 8
+# The router's threads wait for the interpreter's lock no longer than it takes to encode a few: a
+# third of the event loop's p99 lag without pauses, for 2 us a span.
+_SLICE: Final = 16
 _PAUSE_SECONDS: Final = 0.0001
 
 
@@ -48,7 +33,7 @@ class LifecycleSpanExporter(SpanExporter):
     """
 
     def __init__(self) -> None:
-        self._exporter: Any = GrpcExporter() if protocol() == GRPC else HttpExporter()
+        self._exporter: Any = _sdk_exporter()
         if not adopt(self._exporter):
             _logger.warning(
                 "the SDK's OTLP exporter is not as it was, or has a session of somebody's own: it "
@@ -78,48 +63,35 @@ def adopt(exporter: SpanExporter) -> bool:
         False for any other exporter, a subclass, one whose session is somebody's own, and one that
         has been adopted before; nothing has changed then.
     """
-    members: Any = exporter
     if "export" in vars(exporter):
         return False
     try:
-        if type(exporter) is GrpcExporter:
-            use_stub(exporter, _Refusals())
-        elif type(exporter) is HttpExporter:
-            session = _session(members)
-            if type(session) is not requests.Session:
-                return False
-            session.__class__ = _Session
-        else:
+        if not _prepare(exporter):
             return False
-    except AttributeError:  # its inside is not what it was
+    except Exception:  # its inside is not what it was
         return False
-    members.export = _Export(exporter)
+    vars(exporter)["export"] = _Export(exporter)
     return True
 
 
-def adopt_all(provider: object) -> list[SpanExporter]:
-    """Adopt the exporters that the processors of a provider export through."""
-    return [exporter for exporter in _exporters(provider) if adopt(exporter)]
+# Imported where they are needed: a router uses one of them, and gRPC takes megabytes.
+def _sdk_exporter() -> SpanExporter:
+    if protocol() == GRPC:
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    else:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    return OTLPSpanExporter()
 
 
-def release(exporter: SpanExporter) -> None:
-    """Have an adopted exporter encode spans itself again."""
-    if isinstance(vars(exporter).get("export"), _Export):
-        del vars(exporter)["export"]
-
-
-def _exporters(provider: object) -> Iterator[SpanExporter]:
-    together = getattr(provider, "_active_span_processor", None)
-    for processor in getattr(together, "_span_processors", ()):
-        exporter = getattr(processor, "span_exporter", None)
-        if isinstance(exporter, SpanExporter):
-            yield exporter
-
-
-def _session(exporter: Any) -> object:
-    """The session of an HTTP exporter; since version 1.44 it is within a client."""
-    client = getattr(exporter, "_client", None)
-    return exporter._session if client is None else client._transport._session
+def _prepare(exporter: SpanExporter) -> bool:
+    module = type(exporter).__module__
+    if module == "opentelemetry.exporter.otlp.proto.grpc.trace_exporter":
+        from otel_lifecycle.telemetry.otlp.over_grpc import prepare
+    elif module == "opentelemetry.exporter.otlp.proto.http.trace_exporter":
+        from otel_lifecycle.telemetry.otlp.over_http import prepare
+    else:
+        return False
+    return prepare(exporter)
 
 
 class _Export:
@@ -167,25 +139,3 @@ class _Export:
         if type(error) not in self._reported:
             self._reported.add(type(error))
             _logger.warning("a span cannot be encoded and is left out: %s", type(error).__name__)
-
-
-class _Session(EncodedBodies):
-    """Notices a refusal."""
-
-    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
-        response = super().send(request, **kwargs)
-        if response.status_code in _REFUSING_STATUS:
-            refuse()
-        return response
-
-
-class _Refusals(grpc.UnaryUnaryClientInterceptor):  # pyright: ignore[reportMissingTypeArgument, reportUntypedBaseClass]
-    """Notices a refusal."""
-
-    def intercept_unary_unary(
-        self, continuation: Callable[..., Any], client_call_details: Any, request: Any
-    ) -> Any:
-        call = continuation(client_call_details, request)
-        if call.code() in _REFUSING_CODES:
-            refuse()
-        return call

@@ -8,18 +8,10 @@ bytes take the place of the empty message that it sends.
 from __future__ import annotations
 
 import os
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any, NoReturn
 
-import grpc
-import requests
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-    ExportTraceServiceResponse,
-)
 from opentelemetry.sdk.environment_variables import (
     OTEL_EXPORTER_OTLP_PROTOCOL,
     OTEL_EXPORTER_OTLP_TRACES_PROTOCOL,
@@ -31,9 +23,6 @@ GRPC = "grpc"
 HTTP_PROTOBUF = "http/protobuf"
 
 _PROTOCOL_VARIABLES = (OTEL_EXPORTER_OTLP_TRACES_PROTOCOL, OTEL_EXPORTER_OTLP_PROTOCOL)
-_METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
-_GZIP = 31  # zlib's largest window, with the header of gzip
-_FASTEST = 1  # of zlib's levels: a third of the CPU of the default, for a tenth more bytes
 
 
 def protocol() -> str:
@@ -82,6 +71,11 @@ class EncodedRequest(Sequence[ReadableSpan]):
 _current: ContextVar[EncodedRequest | None] = ContextVar("otlp_request", default=None)
 
 
+def current() -> EncodedRequest | None:
+    """Return the request that this thread exports."""
+    return _current.get()
+
+
 def send(exporter: SpanExporter, request: EncodedRequest) -> SpanExportResult:
     """Export a request through an exporter whose session or stub is one of these."""
     token = _current.set(request)
@@ -97,68 +91,3 @@ def refuse() -> None:
     request = _current.get()
     if request is not None:
         request.is_refused = True
-
-
-class EncodedBodies(requests.Session):
-    """A session that sends the current request, compressed as the exporter's header says."""
-
-    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
-        """Send a request, with our body if there is one; older exporters follow redirects."""
-        current = _current.get()
-        pack = _PACKERS.get(str(request.headers.get("content-encoding", "identity")))
-        if current is not None and pack is not None and request.method == "POST":
-            request.body = pack(current.take())
-            request.headers["Content-Length"] = str(len(request.body))
-        return super().send(request, **kwargs)
-
-
-def use_stub(exporter: GrpcExporter, *interceptors: grpc.UnaryUnaryClientInterceptor) -> None:
-    """Has an exporter send encoded requests, too; it must have no call under way.
-
-    Raises:
-        AttributeError: The exporter keeps its channel elsewhere.
-    """
-
-    def stub(channel: grpc.Channel) -> _Stub:
-        return _Stub(grpc.intercept_channel(channel, *interceptors))
-
-    members: Any = exporter
-    client = stub(members._channel)
-    translate: Callable[[object], object] = members._translate_data
-
-    def message(data: object) -> object:
-        return data if isinstance(data, EncodedRequest) else translate(data)
-
-    members._translate_data = message
-    members._stub, members._client = stub, client
-
-
-class _Stub:
-    """What the exporters call, as the generated `TraceServiceStub`."""
-
-    def __init__(self, channel: grpc.Channel) -> None:
-        self.Export = channel.unary_unary(
-            _METHOD,
-            request_serializer=_serialize,
-            response_deserializer=ExportTraceServiceResponse.FromString,
-        )
-
-
-def _serialize(request: EncodedRequest | ExportTraceServiceRequest) -> bytes:
-    return request.take() if isinstance(request, EncodedRequest) else request.SerializeToString()
-
-
-def _gzip(body: bytes) -> bytes:
-    packer = zlib.compressobj(_FASTEST, zlib.DEFLATED, _GZIP)
-    return packer.compress(body) + packer.flush()
-
-
-def _deflate(body: bytes) -> bytes:
-    return zlib.compress(body, _FASTEST)
-
-
-_PACKERS: Mapping[str, Callable[[bytes], bytes]] = {
-    "identity": bytes,
-    "gzip": _gzip,
-    "deflate": _deflate,
-}

@@ -23,8 +23,9 @@ from opentelemetry.sdk.trace.export import (
 )
 from opentelemetry.trace import SpanContext, SpanKind
 
-from otel_lifecycle.telemetry.otlp.exporter import LifecycleSpanExporter, adopt, adopt_all, release
-from otel_lifecycle.telemetry.otlp.transport import EncodedBodies
+from otel_lifecycle.telemetry.otlp.adoption import adopt_all, release_all
+from otel_lifecycle.telemetry.otlp.exporter import LifecycleSpanExporter, adopt
+from otel_lifecycle.telemetry.otlp.over_http import EncodedBodies
 from tests.records.shipping.collectors import (
     ACCEPT,
     BAD_REQUEST,
@@ -172,16 +173,28 @@ def test_adopted(collector: Collector) -> None:
     provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=StringIO())))
     tracer = provider.get_tracer("tracer")
 
-    adopted = adopt_all(provider), adopt_all(provider)
+    adopt_all(provider, "one")
+    adopt_all(provider, "another")
+    release_all("one")
     tracer.start_span("\ud800").end()
     tracer.start_span("adopted").end()
     assert provider.force_flush()
-    release(exporter)
+    for _ in range(2):
+        release_all("another")
+        adopt_all(provider, "another")
+        tracer.start_span("\ud800").end()
+        tracer.start_span("adopted again").end()
+        assert provider.force_flush()
+    release_all("another")
     tracer.start_span("released").end()
     provider.shutdown()
 
-    assert adopted == ([exporter], [])
-    assert [span["name"] for span in collector.spans] == ["adopted", "released"]
+    assert [span["name"] for span in collector.spans] == [
+        "adopted",
+        "adopted again",
+        "adopted again",
+        "released",
+    ]
     assert "export" not in vars(exporter)
 
 
@@ -215,8 +228,8 @@ def test_inside_of_another_version(
     collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An exporter whose inside is not what is known encodes spans itself, as before."""
-    monkeypatch.setattr("otel_lifecycle.telemetry.otlp.exporter.use_stub", missing)
-    monkeypatch.setattr("otel_lifecycle.telemetry.otlp.exporter._session", missing)
+    monkeypatch.setattr("otel_lifecycle.telemetry.otlp.over_grpc.use_stub", missing)
+    monkeypatch.setattr("otel_lifecycle.telemetry.otlp.over_http._session", missing)
 
     assert LifecycleSpanExporter().export(BATCH) is SUCCESS
     assert [*map(exact, collector.exports)] == [exact(stock(BATCH))]
