@@ -71,10 +71,10 @@ class Moments(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """What all attributes and events of a span are made of.
+    """What attributes and events of a span are made of.
 
-    A span whose `recorded` is one of these says what the record says, and nothing else; an
-    exporter need not read the attributes then.
+    Those of a span whose `recorded` is one of these say what the record says, and nothing else, and
+    lost nothing to a limit. An exporter need not read them then.
 
     Attributes:
         record: The finished request.

@@ -14,7 +14,7 @@ from otel_lifecycle.model import semconv
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.model.route import EndpointSnapshot, RouteSnapshot
 from otel_lifecycle.telemetry.attributes import Details
-from otel_lifecycle.telemetry.otlp.record import attribute_fields, encode_record, event_fields
+from otel_lifecycle.telemetry.otlp.record import encode_record, encode_recorded
 from otel_lifecycle.telemetry.otlp.request import EncodedSpan, encode_resource, encode_scope
 from otel_lifecycle.telemetry.otlp.span import encode_span
 from otel_lifecycle.telemetry.spans import Recorded
@@ -41,24 +41,15 @@ class SpanEncoder:
         """
         recorded = getattr(span, "recorded", None)
         if isinstance(recorded, Recorded):
-            record, at, details, views = recorded
-            message = encode_span(
-                span,
-                attribute_fields(record, at, details, views),
-                event_fields(record, at),
-            )
+            message = encode_recorded(span, recorded)
         else:
             message = encode_span(span)
         resource, scope = span.resource, span.instrumentation_scope
-        return EncodedSpan(
-            self._find(resource) or self._keep(resource, encode_resource(resource)),
-            self._find(scope) or self._keep(scope, encode_scope(scope)),
-            message,
-        )
-
-    def _find(self, owner: object) -> bytes | None:
-        kept = self._kept.get(id(owner))
-        return None if kept is None else kept[1]
+        kept = self._kept.get(id(resource))
+        first = self._keep(resource, encode_resource(resource)) if kept is None else kept[1]
+        kept = self._kept.get(id(scope))
+        second = self._keep(scope, encode_scope(scope)) if kept is None else kept[1]
+        return first, second, message
 
     def _keep(self, owner: object, encoded: bytes) -> bytes:
         if len(self._kept) >= _MOST_OWNERS:
@@ -99,7 +90,7 @@ class RecordEncoder:
                 self.resources.clear()
             attributes = {**self._resource, **record.resource}
             resource = self.resources[key] = encode_resource(Resource(attributes))
-        return EncodedSpan(resource, self._scope, message)
+        return resource, self._scope, message
 
     def _views(self, route: RouteSnapshot | None) -> Mapping[str, _Endpoint]:
         if route is None:

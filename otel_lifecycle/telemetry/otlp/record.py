@@ -10,16 +10,25 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, TraceState
 
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.telemetry.attributes import Details, setter
-from otel_lifecycle.telemetry.otlp.span import SPAN_KEYS, encode_event, encode_trace_state, join
+from otel_lifecycle.telemetry.otlp.span import (
+    SPAN_KEYS,
+    encode_event,
+    encode_links,
+    encode_status,
+    encode_trace_state,
+    join,
+)
 from otel_lifecycle.telemetry.otlp.wire import SMALL, Texts, int64, pack_double
 from otel_lifecycle.telemetry.spans import (
     NO_VIEWS,
     KeptAttributes,
     Moments,
+    Recorded,
     RecordSetters,
     end_attributes,
     moments,
@@ -64,18 +73,47 @@ def encode_record(
         kind.value,
         at.begins_ns,
         at.completed_ns or 0,
-        (*attribute_fields(record, at, details, views), *event_fields(record, at)),
+        (*_attribute_fields(record, at, details, views), *_event_fields(record, at)),
         _STATUS_UNSET if record.error is None else _STATUS_ERROR,
     )
 
 
-def attribute_fields(
+def encode_recorded(span: ReadableSpan, recorded: Recorded) -> bytes:
+    """Return the message of a span that says what a record says.
+
+    Raises:
+        ValueError: It has no context, or half a character in its name.
+    """
+    record, at, details, views = recorded
+    context, parent = span.context, span.parent
+    if context is None:
+        raise ValueError("has no context")
+    return join(
+        context.trace_id.to_bytes(16, "big"),
+        context.span_id.to_bytes(8, "big"),
+        encode_trace_state(context.trace_state),
+        None if parent is None else parent.span_id.to_bytes(8, "big"),
+        parent is not None and parent.is_remote,
+        span.name,
+        span.kind.value,
+        span.start_time or 0,
+        span.end_time or 0,
+        (
+            *_attribute_fields(record, at, details, views),
+            *_event_fields(record, at),
+            *encode_links(span),
+        ),
+        encode_status(span.status),
+    )
+
+
+def _attribute_fields(
     record: LifecycleRecord,
     at: Moments,
     details: Details,
-    views: Mapping[str, KeptAttributes] = NO_VIEWS,
+    views: Mapping[str, KeptAttributes],
 ) -> list[bytes]:
-    """Return the attributes of a record, encoded; the arguments are those of `end_attributes`."""
+    """The attributes of a record; the arguments are those of `end_attributes`."""
     fields = _Fields()
     try:
         _set_start(fields, record, 0, details)
@@ -87,8 +125,8 @@ def attribute_fields(
     return fields.parts
 
 
-def event_fields(record: LifecycleRecord, at: Moments) -> list[bytes]:
-    """Return the events of a record, encoded."""
+def _event_fields(record: LifecycleRecord, at: Moments) -> list[bytes]:
+    """The events of a record."""
     return [
         encode_event(name, at_ns, attributes) for name, at_ns, attributes in span_events(record, at)
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TypeAlias
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -14,18 +14,8 @@ _RESOURCE_KEYS = Keys(b"\x0a")
 _SCOPE_KEYS = Keys(b"\x1a")
 
 
-class EncodedSpan(NamedTuple):
-    """A span as bytes, and what it belongs to.
-
-    Attributes:
-        resource: The beginning of a `ResourceSpans`.
-        scope: The beginning of a `ScopeSpans`.
-        message: The `Span`.
-    """
-
-    resource: bytes
-    scope: bytes
-    message: bytes
+EncodedSpan: TypeAlias = tuple[bytes, bytes, bytes]
+"""A span, and what it belongs to: beginnings of `ResourceSpans` and `ScopeSpans`, and a `Span`."""
 
 
 def encode_request(spans: Iterable[EncodedSpan]) -> bytes:

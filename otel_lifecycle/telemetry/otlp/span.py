@@ -32,30 +32,23 @@ _LOCAL, _REMOTE = b"\x00\x01\x00\x00", b"\x00\x03\x00\x00"
 _NO_ATTRIBUTES: Mapping[str, Any] = {}
 
 
-def encode_span(
-    span: ReadableSpan,
-    attributes: Iterable[bytes] | None = None,
-    events: Iterable[bytes] | None = None,
-) -> bytes:
+def encode_span(span: ReadableSpan) -> bytes:
     """Return the message of a span.
-
-    Args:
-        span: The span.
-        attributes: Its attributes, if they are encoded already.
-        events: Its events, likewise.
 
     Raises:
         Exception: It has no message: no context, a time before 1970, half a character in a name.
     """
-    if attributes is None:
-        encoded: list[bytes] = []
-        SPAN_KEYS.put(encoded.append, _plain(span.attributes))
-        attributes = encoded
-    if events is None:
-        events = [
-            encode_event(event.name, event.timestamp, event.attributes, event.dropped_attributes)
-            for event in span.events
-        ]
+    fields: list[bytes] = []
+    SPAN_KEYS.put(fields.append, _plain(span.attributes))
+    fields.append(_count(b"\x50", span.dropped_attributes))
+    fields += [
+        encode_event(
+            event.name, event.timestamp, _plain(event.attributes), event.dropped_attributes
+        )
+        for event in span.events
+    ]
+    fields.append(_count(b"\x60", span.dropped_events))
+    fields += encode_links(span)
     context = span.context
     if context is None:
         raise ValueError("has no context")
@@ -70,15 +63,8 @@ def encode_span(
         span.kind.value,
         span.start_time or 0,
         span.end_time or 0,
-        (
-            *attributes,
-            _count(b"\x50", span.dropped_attributes),
-            *events,
-            _count(b"\x60", span.dropped_events),
-            *map(_link, span.links),
-            _count(b"\x70", span.dropped_links),
-        ),
-        _status(span.status),
+        fields,
+        encode_status(span.status),
     )
 
 
@@ -120,13 +106,26 @@ def encode_trace_state(state: TraceState | None) -> bytes:
     return text(b"\x1a", ",".join([f"{key}={value}" for key, value in state.items()]))
 
 
-def encode_event(
-    name: str, at_ns: int, attributes: Mapping[str, Any] | None, dropped: int = 0
-) -> bytes:
+def encode_links(span: ReadableSpan) -> list[bytes]:
+    """Return the fields of the links of a span, and of how many it has lost."""
+    return [*map(_link, span.links), _count(b"\x70", span.dropped_links)]
+
+
+def encode_status(status: Status | None) -> bytes:
+    """Return the field of a status; empty without one."""
+    if status is None:
+        return b""
+    code = status.status_code.value
+    body = text(b"\x12", status.description) if status.description else b""
+    if code:
+        body += b"\x18" + varint(code)
+    return delimited(b"\x7a", body)
+
+
+def encode_event(name: str, at_ns: int, attributes: Mapping[str, Any], dropped: int = 0) -> bytes:
     """Return the field of an event."""
     parts = [b"\x09", pack_fixed64(at_ns), EVENT_NAMES[name]]
-    if attributes:
-        _EVENT_KEYS.put(parts.append, _plain(attributes))
+    _EVENT_KEYS.put(parts.append, attributes)
     if dropped:
         parts.append(_count(b"\x20", dropped))
     return delimited(b"\x5a", b"".join(parts))
@@ -149,16 +148,6 @@ def _link(link: Link) -> bytes:
         _REMOTE if context.is_remote else _LOCAL,
     )
     return delimited(b"\x6a", b"".join(parts))
-
-
-def _status(status: Status | None) -> bytes:
-    if status is None:
-        return b""
-    code = status.status_code.value
-    body = text(b"\x12", status.description) if status.description else b""
-    if code:
-        body += b"\x18" + varint(code)
-    return delimited(b"\x7a", body)
 
 
 def _count(tag: bytes, number: int) -> bytes:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import Link, SpanContext, Status, StatusCode
 
 from otel_lifecycle import LifecycleRecord, Load, RequestCompletion, RequestStart, Route
 from otel_lifecycle.model.endpoint_state import EndpointState, EndpointView
@@ -157,9 +158,24 @@ def test_what_is_kept_is_bounded(bench: Bench) -> None:
     encoder = RecordEncoder(ALL_DETAILS, None)
     record = recorded(bench)
     resources = {
-        encoder.encode(msgspec.structs.replace(record, resource={"service.name": name})).resource
+        encoder.encode(msgspec.structs.replace(record, resource={"service.name": name}))[0]
         for name in map(str, range(600))
     }
 
     assert len(resources) == 600
     assert len(encoder.resources) <= 256
+
+
+def test_what_others_say_of_a_recorded_span(bench: Bench) -> None:
+    """Name, links and status are the span's own, whatever the record says."""
+    record = recorded(bench)
+    span = cast("Any", copy(span_from_record(record)))
+    span._name, span._status = "renamed", Status(StatusCode.ERROR, "by others")
+    span._links = [Link(SpanContext(1, 2, True), {"a": 1})]
+    expected = stock([span])
+    span.__class__ = RecordedSpan
+    span.recorded = Recorded(record, moments(record), ALL_DETAILS)
+
+    encoded = parsed([SpanEncoder().encode(span)])
+
+    assert exact(sorted_attributes(encoded)) == exact(sorted_attributes(expected))
