@@ -482,6 +482,14 @@ def otlp(endpoint: str, **variables: str) -> dict[str, str]:
             [],
         ),
         (
+            {
+                **otlp("http://127.0.0.1:{open}", PROTOCOL="grpc"),
+                "OTEL_TRACES_EXPORTER": "otlp_lifecycle",
+            },
+            "otlp_proto_grpc to http://127.0.0.1:{open}: something listens there",
+            [],
+        ),
+        (
             otlp(
                 "http://127.0.0.1:{closed}",
                 PROTOCOL="http/protobuf",

@@ -14,7 +14,8 @@ from otel_lifecycle.runtime.text import without_secrets
 
 CONNECT_SECONDS = 1.0
 
-_OTLP = "otlp"
+# Both are the SDK's exporter of the protocol in force.
+_OTLP = {"TRACES": ("otlp", "otlp_lifecycle"), "METRICS": ("otlp",)}
 _BY_PROTOCOL = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 _DEFAULT_SAMPLER = "parentbased_always_on"
 _SIGNALS = {"traces": "spans", "metrics": "metrics"}
@@ -90,7 +91,7 @@ class _Variables(NamedTuple):
 
 def _exporter(diagnosis: Diagnosis, name: str, variables: _Variables) -> str | None:
     """Return the entry point of an exporter's name."""
-    if name != _OTLP:
+    if name not in _OTLP[variables.signal]:
         return name
     protocol = variables.either("PROTOCOL") or "grpc"
     if protocol not in _BY_PROTOCOL:
