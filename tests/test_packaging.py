@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "otel_lifecycle"
 NAME = "otel-lifecycle"
+PICTURES = "https://raw.githubusercontent.com/otel-lifecycle/otel-lifecycle/main/"
 REPOSITORY = "https://github.com/otel-lifecycle/otel-lifecycle/blob/main/"
 
 # The folders and modules that need an extra.
@@ -177,8 +178,14 @@ def test_links_of_the_readme_work_on_an_index_page() -> None:
     """Every link leads to another site or to a file of the repository."""
     text = ProjectMetadata(str(ROOT), PluginManager()).core.readme
     links = re.findall(r"\]\(([^)]*)\)", text)
-    own = [link.removeprefix(REPOSITORY) for link in links if link.startswith(REPOSITORY)]
+    own = [
+        link.removeprefix(start)
+        for start in (REPOSITORY, PICTURES)
+        for link in links
+        if link.startswith(start)
+    ]
 
     assert [link for link in links if not link.startswith(("https://", "#"))] == []
     assert [path for path in own if not (ROOT / path).exists()] == []
     assert len(own) > 10
+    assert "docs/report.png" in own
