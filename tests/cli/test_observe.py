@@ -201,3 +201,17 @@ def test_endpoints_file(tmp_path: Path, start: Callable[..., Command]) -> None:
     assert record.tracked_endpoints == ["addr://127.0.0.1:9107", "pod://ns/pod-0"]
     assert record.selected_route is not None
     assert record.selected_route.leader.name == "d0"
+
+
+@pytest.mark.parametrize("address", ["", "x", "0", "70000", "host:"])
+def test_wrong_addresses(start: Callable[..., Command], address: str) -> None:
+    """An address that is none is refused in one line; OTLP has no end to wait for."""
+    code, _, error = start("observe", "--otlp", address).wait()
+    assert (code, error.count("\n")) == (2, 1)
+
+
+def test_one_source(start: Callable[..., Command]) -> None:
+    """The log is either a file or comes over OTLP, which has no end."""
+    for arguments in (("--otlp", 4319, "--envoy-log", OBSERVED), (), ("--otlp", 4319, "--once")):
+        code, _, error = start("observe", *arguments).wait()
+        assert (code, error.count("\n")) == (2, 1)

@@ -45,7 +45,6 @@ def _add_observe(parser: argparse.ArgumentParser) -> None:
         "--otlp",
         metavar="[HOST:]PORT",
         type=_address,
-        default="",
         help="receive the entries of the log over OTLP/gRPC instead (default of HOST: 127.0.0.1)",
     )
     parser.add_argument(

@@ -25,7 +25,7 @@ class ObserveOptions:
     """The options of the command."""
 
     envoy_log: Path | None
-    otlp: str
+    otlp: str | None
     output: Path | None
     checkpoint: Path | None
     endpoints: Path | None
@@ -44,7 +44,7 @@ def run(options: ObserveOptions) -> int:
             observatory = Observatory(
                 Options(
                     log=options.envoy_log,
-                    otlp=options.otlp,
+                    otlp=options.otlp or "",
                     output=options.output,
                     checkpoint=options.checkpoint,
                     endpoints=options.endpoints,
