@@ -25,8 +25,6 @@ def append(path: Path, *lines: bytes) -> None:
 
 def ids(path: Path) -> list[str]:
     """The requests of a record file; every line is a record."""
-    if not path.exists():
-        return []
     found: list[str] = []
     with Follower(path) as follower:
         for entry in follower.read():
@@ -215,3 +213,23 @@ def test_one_source(start: Callable[..., Command]) -> None:
     for arguments in (("--otlp", 4319, "--envoy-log", OBSERVED), (), ("--otlp", 4319, "--once")):
         code, _, error = start("observe", *arguments).wait()
         assert (code, error.count("\n")) == (2, 1)
+
+
+def test_rotated_records(tmp_path: Path, start: Callable[..., Command]) -> None:
+    """The record file is rotated as a tracker's, and each request is in it once."""
+    log, output = tmp_path / "access.log", tmp_path / "records.jsonl"
+    environment = {
+        "OTEL_LIFECYCLE_PERSISTENCE_ROTATE_BYTES": "20000",
+        "OTEL_LIFECYCLE_PERSISTENCE_COMPRESSION": "gzip",
+    }
+    for part in range(3):
+        append(log, *(line for number in range(30) for line in whole(f"{part}-{number}")))
+        observer = start("observe", "--envoy-log", log, "--output", output, environment=environment)
+        eventually(lambda part=part: len(ids(output)) >= 30 * part + 1)
+        observer.process.kill()
+        observer.wait()
+    arguments = ("observe", "--envoy-log", log, "--output", output, "--once")
+    assert start(*arguments, environment=environment).wait()[0] == 0
+
+    assert len(list(tmp_path.glob("records.*.jsonl*"))) >= 5
+    assert sorted(ids(output)) == sorted(f"{part}-{n}" for part in range(3) for n in range(30))

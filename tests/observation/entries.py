@@ -81,8 +81,9 @@ class Joined:
         self.records: list[LifecycleRecord] = []
         self.now = 0.0
         self.store = LifecycleStore("observation-test")
-        config = options.pop("config", TrackerConfig())
-        lifecycles = Lifecycles(config, self.store, Endpoints(), SystemClock(), {})
+        config, clock = options.pop("config", TrackerConfig()), options.pop("clock", SystemClock())
+        shadow = options.pop("shadow", None)
+        lifecycles = Lifecycles(config, self.store, Endpoints(), clock, {}, shadow)
         self.joiner = Joiner(
             lifecycles,
             self.records.append,
