@@ -33,6 +33,7 @@ NEEDS = {
         "cli/page.py",
         "cli/selection.py",
     ),
+    "envoy": ("observation/envoy_config.py",),
     "cli": ("analysis/", "cli/report.py", "cli/terminal.py"),
 }
 # The package and its examples, and names that only type checkers see.

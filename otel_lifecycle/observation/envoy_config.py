@@ -69,7 +69,9 @@ def read_config(path: Path) -> object:
         return msgspec.json.decode(text)
     except ValueError:
         if find_spec("yaml") is None:
-            raise ValueError(f"{path}: YAML needs PyYAML: pip install pyyaml") from None
+            raise ValueError(
+                f"{path}: YAML needs an extra: pip install 'otel-lifecycle[envoy]'"
+            ) from None
     import yaml
 
     try:
