@@ -43,6 +43,22 @@ class Answer:
         part: Which of several answers to several prompts is being read.
     """
 
+    __slots__ = (
+        "_choices",
+        "_counts",
+        "_done",
+        "_finished",
+        "_samples",
+        "changes",
+        "failed",
+        "finish_reason",
+        "has_output",
+        "is_stream",
+        "open_choices",
+        "part",
+        "tells_its_end",
+    )
+
     def __init__(self) -> None:
         self.is_stream = False
         self.has_output = False

@@ -32,14 +32,13 @@ class EventStream:
 
     def feed(self, chunk: bytes) -> Sequence[Event]:
         """Take the next bytes; return the events that are whole with them."""
-        # Most chunks are one event with one line of data.
+        # Most chunks are one event with one line of data, or several of them.
         if self.is_between_events and chunk.endswith(b"\n\n") and b"\r" not in chunk:
-            start, name = 0, b""
-            if chunk.startswith(b"event: "):
-                start = chunk.find(b"\n") + 1
-                name = chunk[7 : start - 1]
-            if chunk.startswith(b"data: ", start) and chunk.find(b"\n", start) == len(chunk) - 2:
-                return ((name, chunk[start + 6 : -2]),)
+            if chunk.startswith(b"data: ") and chunk.find(b"\n") == len(chunk) - 2:
+                return ((b"", chunk[6:-2]),)
+            plain = _plain_events(chunk)
+            if plain is not None:
+                return plain
         if self._after_cr or b"\r" in chunk:
             chunk = self._with_line_feeds(chunk)
         lines = chunk.split(b"\n")
@@ -113,3 +112,16 @@ class EventStream:
             if not isinstance(self._data, bytearray):
                 self._data = bytearray(self._data)
             self._data += b"\n" + value
+
+
+def _plain_events(chunk: bytes) -> Sequence[Event] | None:
+    """Return the events of a chunk that has nothing but names and lines of data, one a event."""
+    events: list[Event] = []
+    for text in chunk[:-2].split(b"\n\n"):
+        name = b""
+        if text.startswith(b"event: "):
+            name, _, text = text[7:].partition(b"\n")
+        if not text.startswith(b"data: ") or b"\n" in text:
+            return None
+        events.append((name, text[6:]))
+    return events

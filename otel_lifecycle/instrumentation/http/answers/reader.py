@@ -9,7 +9,7 @@ import msgspec
 
 from otel_lifecycle.instrumentation.http.answers.answer import Answer
 from otel_lifecycle.instrumentation.http.answers.decoding import UNREADABLE, decode_parts, strict
-from otel_lifecycle.instrumentation.http.answers.dialects import plain
+from otel_lifecycle.instrumentation.http.answers.dialects import openai, plain
 from otel_lifecycle.instrumentation.http.answers.dialects.detection import Dialect, detect
 from otel_lifecycle.instrumentation.http.answers.event_stream import EventStream
 from otel_lifecycle.instrumentation.http.answers.json_body import JsonBody
@@ -24,6 +24,7 @@ _FIELDS: Final = (b"data", b"event", b"id", b"retry", b":")
 _LONGEST_FIELD: Final = 8
 _BEGINNING: Final = 256
 _MAX_DIGITS: Final = 18
+_MAX_APART: Final = 16  # events of a chunk that are looked at one by one
 _MAX_UNKNOWN: Final = 64  # objects of no dialect, before nobody looks for one any more
 _WITHOUT_BODY: Final = frozenset({204, 205, 304})
 _LINES: Final = ("ndjson", "jsonl", "json-lines", "jsonlines", "stream+json")
@@ -40,6 +41,25 @@ class AnswerReader(Answer):
         beginning: Its first bytes without blanks, to tell whose answer another one passes on.
     """
 
+    __slots__ = (
+        "_body",
+        "_cut",
+        "_dialect",
+        "_dropped",
+        "_events",
+        "_head",
+        "_is_over",
+        "_may_repeat",
+        "_media_type",
+        "_missing",
+        "_received",
+        "_repeated",
+        "_status",
+        "_unknown",
+        "_unread",
+        "beginning",
+    )
+
     def __init__(self) -> None:
         super().__init__()
         self.beginning = b""
@@ -55,8 +75,8 @@ class AnswerReader(Answer):
         self._unknown = 0
         self._events: EventStream | None = None
         self._body: JsonBody | None = None
-        self._repeated = RepeatedEvent()
-        self._may_repeat = False
+        self._repeated: RepeatedEvent | None = None
+        self._may_repeat = False  # what comes next may be an event like the one learned
         self._is_over = False
 
     @property
@@ -86,7 +106,7 @@ class AnswerReader(Answer):
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the body."""
         self._missing -= len(chunk)
-        if self._may_repeat and self._repeated.matches(chunk):
+        if self._repeated is not None and self._may_repeat and self._repeated.matches(chunk):
             return
         if not chunk or self._is_over:
             return
@@ -163,10 +183,35 @@ class AnswerReader(Answer):
             self._unread = True
 
     def _read_events(self, stream: EventStream, chunk: bytes) -> None:
-        begins_event, changes = stream.is_between_events, self.changes
-        events = stream.feed(chunk)
+        """Read a chunk event by event, as long as there is a use in that: most are alike."""
+        repeated = self._repeated
+        if not stream.is_between_events:
+            self._read_piece(stream, chunk)
+            return
+        if repeated is None:
+            repeated = self._repeated = RepeatedEvent()
+        position = 0
+        for _ in range(_MAX_APART if repeated.learns else 0):
+            if self._may_repeat:
+                position = repeated.skip(chunk, position)
+            end = chunk.find(b"\n\n", position) + 2
+            if end < 2:
+                break
+            event, position = chunk[position:end], end
+            changes = self.changes
+            self._read_piece(stream, event)
+            has_news = not self.has_output or changes != self.changes
+            repeated.look(event, has_news=has_news)
+            self._may_repeat = repeated.is_learned
+            if not (repeated.learns and stream.is_between_events):
+                break
+        if position < len(chunk):
+            self._read_piece(stream, chunk[position:] if position else chunk)
+        self._may_repeat = repeated.is_learned and stream.is_between_events
+
+    def _read_piece(self, stream: EventStream, piece: bytes) -> None:
         dialect = self._dialect
-        for name, data in events:
+        for name, data in stream.feed(piece):
             if dialect is not None and name != b"error" and data.startswith(b"{"):
                 try:
                     dialect(data, self)
@@ -174,12 +219,6 @@ class AnswerReader(Answer):
                 except UNREADABLE:
                     pass
             self._read_event(name, data)
-        if not stream.is_between_events:
-            self._may_repeat = False
-        elif self.has_output:
-            if begins_event and changes == self.changes and len(events) == 1:
-                self._repeated.learn(chunk)
-            self._may_repeat = self._repeated.is_learned
 
     def _read_event(self, name: bytes, data: bytes) -> None:
         if name == b"error":
@@ -220,6 +259,9 @@ class AnswerReader(Answer):
     def _read_strict(self, data: bytes | msgspec.Raw) -> None:
         dialect = self._dialect
         if dialect is None:
+            if openai.read_first(data, self):
+                self._dialect = openai.read
+                return
             dialect = detect(decode_parts(data))
             self._unknown += dialect is plain.read
             if dialect is not plain.read or self._unknown > _MAX_UNKNOWN:

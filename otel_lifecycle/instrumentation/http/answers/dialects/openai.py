@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from otel_lifecycle.instrumentation.http.answers.answer import Answer
@@ -37,12 +39,26 @@ class _Choice(msgspec.Struct, gc=False):
     usage: Usage | Scalar = None  # Moonshot
 
 
+class _WholeChoice(_Choice, gc=False):
+    delta: dict[str, msgspec.Raw] | Scalar = None
+    message: dict[str, msgspec.Raw] | Scalar = None
+    text: msgspec.Raw = NOTHING
+    token_ids: msgspec.Raw = NOTHING
+
+
 class _Elsewhere(msgspec.Struct, gc=False):
     usage: Usage | Scalar = None
 
 
 class _Piece(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
+    usage: Usage | None = None
+    error: msgspec.Raw = NOTHING
+    x_groq: _Elsewhere | None = None
+
+
+class _WholePiece(msgspec.Struct, gc=False):
+    choices: list[_WholeChoice] | None = None
     usage: Usage | None = None
     error: msgspec.Raw = NOTHING
     x_groq: _Elsewhere | None = None
@@ -59,19 +75,46 @@ class _Texts(msgspec.Struct):
     choices: list[_Text] | None = None
 
 
+_whole_decoder = msgspec.json.Decoder(_WholePiece)
 _piece_decoder = TolerantDecoder(_Piece)
 _texts_decoder = TolerantDecoder(_Texts)
 
 
+def read_first(data: bytes | msgspec.Raw, answer: Answer) -> bool:
+    """Read an object of unknown dialect, if it is one of this dialect without a fault.
+
+    Raises:
+        msgspec.DecodeError: It is no JSON object.
+        RecursionError: It is too deep.
+    """
+    try:
+        piece = _whole_decoder.decode(data)
+    except msgspec.ValidationError:
+        return False
+    choices = piece.choices
+    if choices is None:
+        return False
+    if not answer.has_output:
+        answer.has_output = _has_output(choices)
+    _take(choices, piece, answer)
+    return True
+
+
 def read(data: bytes | msgspec.Raw, answer: Answer) -> None:
     """Read a chunk of a stream, or a whole answer."""
+    if not answer.has_output and read_first(data, answer):
+        return
     piece = _piece_decoder.decode(data)
     if piece.choices is None:
         plain.read(data, answer)
         return
     if not answer.has_output and piece.choices:
-        answer.has_output = _has_output(data)
-    for choice in piece.choices:
+        answer.has_output = _has_output(_texts_decoder.decode(data).choices or ())
+    _take(piece.choices, piece, answer)
+
+
+def _take(choices: Sequence[_Choice], piece: _Piece | _WholePiece, answer: Answer) -> None:
+    for choice in choices:
         reason = choice.finish_reason
         if reason is not None or choice.index not in answer.open_choices:
             answer.choice(choice.index, reason.type if isinstance(reason, _Reason) else reason)
@@ -87,8 +130,8 @@ def read(data: bytes | msgspec.Raw, answer: Answer) -> None:
         answer.fail()
 
 
-def _has_output(data: bytes | msgspec.Raw) -> bool:
-    for text in _texts_decoder.decode(data).choices or ():
+def _has_output(choices: Sequence[_WholeChoice | _Text]) -> bool:
+    for text in choices:
         if not is_empty(text.text) or not is_empty(text.token_ids):
             return True
         for part in (text.delta, text.message):
