@@ -9,7 +9,8 @@ from typing import Any
 
 from opentelemetry import context, trace
 
-from otel_lifecycle.instrumentation.http.answers import AnswerReader
+from otel_lifecycle.instrumentation.http.answers import AnswerReader, Relay
+from otel_lifecycle.instrumentation.http.answers.relay import SMALL
 from otel_lifecycle.instrumentation.http.requests.marks import NO_MARK, Mark
 from otel_lifecycle.instrumentation.routing import ENCODE, PREFILL
 from otel_lifecycle.model import RouteEndpoint
@@ -29,7 +30,8 @@ class Attempt:
         is_hedge: The same call was made before, and is not answered yet.
         is_choice: The router only chose an endpoint; whether it called it is not known.
         failure: Why the call, or the reading of its answer, failed; empty when it did not.
-        answer: What the engine said; None where that is not read.
+        relay: What the engine says, on its way to the client; None where that is not read.
+        room: Bytes of it that may be held.
         is_over: The engine's answer came to its end: the router did not break it off.
         is_cancelled: The router broke it off.
         started_ns: When it was made, on the tracker's monotonic clock.
@@ -40,7 +42,6 @@ class Attempt:
     """
 
     __slots__ = (
-        "answer",
         "answered_ns",
         "ended_ns",
         "endpoint",
@@ -53,6 +54,8 @@ class Attempt:
         "let_loose",
         "mark",
         "monotonic_ns",
+        "relay",
+        "room",
         "started_ns",
     )
 
@@ -69,7 +72,8 @@ class Attempt:
         self.is_hedge = False
         self.is_choice = False
         self.failure = ""
-        self.answer: AnswerReader | None = None
+        self.relay: Relay | None = None
+        self.room = SMALL
         self.is_over = False
         self.is_cancelled = False
         self.monotonic_ns = monotonic_ns
@@ -77,6 +81,11 @@ class Attempt:
         self.answered_ns: int | None = None
         self.ended_ns: int | None = None
         self.let_loose: Callable[[], None] | None = None
+
+    @property
+    def answer(self) -> AnswerReader | None:
+        """What the engine has said so far; None where that is not read."""
+        return None if self.relay is None else self.relay.read()
 
     @property
     def milliseconds(self) -> float | None:
@@ -91,7 +100,8 @@ class Attempt:
     @property
     def is_cut(self) -> bool:
         """Whether the engine's answer ended before its proper end."""
-        return self.is_over and self.answer is not None and self.answer.is_truncated
+        answer = self.answer
+        return self.is_over and answer is not None and answer.is_truncated
 
     @property
     def is_pending(self) -> bool:
@@ -99,7 +109,7 @@ class Attempt:
         if self.ended_ns is not None or self.answered_ns is None:
             return self.ended_ns is None
         # Of an answer that is not read the beginning is all that is known.
-        return self.leg not in (ENCODE, PREFILL) and self.answer is not None
+        return self.leg not in (ENCODE, PREFILL) and self.relay is not None
 
     @property
     def is_broken(self) -> bool:
@@ -152,14 +162,26 @@ class Attempt:
             self.is_cancelled = True
             self._end()
 
+    def reads(self, status: int, content_type: str) -> Relay:
+        """Has the engine's answer read; of its headers the client library sees to the others."""
+        reader = AnswerReader()
+        reader.begin(status, {"content-type": content_type})
+        self.relay = Relay(reader, self.room)
+        return self.relay
+
     def read(self, chunk: bytes) -> None:
         """The next bytes of the engine's answer."""
-        if self.answer is not None:
-            self.answer.feed(chunk)
+        if self.relay is not None:
+            self.relay.feed(chunk)
+
+    def finish(self, *, choices: int, samples: int) -> None:
+        """Reads what the end of the engine's answer makes readable."""
+        if self.relay is not None:
+            self.relay.finish(choices=choices, samples=samples)
 
     def let_go(self) -> None:
         """Keeps nothing that the response, or its connection, could reach."""
-        self.answer = None
+        self.relay = None
         if self.let_loose is not None:
             self.let_loose()
             self.let_loose = None

@@ -13,7 +13,6 @@ from typing import Any
 
 import wrapt
 
-from otel_lifecycle.instrumentation.http.answers import AnswerReader
 from otel_lifecycle.instrumentation.http.attempt import Attempt
 from otel_lifecycle.runtime.logs import get_logger
 
@@ -26,16 +25,18 @@ _reading: dict[int, Attempt] = {}
 def read_httpx(attempt: Attempt, response: Any) -> None:
     """Reads a response of httpx, now or while the router does."""
     try:
-        answer = _begin(response.status_code, response.headers)
-        if response.is_stream_consumed:
-            answer.feed(response.content)
-            attempt.over()
-        elif response.headers.get("content-encoding", "identity") == "identity":
-            response.stream = _Stream(response.stream, attempt)
-        else:
+        is_here = response.is_stream_consumed
+        headers = response.headers
+        if not is_here and headers.get("content-encoding", "identity") != "identity":
             return
-        attempt.answer = answer
+        attempt.reads(response.status_code, headers.get("content-type", ""))
+        if is_here:
+            attempt.read(response.content)
+            attempt.over()
+        else:
+            response.stream = _Stream(response.stream, attempt)
     except Exception:
+        attempt.relay = None
         _logger.debug("the engine's answer could not be read", exc_info=True)
 
 
@@ -49,11 +50,12 @@ def read_aiohttp(attempt: Attempt, response: Any, *, unpacked: bool) -> None:
     """
     try:
         content, reading = response.content, _reading_stream()
+        headers = response.headers
         if type(content) is not reading.__base__:
             return
-        if not unpacked and response.headers.get("content-encoding", "identity") != "identity":
+        if not unpacked and headers.get("content-encoding", "identity") != "identity":
             return
-        attempt.answer = _begin(response.status, response.headers)
+        attempt.reads(response.status, headers.get("content-type", ""))
         for chunk in content._buffer:  # what came with the headers
             attempt.read(chunk)
         if content.is_eof():
@@ -69,13 +71,6 @@ def read_aiohttp(attempt: Attempt, response: Any, *, unpacked: bool) -> None:
             content.__class__ = reading
     except Exception:
         _logger.debug("the engine's answer could not be read", exc_info=True)
-
-
-def _begin(status: int, headers: Any) -> AnswerReader:
-    """Of the headers only the type counts: the libraries count the bytes, and unpack them."""
-    answer = AnswerReader()
-    answer.begin(status, {"content-type": headers.get("content-type", "")})
-    return answer
 
 
 class _Stream(wrapt.ObjectProxy):  # pyright: ignore[reportMissingTypeArgument]

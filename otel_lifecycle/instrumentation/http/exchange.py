@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import wraps
 from threading import RLock
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 from uuid import uuid4
 
 from opentelemetry import trace
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext
 
 from otel_lifecycle.instrumentation.http.answers import AnswerReader
+from otel_lifecycle.instrumentation.http.answers.relay import MAX_HELD
 from otel_lifecycle.instrumentation.http.attempt import Attempt, Call
 from otel_lifecycle.instrumentation.http.caller import caller_span, unless_current
 from otel_lifecycle.instrumentation.http.client import has_left
+from otel_lifecycle.instrumentation.http.client_answer import ClientAnswer
 from otel_lifecycle.instrumentation.http.legs import Legs
 from otel_lifecycle.instrumentation.http.requests.inference_request import (
     InferenceRequest,
@@ -37,6 +39,8 @@ from otel_lifecycle.runtime.clock import Clock
 from otel_lifecycle.tracking.current_request import CurrentRequest, current_request
 from otel_lifecycle.tracking.handle import TrackedRequest
 from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
+
+_MANY: Final = 256  # requests in flight, of which each may hold as much as it needs
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -122,7 +126,7 @@ class Exchange:
         # processor of others may call an engine too.
         self._lock = RLock()
         self._request = request
-        self._response = AnswerReader()
+        self._response = ClientAnswer()
         self._error: BaseException | None = None
         self._status = 0
         self._is_routed = self._is_routing = self._is_starting = False
@@ -218,6 +222,8 @@ class Exchange:
             attempt, reason = self._legs.enter(
                 endpoint, request, mark, planned=planned, retry=retry
             )
+            if self._tracker.store.active_requests < _MANY:
+                attempt.room = MAX_HELD
             if attempt.leg == SIDE and self._tracked is None:
                 return attempt  # before the router has chosen
             route = self.routing.route
@@ -249,7 +255,8 @@ class Exchange:
         if self.claimed or self.done or self._is_routing:
             return False
         if self._is_routed:  # middleware did not like the first answer
-            self._response = AnswerReader()
+            self._response.leave()
+            self._response = ClientAnswer()
             self._error = None
         self._is_routed = self._is_routing = True
         return True
@@ -280,7 +287,7 @@ class Exchange:
         if body:
             # What nobody got does not count as the answer's end.
             if (routing or not self._is_routed) and not self._disconnected:
-                self._response.feed(body)
+                self._response.feed(body, self._legs.attempts)
             if not routing:
                 self._reached_client()
             if not self._has_output and self._response.has_output and self._has_reached_client:
@@ -337,18 +344,23 @@ class Exchange:
         self.look_at_client()
         self.done = True
         request = self._read_request()
-        self._response.finish(choices=request.choices, samples=request.samples)
+        response = self._response.finish(choices=request.choices, samples=request.samples)
         self._legs.finish(request)
         if self._tracked is None:
-            self._conclude_without_engine(error)
+            self._conclude_without_engine(response, error)
         else:
-            self._tracked.end(self._judge(self._tracked, error))
+            self._tracked.end(self._judge(self._tracked, response, error))
         self.let_go()
 
-    def _conclude_without_engine(self, error: BaseException | None) -> None:
+    def _conclude_without_engine(self, response: AnswerReader, error: BaseException | None) -> None:
         """Records what the client got; who served it, if anybody did, is not known."""
         completion = judge_unserved(
-            self._response, self._status, self.answered, self._disconnected, error or self._error
+            response,
+            self._response.is_truncated,
+            self._status,
+            self.answered,
+            self._disconnected,
+            error or self._error,
         )
         if self.calls_seen or completion.outcome in (Outcome.COMPLETED, Outcome.ERROR):
             unserved(self._tracker).tell(self._path or self.operation, self.calls_seen)
@@ -358,14 +370,17 @@ class Exchange:
                 self._start(None), completion, self._headers, arrived_ns=self._arrived_ns
             )
 
-    def _judge(self, tracked: TrackedRequest, error: BaseException | None) -> RequestCompletion:
+    def _judge(
+        self, tracked: TrackedRequest, response: AnswerReader, error: BaseException | None
+    ) -> RequestCompletion:
         legs = self._legs
-        attempt = legs.deciding(self._response)
+        attempt = legs.deciding(response)
         if self.routing.route != self._route:
             tracked.extend(self.routing.route)
         tracked.dispatched_at(legs.dispatched_ns)
         end = End(
-            response=self._response,
+            response=response,
+            is_truncated=self._response.is_truncated,
             attempt=attempt,
             prefill=legs.prefill,
             status=self._status,

@@ -91,8 +91,7 @@ class Legs:
     def finish(self, request: InferenceRequest) -> None:
         """Read what the ends of the answers make readable."""
         for attempt in self.attempts:
-            if attempt.answer is not None:
-                attempt.answer.finish(choices=request.choices, samples=request.samples)
+            attempt.finish(choices=request.choices, samples=request.samples)
 
     def deciding(self, response: AnswerReader) -> Attempt:
         """Return the call whose answer went to the client, or that is why there was none.
@@ -169,8 +168,8 @@ class Legs:
     def _follow(self, attempt: Attempt, request: InferenceRequest) -> str:
         """Find out what a call is to those before it; return why the route is another one now."""
         for one in self.attempts:
-            if one.is_over and one.answer is not None:
-                one.answer.finish(choices=request.choices, samples=request.samples)
+            if one.is_over:
+                one.finish(choices=request.choices, samples=request.samples)
         same = [one for one in self.attempts[self._begun :] if one.leg == attempt.leg]
         pending = next((one for one in same if one.is_pending), None)
         if pending is not None:

@@ -9,7 +9,6 @@ from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from otel_lifecycle.instrumentation.http.answers import AnswerReader
 from otel_lifecycle.instrumentation.http.attempt import Attempt
 from otel_lifecycle.instrumentation.http.clients import (
     body_of_call,
@@ -101,17 +100,16 @@ def _attempt(
 
 def _read(attempt: Attempt, response: Any) -> None:
     reading = _reading_response()
-    answer = AnswerReader()
-    answer.begin(response.status, {"content-type": response.headers.get("content-type", "")})
-    if response._body is not None:  # the library has read it all
-        answer.feed(response._body)
+    is_here = response._body is not None  # the library has read it all
+    if not is_here and type(response) is not reading.__base__:
+        return
+    attempt.reads(response.status, response.headers.get("content-type", ""))
+    if is_here:
+        attempt.read(response._body)
         attempt.over()
-    elif type(response) is reading.__base__:
+    else:
         response._otel_lifecycle_attempt = attempt
         response.__class__ = reading
-    else:
-        return
-    attempt.answer = answer
 
 
 @cache

@@ -17,6 +17,7 @@ class End(NamedTuple):
 
     Attributes:
         response: What the client got.
+        is_truncated: Whether that is known to be cut short.
         attempt: The call whose answer was the client's.
         prefill: The call of the prefill of a PD route.
         status: Of the response, 0 if it never began.
@@ -29,6 +30,7 @@ class End(NamedTuple):
     """
 
     response: AnswerReader
+    is_truncated: bool
     attempt: Attempt
     prefill: Attempt | None
     status: int
@@ -62,7 +64,7 @@ def judge(end: End) -> RequestCompletion:
     if answer.failed or response.failed:
         told = answer if answer.failed else response
         return _failure("stream_error" if told.is_stream else "response_error", told)
-    if attempt.is_cut or response.is_truncated:
+    if attempt.is_cut or end.is_truncated:
         told = answer if attempt.is_cut else response
         is_stream = told.is_stream or end.streaming
         return _failure("stream_truncated" if is_stream else "response_truncated")
@@ -71,6 +73,7 @@ def judge(end: End) -> RequestCompletion:
 
 def judge_unserved(
     response: AnswerReader,
+    is_truncated: bool,
     status: int,
     answered: bool,
     disconnected: bool,
@@ -80,6 +83,7 @@ def judge_unserved(
 
     Args:
         response: What the client got.
+        is_truncated: Whether that is known to be cut short.
         status: Of the response, 0 if it never began.
         answered: Whether the response came to its end.
         disconnected: Whether the client left before that.
@@ -96,7 +100,7 @@ def judge_unserved(
     if response.failed:
         return _failure("stream_error" if response.is_stream else "response_error", response)
     # Not every application is a router: an answer without output is none of an engine.
-    if response.is_truncated and response.has_output:
+    if is_truncated and response.has_output:
         return _failure("stream_truncated" if response.is_stream else "response_truncated")
     return RequestCompletion(
         output_tokens=response.output_tokens,

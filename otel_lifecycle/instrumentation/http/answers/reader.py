@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Final
 
 import msgspec
@@ -50,7 +51,6 @@ class AnswerReader(Answer):
         "_head",
         "_is_over",
         "_may_repeat",
-        "_media_type",
         "_missing",
         "_received",
         "_repeated",
@@ -58,6 +58,7 @@ class AnswerReader(Answer):
         "_unknown",
         "_unread",
         "beginning",
+        "media_type",
     )
 
     def __init__(self) -> None:
@@ -66,7 +67,7 @@ class AnswerReader(Answer):
         self._received = False
         self._missing = 0
         self._status = 200
-        self._media_type = ""
+        self.media_type = ""
         self._unread = False
         self._cut = False
         self._dropped = False
@@ -86,22 +87,33 @@ class AnswerReader(Answer):
         A stream that lacks its terminator, a body shorter than its header says, JSON that is not
         whole, or nothing at all.
         """
+        return self.is_truncated_for(self._status, self._missing)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything has been read."""
+        return self._received or bool(self._head)
+
+    def is_truncated_for(self, status: int, missing: int) -> bool:
+        """Return the same for somebody who got the answer under another header.
+
+        Args:
+            status: Of that.
+            missing: Bytes that it announced, and that did not come.
+        """
         if self.is_stream:
             unknown = self._dropped or not self.tells_its_end
             return self._cut or not (self.ended or unknown)
         if not self._received:
-            return self._status not in _WITHOUT_BODY
-        return self._missing > 0 or self._cut
+            return status not in _WITHOUT_BODY
+        return missing > 0 or self._cut
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """Take the status and the headers, whose names are in lower case."""
         self._status = status
-        length = headers.get("content-length", "")
-        if length.isascii() and length.isdecimal() and len(length) <= _MAX_DIGITS:
-            self._missing = int(length)
-        self._media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        encoding = headers.get("content-encoding", "").strip().lower()
-        self._unread = status >= 400 or encoding not in ("", "identity")
+        self._missing = content_length(headers)
+        self.media_type = media_type(headers)
+        self._unread = status >= 400 or is_packed(headers)
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the body."""
@@ -146,6 +158,10 @@ class AnswerReader(Answer):
         self._events = self._body = None
         self._head = b""
 
+    def copy(self) -> AnswerReader:
+        """Return another one that has read as much."""
+        return deepcopy(self)
+
     def assume_whole(self) -> None:
         """Take the answer for a stream that has ended; its pieces were not read."""
         self.is_stream = True
@@ -169,9 +185,9 @@ class AnswerReader(Answer):
             self._head = head
         elif start[:1] in (b"{", b"["):
             self._head = b""
-            self._body = JsonBody(is_lines=self._media_type.endswith(_LINES))
+            self._body = JsonBody(is_lines=self.media_type.endswith(_LINES))
             self._read_lines(self._body, head)
-        elif self._media_type == "text/event-stream" or _is_field(start):
+        elif self.media_type == "text/event-stream" or _is_field(start):
             self._head = b""
             self.is_stream = True
             self._events = EventStream()
@@ -267,6 +283,24 @@ class AnswerReader(Answer):
             if dialect is not plain.read or self._unknown > _MAX_UNKNOWN:
                 self._dialect = dialect
         dialect(data, self)
+
+
+def media_type(headers: Mapping[str, str]) -> str:
+    """Return the media type, without its parameters."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def content_length(headers: Mapping[str, str]) -> int:
+    """Return how many bytes are announced; 0 when unknown."""
+    length = headers.get("content-length", "")
+    is_number = length.isascii() and length.isdecimal() and len(length) <= _MAX_DIGITS
+    return int(length) if is_number else 0
+
+
+def is_packed(headers: Mapping[str, str]) -> bool:
+    """Return whether the bytes are compressed, or encoded in another way."""
+    encoding = headers.get("content-encoding")
+    return bool(encoding) and encoding.strip().lower() not in ("", "identity")
 
 
 def _is_field(start: bytes) -> bool:

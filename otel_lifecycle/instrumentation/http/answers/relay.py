@@ -1,0 +1,146 @@
+"""An engine's answer that the router may pass on as it is: what both sides share is read once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from threading import get_ident
+from typing import Final
+
+from otel_lifecycle.instrumentation.http.answers.reader import AnswerReader
+
+MAX_HELD: Final = 64 << 10
+SMALL: Final = 4 << 10
+_CHUNK: Final = 64  # bytes that a chunk takes besides its own
+
+
+class Relay:
+    """Holds what an engine says, up to a bound, until somebody asks or the client has it too.
+
+    The bytes that the client gets are compared with those of the engine, which takes a fraction of
+    reading them. Where the two part, each goes on by itself. Not thread-safe: only what is sent in
+    the thread that reads the engine is compared.
+
+    Args:
+        reader: Reads the answer.
+        room: Bytes that may be held.
+    """
+
+    __slots__ = ("_ahead", "_common", "_offset", "_part", "_room", "_size", "_thread", "reader")
+
+    def __init__(self, reader: AnswerReader, room: int = MAX_HELD) -> None:
+        self.reader = reader
+        self._room = room
+        self._size = 0
+        self._thread = get_ident()
+        self._common: list[bytes] = []  # what both have, and nobody has read
+        self._ahead: deque[bytes] = deque()  # what the client has not got yet
+        self._offset = 0  # of the client in the first of those
+        self._part: Callable[[AnswerReader], None] | None = None  # tells what follows it
+
+    @property
+    def held(self) -> int:
+        """How many bytes are held."""
+        return self._size
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes of the engine's answer."""
+        if not chunk:
+            return
+        self._ahead.append(chunk)
+        self._size += len(chunk) + _CHUNK
+        if self._size > self._room:
+            if self._common:
+                self._read_common()
+            if self._size > self._room:
+                self.read()
+
+    def read(self) -> AnswerReader:
+        """Read all that the engine has said; a client that has not got as much goes on alone."""
+        if self._ahead and self._part is not None:
+            self.part()
+        if self._common:
+            self._read_common()
+        if self._ahead:
+            rest = b"".join(self._ahead)
+            self._ahead.clear()
+            self._size = 0
+            self.reader.feed(rest[self._offset :] if self._offset else rest)
+            self._offset = 0
+        return self.reader
+
+    def finish(self, *, choices: int, samples: int) -> None:
+        """Read the answer to its end, as `AnswerReader.finish` does."""
+        if self._part is not None:
+            self.part()
+        self.read().finish(choices=choices, samples=samples)
+
+    def follow(self, body: bytes, part: Callable[[AnswerReader], None]) -> bool:
+        """Have the client's answer compared; return whether it begins like this one.
+
+        Args:
+            body: Its first bytes.
+            part: Told when it is no longer the same, with a reader that has read what was.
+        """
+        if self._thread != get_ident() or self.reader.has_begun or not self.passes(body):
+            self._room = min(self._room, SMALL)  # nobody will
+            return False
+        self._part = part
+        return True
+
+    def passes(self, body: bytes) -> bool:
+        """Return whether the next bytes that the client gets are the engine's next."""
+        ahead, common = self._ahead, self._common
+        if ahead and not self._offset and body == ahead[0]:
+            common.append(ahead.popleft())
+        elif not self._passes_pieces(body):
+            return False
+        if not self.reader.has_output or self._size > SMALL:
+            self._read_common()
+        return True
+
+    def part(self) -> None:
+        """What the client gets next is not what the engine says next."""
+        part, self._part = self._part, None
+        self._room = min(self._room, SMALL)
+        if part is not None:
+            self._read_common()
+            part(self.reader.copy())
+
+    def leave(self) -> bool:
+        """The client gets no more of it; return whether it has got all."""
+        if self._ahead and self._part is not None:
+            self.part()
+        self._part = None
+        return not self._ahead
+
+    def _passes_pieces(self, body: bytes) -> bool:
+        """Like `passes`, for bytes that are cut in another way."""
+        position, offset, taken = 0, self._offset, 0
+        pieces: list[bytes] = []
+        for chunk in self._ahead:
+            piece = body[position : position + len(chunk) - offset]
+            if not chunk.startswith(piece, offset):
+                return False
+            pieces.append(piece)
+            position += len(piece)
+            if offset + len(piece) < len(chunk):
+                offset += len(piece)
+                break
+            offset = 0
+            taken += 1
+            if position == len(body):
+                break
+        if position < len(body):
+            return False
+        for _ in range(taken):
+            self._ahead.popleft()
+        self._offset = offset
+        self._common += pieces
+        return True
+
+    def _read_common(self) -> None:
+        common = b"".join(self._common)
+        self._size -= len(common) + _CHUNK * len(self._common)
+        self._common.clear()
+        self.reader.feed(common)
