@@ -47,7 +47,7 @@ class GenericRouterInstrumentor(RouterInstrumentor):
         applications; the clients only look for a request that is followed.
         """
         return {
-            "starlette.routing": {"Router.__call__": self._serve},
+            "starlette.routing": {"Router.__call__": self._route},
             "uvicorn.config": {"Config.load": self._serving("loaded_app")},
             "uvicorn.server": {"Server.shutdown": self._shut_down},
             "aiohttp.web_protocol": {"RequestHandler._handle_request": self._serve_aiohttp},
@@ -82,6 +82,13 @@ class GenericRouterInstrumentor(RouterInstrumentor):
         if self.tracker is None or len(args) != 3:
             return wrapped(*args, **kwargs)
         return follow(self.tracker, wrapped, *args)
+
+    def _route(
+        self, wrapped: Any, routing: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if self.tracker is None or len(args) != 3:
+            return wrapped(*args, **kwargs)
+        return follow(self.tracker, wrapped, *args, routing)
 
     def _serve_aiohttp(
         self, wrapped: Any, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -27,6 +28,19 @@ class Routing:
         request_id: What the router calls the request.
         rebuilds_answers: The router passes on no answer as it is, and counts tokens itself.
     """
+
+    __slots__ = (
+        "_encoder",
+        "_known",
+        "_legs",
+        "_planned",
+        "candidates",
+        "input_tokens",
+        "policy",
+        "prefix_cache_score",
+        "rebuilds_answers",
+        "request_id",
+    )
 
     def __init__(self) -> None:
         self.policy = ""
@@ -63,14 +77,14 @@ class Routing:
 
     def leg(self, address: str, port: str) -> str | None:
         """The leg that is planned for an address, if it is one and not both."""
+        if not self._planned:
+            return None
         planned = [leg for leg, there in self._planned.items() if there == (address, port)]
         return planned[0] if len(planned) == 1 else None
 
     def at(self, address: str, port: str) -> RouteEndpoint:
         """What is known of the endpoint at an address."""
-        return self._known.get((address, port)) or RouteEndpoint(
-            Endpoint(address=address, port=port)
-        )
+        return self._known.get((address, port)) or _plain(address, port)
 
     def encode(self, endpoint: RouteEndpoint) -> None:
         """An encoder is called, which stands for the route as long as there is no leg."""
@@ -100,6 +114,12 @@ def endpoint_at(url: str) -> Endpoint:
         raise ValueError("no host")
     port = parts.port or (443 if parts.scheme == "https" else 80)
     return Endpoint(address=parts.hostname, port=str(port))
+
+
+@lru_cache(maxsize=1024)
+def _plain(address: str, port: str) -> RouteEndpoint:
+    """The endpoint at an address of which nothing else is known."""
+    return RouteEndpoint(Endpoint(address=address, port=port))
 
 
 def _address(entry: RouteEndpoint) -> tuple[str, str]:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeAlias, cast
 
 from otel_lifecycle.instrumentation import providers
@@ -24,8 +25,21 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Application: TypeAlias = Callable[..., Awaitable[None]]
 
-_READ_OF_REQUEST = (b"x-request-id", b"traceparent", b"tracestate")
-_READ_OF_RESPONSE = (b"content-length", b"content-type", b"content-encoding")
+_READ_OF_REQUEST = frozenset({b"x-request-id", b"traceparent", b"tracestate"})
+_READ_OF_RESPONSE = frozenset({b"content-length", b"content-type", b"content-encoding"})
+
+# Where applications and middleware that change no message have the next one.
+_PASSES_ON = {
+    ("uvicorn.middleware.proxy_headers", "ProxyHeadersMiddleware"): "app",
+    ("starlette.applications", "Starlette"): "middleware_stack",
+    ("fastapi.applications", "FastAPI"): "middleware_stack",
+    ("fastapi._body_limit", "AppBodyLimitMiddleware"): "app",
+    ("fastapi.telemetry._asgi", "ExceptionTelemetryMiddleware"): "app",
+    ("starlette.middleware.errors", "ServerErrorMiddleware"): "app",
+    ("starlette.middleware.exceptions", "ExceptionMiddleware"): "app",
+    ("fastapi.middleware.asyncexitstack", "AsyncExitStackMiddleware"): "app",
+}
+_MAX_DEPTH = 8
 
 
 def follow(
@@ -34,33 +48,45 @@ def follow(
     scope: Message,
     receive: Receive,
     send: Send,
+    routing: Any = None,
 ) -> Awaitable[None]:
     """Serves one request with the application, and follows it if it is one for inference.
 
     A server does this first, and follows the request to its end; a routing below it only tells what
-    passes there. Where no server does it, the routing is the server.
+    passes there, or with which exception it ends, if nothing between the two changes a message.
+    Where no server does it, the routing is the server.
+
+    Args:
+        tracker: Tracks the request.
+        application: Serves it.
+        scope: As ASGI has it.
+        receive: Likewise.
+        send: Likewise.
+        routing: The object that routes, if the application is one.
     """
-    messages: _Messages | _Routed | None = None
+    current: CurrentRequest | None = None
+    messages: _Messages | None = None
+    is_direct = False
     try:
         if is_inference(tracker, scope):
-            messages = _followed(tracker, scope, receive, send)
+            exchange = current_exchange()
+            if exchange is None or exchange.answered:
+                server = getattr(receive, "__self__", None)
+                exchange = open_exchange(tracker, scope, server)
+                exchange.application = application
+                messages = _Messages(exchange.current, receive, send)
+            else:
+                is_direct = sends_directly(exchange.application, routing)
+                if exchange.enter_routing(directly=is_direct):
+                    current = exchange.current
     except Exception:
         tracker.failed("exchange")
-    if isinstance(messages, _Messages):
-        return _serve(application, scope, messages)
     if messages is not None:
-        return _route(application, scope, receive, messages)
+        return _serve(application, scope, messages)
+    if current is not None:
+        sends = send if is_direct else partial(_send_routed, current, send)
+        return _route(application, scope, receive, sends, current)
     return application(scope, receive, send)
-
-
-def _followed(
-    tracker: RequestLifecycleTracker, scope: Message, receive: Receive, send: Send
-) -> _Messages | _Routed | None:
-    exchange = current_exchange()
-    if exchange is None or exchange.answered:
-        server = getattr(receive, "__self__", None)
-        return _Messages(open_exchange(tracker, scope, server).current, receive, send)
-    return _Routed(exchange.current, send) if exchange.enter_routing() else None
 
 
 def open_exchange(tracker: RequestLifecycleTracker, scope: Message, server: Any = None) -> Exchange:
@@ -123,14 +149,25 @@ async def _serve(application: Application, scope: Message, messages: _Messages) 
 
 
 async def _route(
-    application: Application, scope: Message, receive: Receive, routed: _Routed
+    application: Application, scope: Message, receive: Receive, send: Send, current: CurrentRequest
 ) -> None:
+    error: BaseException | None = None
     try:
-        await application(scope, receive, routed.send)
-    except BaseException as error:
-        routed.left(error)
+        await application(scope, receive, send)
+    except BaseException as raised:
+        error = raised
         raise
-    routed.left(None)
+    finally:
+        exchange = exchange_of(current)
+        if exchange is not None:
+            exchange.leave_routing(error)
+        error = None
+
+
+async def _send_routed(current: CurrentRequest, send: Send, message: Message) -> None:
+    """Passes on what a routing sends, towards the server."""
+    await send(message)
+    observe_sent(current, message, routing=True)
 
 
 class _Messages:
@@ -143,26 +180,19 @@ class _Messages:
         self._receive = receive
         self._send = send
 
-    def receive(self) -> Awaitable[Message]:
-        exchange = exchange_of(self.current)
-        if exchange is None or exchange.claimed:
-            return self._receive()
-        return self._receiving()
-
-    def send(self, message: Message) -> Awaitable[None]:
-        exchange = exchange_of(self.current)
-        if exchange is None or exchange.claimed:
-            return self._send(message)
-        if exchange.needs_no_chunk and message.get("more_body"):
-            return self._send(message)
-        return self._sending(exchange, message)
-
-    async def _receiving(self) -> Message:
+    async def receive(self) -> Message:
         message = await self._receive()
-        observe_received(self.current, message)
+        exchange = exchange_of(self.current)
+        if exchange is not None and not exchange.claimed:
+            observe_received(self.current, message)
         return message
 
-    async def _sending(self, exchange: Exchange, message: Message) -> None:
+    async def send(self, message: Message) -> None:
+        exchange = exchange_of(self.current)
+        if exchange is None or exchange.claimed:
+            return await self._send(message)
+        if exchange.needs_no_chunk and message.get("more_body"):
+            return await self._send(message)
         exchange.look_at_client()
         try:
             await self._send(message)
@@ -172,23 +202,22 @@ class _Messages:
         observe_sent(self.current, message)
 
 
-class _Routed:
-    """Passes on what a routing sends, towards the server."""
+def sends_directly(application: object, routing: object) -> bool:
+    """Return whether what a routing sends comes to the server as it is.
 
-    __slots__ = ("_current", "_send")
-
-    def __init__(self, current: CurrentRequest, send: Send) -> None:
-        self._current = current
-        self._send = send
-
-    async def send(self, message: Message) -> None:
-        await self._send(message)
-        observe_sent(self._current, message, routing=True)
-
-    def left(self, error: BaseException | None) -> None:
-        exchange = exchange_of(self._current)
-        if exchange is not None:
-            exchange.leave_routing(error)
+    Args:
+        application: What the server serves.
+        routing: An object that routes, somewhere within that.
+    """
+    for _ in range(_MAX_DEPTH):
+        if application is routing:
+            return routing is not None
+        kind = type(application)
+        inner = _PASSES_ON.get((kind.__module__, kind.__qualname__))
+        if inner is None:
+            return False
+        application = getattr(application, inner)
+    return False
 
 
 def is_inference(tracker: RequestLifecycleTracker, scope: Any) -> bool:
@@ -240,19 +269,26 @@ def read_response_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 def _headers(raw: Iterable[tuple[bytes, bytes]], names: Collection[bytes]) -> dict[str, str]:
     """The few headers that are read; what comes twice is read as W3C Trace Context says."""
-    found: dict[str, list[str]] = {}
+    read: dict[str, str] = {}
+    repeated: dict[str, list[str]] = {}
     try:
         for name, value in raw:
             if name in names:
-                found.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
+                key, text = name.decode("latin-1"), value.decode("latin-1")
+                if key in read:
+                    repeated.setdefault(key, [read[key]]).append(text)
+                else:
+                    read[key] = text
     except (AttributeError, TypeError, ValueError):  # not what ASGI says
         return {}
-    return {name: _one_value(name, values) for name, values in found.items()}
+    for key, values in repeated.items():
+        read[key] = _one_value(key, values)
+    return read
 
 
 def _one_value(name: str, values: list[str]) -> str:
     if name == "tracestate":
         return ",".join(values)
-    if name == "traceparent" and len(values) > 1:
+    if name == "traceparent":
         return ""  # whose child this is cannot be told: a new trace
     return values[-1]

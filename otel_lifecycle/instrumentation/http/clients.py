@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
 import msgspec
@@ -32,8 +32,9 @@ async def observe_aiohttp(
     if exchange is None or found is None:
         return await wrapped(*args, **kwargs)
     attempt, headers = found
+    kwargs["headers"] = headers
     with exchange.through(attempt):
-        response = await wrapped(*args, **{**kwargs, "headers": headers})
+        response = await wrapped(*args, **kwargs)
     attempt.answered(response.status)
     # After the request's end nothing would take back what reads the answer.
     if response.status < 400 and not exchange.done:
@@ -92,12 +93,13 @@ def _aiohttp_attempt(
     url = _aiohttp_url(session, args[1])
     if url.host is None:
         return None
+    host, port = url.host, url.port or 80
     body = body_of_call(kwargs.get("data"), kwargs.get("json"))
-    aside = is_aside(exchange, "aiohttp", url.host, url.port or 80, url.path, body)
+    aside = is_aside(exchange, "aiohttp", host, port, url.path, body)
     if aside is None:
         return None
     headers = _aiohttp_headers(kwargs.get("headers"))
-    attempt = exchange.calling(url.host, url.port or 80, body, headers, aside=aside)
+    attempt = exchange.calling(host, port, body, headers, aside=aside)
     return None if attempt is None else (attempt, headers)
 
 
@@ -142,18 +144,24 @@ def _httpx_called(attempt: Attempt, response: Any) -> None:
         read_httpx(attempt, response)
 
 
-def _aiohttp_url(session: Any, given: Any) -> Any:
-    from yarl import URL  # aiohttp is there, and so is its yarl
+@cache
+def _aiohttp_types() -> tuple[Any, Any]:
+    """Of its URLs and headers: aiohttp is there, and so are the libraries that they are of."""
+    from multidict import CIMultiDict
+    from yarl import URL
 
-    url = URL(given)
+    return URL, CIMultiDict
+
+
+def _aiohttp_url(session: Any, given: Any) -> Any:
+    url = _aiohttp_types()[0](given)
     base = getattr(session, "_base_url", None)  # there is no public name for it
     return url if base is None or url.host is not None else base.join(url)
 
 
 def _aiohttp_headers(given: Any) -> MutableMapping[str, str]:
-    from multidict import CIMultiDict
-
-    return CIMultiDict(given or ())
+    headers: MutableMapping[str, str] = _aiohttp_types()[1](given or ())
+    return headers
 
 
 def body_of_call(data: Any, json: Any) -> bytes:

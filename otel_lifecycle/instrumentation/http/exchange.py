@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import wraps
 from threading import RLock
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
-from uuid import uuid4
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from opentelemetry import trace
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext
@@ -17,10 +16,10 @@ from otel_lifecycle.instrumentation.http.attempt import Attempt, Call
 from otel_lifecycle.instrumentation.http.caller import caller_span, unless_current
 from otel_lifecycle.instrumentation.http.client import has_left
 from otel_lifecycle.instrumentation.http.client_answer import ClientAnswer
+from otel_lifecycle.instrumentation.http.inbound import InboundRequest
 from otel_lifecycle.instrumentation.http.legs import Legs
 from otel_lifecycle.instrumentation.http.requests.inference_request import (
     InferenceRequest,
-    RequestReader,
 )
 from otel_lifecycle.instrumentation.http.requests.marks import NO_MARK, Mark, read_mark
 from otel_lifecycle.instrumentation.http.requests.operations import paths
@@ -28,7 +27,6 @@ from otel_lifecycle.instrumentation.http.unserved import unserved
 from otel_lifecycle.instrumentation.http.verdict import End, judge, judge_unserved
 from otel_lifecycle.instrumentation.routing import SIDE, Routing
 from otel_lifecycle.model import (
-    InputTokenSource,
     Outcome,
     RequestCompletion,
     RequestStart,
@@ -66,7 +64,8 @@ def _safely(
 
 def exchange_of(current: CurrentRequest | None) -> Exchange | None:
     """What follows a request; None when it has ended."""
-    return None if current is None else cast("Exchange | None", current.follower)
+    follower: Any = None if current is None else current.follower
+    return follower
 
 
 def current_exchange() -> Exchange | None:
@@ -93,10 +92,10 @@ class Exchange:
     Attributes:
         claimed: Somebody else tracks this request, or nobody does.
         done: It has ended. uvicorn may serve the next one of a connection in this one's context.
+        application: What serves it; None when unknown.
         current: What contexts know of it.
         routing: Where it goes.
         answered: The client has the whole answer.
-        operation: What it asks for.
         paths: The paths of inference requests.
         calls_seen: Calls of the router that were none to an engine.
     """
@@ -111,38 +110,37 @@ class Exchange:
         path: str = "",
     ) -> None:
         self.claimed = tracker.steps_aside()
+        self.application: Any = None
         self.current = CurrentRequest(self)
         self.routing = Routing()
         self._tracker = tracker
-        self.operation = operation
         self.paths = paths(tracker.config.paths)
-        self._path = path
         self.calls_seen: list[str] = []
-        self._headers = headers
+        self._inbound = InboundRequest(operation, headers, path, request)
         self._server = server
-        self._body = RequestReader()
-        self._body_is_here = False
         # A router may choose in another thread than the one that reads the body. Reentrant: a span
         # processor of others may call an engine too.
         self._lock = RLock()
-        self._request = request
         self._response = ClientAnswer()
         self._error: BaseException | None = None
         self._status = 0
-        self._is_routed = self._is_routing = self._is_starting = False
+        self._is_routed = self._is_routing = self._is_direct = self._is_starting = False
         self._has_reached_client = self._has_output = False
         self.done = self.answered = self._disconnected = False
         self._legs = Legs(self.routing, tracker.clock.monotonic_ns)
         self._arrived_ns: int | None = None
-        self._router_id = ""
         self._route: Route | None = None
         self._tracked: TrackedRequest | None = None
         self._span_above: SpanContext | None = None
-        self._arrive()
+        try:
+            self._arrived_ns = tracker.clock.monotonic_ns()
+        except Exception:
+            self.give_up()
 
-    @_safely
-    def _arrive(self) -> None:
-        self._arrived_ns = self._tracker.clock.monotonic_ns()
+    @property
+    def operation(self) -> str:
+        """What it asks for."""
+        return self._inbound.operation
 
     def give_up(self) -> None:
         """Follows the request no further: an exception of ours is being handled."""
@@ -158,9 +156,8 @@ class Exchange:
     def received(self, body: bytes, *, more: bool = False) -> None:
         """The next bytes of the request's body."""
         with self._lock:
-            self._body.feed(body)
-            self._body_is_here = not more
-            if self._body_is_here and self._tracked is not None:
+            self._inbound.feed(body, more=more)
+            if not more and self._tracked is not None:
                 self._tracked.describe(self._start(self._route))
 
     def yield_to_another(self, clock: Clock | None) -> int | None:
@@ -177,6 +174,9 @@ class Exchange:
     @_safely
     def look_at_client(self) -> None:
         """Notes whether the client is still there, as far as the server can tell."""
+        self._look_at_client()
+
+    def _look_at_client(self) -> None:
         if not self._disconnected and not self.answered:
             self._disconnected = has_left(self._server)
 
@@ -191,10 +191,10 @@ class Exchange:
         aside: bool = False,
     ) -> Attempt | None:
         """The router calls an engine, or `aside` a model that does not answer the client."""
-        endpoint = self.routing.at(host, str(port))
-        planned = self.routing.leg(host, str(port)) or ""
+        where = host, str(port)
+        planned = "" if aside else self.routing.leg(*where) or ""
         mark = Mark(SIDE) if aside else read_mark(body)
-        return self.routed(endpoint, headers, mark, planned="" if aside else planned)
+        return self._routed(self.routing.at(*where), headers, mark, planned)
 
     @_safely
     def routed(
@@ -215,12 +215,21 @@ class Exchange:
             planned: The leg of a PD route that it was chosen for; empty when unknown.
             retry: Whether the same call was made before; None when only a second one tells.
         """
+        return self._routed(endpoint, headers, mark, planned, retry)
+
+    def _routed(
+        self,
+        endpoint: RouteEndpoint,
+        headers: MutableMapping[str, str],
+        mark: Mark,
+        planned: str,
+        retry: bool | None = None,
+    ) -> Attempt | None:
         with self._lock:
             if self.done:
                 return None
-            request = self._read_request()
             attempt, reason = self._legs.enter(
-                endpoint, request, mark, planned=planned, retry=retry
+                endpoint, self._inbound.read(), mark, planned=planned, retry=retry
             )
             if self._tracker.store.active_requests < _MANY:
                 attempt.room = MAX_HELD
@@ -228,11 +237,12 @@ class Exchange:
                 return attempt  # before the router has chosen
             route = self.routing.route
             if self._tracked is None:
-                self._router_id = headers.get("x-request-id", "")
+                self._inbound.sent_id = headers.get("x-request-id", "")
                 self._is_starting = True
-                with caller_span(self._headers, headers):
+                inbound = self._inbound.headers
+                with caller_span(inbound, headers):
                     self._tracked = self._tracker.track(
-                        self._start(route), self._headers, arrived_ns=self._arrived_ns
+                        self._start(route), inbound, arrived_ns=self._arrived_ns
                     )
             elif reason:
                 score = self.routing.prefix_cache_score
@@ -250,10 +260,17 @@ class Exchange:
         tracked = self._tracked
         return Call(attempt, INVALID_SPAN_CONTEXT if tracked is None else tracked.span_context)
 
-    def enter_routing(self) -> bool:
-        """The request comes to the routing; returns whether what is sent there is to be told."""
-        if self.claimed or self.done or self._is_routing:
+    def enter_routing(self, *, directly: bool = False) -> bool:
+        """The request comes to the routing; returns whether this one is to tell of its end.
+
+        Args:
+            directly: Whether the server sees what is sent there as it is; else that is to be told.
+        """
+        if self.claimed or self.done or self._is_routing or self._is_direct:
             return False
+        if directly:
+            self._is_direct = True
+            return True
         if self._is_routed:  # middleware did not like the first answer
             self._response.leave()
             self._response = ClientAnswer()
@@ -282,8 +299,8 @@ class Exchange:
     @_safely
     def sent(self, body: bytes, *, more: bool, routing: bool = False) -> None:
         """The next bytes of the response's body went to the client, or to the middleware."""
-        if routing:
-            self.look_at_client()
+        if routing or (more and self._is_direct):
+            self._look_at_client()
         if body:
             # What nobody got does not count as the answer's end.
             if (routing or not self._is_routed) and not self._disconnected:
@@ -341,9 +358,9 @@ class Exchange:
         """Ends the request, with the exception that left the application if there is one."""
         if self.done:
             return
-        self.look_at_client()
+        self._look_at_client()
         self.done = True
-        request = self._read_request()
+        request = self._inbound.read()
         response = self._response.finish(choices=request.choices, samples=request.samples)
         self._legs.finish(request)
         if self._tracked is None:
@@ -354,6 +371,7 @@ class Exchange:
 
     def _conclude_without_engine(self, response: AnswerReader, error: BaseException | None) -> None:
         """Records what the client got; who served it, if anybody did, is not known."""
+        inbound = self._inbound
         completion = judge_unserved(
             response,
             self._response.is_truncated,
@@ -363,11 +381,11 @@ class Exchange:
             error or self._error,
         )
         if self.calls_seen or completion.outcome in (Outcome.COMPLETED, Outcome.ERROR):
-            unserved(self._tracker).tell(self._path or self.operation, self.calls_seen)
+            unserved(self._tracker).tell(inbound.path or inbound.operation, self.calls_seen)
         self._is_starting = True
         with unless_current(self._span_above):  # of a middleware that has been left since
             self._tracker.record_unserved(
-                self._start(None), completion, self._headers, arrived_ns=self._arrived_ns
+                self._start(None), completion, inbound.headers, arrived_ns=self._arrived_ns
             )
 
     def _judge(
@@ -387,49 +405,11 @@ class Exchange:
             answered=self.answered,
             disconnected=self._disconnected,
             error=error or self._error,
-            streaming=self._read_request().streaming,
+            streaming=self._inbound.read().streaming,
             counts_itself=self.routing.rebuilds_answers,
             served=attempt.endpoint.endpoint,
         )
         return legs.complete(judge(end), attempt, tracked.epoch_ns)
 
     def _start(self, route: Route | None) -> RequestStart:
-        request, routing = self._read_request(), self.routing
-        tokens, source = request.input_tokens, request.input_token_source
-        if routing.input_tokens is not None:
-            tokens, source = routing.input_tokens, InputTokenSource.TOKENIZED.value
-        return RequestStart(
-            request_id=self._request_id(),
-            route=route,
-            model=request.model,
-            input_tokens=tokens,
-            input_token_source=source,
-            streaming=request.streaming,
-            prefix_cache_score=routing.prefix_cache_score,
-            candidates=routing.candidates,
-            policy=routing.policy,
-            engine_request_id=self._router_id or None,
-            operation=self.operation,
-        )
-
-    def _read_request(self) -> InferenceRequest:
-        if self._request is not None:
-            return self._request
-        request = self._body.read(whole=self._body_is_here)
-        if self._body_is_here:
-            self._request = request
-            self._body = RequestReader()
-        return request
-
-    def _request_id(self) -> str:
-        """The client's id, else the one the router sent on or gave it.
-
-        Unless another request with it is in flight: clients do repeat them.
-        """
-        request_id = (
-            self._headers.get("x-request-id", "") or self._router_id or self.routing.request_id
-        )
-        if not request_id or self._tracker.store.find(request_id) is not None:
-            suffix = uuid4().hex
-            return f"{request_id}-{suffix}" if request_id else suffix
-        return request_id
+        return self._inbound.start(route, self.routing, self._tracker.store)

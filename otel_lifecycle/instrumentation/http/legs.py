@@ -98,6 +98,8 @@ class Legs:
 
         The client's answer also tells which of several calls was the side one.
         """
+        if len(self.attempts) == 1:
+            return self.attempts[0]
         self._swap_side(response)
         decodes = [attempt for attempt in self.attempts if attempt.leg == DECODE]
         if not decodes:
@@ -121,6 +123,8 @@ class Legs:
             epoch_ns: Where the clock of the calls was 0, Unix nanoseconds.
         """
         prefill = self.prefill
+        if len(self.attempts) == 1 and prefill is None:
+            return completion
         return msgspec.structs.replace(
             completion,
             prefill_ms=None if prefill is None or prefill.failure else prefill.milliseconds,

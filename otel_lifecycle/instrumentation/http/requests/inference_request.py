@@ -37,18 +37,21 @@ class _Sampling(msgspec.Struct):
     n: _Scalar = None
 
 
+_NULL = msgspec.Raw(b"null")
+
+
 class _Request(msgspec.Struct):
-    model: msgspec.Raw = msgspec.Raw(b"null")
-    stream: msgspec.Raw = msgspec.Raw(b"null")
-    n: msgspec.Raw = msgspec.Raw(b"null")
-    max_tokens: msgspec.Raw = msgspec.Raw(b"null")
-    max_completion_tokens: msgspec.Raw = msgspec.Raw(b"null")
-    sampling_params: msgspec.Raw = msgspec.Raw(b"null")
-    prompt: msgspec.Raw = msgspec.Raw(b"null")
-    text: msgspec.Raw = msgspec.Raw(b"null")
-    input_ids: msgspec.Raw = msgspec.Raw(b"null")
-    messages: msgspec.Raw = msgspec.Raw(b"null")
-    input: msgspec.Raw = msgspec.Raw(b"null")
+    model: msgspec.Raw = _NULL
+    stream: msgspec.Raw = _NULL
+    n: msgspec.Raw = _NULL
+    max_tokens: msgspec.Raw = _NULL
+    max_completion_tokens: msgspec.Raw = _NULL
+    sampling_params: msgspec.Raw = _NULL
+    prompt: msgspec.Raw = _NULL
+    text: msgspec.Raw = _NULL
+    input_ids: msgspec.Raw = _NULL
+    messages: msgspec.Raw = _NULL
+    input: msgspec.Raw = _NULL
 
 
 # What a body has that asks for output: something to answer, and how.
@@ -148,21 +151,28 @@ class InferenceRequest:
         self._set(_scalar(body.model), _scalar(body.n))
         self.streaming = _is_true(_scalar(body.stream))
         self.is_one_token = 1 in (_scalar(body.max_tokens), _scalar(body.max_completion_tokens))
-        with suppress(*_UNREADABLE):
-            sampling = _sampling_decoder.decode(body.sampling_params)
-            self.samples = max(self.samples, _count(sampling.n))
-        prompt, text, ids = bytes(body.prompt), bytes(body.text), bytes(body.input_ids)
-        self.choices = self.samples * max(_prompts(prompts) for prompts in (prompt, text, ids))
-        if not self._measure_ids(prompt) and not self._measure_ids(ids):
-            self._measure([prompt, text, bytes(body.messages), bytes(body.input)])
+        if body.sampling_params is not _NULL:
+            with suppress(*_UNREADABLE):
+                sampling = _sampling_decoder.decode(body.sampling_params)
+                self.samples = max(self.samples, _count(sampling.n))
+        self.choices = self.samples
+        for prompts in (body.prompt, body.text, body.input_ids):
+            if prompts is not _NULL:
+                self.choices = max(self.choices, self.samples * _prompts(bytes(prompts)))
+        if not self._measure_ids(body.prompt) and not self._measure_ids(body.input_ids):
+            texts = (body.prompt, body.text, body.messages, body.input)
+            self._measure([bytes(text) for text in texts if text is not _NULL])
 
     def _set(self, model: object, samples: object) -> None:
         if isinstance(model, str):
             self.model = model
         self.samples = self.choices = _count(samples)
 
-    def _measure_ids(self, ids: bytes) -> bool:
+    def _measure_ids(self, raw: bytes | msgspec.Raw) -> bool:
         """Count token ids without making objects of them."""
+        if raw is _NULL:
+            return False
+        ids = bytes(raw)
         if not ids.startswith(b"["):
             return False
         compact = ids.translate(None, _BLANKS)
@@ -186,35 +196,56 @@ class InferenceRequest:
 
 
 class RequestReader:
-    """Reads the body of a request as it arrives, and keeps at most `MAX_BUFFERED_BYTES` of it."""
+    """Reads the body of a request as it arrives, and keeps at most `MAX_BUFFERED_BYTES` of it.
 
-    def __init__(self) -> None:
-        self._body = bytearray()
+    Args:
+        request: What has been read already, if anything.
+    """
+
+    __slots__ = ("_body", "_request", "_scanner")
+
+    def __init__(self, request: InferenceRequest | None = None) -> None:
+        self._body: bytes | bytearray = b""
+        self._request = request
         self._scanner: TopLevelScanner | None = None
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes."""
         if self._scanner is None and len(self._body) + len(chunk) <= MAX_BUFFERED_BYTES:
-            self._body += chunk
+            if not self._body:
+                self._body = chunk
+            elif isinstance(self._body, bytearray):
+                self._body += chunk
+            else:
+                self._body = bytearray(self._body) + chunk
             return
         if self._scanner is None:
             self._scanner = TopLevelScanner(_SCANNED)
             self._scanner.feed(bytes(self._body))
-            self._body.clear()
+            self._body = b""
         self._scanner.feed(chunk)
 
     def read(self, *, whole: bool) -> InferenceRequest:
         """Return what the bytes so far say; `whole` when there are no more."""
-        if self._scanner is not None:
-            return InferenceRequest.of_scan(self._scanner)
-        if whole:
-            return InferenceRequest.of_body(bytes(self._body))
-        scanner = TopLevelScanner(_SCANNED)
-        scanner.feed(bytes(self._body))
-        return InferenceRequest.of_scan(scanner)
+        if self._request is not None:
+            return self._request
+        scanner = self._scanner
+        if not whole:
+            if scanner is None:
+                scanner = TopLevelScanner(_SCANNED)
+                scanner.feed(bytes(self._body))
+            return InferenceRequest.of_scan(scanner)
+        if scanner is None:
+            self._request = InferenceRequest.of_body(bytes(self._body))
+        else:
+            self._request = InferenceRequest.of_scan(scanner)
+        self._body, self._scanner = b"", None
+        return self._request
 
 
 def _scalar(raw: msgspec.Raw | bytes) -> object:
+    if raw is _NULL:
+        return None
     try:
         return _scalar_decoder.decode(raw)
     except _UNREADABLE:

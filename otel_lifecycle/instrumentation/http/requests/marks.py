@@ -94,9 +94,7 @@ class _Format:
         return _decoded(self._parameters, raw)
 
     def is_there(self, sign: _Sign, raw: Any) -> bool:
-        """Whether a field is as a sign has it."""
-        if raw is _NULL:
-            return False
+        """Whether a field, which the body has, is as a sign has it."""
         if sign.value is _ANY:
             return bytes(raw) not in _NOTHING
         if sign.key:
@@ -131,9 +129,17 @@ def telling(body: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _read(form: _Format, body: Any, text: bytes) -> Mark:
-    is_one_token = any(form.scalar(getattr(body, name)) == 1 for name in _LIMITS)
+    is_one_token = any(
+        raw is not _NULL and form.scalar(raw) == 1
+        for raw in (body.max_tokens, body.max_completion_tokens)
+    )
     model = form.scalar(body.model)
-    leg = next((sign.leg for sign in _SIGNS if form.is_there(sign, getattr(body, sign.field))), "")
+    leg = ""
+    for sign in _SIGNS:
+        raw = getattr(body, sign.field)
+        if raw is not _NULL and form.is_there(sign, raw):
+            leg = sign.leg
+            break
     if not leg and is_one_token:
         if form.parameters(body.kv_transfer_params) is not None:
             leg = PREFILL  # LMCache
