@@ -34,6 +34,7 @@ class Routing:
         "_known",
         "_legs",
         "_planned",
+        "_route",
         "candidates",
         "input_tokens",
         "policy",
@@ -53,10 +54,16 @@ class Routing:
         self._planned: dict[str, tuple[str, str]] = {}
         self._legs: dict[str, RouteEndpoint] = {}
         self._encoder: RouteEndpoint | None = None
+        self._route: Route | None = None  # as long as nothing changes it
 
     @property
     def route(self) -> Route:
         """The route as far as it is known; there has to be a leg, or an encoder."""
+        if self._route is None:
+            self._route = self._find_route()
+        return self._route
+
+    def _find_route(self) -> Route:
         prefill, decode = self._legs.get(PREFILL), self._legs.get(DECODE)
         if decode is None:
             leader = prefill or self._encoder
@@ -73,7 +80,7 @@ class Routing:
         """The router has chosen an endpoint for one leg of a PD route."""
         self.know(endpoint)
         self._planned[leg] = _address(endpoint)
-        self._legs[leg] = endpoint
+        self.go(leg, endpoint)
 
     def leg(self, address: str, port: str) -> str | None:
         """The leg that is planned for an address, if it is one and not both."""
@@ -89,18 +96,22 @@ class Routing:
     def encode(self, endpoint: RouteEndpoint) -> None:
         """An encoder is called, which stands for the route as long as there is no leg."""
         self._encoder = endpoint
+        self._route = None
 
     def go(self, leg: str, endpoint: RouteEndpoint) -> None:
         """A leg goes to an endpoint."""
         self._legs[leg] = endpoint
+        self._route = None
 
     def begin_anew(self) -> None:
         """The route is chosen anew."""
         self._legs.clear()
+        self._route = None
 
     def drop(self, leg: str) -> None:
         """The router goes on without a leg."""
         self._legs.pop(leg, None)
+        self._route = None
 
 
 def endpoint_at(url: str) -> Endpoint:

@@ -225,9 +225,10 @@ def is_inference(tracker: RequestLifecycleTracker, scope: Any) -> bool:
     if not isinstance(scope, dict):
         return False
     asked = cast("Message", scope)
+    if asked.get("type") != "http" or asked.get("method") != "POST":
+        return False
     path = asked.get("path")
-    is_post = asked.get("type") == "http" and asked.get("method") == "POST"
-    if not is_post or not isinstance(path, str):
+    if not isinstance(path, str):
         return False
     return paths(tracker.config.paths).operation(path) is not None
 

@@ -102,11 +102,12 @@ class ClientAnswer:
             relay = attempt.relay
             if relay is None or relay.reader.media_type != kind:
                 continue
-            if relay.follow(body, self._go_on):
+            if relay.follow(body, self):
                 return relay
         return None
 
-    def _go_on(self, reader: AnswerReader) -> None:
+    def go_on(self, reader: AnswerReader) -> None:
+        """It is no longer what an engine says; the reader has read what both had."""
         self._relay, self._reader = None, reader
 
     def _own(self) -> AnswerReader:

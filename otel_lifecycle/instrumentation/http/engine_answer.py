@@ -8,7 +8,7 @@ untouched, as they come; compressed ones are read where the client library unpac
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import wrapt
@@ -63,14 +63,16 @@ def read_aiohttp(attempt: Attempt, response: Any, *, unpacked: bool) -> None:
         else:
             _reading[id(content)] = attempt
 
-            def let_loose() -> None:
-                _reading.pop(id(content), None)
-                content.__class__ = reading.__base__
-
-            attempt.let_loose = let_loose
+            attempt.let_loose = partial(_let_loose, content)
             content.__class__ = reading
     except Exception:
         _logger.debug("the engine's answer could not be read", exc_info=True)
+
+
+def _let_loose(content: Any) -> None:
+    """Has a stream of aiohttp tell nothing any more."""
+    _reading.pop(id(content), None)
+    content.__class__ = _reading_stream().__base__
 
 
 class _Stream(wrapt.ObjectProxy):  # pyright: ignore[reportMissingTypeArgument]

@@ -393,8 +393,9 @@ class Exchange:
     ) -> RequestCompletion:
         legs = self._legs
         attempt = legs.deciding(response)
-        if self.routing.route != self._route:
-            tracked.extend(self.routing.route)
+        route = self.routing.route
+        if route is not self._route and route != self._route:
+            tracked.extend(route)
         tracked.dispatched_at(legs.dispatched_ns)
         end = End(
             response=response,

@@ -59,13 +59,15 @@ class Legs:
         leg = planned or self._leg(mark, request)
         attempt = Attempt(leg, endpoint, self._monotonic_ns, mark)
         reason = ""
-        if attempt.leg == ENCODE:
+        if leg == ENCODE:
             self._routing.encode(endpoint)
         elif retry is not None:
             attempt.is_choice = True
             self._routing.go(attempt.leg, endpoint)
             reason = self._given_up(attempt) or ("retry" if retry else "")
-        elif attempt.leg != SIDE:
+        elif not self.attempts and leg != SIDE:
+            self._routing.go(leg, endpoint)
+        elif leg != SIDE:
             reason = self._follow(attempt, request)
         self.attempts.append(attempt)
         if len(self.attempts) > _MAX_CALLS:  # the first and the last ones tell the most
@@ -75,13 +77,18 @@ class Legs:
 
     def last(self, *legs: str) -> Attempt | None:
         """The last call for one of these legs."""
-        return next((attempt for attempt in self.attempts[::-1] if attempt.leg in legs), None)
+        for attempt in reversed(self.attempts):
+            if attempt.leg in legs:
+                return attempt
+        return None
 
     @property
     def dispatched_ns(self) -> int:
         """When the first call was made that is no side one, as far as is known by now."""
-        first = next((one for one in self.attempts if one.leg != SIDE), self.attempts[0])
-        return first.started_ns
+        for attempt in self.attempts:
+            if attempt.leg != SIDE:
+                return attempt.started_ns
+        return self.attempts[0].started_ns
 
     @property
     def prefill(self) -> Attempt | None:
@@ -162,7 +169,9 @@ class Legs:
             return DECODE if self._last_of_route_is_prefill() else PREFILL
         if mark.leg:
             return mark.leg
-        is_prefill = mark.is_one_token and not request.is_one_token
+        if not mark.is_one_token:
+            return DECODE
+        is_prefill = not request.is_one_token
         return PREFILL if is_prefill and not _is_other(mark.model, request.model) else DECODE
 
     def _last_of_route_is_prefill(self) -> bool:

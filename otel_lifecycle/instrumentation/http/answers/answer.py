@@ -68,8 +68,9 @@ class Answer:
         self.tells_its_end = True
         self.part = 0
         self._done = False
-        self.open_choices: set[int] = set()
-        self._finished: set[int] = set()
+        # Not sets, which the garbage collector would look at.
+        self.open_choices: dict[int, None] = {}
+        self._finished: dict[int, None] = {}
         self._counts: dict[int, _Count] = {}
         self._samples = 1
         self._choices = 1
@@ -85,6 +86,9 @@ class Answer:
     @property
     def input_tokens(self) -> int | None:
         """Prompt tokens of the usage; None when unknown, or the 0 of a translator."""
+        if len(self._counts) == 1:
+            (count,) = self._counts.values()
+            return count.prompt or None
         counts = [self._counts[index] for index in sorted(self._counts)]
         if len(counts) > 1 and len(counts) % self._samples == 0:
             counts = counts[:: self._samples]  # the samples of a prompt all count it
@@ -95,7 +99,10 @@ class Answer:
     @property
     def output_tokens(self) -> int | None:
         """Completion tokens of the usage; None when unknown, or the 0 of a translator."""
-        total = _sum([count.output for count in self._counts.values()])
+        counts = self._counts
+        if not counts:
+            return None
+        total = _sum([count.output for count in counts.values()])
         if total == 0 and (self.has_output or self.input_tokens is None):
             return None
         return total
@@ -103,9 +110,10 @@ class Answer:
     @property
     def cached_tokens(self) -> int | None:
         """Prompt tokens that the engine had cached; None when unknown."""
-        if self.input_tokens is None or len(self._counts) != 1:
+        if len(self._counts) != 1 or self.input_tokens is None:
             return None
-        return next(iter(self._counts.values())).cached
+        (count,) = self._counts.values()
+        return count.cached
 
     def choice(self, index: object, reason: object) -> None:
         """A piece of a choice came, its last one when there is a reason."""
@@ -114,11 +122,11 @@ class Answer:
             if number not in self.open_choices and number not in self._finished:
                 self.changes += 1
                 if len(self.open_choices) < _MAX_CHOICES:
-                    self.open_choices.add(number)
+                    self.open_choices[number] = None
             return
-        self.open_choices.discard(number)
+        self.open_choices.pop(number, None)
         if len(self._finished) < _MAX_CHOICES:
-            self._finished.add(number)
+            self._finished[number] = None
         self.stop(reason, first=number == 0)
 
     def stop(self, reason: object, *, first: bool = True) -> None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from threading import get_ident
-from typing import Final
+from typing import Final, Protocol
 
 from otel_lifecycle.instrumentation.http.answers.reader import AnswerReader
 
 MAX_HELD: Final = 64 << 10
 SMALL: Final = 4 << 10
 _CHUNK: Final = 64  # bytes that a chunk takes besides its own
+
+
+class Follower(Protocol):
+    """The client's answer, as long as it is the engine's."""
+
+    def go_on(self, reader: AnswerReader) -> None:
+        """It is another one from now on; the reader has read what both had."""
+        ...
 
 
 class Relay:
@@ -26,7 +33,7 @@ class Relay:
         room: Bytes that may be held.
     """
 
-    __slots__ = ("_ahead", "_common", "_offset", "_part", "_room", "_size", "_thread", "reader")
+    __slots__ = ("_ahead", "_common", "_follower", "_offset", "_room", "_size", "_thread", "reader")
 
     def __init__(self, reader: AnswerReader, room: int = MAX_HELD) -> None:
         self.reader = reader
@@ -36,7 +43,7 @@ class Relay:
         self._common: list[bytes] = []  # what both have, and nobody has read
         self._ahead: deque[bytes] = deque()  # what the client has not got yet
         self._offset = 0  # of the client in the first of those
-        self._part: Callable[[AnswerReader], None] | None = None  # tells what follows it
+        self._follower: Follower | None = None
 
     @property
     def held(self) -> int:
@@ -57,7 +64,7 @@ class Relay:
 
     def read(self) -> AnswerReader:
         """Read all that the engine has said; a client that has not got as much goes on alone."""
-        if self._ahead and self._part is not None:
+        if self._ahead and self._follower is not None:
             self.part()
         if self._common:
             self._read_common()
@@ -71,21 +78,21 @@ class Relay:
 
     def finish(self, *, choices: int, samples: int) -> None:
         """Read the answer to its end, as `AnswerReader.finish` does."""
-        if self._part is not None:
+        if self._follower is not None:
             self.part()
         self.read().finish(choices=choices, samples=samples)
 
-    def follow(self, body: bytes, part: Callable[[AnswerReader], None]) -> bool:
+    def follow(self, body: bytes, follower: Follower) -> bool:
         """Have the client's answer compared; return whether it begins like this one.
 
         Args:
             body: Its first bytes.
-            part: Told when it is no longer the same, with a reader that has read what was.
+            follower: Told when it is no longer the same.
         """
         if self._thread != get_ident() or self.reader.has_begun or not self.passes(body):
             self._room = min(self._room, SMALL)  # nobody will
             return False
-        self._part = part
+        self._follower = follower
         return True
 
     def passes(self, body: bytes) -> bool:
@@ -101,17 +108,17 @@ class Relay:
 
     def part(self) -> None:
         """What the client gets next is not what the engine says next."""
-        part, self._part = self._part, None
+        follower, self._follower = self._follower, None
         self._room = min(self._room, SMALL)
-        if part is not None:
+        if follower is not None:
             self._read_common()
-            part(self.reader.copy())
+            follower.go_on(self.reader.copy())
 
     def leave(self) -> bool:
         """The client gets no more of it; return whether it has got all."""
-        if self._ahead and self._part is not None:
+        if self._ahead and self._follower is not None:
             self.part()
-        self._part = None
+        self._follower = None
         return not self._ahead
 
     def _passes_pieces(self, body: bytes) -> bool:

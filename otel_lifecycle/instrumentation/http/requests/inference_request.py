@@ -70,7 +70,25 @@ _WAYS = frozenset(
     }
 )
 
+
+class _Usual(msgspec.Struct):
+    """A request whose fields are of the types that they should be."""
+
+    model: str | None = None
+    stream: bool | None = None
+    n: int | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    sampling_params: msgspec.Raw = _NULL
+    prompt: msgspec.Raw = _NULL
+    text: msgspec.Raw = _NULL
+    input_ids: msgspec.Raw = _NULL
+    messages: msgspec.Raw = _NULL
+    input: msgspec.Raw = _NULL
+
+
 _Text = _Scalar | _Part | list[_Scalar | _Part]
+_usual_decoder = msgspec.json.Decoder(_Usual)
 _request_decoder = msgspec.json.Decoder(_Request)
 _names_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _scalar_decoder = msgspec.json.Decoder(_Scalar)
@@ -117,6 +135,19 @@ class InferenceRequest:
         """Read a whole body; what cannot be read of it is unknown."""
         request = cls()
         try:
+            usual = _usual_decoder.decode(body)
+        except _UNREADABLE:
+            return cls._of_unusual_body(body)
+        request._set(usual.model, usual.n)
+        request.streaming = usual.stream is True
+        request.is_one_token = usual.max_tokens == 1 or usual.max_completion_tokens == 1
+        request._read_prompt(usual)
+        return request
+
+    @classmethod
+    def _of_unusual_body(cls, body: bytes) -> InferenceRequest:
+        request = cls()
+        try:
             request._read(_request_decoder.decode(body))
         except _UNREADABLE:
             scanner = TopLevelScanner(_SCANNED)
@@ -151,6 +182,9 @@ class InferenceRequest:
         self._set(_scalar(body.model), _scalar(body.n))
         self.streaming = _is_true(_scalar(body.stream))
         self.is_one_token = 1 in (_scalar(body.max_tokens), _scalar(body.max_completion_tokens))
+        self._read_prompt(body)
+
+    def _read_prompt(self, body: _Request | _Usual) -> None:
         if body.sampling_params is not _NULL:
             with suppress(*_UNREADABLE):
                 sampling = _sampling_decoder.decode(body.sampling_params)
@@ -186,7 +220,7 @@ class InferenceRequest:
         """Estimate the tokens of a text by its characters."""
         characters = 0
         for text in texts:
-            if text.count(b"{") + text.count(b",") > _MAX_PARTS and _parts(text) > _MAX_PARTS:
+            if len(text) > _MAX_PARTS and _parts(text) > _MAX_PARTS:
                 return
             with suppress(*_UNREADABLE):
                 characters += _characters(_text_decoder.decode(text))
