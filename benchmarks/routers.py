@@ -1,9 +1,13 @@
 """Measures what instrumentation costs a whole router: CPU, throughput and latency.
 
 Run with `PYTHONPATH=examples python -m benchmarks.routers`. One generic router runs in three
-separate processes: unchanged, instrumented, and instrumented with spans and metrics exported over
-OTLP. They take turns in short rounds with one engine; the table shows medians, and the spread of
-the ratios. CPU is that of all the router's threads, the figure that a noisy machine disturbs least.
+separate processes: unchanged, instrumented, and instrumented as most users run it, with spans and
+metrics exported over OTLP. The latter two write records, with zero code's default flush. They take
+turns in short rounds with one engine; the table shows medians, and the spread of the ratios. CPU is
+that of all the router's threads, the figure that a noisy machine disturbs least.
+
+Streams come in two kinds: all events at once, which a router may read as one chunk, and event by
+event with a pause after each, as engines send them.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from demo.otlp_receiver import OTLPReceiver
@@ -27,10 +31,18 @@ from tests.routers.scripted_engine import ScriptedEngine
 
 ROOT = Path(__file__).parents[1]
 CONNECTIONS = 16
-TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+KEEP_ALIVE = "900"  # seconds: no connection closes between two rounds
 BODY = {
     "stream": b'{"model":"m","prompt":"hello","max_tokens":8,"stream":true}',
+    "events": b'{"model":"m","prompt":"hello","max_tokens":8,"stream":true,"does":"steady"}',
     "whole": b'{"model":"m","prompt":"hello","max_tokens":8}',
+    "pair": b'{"model":"pd","prompt":"hello","max_tokens":8,"stream":true}',
+}
+TITLES = {
+    "stream": "Streams of 8 events at once",
+    "events": "Streams, event by event",
+    "whole": "Whole answers",
+    "pair": "Streams, through prefill and decode",
 }
 
 engine = ScriptedEngine()  # served by uvicorn, in a process of its own
@@ -51,12 +63,15 @@ class Router:
         self.cpu: list[float] = []
         self.rate: list[float] = []
         self.latencies: list[float] = []
-        self._stat = Path(f"/proc/{process.pid}/stat")
+        self._threads = Path(f"/proc/{process.pid}/task")
 
     def cpu_seconds(self) -> float:
-        """Return the CPU that the process has used so far."""
-        fields = self._stat.read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS_A_SECOND
+        """Return the CPU that the process has used so far, in seconds."""
+        used = 0
+        for thread in self._threads.iterdir():
+            with suppress(OSError):  # it has ended
+                used += int((thread / "schedstat").read_text().split()[0])
+        return used / 1e9
 
     async def round(self, body: bytes, requests: int) -> None:
         """Send some requests over many connections, and some one after the other."""
@@ -117,9 +132,10 @@ async def _measure(kind: str, rounds: int, requests: int) -> list[Router]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         receiver = stack.enter_context(OTLPReceiver())
         engine_port = _free_port()
-        serve_engine = ["uvicorn", "benchmarks.routers:engine", "--port", str(engine_port)]
         python = [sys.executable, "-m"]
-        stack.enter_context(_running([*python, *serve_engine, "--log-level", "error"], {}))
+        serve = ["uvicorn", "benchmarks.routers:engine", "--timeout-keep-alive", KEEP_ALIVE]
+        options = ["--port", str(engine_port), "--log-level", "error"]
+        stack.enter_context(_running([*python, *serve, *options], {}))
         tool = [str(Path(sys.executable).with_name("opentelemetry-instrument")), *python]
         quiet = {f"OTEL_{signal}_EXPORTER": "none" for signal in ("TRACES", "METRICS", "LOGS")} | {
             "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "fastapi,starlette,httpx,aiohttp-client"
@@ -175,7 +191,8 @@ async def _until_it_serves(router: Router, body: bytes) -> None:
 
 def _print_table(kind: str, routers: Sequence[Router]) -> None:
     plain = routers[0]
-    print(f"\n{kind}: CPU us/request, requests/s, latency p50 and p99 in ms; ratio to {plain.name}")
+    print(f"\n{TITLES[kind]}: CPU us/request, requests/s, latency p50 and p99 in ms;", end=" ")
+    print(f"ratio to {plain.name}")
     for router in routers:
         percentiles = statistics.quantiles(router.latencies, n=100)
         print(
@@ -193,15 +210,16 @@ def _row(ours: Sequence[float], theirs: Sequence[float]) -> str:
 
 
 def main() -> None:
-    """Print a table for streams, and one for complete answers."""
+    """Print a table for each kind of answer."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--requests", type=int, default=320, help="in one round of one router")
+    parser.add_argument("--kinds", nargs="+", choices=BODY, default=list(BODY))
     options = parser.parse_args()
     print(
         f"Python {sys.version.split()[0]}, {options.rounds} rounds of {options.requests} requests"
     )
-    for kind in BODY:
+    for kind in options.kinds:
         _print_table(kind, asyncio.run(_measure(kind, options.rounds, options.requests)))
 
 

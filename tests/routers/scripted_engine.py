@@ -92,6 +92,8 @@ async def _send_stream(send: Send, receive: Receive, does: str) -> None:
         await _send_body(send, event)
         if does == "slow":
             await asyncio.sleep(0.05)
+        elif does == "steady":
+            await asyncio.sleep(0.002)
     await _send_body(send, b"", more=False)
 
 
