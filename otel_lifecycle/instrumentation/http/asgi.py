@@ -188,7 +188,7 @@ class _Messages:
         return message
 
     async def send(self, message: Message) -> None:
-        exchange = exchange_of(self.current)
+        exchange: Any = self.current.follower
         if exchange is None or exchange.claimed:
             return await self._send(message)
         if exchange.needs_no_chunk and message.get("more_body"):

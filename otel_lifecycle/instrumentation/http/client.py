@@ -13,7 +13,10 @@ def has_left(server: Any) -> bool:
         server: What the method `receive` of a request belongs to: uvicorn's knows it, Hypercorn's
             is a queue of messages.
     """
-    if type(server) is Queue:  # pyright: ignore[reportUnknownArgumentType]
+    try:
+        if type(server) is not Queue:  # pyright: ignore[reportUnknownArgumentType]
+            return getattr(server, "disconnected", False) is True
         waiting: Any = getattr(server, "_queue", ())  # pyright: ignore[reportUnknownArgumentType]
         return any(message.get("type") == "http.disconnect" for message in waiting)
-    return getattr(server, "disconnected", False) is True
+    except Exception:  # a property of another server
+        return False

@@ -126,8 +126,8 @@ def _reading_stream() -> Any:
 
         def feed_data(self, data: bytes, *args: Any, **kwargs: Any) -> Any:
             attempt = _reading.get(id(self))
-            if attempt is not None:
-                attempt.read(data)
+            if attempt is not None and attempt.relay is not None:
+                attempt.relay.feed(data)
             return feed_data(self, data, *args, **kwargs)
 
         def feed_eof(self) -> None:

@@ -171,12 +171,8 @@ class Exchange:
         if not self.answered:
             self._disconnected = True
 
-    @_safely
     def look_at_client(self) -> None:
         """Notes whether the client is still there, as far as the server can tell."""
-        self._look_at_client()
-
-    def _look_at_client(self) -> None:
         if not self._disconnected and not self.answered:
             self._disconnected = has_left(self._server)
 
@@ -300,7 +296,7 @@ class Exchange:
     def sent(self, body: bytes, *, more: bool, routing: bool = False) -> None:
         """The next bytes of the response's body went to the client, or to the middleware."""
         if routing or (more and self._is_direct):
-            self._look_at_client()
+            self.look_at_client()
         if body:
             # What nobody got does not count as the answer's end.
             if (routing or not self._is_routed) and not self._disconnected:
@@ -358,7 +354,7 @@ class Exchange:
         """Ends the request, with the exception that left the application if there is one."""
         if self.done:
             return
-        self._look_at_client()
+        self.look_at_client()
         self.done = True
         request = self._inbound.read()
         response = self._response.finish(choices=request.choices, samples=request.samples)
