@@ -34,8 +34,12 @@ class EventStream:
         """Take the next bytes; return the events that are whole with them."""
         # Most chunks are one event with one line of data, or several of them.
         if self.is_between_events and chunk.endswith(b"\n\n") and b"\r" not in chunk:
-            if chunk.startswith(b"data: ") and chunk.find(b"\n") == len(chunk) - 2:
-                return ((b"", chunk[6:-2]),)
+            start, name = 0, b""
+            if chunk.startswith(b"event: "):
+                start = chunk.find(b"\n") + 1
+                name = chunk[7 : start - 1]
+            if chunk.startswith(b"data: ", start) and chunk.find(b"\n", start) == len(chunk) - 2:
+                return ((name, chunk[start + 6 : -2]),)
             plain = _plain_events(chunk)
             if plain is not None:
                 return plain

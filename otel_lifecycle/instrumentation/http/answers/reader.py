@@ -132,7 +132,7 @@ class AnswerReader(Answer):
             else:
                 self._decide(chunk)
         except Exception:
-            self._give_up()
+            self.give_up()
 
     def finish(self, *, choices: int = 1, samples: int = 1) -> None:
         """Read what the end of the body makes readable; later calls do nothing.
@@ -154,7 +154,7 @@ class AnswerReader(Answer):
             elif self._body is not None:
                 self._read_body(self._body)
         except Exception:
-            self._give_up()
+            self.give_up()
         self._events = self._body = None
         self._head = b""
 
@@ -167,7 +167,7 @@ class AnswerReader(Answer):
         self.is_stream = True
         self.end()
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
         """Leave the rest unread: what is in it is not known."""
         _logger.debug("an answer could not be read", exc_info=True)
         self._events = self._body = None

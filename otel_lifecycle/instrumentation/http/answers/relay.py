@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from threading import get_ident
 from typing import Final, Protocol
 
@@ -57,10 +58,10 @@ class Relay:
         self._ahead.append(chunk)
         self._size += len(chunk) + _CHUNK
         if self._size > self._room:
-            if self._common:
-                self._read_common()
-            if self._size > self._room:
-                self.read()
+            try:
+                self._make_room()
+            except Exception:  # the router is about to read
+                self.reader.give_up()
 
     def read(self) -> AnswerReader:
         """Read all that the engine has said; a client that has not got as much goes on alone."""
@@ -69,8 +70,7 @@ class Relay:
         if self._common:
             self._read_common()
         if self._ahead:
-            rest = b"".join(self._ahead)
-            self._ahead.clear()
+            rest = b"".join(self._take_ahead())
             self._size = 0
             self.reader.feed(rest[self._offset :] if self._offset else rest)
             self._offset = 0
@@ -120,6 +120,21 @@ class Relay:
             self.part()
         self._follower = None
         return not self._ahead
+
+    def _make_room(self) -> None:
+        if self._common:
+            self._read_common()
+        if self._size > self._room:
+            self.read()
+
+    def _take_ahead(self) -> Iterator[bytes]:
+        """One by one: an engine may be read in another thread than the one that asks."""
+        while True:
+            try:
+                chunk = self._ahead.popleft()
+            except IndexError:
+                return
+            yield chunk
 
     def _passes_pieces(self, body: bytes) -> bool:
         """Like `passes`, for bytes that are cut in another way."""
