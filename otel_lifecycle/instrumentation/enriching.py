@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, TypeAlias
 
 from otel_lifecycle.instrumentation.base import RouterInstrumentor, Wrapper
-from otel_lifecycle.instrumentation.http.exchange import current_routing
+from otel_lifecycle.instrumentation.http.current import current_routing
 from otel_lifecycle.instrumentation.routing import Routing
 from otel_lifecycle.runtime.logs import get_logger
 

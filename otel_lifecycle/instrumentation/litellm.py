@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from otel_lifecycle.instrumentation.base import RouterInstrumentor, Wrapper
-from otel_lifecycle.instrumentation.http.exchange import current_exchange, current_routing
+from otel_lifecycle.instrumentation.http.current import current_exchange, current_routing
 from otel_lifecycle.instrumentation.http.requests.inference_request import InferenceRequest
 from otel_lifecycle.instrumentation.router_call import RouterCall, follow, follow_blocking
 from otel_lifecycle.runtime.logs import get_logger

@@ -14,7 +14,7 @@ from otel_lifecycle.instrumentation.http.asgi import (
     open_exchange,
     read_response_headers,
 )
-from otel_lifecycle.instrumentation.http.exchange import current_exchange, exchange_of
+from otel_lifecycle.instrumentation.http.current import current_exchange, exchange_of
 from otel_lifecycle.tracking.current_request import CurrentRequest, current_request, restore
 from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 

@@ -11,11 +11,8 @@ from functools import partial
 from typing import Any, TypeAlias, cast
 
 from otel_lifecycle.instrumentation import providers
-from otel_lifecycle.instrumentation.http.exchange import (
-    Exchange,
-    current_exchange,
-    exchange_of,
-)
+from otel_lifecycle.instrumentation.http.current import current_exchange, exchange_of
+from otel_lifecycle.instrumentation.http.exchange import Exchange
 from otel_lifecycle.instrumentation.http.requests.operations import paths
 from otel_lifecycle.tracking.current_request import CurrentRequest, current_request, restore
 from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
@@ -191,15 +188,20 @@ class _Messages:
         exchange: Any = self.current.follower
         if exchange is None or exchange.claimed:
             return await self._send(message)
-        if exchange.needs_no_chunk and message.get("more_body"):
+        flows = exchange.flows and message.get("more_body")
+        if flows and exchange.needs_no_chunk:
             return await self._send(message)
-        exchange.look_at_client()
+        if not flows:
+            exchange.look_at_client()
         try:
             await self._send(message)
         except OSError:  # how servers say that the client is gone (ASGI, HTTP, 2.4)
             exchange.disconnected()
             raise
-        observe_sent(self.current, message)
+        if flows:
+            exchange.flowed(message.get("body"))
+        else:
+            observe_sent(self.current, message)
 
 
 def sends_directly(application: object, routing: object) -> bool:

@@ -9,8 +9,9 @@ from typing import Any, ParamSpec, TypeVar
 import msgspec
 
 from otel_lifecycle.instrumentation.http.attempt import Attempt
+from otel_lifecycle.instrumentation.http.current import current_exchange
 from otel_lifecycle.instrumentation.http.engine_answer import read_aiohttp, read_httpx
-from otel_lifecycle.instrumentation.http.exchange import Exchange, current_exchange
+from otel_lifecycle.instrumentation.http.exchange import Exchange
 from otel_lifecycle.instrumentation.http.requests.inference_request import asks_for_output
 from otel_lifecycle.instrumentation.http.requests.marks import telling
 from otel_lifecycle.instrumentation.http.requests.operations import judges, serves

@@ -34,7 +34,7 @@ from otel_lifecycle.model import (
     RouteEndpoint,
 )
 from otel_lifecycle.runtime.clock import Clock
-from otel_lifecycle.tracking.current_request import CurrentRequest, current_request
+from otel_lifecycle.tracking.current_request import CurrentRequest
 from otel_lifecycle.tracking.handle import TrackedRequest
 from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 
@@ -60,23 +60,6 @@ def _safely(
             return None
 
     return safe
-
-
-def exchange_of(current: CurrentRequest | None) -> Exchange | None:
-    """What follows a request; None when it has ended."""
-    follower: Any = None if current is None else current.follower
-    return follower
-
-
-def current_exchange() -> Exchange | None:
-    """What follows the request that this context serves; None when it has ended."""
-    return exchange_of(current_request.get())
-
-
-def current_routing() -> Routing | None:
-    """Where the current request goes, to be told more; None when it is not followed."""
-    exchange = current_exchange()
-    return None if exchange is None or exchange.claimed else exchange.routing
 
 
 class Exchange:
@@ -148,9 +131,14 @@ class Exchange:
         self._tracker.failed("exchange")
 
     @property
+    def flows(self) -> bool:
+        """Whether the client has some output, and its answer goes on."""
+        return self._has_output and self._has_reached_client
+
+    @property
     def needs_no_chunk(self) -> bool:
         """Whether the server need not tell of a chunk that is not the last."""
-        return self._is_routed and self._has_output and self._has_reached_client
+        return self._is_routed and self.flows
 
     @_safely
     def received(self, body: bytes, *, more: bool = False) -> None:
@@ -313,6 +301,13 @@ class Exchange:
             self.answered = True
         if self.answered and not self._is_routing and not self._may_call_later:
             self._conclude(None)
+
+    @_safely
+    def flowed(self, body: bytes) -> None:
+        """Like `sent`, of bytes that are neither the first output nor the last."""
+        self.look_at_client()
+        if body and not self._disconnected:
+            self._response.feed(body, self._legs.attempts)
 
     @property
     def _may_call_later(self) -> bool:

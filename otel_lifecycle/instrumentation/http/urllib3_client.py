@@ -15,7 +15,8 @@ from otel_lifecycle.instrumentation.http.clients import (
     is_aside,
     unless_it_fails,
 )
-from otel_lifecycle.instrumentation.http.exchange import Exchange, current_exchange
+from otel_lifecycle.instrumentation.http.current import current_exchange
+from otel_lifecycle.instrumentation.http.exchange import Exchange
 from otel_lifecycle.tracking.current_request import CurrentRequest, current_request, restore
 
 _HEADERS_INDEX = 3

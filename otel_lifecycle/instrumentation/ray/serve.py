@@ -28,7 +28,8 @@ from otel_lifecycle.instrumentation.http.asgi import (
     observe_sent,
     open_exchange,
 )
-from otel_lifecycle.instrumentation.http.exchange import Exchange, current_exchange
+from otel_lifecycle.instrumentation.http.current import current_exchange
+from otel_lifecycle.instrumentation.http.exchange import Exchange
 from otel_lifecycle.instrumentation.ray.replicas import (
     Applications,
     ReplicaEvents,
