@@ -54,8 +54,8 @@ class Endpoints:
 def read_endpoints(path: Path) -> dict[str, Endpoint]:
     """Return the endpoints of a file such as the picker's own, by `host:port`.
 
-    It is JSON, or YAML if PyYAML is installed: `endpoints`, a list of `name`, `address`, `port`,
-    and optionally `namespace`, `podName` and `labels`.
+    It is JSON, or YAML if the extra `envoy` is installed: `endpoints`, a list of `name`, `address`,
+    `port`, and optionally `namespace`, `podName` and `labels`.
 
     Raises:
         ValueError: The file is none of these; the text names the entry and what is wrong.
@@ -96,5 +96,5 @@ def _parse(path: Path, text: bytes) -> object:
     if path.suffix == ".json":
         return msgspec.json.decode(text)
     if find_spec("yaml") is None:
-        raise ValueError("YAML needs PyYAML: pip install pyyaml")
+        raise ValueError("YAML needs an extra: pip install 'otel-lifecycle[envoy]'")
     return msgspec.yaml.decode(text)
