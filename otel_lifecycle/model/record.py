@@ -28,6 +28,7 @@ from otel_lifecycle.model.request import InputTokenSource, LegOutcome, LegRole, 
 from otel_lifecycle.model.route import LatencyPrediction, RouteSnapshot
 
 SCHEMA_VERSION = 1
+MAX_REROUTES = 64  # a router may try again for as long as an engine takes to start
 
 
 class ErrorInfo(msgspec.Struct, rename=record_name, gc=False):
@@ -254,7 +255,7 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
     rerouted: Annotated[
         list[Reroute],
         declare(
-            "The last 64 changes of route after dispatch. On the span: events "
+            f"The last {MAX_REROUTES} changes of route after dispatch. On the span: events "
             f"`{semconv.EVENT_REROUTED}`.",
             section="event " + semconv.EVENT_REROUTED,
         ),

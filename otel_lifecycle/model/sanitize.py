@@ -80,6 +80,11 @@ def count(value: object) -> int | None:
     return int(number) if 0 <= number <= MAX_COUNT else None
 
 
+def counts(*values: object) -> tuple[int | None, ...]:
+    """Return the `count` of each value."""
+    return tuple(map(count, values))
+
+
 def fraction(value: object) -> float | None:
     """Return a number from 0 to 1."""
     number = _finite(value)

@@ -12,7 +12,7 @@ import math
 from typing import cast
 
 import msgspec
-from opentelemetry.trace import INVALID_SPAN
+from opentelemetry.trace import NoOpTracerProvider
 
 from otel_lifecycle.model import (
     Endpoint,
@@ -31,8 +31,11 @@ from otel_lifecycle.model.features import POD_TYPES, MissingFeature
 from otel_lifecycle.model.fields import MAX_MILLISECONDS
 from otel_lifecycle.model.latency import prediction_error
 from otel_lifecycle.model.record import LifecycleRecord
+from otel_lifecycle.telemetry.attributes import Details
+from otel_lifecycle.telemetry.live_span import SpanMaker
+from otel_lifecycle.telemetry.told import Manner
 from otel_lifecycle.tracking.arrival import Timing
-from otel_lifecycle.tracking.dispatch import begin_record, complete_record
+from otel_lifecycle.tracking.dispatch import begin_record, complete_record, dispatch
 from otel_lifecycle.tracking.lifecycle import Lifecycle
 
 SCHEMA = "dynamo.request.trace.v1"
@@ -126,21 +129,21 @@ def _record(event: _Event, request: _Request) -> LifecycleRecord:
         prefix_cache_score=request.kv_hit_rate,
         engine_request_id=request.request_id,
     )
-    dispatch = begin_record(
-        start, _look, started_ns=started_ns, now_ns=started_ns, stale_after_ns=0
-    )
+    sent = dispatch(start, _look, started_ns)
     timing = Timing(started_ns, started_ns, started_ns - received_ns)
-    lifecycle = Lifecycle(start, _NOBODY, dispatch, INVALID_SPAN, timing)
+    lifecycle = Lifecycle(_NOBODY, _MANNER, _SPANS, sent, timing, 0)
     # The snapshots take these loads, and an unknown one is None there.
-    lifecycle.role_loads = cast("dict[str, Load]", dict.fromkeys(dispatch.counted))
-    dispatch.record.missing_feature_reasons += [
+    lifecycle.loads = cast("tuple[Load, ...]", (None,) * len(sent.counted))
+    record = begin_record(lifecycle)
+    record.missing_feature_reasons += [
         MissingFeature(POD_TYPES[role], "inflightTokens", MissingReason.INFLIGHT_MISSING)
-        for role in dispatch.counted
+        for role in sent.counted
     ]
     first_ns, ended_ns = _ns(request.ttft_ms), _end_ns(event, request, received_ns)
     if first_ns is not None:
         lifecycle.first_chunk_ns = max(0, received_ns + first_ns - started_ns)
-    record = complete_record(lifecycle, _completion(request), ended_ns or started_ns)
+    lifecycle.ended_ns = max(started_ns, ended_ns or started_ns)
+    complete_record(record, lifecycle, _completion(request))
     record.dispatch_inflight = None
     if waited_ns is None:
         record.actual.queue_ms = None
@@ -200,8 +203,12 @@ def _ns(milliseconds: float | None) -> int | None:
     return None if known is None else round(known * 1e6)
 
 
-def _look(raw: RouteEndpoint) -> EndpointView:
-    return EndpointView(EndpointState(raw.endpoint), raw, None)
+def _look(*raw: RouteEndpoint) -> list[EndpointView]:
+    return [EndpointView(EndpointState(one.endpoint), one, None) for one in raw]
+
+
+def _ignore(_: str) -> None:
+    """Nothing fails later: the record is made at once."""
 
 
 class _Nobody:
@@ -215,4 +222,7 @@ class _Nobody:
 
 
 _NOBODY = _Nobody()
+_MANNER = Manner("", Details(), _ignore)
+_SPANS = SpanMaker(NoOpTracerProvider(), phases=False)  # records alone are made
+_SPANS.resource = {}
 _decode = msgspec.json.Decoder(_Event, strict=False).decode

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 import msgspec
-from opentelemetry.trace import INVALID_SPAN
+from opentelemetry.trace import NoOpTracerProvider
 
 from otel_lifecycle.config import TrackerConfig
 from otel_lifecycle.instrumentation.http.requests.operations import paths
@@ -30,13 +30,15 @@ from otel_lifecycle.model.endpoint_state import EndpointView
 from otel_lifecycle.model.features import POD_TYPES, MissingFeature
 from otel_lifecycle.model.latency import prediction_error
 from otel_lifecycle.model.record import LifecycleRecord
-from otel_lifecycle.model.timestamps import format_timestamp
 from otel_lifecycle.observation.endpoints import Endpoints
 from otel_lifecycle.observation.entry import DESTINATION, Answer, Entry, known, selected, unix_ns
 from otel_lifecycle.observation.verdict import is_stream, judge
 from otel_lifecycle.runtime.clock import Clock
+from otel_lifecycle.telemetry.attributes import Details
+from otel_lifecycle.telemetry.live_span import SpanMaker
+from otel_lifecycle.telemetry.told import Manner
 from otel_lifecycle.tracking.arrival import Timing
-from otel_lifecycle.tracking.dispatch import begin_record, complete_record
+from otel_lifecycle.tracking.dispatch import begin_record, complete_record, dispatch
 from otel_lifecycle.tracking.lifecycle import Lifecycle
 from otel_lifecycle.tracking.store import LifecycleStore
 
@@ -167,7 +169,9 @@ class Lifecycles:
         self._store = store
         self._endpoints = endpoints
         self._clock = clock
-        self._resource = resource
+        self._spans = SpanMaker(NoOpTracerProvider(), phases=False)  # records alone are made
+        self._spans.resource = resource
+        self._manner = Manner(store.name, Details(), store.ignore)
         self._shadow = shadow
         self._stale_after_ns = round(config.stale_after.total_seconds() * 1e9)
         self._operation = paths(config.paths).operation
@@ -211,16 +215,19 @@ class Lifecycles:
         ended_ns = None if request.end is None else _end_ns(end, received_ns)
         lifecycle.started_ns = lifecycle.started_monotonic_ns = dispatched_ns
         lifecycle.waited_ns = dispatched_ns - received_ns
-        lifecycle.record.started_at = format_timestamp(dispatched_ns)
-        self._describe(lifecycle.record, end)
-        _set_trace(lifecycle.record, end, request.key)
-        _mark_first(lifecycle, end, received_ns)
+        lifecycle.ended_ns = max(dispatched_ns, ended_ns or dispatched_ns)
+        if lifecycle.shadow is not None:
+            _, lifecycle.predicted = lifecycle.shadow
+        record = begin_record(lifecycle)
+        self._describe(record, end)
+        _set_trace(record, end, request.key)
+        _mark_first(lifecycle, record, end, received_ns)
         if len(request.attempts) > 1:
             legs = self._legs(request, end, ended_ns)
             completion = msgspec.structs.replace(completion, legs=legs)
         if not request.is_charged:
-            _forget_load(lifecycle)
-        record = complete_record(lifecycle, completion, ended_ns or dispatched_ns)
+            _forget_load(lifecycle, record)
+        complete_record(record, lifecycle, completion)
         if not request.is_charged:
             record.dispatch_inflight = None
         if sent_ns is None:
@@ -235,15 +242,15 @@ class Lifecycles:
     def save(self, request: Observed) -> SavedDispatch | None:
         """Return what `restore` needs; None for a request that was not dispatched."""
         lifecycle = request.lifecycle
-        if lifecycle is None or lifecycle.start.route is None:
+        route = None if lifecycle is None else lifecycle.dispatch.start.route
+        if lifecycle is None or route is None:
             return None
-        route = lifecycle.start.route
         return SavedDispatch(
             _address(route.leader),
             _address(route.prefill),
             lifecycle.started_ns,
-            lifecycle.dispatch_load,
-            lifecycle.role_loads,
+            lifecycle.dispatch_load or Load(),
+            dict(lifecycle.role_loads),
         )
 
     def restore(self, request: Observed, saved: SavedDispatch) -> None:
@@ -251,7 +258,7 @@ class Lifecycles:
         self.dispatch(request, saved.ep, saved.pf, saved.at_ns)
         if request.lifecycle is not None:
             request.lifecycle.dispatch_load = saved.leader
-            request.lifecycle.role_loads = saved.roles
+            request.lifecycle.loads = tuple(saved.roles.values())
 
     def _start(self, request: Observed, ep: str | None, pf: str | None, at_ns: int) -> bool:
         leader = self._endpoints.of(ep)
@@ -272,15 +279,9 @@ class Lifecycles:
         self._begin(request, RequestStart(request.request_id, None), at_ns)
 
     def _begin(self, request: Observed, start: RequestStart, at_ns: int) -> None:
-        dispatch = begin_record(
-            start,
-            self._store.look if self._is_recent(at_ns) else self._look_at_address,
-            started_ns=at_ns,
-            now_ns=at_ns,
-            stale_after_ns=self._stale_after_ns,
-        )
-        dispatch.record.resource = self._resource
-        lifecycle = Lifecycle(start, self, dispatch, INVALID_SPAN, Timing(at_ns, at_ns, None))
+        look = self._store.look if self._is_recent(at_ns) else self._look_at_address
+        sent, timing = dispatch(start, look, at_ns), Timing(at_ns, at_ns, None)
+        lifecycle = Lifecycle(self, self._manner, self._spans, sent, timing, self._stale_after_ns)
         lifecycle.request_id = request.key
         request.lifecycle = lifecycle
 
@@ -296,8 +297,9 @@ class Lifecycles:
             return True
         return abs(self._clock.wall_ns() - at_ns) <= (self._stale_after_ns or _LONGEST_LAG_NS)
 
-    def _look_at_address(self, raw: RouteEndpoint) -> EndpointView:
-        return EndpointView(self._store.look(raw).state, raw, None)
+    def _look_at_address(self, *raw: RouteEndpoint) -> list[EndpointView]:
+        views = zip(self._store.look(*raw), raw, strict=True)
+        return [EndpointView(view.state, one, None) for view, one in views]
 
     def _describe(self, record: LifecycleRecord, end: Entry) -> None:
         """Take what only the end tells of a request."""
@@ -357,14 +359,16 @@ def _elapsed_ns(value: int | None, unit: int = _MICROSECOND) -> int | None:
     return value * unit if value is not None and 0 <= value < _LONGEST else None
 
 
-def _mark_first(lifecycle: Lifecycle, end: Entry, received_ns: int) -> None:
+def _mark_first(
+    lifecycle: Lifecycle, record: LifecycleRecord, end: Entry, received_ns: int
+) -> None:
     """Mark the first byte, and of a stream the first chunk; an error's body has none."""
     first_ns = _first_byte_ns(end, received_ns)
     if first_ns is None:
         return
     since = max(0, received_ns + first_ns - lifecycle.started_ns)
     lifecycle.first_byte_ns = since
-    if lifecycle.record.streaming and (end.code or 0) < 400:
+    if record.streaming and (end.code or 0) < 400:
         lifecycle.first_chunk_ns = since
 
 
@@ -397,13 +401,14 @@ def _set_trace(record: LifecycleRecord, end: Entry, key: str) -> None:
         record.trace_id, record.parent_span_id, record.span_kind = trace, span, "internal"
 
 
-def _forget_load(lifecycle: Lifecycle) -> None:
+def _forget_load(lifecycle: Lifecycle, record: LifecycleRecord) -> None:
     """Say that the load at dispatch is unknown: no entry told of the dispatch."""
     # The snapshots take these loads, and an unknown one is None there.
-    lifecycle.role_loads = cast("dict[str, Load]", dict.fromkeys(lifecycle.counted))
-    lifecycle.record.missing_feature_reasons += [
+    counted = lifecycle.dispatch.counted
+    lifecycle.loads = cast("tuple[Load, ...]", (None,) * len(counted))
+    record.missing_feature_reasons += [
         MissingFeature(POD_TYPES[role], "inflightTokens", MissingReason.INFLIGHT_MISSING)
-        for role in lifecycle.counted
+        for role in counted
     ]
 
 

@@ -32,14 +32,20 @@ class InFlight(Protocol):
     """A request in flight, as shadow prediction uses it.
 
     Attributes:
-        record: Its record.
-        role_loads: Load of each counted endpoint at dispatch, by role.
         shadow: The shadow prediction, and the record that it is for.
     """
 
-    record: LifecycleRecord
-    role_loads: dict[str, Load]
     shadow: tuple[LifecycleRecord, LatencyPrediction] | None
+
+    @property
+    def record(self) -> LifecycleRecord:
+        """Its record."""
+        ...
+
+    @property
+    def role_loads(self) -> Mapping[str, Load]:
+        """Load of each counted endpoint at dispatch, by role."""
+        ...
 
 
 class _Waiting(NamedTuple):

@@ -5,42 +5,16 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Iterator
-from typing import NamedTuple
 
-from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
-from opentelemetry.trace import SpanContext
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
 from otel_lifecycle.config import ConfigError, PersistenceConfig
-from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.records.writer import RecordWriter
+from otel_lifecycle.telemetry.lifecycle_span import told_by
 from otel_lifecycle.telemetry.span_reader import is_lifecycle_span, record_from_span
+from otel_lifecycle.telemetry.told import Told
 
 _SHUTDOWN_MILLIS = 5_000
-
-
-class _Handover(NamedTuple):
-    """A record, the name of the store it comes from, and the processors that have taken it."""
-
-    record: LifecycleRecord
-    store_name: str
-    taken_by: list[object]
-
-
-_offered: dict[tuple[int, int], _Handover] = {}
-
-
-def offer(context: SpanContext, record: LifecycleRecord, store_name: str) -> None:
-    """Makes a record available to the processors of its span, until `withdraw`.
-
-    That is cheaper than reading it back from attributes, and a span that is not sampled has none.
-    """
-    _offered[context.trace_id, context.span_id] = _Handover(record, store_name, [])
-
-
-def withdraw(context: SpanContext) -> None:
-    """The span has ended."""
-    _offered.pop((context.trace_id, context.span_id), None)
 
 
 class LifecycleSpanProcessor(SpanProcessor):
@@ -80,31 +54,29 @@ class LifecycleSpanProcessor(SpanProcessor):
             provider.add_span_processor(attached)
         attached.processors.add(self)
 
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Do nothing."""
-
     def on_end(self, span: ReadableSpan) -> None:
         """Queue the record of a lifecycle span."""
         try:
-            if not is_lifecycle_span(span) or span.context is None:
-                return
-            handover = _offered.get((span.context.trace_id, span.context.span_id))
-            if handover is None:
-                if self._store_name is None:
+            told = told_by(span)
+            if told is None:
+                if self._store_name is None and is_lifecycle_span(span):
                     self._writer.put(record_from_span(span))
-            elif self._store_name in (None, handover.store_name) and self not in handover.taken_by:
-                handover.taken_by.append(self)
-                self._writer.put(handover.record)
+            elif (
+                self._store_name in (None, told.manner.store_name)
+                and self._writer not in told.taken_by
+            ):
+                told.taken_by = (*told.taken_by, self._writer)
+                self._writer.put(told)
         except Exception as error:
             self._writer.count_drop(f"span {span.name!r} cannot be recorded: {error}")
 
-    def take(self, records: Iterator[LifecycleRecord]) -> None:
-        """Queue the remaining records of an iterator.
+    def take(self, requests: Iterator[Told]) -> None:
+        """Queue the records of the remaining requests of an iterator.
 
         A tracker calls this directly. There may be no SDK, it may be disabled or drop the span, and
         another processor may raise before this one is called.
         """
-        self._writer.put_from(records)
+        self._writer.put_from(requests)
 
     @property
     def closed(self) -> bool:

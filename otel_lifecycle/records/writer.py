@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import threading
 import time
@@ -16,11 +17,11 @@ from typing import TypeVar
 import msgspec
 
 from otel_lifecycle.config import PersistenceConfig
-from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.records.record_file import RecordFile
 from otel_lifecycle.runtime.forks import repair_in_forked_child
 from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.runtime.process_exit import run_at_exit
+from otel_lifecycle.telemetry.told import Entry
 
 _logger = get_logger(__name__)
 
@@ -65,8 +66,8 @@ class RecordWriter:
         self._interval = max(_waitable(interval), _SHORTEST_INTERVAL_SECONDS) if interval else None
         # With neither threshold nor interval every record is due at once.
         self._threshold = config.flush_threshold or (0 if interval else 1)
-        self._encoder = msgspec.json.Encoder()
-        self._queue: deque[LifecycleRecord] = deque()
+        self._encoder = msgspec.json.Encoder(enc_hook=operator.attrgetter("record"))
+        self._queue: deque[Entry] = deque()
         self._flushes: deque[_Flush] = deque()
         self._write_lock = threading.Lock()
         # SimpleQueue.put is reentrant, which Event.set is not: a signal handler may interrupt it.
@@ -98,11 +99,11 @@ class RecordWriter:
         """Whether it accepts no more records."""
         return self._closed
 
-    def put(self, record: LifecycleRecord) -> None:
+    def put(self, record: Entry) -> None:
         """Queue a record; no I/O, never raises, never waits for the disk."""
         self.put_from(iter((record,)))
 
-    def put_from(self, records: Iterator[LifecycleRecord]) -> None:
+    def put_from(self, records: Iterator[Entry]) -> None:
         """Queue the remaining records of an iterator.
 
         It may be called again with the same built-in iterator if a signal handler raised during the
@@ -238,7 +239,7 @@ class RecordWriter:
         patience = _LOCK_PATIENCE_SECONDS if timeout is None else timeout
         try:
             while self._queue:
-                batch: list[LifecycleRecord] = []
+                batch: list[Entry] = []
                 with contextlib.suppress(IndexError):  # `put` dropped the rest
                     for _ in range(_BATCH_RECORDS):
                         batch.append(self._queue.popleft())
@@ -260,7 +261,7 @@ class RecordWriter:
                 self._close_file(patience)
             self._write_lock.release()
 
-    def _write(self, batch: list[LifecycleRecord], patience: float) -> None:
+    def _write(self, batch: list[Entry], patience: float) -> None:
         """Write a batch and remove the written records from it."""
         try:
             file = self._file
@@ -276,7 +277,7 @@ class RecordWriter:
         else:
             self._failing = self._locked_out = False
 
-    def _write_slice(self, batch: list[LifecycleRecord], file: RecordFile, patience: float) -> None:
+    def _write_slice(self, batch: list[Entry], file: RecordFile, patience: float) -> None:
         # Lines go to the file while the cache has them: joining those of a batch costs as much as
         # encoding them. Only if each write is forced to disk, one write of all is cheaper.
         size = len(batch) if self._config.fsync == "flush" else _SLICE_RECORDS
@@ -309,12 +310,12 @@ class RecordWriter:
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_LOCK_PAUSE)
 
-    def _encode(self, batch: list[LifecycleRecord], size: int) -> tuple[bytes, int]:
+    def _encode(self, batch: list[Entry], size: int) -> tuple[bytes, int]:
         """Return the lines of the first `size` records of a batch, and their number.
 
         Records that cannot be encoded are removed from the batch.
         """
-        encoded: list[LifecycleRecord] = []
+        encoded: list[Entry] = []
         lines: list[bytes] = []
         for start in range(0, min(size, len(batch)), _SLICE_RECORDS):
             if start:
@@ -334,7 +335,7 @@ class RecordWriter:
         if len(self._queue) < self._backlog:
             time.sleep(_PAUSE_SECONDS)
 
-    def _can_encode(self, record: LifecycleRecord) -> bool:
+    def _can_encode(self, record: Entry) -> bool:
         try:
             self._encoder.encode(record)
         except Exception as error:

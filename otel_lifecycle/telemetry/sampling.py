@@ -1,12 +1,20 @@
-"""Records every lifecycle span, whatever the sampler decides."""
+"""Which lifecycle spans are recorded, and which of them exported."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
-from opentelemetry.trace import Link, SpanKind, TraceState
+from opentelemetry.sdk.trace.sampling import (
+    Decision,
+    ParentBased,
+    ParentBasedTraceIdRatio,
+    Sampler,
+    SamplingResult,
+    StaticSampler,
+    TraceIdRatioBased,
+)
+from opentelemetry.trace import Link, SpanContext, SpanKind, TraceState
 from opentelemetry.util.types import Attributes
 
 from otel_lifecycle.model import semconv
@@ -51,3 +59,48 @@ class RecordAllSampler(Sampler):
     def get_description(self) -> str:
         """Names this sampler and the inner one."""
         return f"RecordAllSampler{{{self.inner.get_description()}}}"
+
+
+class KnownSampler:
+    """A sampler of the SDK whose ways are known, so that it need not be asked for each request.
+
+    Args:
+        sampler: The sampler.
+
+    Attributes:
+        sampler: The sampler.
+        reads_attributes: Whether it may look at attributes, or add some: then it is none of these.
+    """
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+        self.reads_attributes = not _is_of(sampler, StaticSampler, TraceIdRatioBased)
+        self._is_static = _is_of(sampler, StaticSampler)
+        self._decisions: dict[int, Decision] = {}
+
+    def decide(
+        self, context: Context | None, trace_id: int, kind: SpanKind, parent: SpanContext
+    ) -> Decision:
+        """Decides on a span below `parent`, which is the current span of `context`."""
+        which = 0
+        if parent.is_valid:
+            which = 1 + 2 * parent.is_remote + 4 * parent.trace_flags.sampled
+        decision = self._decisions.get(which)
+        if decision is None:
+            result = self.sampler.should_sample(context, trace_id, "", kind, _ANY_REQUEST)
+            decision = result.decision
+            if self._is_static:
+                self._decisions[which] = decision
+        return decision
+
+
+_ANY_REQUEST = {semconv.REQUEST_ID: ""}
+
+
+def _is_of(sampler: object, *kinds: type[Sampler]) -> bool:
+    """Whether a sampler is made of these, and of those that choose one of them by the parent."""
+    if type(sampler) in kinds:
+        return True
+    return type(sampler) in (ParentBased, ParentBasedTraceIdRatio, RecordAllSampler) and all(
+        _is_of(part, *kinds) for part in vars(sampler).values()
+    )

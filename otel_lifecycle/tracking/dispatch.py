@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence, Sized
 from enum import Enum
 from operator import is_
-from typing import cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import msgspec
 
@@ -30,18 +30,25 @@ from otel_lifecycle.model.features import (
     missing_request_features,
     prediction_input,
 )
-from otel_lifecycle.model.fields import fields_of
 from otel_lifecycle.model.latency import ActualLatency, PredictionError
-from otel_lifecycle.model.record import ErrorInfo, LifecycleRecord, RecordedLeg, Reroute
+from otel_lifecycle.model.record import (
+    MAX_REROUTES,
+    ErrorInfo,
+    LifecycleRecord,
+    RecordedLeg,
+    Reroute,
+)
 from otel_lifecycle.model.route import EndpointSnapshot, RouteSnapshot
 from otel_lifecycle.model.timestamps import format_timestamp
-from otel_lifecycle.tracking.lifecycle import Dispatch, Lifecycle
+from otel_lifecycle.telemetry.live_span import link
+from otel_lifecycle.telemetry.told import Kept
 
-_MAX_REROUTES = 64  # a router may try again for as long as an engine takes to start
+if TYPE_CHECKING:
+    from otel_lifecycle.tracking.lifecycle import Lifecycle
+
 _NO_PREDICTION = LatencyPrediction()
-_SPAN_FIELDS = [
-    field.name for field in fields_of(LifecycleRecord) if field.declared.source == "trace"
-]
+_LEADER, _PREFILL, _PAIR = ("leader",), ("prefill",), ("prefill", "decode")
+ERRORS = (Outcome.ERROR, Outcome.REJECTED)
 _MAX_LEGS = 256
 _END_OF_TIME_NS = 1 << 63
 _LEG_ROLES = {role.value: role for role in LegRole}
@@ -62,24 +69,84 @@ def is_trackable(start: object) -> bool:
     )
 
 
-def begin_record(
-    start: RequestStart,
-    look: Callable[[RouteEndpoint], EndpointView],
-    *,
-    started_ns: int,
-    now_ns: int,
-    stale_after_ns: int,
-) -> Dispatch:
-    """Begins the record of a request that is about to be dispatched, or rejected.
+class Dispatch(NamedTuple):
+    """A request as it is sent to the endpoints of one route.
+
+    Attributes:
+        start: What the router says.
+        at_ns: When, in Unix nanoseconds.
+        counted: The roles of the endpoints that carry its load: `Route.counted`.
+        leader: The endpoint that the router selected; None if there is no route.
+        prefill: That of the prefill.
+        decode: That of the decode.
+    """
+
+    start: RequestStart
+    at_ns: int
+    counted: tuple[str, ...] = ()
+    leader: EndpointView | None = None
+    prefill: EndpointView | None = None
+    decode: EndpointView | None = None
+
+    @property
+    def kept(self) -> dict[str, Kept]:
+        """What its endpoints keep for other requests too, by role."""
+        roles = {"leader": self.leader, "prefill": self.prefill, "decode": self.decode}
+        return {role: Kept(view.attributes) for role, view in roles.items() if view is not None}
+
+    @property
+    def counted_ids(self) -> list[str]:
+        """The endpoints that carry its load."""
+        return [getattr(self, role).id for role in self.counted]
+
+
+def dispatch(start: RequestStart, look: Callable[..., list[EndpointView]], at_ns: int) -> Dispatch:
+    """Notes what a router says of a request, and what is known of its endpoints now.
 
     Args:
-        start: What the router says; made safe here.
-        look: Makes an endpoint safe, or has done so before.
-        started_ns: First dispatch of the request, Unix nanoseconds.
-        now_ns: This dispatch.
-        stale_after_ns: Age from which engine metrics count as stale; 0 never.
+        start: What the router says.
+        look: Makes endpoints safe, or has done so before.
+        at_ns: When, in Unix nanoseconds.
     """
-    tokens, source = _input_tokens(start)
+    route = start.route
+    if start.candidates is not None and type(start.candidates) is not int:
+        count = _candidates(start.candidates)
+        if count is not None:  # the router may change its list before the record is made
+            start = msgspec.structs.replace(start, candidates=count)
+    if route is None:
+        return Dispatch(start, at_ns)
+    # Each looked at once: what is collected may be replaced at any moment.
+    if route.prefill is None or route.decode is None:
+        (leader,) = look(route.leader)
+        if route.is_prefill_alone:
+            return Dispatch(start, at_ns, _PREFILL, leader, leader)
+        return Dispatch(start, at_ns, _LEADER, leader)
+    leader, prefill, decode = look(route.leader, route.prefill, route.decode)
+    is_shared = prefill.state is decode.state
+    return Dispatch(start, at_ns, _PREFILL if is_shared else _PAIR, leader, prefill, decode)
+
+
+def whole_record(
+    lifecycle: Lifecycle, completion: RequestCompletion
+) -> tuple[LifecycleRecord, int]:
+    """Makes the record of a request that has ended as `completion` says.
+
+    Returns:
+        The record, and how many values of the router it could not use.
+    """
+    record = begin_record(lifecycle)
+    invalid = invalid_values(lifecycle.dispatch.start, record)
+    complete_record(record, lifecycle, completion)
+    return record, invalid + _invalid_completion_values(completion, record)
+
+
+def begin_record(lifecycle: Lifecycle) -> LifecycleRecord:
+    """Begins the record of a request: what the router said of it is made safe here."""
+    sent = lifecycle.dispatch
+    start, leader = sent.start, sent.leader
+    tokens, candidates, attempt = sanitize.counts(
+        start.input_tokens, start.candidates, start.attempt
+    )
     score = sanitize.fraction(start.prefix_cache_score)
     prediction = _prediction(start.prediction)
     request_id, model, operation, provider, policy, engine_request_id = sanitize.texts(
@@ -95,71 +162,62 @@ def begin_record(
         model=model,
         operation=operation,
         provider=provider,
-        streaming=start.streaming if isinstance(start.streaming, bool) else None,
-        started_at=format_timestamp(started_ns),
+        streaming=lifecycle.streaming,
+        started_at=format_timestamp(lifecycle.started_ns),
         input_token_length=tokens,
-        input_token_source=source,
-        candidates=_candidates(start.candidates),
+        input_token_source=_source(start.input_token_source, tokens),
+        candidates=candidates,
         policy=policy,
         engine_request_id=engine_request_id or None,
-        attempt=max(1, sanitize.count(start.attempt) or 1),
+        attempt=max(1, attempt or 1),
+        rerouted=list(lifecycle.rerouted),
         prefix_cache_score=score,
         prediction=prediction,
-        prediction_mode=latency.prediction_mode(prediction),
+        prediction_mode="" if prediction is _NO_PREDICTION else latency.prediction_mode(prediction),
         selected_route=None,
         route_mismatch=start.route_mismatch is True,
         actual=ActualLatency(),
         prediction_error=PredictionError(),
+        resource=lifecycle.spans.resource,
     )
-    route = start.route
-    if route is None:
-        return Dispatch(record, {}, ())
-    # Each looked at once: what is collected may be replaced at any moment.
-    leader = look(route.leader)
+    link(record, lifecycle.context, lifecycle.parent, lifecycle.kind)
+    if leader is None:
+        return record
     record.selected_endpoint = leader.id
-    views = {"leader": leader}
-    if route.is_prefill_alone:
-        views["prefill"] = leader
-        record.selected_route = RouteSnapshot(leader.identify(), leader.snapshot())
-    elif route.prefill is None or route.decode is None:
+    prefill, decode = sent.prefill, sent.decode
+    if prefill is None:
         record.selected_route = RouteSnapshot(leader.snapshot())
+    elif decode is None:
+        record.selected_route = RouteSnapshot(leader.identify(), prefill.snapshot())
     else:
-        prefill, decode = look(route.prefill), look(route.decode)
-        views |= {"prefill": prefill, "decode": decode}
         record.selected_route = RouteSnapshot(
             leader.identify(), prefill.snapshot(), decode.snapshot()
         )
-    counted = route.counted
-    missing = missing_request_features(counted, tokens, start.prefix_cache_score, score)
-    for role in counted:
-        view = views[role]
-        record.tracked_endpoints.append(view.id)
-        missing += view.missing(role, now_ns, stale_after_ns)
+    record.tracked_endpoints = sent.counted_ids
+    missing = missing_request_features(sent.counted, tokens, start.prefix_cache_score, score)
+    for role in sent.counted:
+        missing += getattr(sent, role).missing(role, sent.at_ns, lifecycle.stale_after_ns)
     record.missing_feature_reasons = missing
-    return Dispatch(record, views, counted)
+    return record
 
 
-def take_over(lifecycle: Lifecycle, dispatch: Dispatch, now_ns: int, reason: str | None) -> None:
-    """Takes over into a record begun anew what the request has told before.
+def rerouted(lifecycle: Lifecycle, to: Dispatch, reason: str | None) -> tuple[Reroute, ...]:
+    """The changes of route of a request that goes somewhere else.
 
     Args:
         lifecycle: The request.
-        dispatch: The request as it is sent now; its record is changed.
-        now_ns: When, in Unix nanoseconds.
-        reason: Why it is sent somewhere else; None when its route is only known better.
+        to: Where it goes.
+        reason: Why; None when its route is only known better.
     """
-    old, record = lifecycle.record, dispatch.record
-    for field in _SPAN_FIELDS:
-        setattr(record, field, getattr(old, field))
-    record.rerouted = old.rerouted
-    if reason is not None:
-        change = Reroute(
-            format_timestamp(now_ns),
-            "+".join(old.tracked_endpoints),
-            "+".join(record.tracked_endpoints),
-            sanitize.text(reason),
-        )
-        record.rerouted = [*old.rerouted, change][-_MAX_REROUTES:]
+    if reason is None:
+        return lifecycle.rerouted
+    change = Reroute(
+        format_timestamp(to.at_ns),
+        "+".join(lifecycle.dispatch.counted_ids),
+        "+".join(to.counted_ids),
+        sanitize.text(reason),
+    )
+    return (*lifecycle.rerouted, change)[-MAX_REROUTES:]
 
 
 def invalid_values(start: RequestStart, record: LifecycleRecord) -> int:
@@ -193,7 +251,7 @@ def invalid_values(start: RequestStart, record: LifecycleRecord) -> int:
     return invalid
 
 
-def invalid_completion_values(completion: RequestCompletion, record: LifecycleRecord) -> int:
+def _invalid_completion_values(completion: RequestCompletion, record: LifecycleRecord) -> int:
     """The same for what the router said when the request ended."""
     return (
         (completion.outcome != record.outcome)
@@ -205,45 +263,49 @@ def invalid_completion_values(completion: RequestCompletion, record: LifecycleRe
 
 
 def complete_record(
-    lifecycle: Lifecycle, completion: RequestCompletion, ended_monotonic_ns: int
-) -> LifecycleRecord:
-    """Completes the record of a request that the store has finished; may be repeated."""
-    record = lifecycle.record
-    e2e_ns = max(0, ended_monotonic_ns - lifecycle.started_monotonic_ns)
+    record: LifecycleRecord, lifecycle: Lifecycle, completion: RequestCompletion
+) -> None:
+    """Completes the record of a request that has ended as `completion` says."""
+    e2e_ns = lifecycle.ended_ns - lifecycle.started_ns
     first_chunk_ns = lifecycle.first_chunk_ns
     waited_ns = lifecycle.waited_ns
     if waited_ns is not None:
         record.received_at = format_timestamp(lifecycle.started_ns - waited_ns)
-    record.outcome = _outcome(completion.outcome)
-    record.completed_at = format_timestamp(lifecycle.started_ns + e2e_ns)
+    record.outcome = outcome_of(completion)
+    record.completed_at = format_timestamp(lifecycle.ended_ns)
     if lifecycle.first_byte_ns is not None:
         record.first_byte_at = format_timestamp(lifecycle.started_ns + lifecycle.first_byte_ns)
     if first_chunk_ns is not None:
         record.first_chunk_at = format_timestamp(lifecycle.started_ns + first_chunk_ns)
-    _set_reported_length(record, completion.input_tokens)
-    record.output_length = sanitize.count(completion.output_tokens)
-    record.cached_tokens = sanitize.count(completion.cached_tokens)
-    record.finish_reason = sanitize.text(completion.finish_reason) or None
+    reported, record.output_length, record.cached_tokens = sanitize.counts(
+        completion.input_tokens, completion.output_tokens, completion.cached_tokens
+    )
+    _set_reported_length(record, reported)
+    if completion.finish_reason:
+        record.finish_reason = sanitize.text(completion.finish_reason) or None
     if isinstance(completion.served_endpoint, Endpoint):
         record.served_endpoint = sanitize.text(completion.served_endpoint.id) or None
     record.legs = _legs(completion.legs)
     if record.selected_route is not None:
         record.dispatch_inflight = lifecycle.dispatch_load
-    record.endpoint_deleted = lifecycle.deleted_roles
-    if record.outcome in (Outcome.ERROR, Outcome.REJECTED):
+    record.endpoint_deleted = list(lifecycle.deleted_roles)
+    if record.outcome in ERRORS:
         record.error = ErrorInfo(sanitize.text(completion.error_type) or "_OTHER")
-    shadow = lifecycle.shadow
-    if shadow is not None and shadow[0] is record and latency.is_prediction(shadow[1]):
-        record.prediction = _prediction(shadow[1])
+    predicted = lifecycle.predicted
+    if predicted is not None and latency.is_prediction(predicted):
+        record.prediction = _prediction(predicted)
         record.prediction_mode = latency.PREDICTION_MODE_SHADOW
     record.actual = latency.actual_latency(e2e_ns, first_chunk_ns, record.output_length)
     if record.selected_route is not None and waited_ns is not None:
         record.actual.queue_ms = waited_ns / 1e6
-    if record.selected_route is not None and record.selected_route.prefill is not None:
+    route = record.selected_route
+    if route is not None and route.prefill is not None and completion.prefill_ms is not None:
         record.actual.prefill_ms = sanitize.milliseconds(completion.prefill_ms)
-    record.prediction_error = latency.prediction_error(record.actual, record.prediction)
+    if record.prediction is not _NO_PREDICTION:
+        record.prediction_error = latency.prediction_error(record.actual, record.prediction)
     inputs: list[PredictionInput] = []
-    for role, load in lifecycle.role_loads.items():
+    loads = dict(zip(lifecycle.dispatch.counted, lifecycle.loads, strict=False))
+    for role, load in loads.items():
         snapshot: EndpointSnapshot = getattr(record.selected_route, role)
         snapshot.inflight = load
         inputs.append(
@@ -256,10 +318,8 @@ def complete_record(
             )
         )
     record.prediction_inputs = inputs
-    route = record.selected_route
-    if route is not None and route.decode is not None and "decode" not in lifecycle.role_loads:
-        route.decode.inflight = lifecycle.role_loads.get("prefill")  # one endpoint does both
-    return record
+    if route is not None and route.decode is not None and "decode" not in loads:
+        route.decode.inflight = loads.get("prefill")  # one endpoint does both
 
 
 def _legs(given: object) -> tuple[RecordedLeg, ...] | msgspec.UnsetType:
@@ -290,9 +350,8 @@ def _unix_ns(value: object) -> int | None:
     return value if type(value) is int and 0 <= value < _END_OF_TIME_NS else None
 
 
-def _set_reported_length(record: LifecycleRecord, given: int | None) -> None:
+def _set_reported_length(record: LifecycleRecord, tokens: int | None) -> None:
     """The engine's own count of the prompt is better than an estimate, or than none."""
-    tokens = sanitize.count(given)
     if tokens is None or record.input_token_source is InputTokenSource.TOKENIZED:
         return
     record.input_token_length = tokens
@@ -315,30 +374,27 @@ def _is_endpoint(entry: object) -> bool:
     return isinstance(entry, RouteEndpoint) and isinstance(entry.endpoint, Endpoint)  # pyright: ignore[reportUnnecessaryIsInstance]
 
 
-def _input_tokens(start: RequestStart) -> tuple[int | None, InputTokenSource]:
-    tokens = sanitize.count(start.input_tokens)
+def _source(given: object, tokens: int | None) -> InputTokenSource:
     if tokens is None:
-        return None, InputTokenSource.UNKNOWN
-    given = start.input_token_source
+        return InputTokenSource.UNKNOWN
     if isinstance(given, Enum):
         given = given.value
-    source = _SOURCES.get(given or "", InputTokenSource.REPORTED)
-    return tokens, InputTokenSource.REPORTED if source is InputTokenSource.UNKNOWN else source
+    source = _SOURCES.get(cast("str", given) or "", InputTokenSource.REPORTED)
+    return InputTokenSource.REPORTED if source is InputTokenSource.UNKNOWN else source
 
 
 def _prediction(given: object) -> LatencyPrediction:
-    if not isinstance(given, LatencyPrediction):
+    if not isinstance(given, LatencyPrediction) or given == _NO_PREDICTION:
         return _NO_PREDICTION
     return LatencyPrediction(
         sanitize.milliseconds(given.ttft_ms), sanitize.milliseconds(given.tpot_ms)
     )
 
 
-def _outcome(given: object) -> Outcome:
-    if isinstance(given, Outcome):
-        return given
+def outcome_of(completion: RequestCompletion) -> Outcome:
+    """How a request ended; an end that is none is an error."""
     try:
-        return Outcome(given)
+        return Outcome(completion.outcome)
     except ValueError:
         return Outcome.ERROR
 

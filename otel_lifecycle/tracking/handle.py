@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Generator, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 
-from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext, use_span
+from opentelemetry.context import attach, detach
+from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    set_span_in_context,
+)
 
 from otel_lifecycle.model import (
     Endpoint,
@@ -21,6 +28,7 @@ from otel_lifecycle.tracking.scheduling import error_type
 
 _STREAM_TRUNCATED = "stream_truncated"
 _INCOMPLETE = "incomplete"
+_NOTHING = nullcontext()
 
 
 class TrackedRequest:
@@ -58,7 +66,7 @@ class TrackedRequest:
         """Trace id and span id of the request; invalid when it has no span."""
         if self._lifecycle is None:
             return INVALID_SPAN_CONTEXT
-        return self._lifecycle.span.get_span_context()
+        return self._lifecycle.context
 
     @property
     def epoch_ns(self) -> int:
@@ -154,7 +162,7 @@ class TrackedRequest:
                 route=route,
                 prefix_cache_score=prefix_cache_score,
                 prediction=prediction,
-                attempt=self._lifecycle.record.attempt + 1,
+                attempt=self._lifecycle.attempt + 1,
             )
 
     def extend(self, route: Route) -> None:
@@ -198,20 +206,13 @@ class TrackedRequest:
         if self._lifecycle is not None:
             self._recorder.inject(self._lifecycle, headers)
 
-    @contextlib.contextmanager
-    def active(self) -> Generator[None]:
+    def active(self) -> AbstractContextManager[None]:
         """Makes the span current for one stretch of code that does not yield."""
         # A span that could not start must not hide the router's own.
-        if self._lifecycle is None or not self._lifecycle.span.get_span_context().is_valid:
-            yield
-            return
-        with use_span(
-            self._lifecycle.span,
-            end_on_exit=False,
-            record_exception=False,
-            set_status_on_exception=False,
-        ):
-            yield
+        context = self.span_context
+        if self._lifecycle is None or not context.is_valid:
+            return _NOTHING
+        return _Active(self._lifecycle.span or NonRecordingSpan(context))
 
     def __enter__(self) -> TrackedRequest:
         return self
@@ -239,10 +240,25 @@ class TrackedRequest:
         if not self.is_tracked:
             return
         if exc is None:
-            streaming = self._lifecycle is not None and self._lifecycle.record.streaming
+            streaming = self._lifecycle is not None and self._lifecycle.streaming
             self.fail(_STREAM_TRUNCATED if streaming else _INCOMPLETE)
         else:
             self.end(ending(exc))
+
+
+class _Active(AbstractContextManager[None]):
+    """While a span is current. Not a generator, which would cost more than all it does."""
+
+    __slots__ = ("_span", "_token")
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+
+    def __enter__(self) -> None:
+        self._token = attach(set_span_in_context(self._span))
+
+    def __exit__(self, *_: object) -> None:
+        detach(self._token)
 
 
 def ending(error: BaseException) -> RequestCompletion:

@@ -9,36 +9,28 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from opentelemetry import metrics, propagate, trace
+from opentelemetry import metrics, trace
 from opentelemetry.sdk.trace import TracerProvider as SDKTracerProvider
 
 from otel_lifecycle.config import TrackerConfig
 from otel_lifecycle.model import Outcome, RequestCompletion, RequestStart
-from otel_lifecycle.records.processor import offer, withdraw
 from otel_lifecycle.runtime.background import Background
 from otel_lifecycle.runtime.clock import Clock, Deadline
 from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.runtime.process_exit import run_at_exit
-from otel_lifecycle.telemetry.live_span import (
-    SpanProcessorError,
-    end_span,
-    rename_span,
-    resource_of,
-    start_span,
-    tracer_of,
-)
+from otel_lifecycle.telemetry.attributes import Details
+from otel_lifecycle.telemetry.live_span import SpanMaker, SpanProcessorError, inject
 from otel_lifecycle.telemetry.metrics import LifecycleMetrics
+from otel_lifecycle.telemetry.told import Manner, Told
 from otel_lifecycle.tracking.arrival import take_time
 from otel_lifecycle.tracking.breaker import STEPPED_ASIDE, Breaker
 from otel_lifecycle.tracking.dispatch import (
-    begin_record,
-    complete_record,
-    invalid_completion_values,
+    dispatch,
     invalid_values,
     is_trackable,
-    take_over,
+    rerouted,
 )
-from otel_lifecycle.tracking.lifecycle import Dispatch, Lifecycle
+from otel_lifecycle.tracking.lifecycle import Lifecycle
 from otel_lifecycle.tracking.shadowing import open_shadow
 from otel_lifecycle.tracking.store import LifecycleStore
 
@@ -73,11 +65,16 @@ class LifecycleRecorder:
     ) -> None:
         self._config = config
         self._clock = clock
-        self._stale_after_ns = round(config.stale_after.total_seconds() * 1e9)
         self._closed = False
         self._shadow: ShadowPrediction | None = None
         self.store = LifecycleStore.shared(config)
         self.breaker = Breaker(self.store.ignore)
+        self._stale_after_ns = round(config.stale_after.total_seconds() * 1e9)
+        self._manner = Manner(
+            self.store.name,
+            Details(config.npu_device_attributes, config.first_byte_attribute),
+            self.breaker.failed,
+        )
         try:
             self._shadow = open_shadow(config)
             self._use_provider(tracer_provider)
@@ -117,8 +114,12 @@ class LifecycleRecorder:
             lifecycle = self._lifecycle(start, headers, arrived_ns)
             if handle is not None:
                 lifecycle.follow(handle)
-            self._supersede(self.store.find(start.request_id))
-            self._supersede(self.store.start(lifecycle))  # one that came at this very moment
+            same_id = self.store.find(start.request_id)
+            if same_id is not None:
+                same_id.owner.supersede(same_id)
+            same_id = self.store.start(lifecycle)
+            if same_id is not None:  # one that came at this very moment
+                same_id.owner.supersede(same_id)
             self._predict(lifecycle)
             if self._closed:  # in the meantime, and perhaps without seeing this one
                 self.end(lifecycle, RequestCompletion(outcome=Outcome.SHUTDOWN))
@@ -156,10 +157,7 @@ class LifecycleRecorder:
     def inject(self, lifecycle: Lifecycle, headers: MutableMapping[str, str]) -> None:
         """Adds the trace context of a request to headers towards its engine."""
         try:
-            context = None
-            if lifecycle.span.get_span_context().is_valid:
-                context = trace.set_span_in_context(lifecycle.span)
-            propagate.inject(headers, context=context)
+            inject(lifecycle.span, lifecycle.context, headers)
         except Exception:
             self.breaker.failed("inject")
 
@@ -168,7 +166,7 @@ class LifecycleRecorder:
         try:
             if lifecycle.first_byte_ns is None:
                 elapsed = self._clock.monotonic_ns() - lifecycle.started_monotonic_ns
-                lifecycle.first_byte_ns = elapsed
+                self.store.first_byte(lifecycle, elapsed)
         except Exception:
             self.breaker.failed("first_byte")
 
@@ -190,21 +188,23 @@ class LifecycleRecorder:
             **changes: The fields of `RequestStart` that changed.
         """
         try:
-            start: RequestStart = msgspec.structs.replace(lifecycle.start, **changes)
+            if lifecycle.finished:
+                self.store.ignore("already_finished")
+                return
+            old, model, record = lifecycle.dispatch.start, lifecycle.model, lifecycle.record
+            start: RequestStart = msgspec.structs.replace(old, **changes)
             if not is_trackable(start):
                 self.store.ignore("no_endpoint")
                 return
             elapsed = self._clock.monotonic_ns() - lifecycle.started_monotonic_ns
-            now_ns = lifecycle.started_ns + elapsed
-            old = lifecycle.record
-            dispatch = self._dispatch(start, lifecycle.started_ns, now_ns)
-            take_over(lifecycle, dispatch, now_ns, reason)
-            if not self.store.reroute(lifecycle, start, dispatch):
+            to = dispatch(start, self.store.look, lifecycle.started_ns + elapsed)
+            if not self.store.reroute(lifecycle, to, rerouted(lifecycle, to, reason)):
                 self.store.ignore("already_finished")
                 return
+            self._count_invalid(invalid_values(old, record))
             self._predict(lifecycle)
-            if dispatch.record.model != old.model:
-                rename_span(lifecycle.span, dispatch.record)
+            if lifecycle.model != model and lifecycle.span is not None:
+                lifecycle.spans.rename(lifecycle.span, lifecycle)
         except Exception:
             self.breaker.failed("reroute")
 
@@ -234,8 +234,7 @@ class LifecycleRecorder:
     ) -> None:
         """Does what was broken off: by a signal handler, which may raise anywhere, or by a bug."""
         try:
-            if self.store.finish(lifecycle, call) or lifecycle.finished_by is call:
-                self.store.forget(lifecycle)
+            if self.store.finish(lifecycle, call):
                 if now is None:
                     now = self._clock.monotonic_ns()
                 self._conclude(lifecycle, completion, now, again=True)
@@ -296,13 +295,15 @@ class LifecycleRecorder:
             self._look_for_provider()
         timing = take_time(start, self._clock, arrived_ns)
         self._count_invalid(start.received_at is not None and timing.waited_ns is None)
-        dispatch = self._dispatch(start, timing.started_ns, timing.started_ns)
+        sent = dispatch(start, self.store.look, timing.started_ns)
+        lifecycle = Lifecycle(self, self._manner, self._spans, sent, timing, self._stale_after_ns)
         try:
-            span = start_span(self._tracer, dispatch.record, headers, timing.begins_ns)
+            lifecycle.span, lifecycle.context, lifecycle.parent, lifecycle.kind = self._spans.start(
+                lifecycle, headers, timing.begins_ns
+            )
         except Exception:  # another processor's: the record is written without a span
             self.breaker.failed("start_span", ours=False)
-            span = trace.INVALID_SPAN
-        return Lifecycle(start, self, dispatch, span, timing)
+        return lifecycle
 
     def _predict(self, lifecycle: Lifecycle) -> None:
         """Has latencies predicted for the record, where the router predicted none."""
@@ -314,35 +315,22 @@ class LifecycleRecorder:
             return "closed"
         if self.breaker.is_aside:
             return STEPPED_ASIDE
-        request_id = getattr(start, "request_id", None)
-        if not isinstance(request_id, str) or not request_id:
-            return "no_request_id"
         if not is_trackable(start):
-            return "no_endpoint"
+            request_id = getattr(start, "request_id", None)
+            has_id = isinstance(request_id, str) and request_id
+            return "no_endpoint" if has_id else "no_request_id"
         limit = self._config.max_inflight
         # Racing threads may pass together: the cap bounds memory, it does not count to the last.
         if limit is not None and self.store.active_requests >= limit:
             return None if self.store.find(start.request_id) else "table_full"
         return None
 
-    def _dispatch(self, start: RequestStart, started_ns: int, now_ns: int) -> Dispatch:
-        dispatch = begin_record(
-            start,
-            self.store.look,
-            started_ns=started_ns,
-            now_ns=now_ns,
-            stale_after_ns=self._stale_after_ns,
-        )
-        dispatch.record.resource = self._resource
-        self._count_invalid(invalid_values(start, dispatch.record))
-        return dispatch
-
     def _count_invalid(self, values: int) -> None:
         for _ in range(values):
             self.store.ignore("invalid_value")
 
     def _conclude(
-        self, lifecycle: Lifecycle, completion: RequestCompletion, now: int, again: bool = False
+        self, lifecycle: Lifecycle, completion: RequestCompletion, now: int, *, again: bool = False
     ) -> None:
         """Completes record and span of a request that is forgotten, and hands the record over.
 
@@ -352,37 +340,30 @@ class LifecycleRecorder:
             now: When, on the monotonic clock.
             again: Whether an earlier attempt was interrupted, at any point.
         """
-        record = complete_record(lifecycle, completion, now)
-        span = lifecycle.span
-        is_recording = span.is_recording()
+        lifecycle.complete(completion, now)
         try:
-            if is_recording:
-                offer(span.get_span_context(), record, self.store.name)
-                end_span(
-                    span,
-                    record,
-                    lifecycle.ended(now),
-                    lifecycle.views,
-                    self._config,
-                    self._tracer,
-                    again=again,
-                )
+            if lifecycle.span is not None:
+                lifecycle.spans.end(lifecycle.span, lifecycle, again=again)
         finally:
-            if is_recording or again:
-                withdraw(span.get_span_context())
             sink = self.store.sink
-            if sink is not None:
+            if sink is not None and lifecycle.handover is not None:
                 sink.take(lifecycle.handover)
             if not lifecycle.measured:
                 lifecycle.measured = True
-                self._count_invalid(invalid_completion_values(completion, record))
-                self._background.submit(self._metrics.record, record)
-                if self._shadow is not None:
-                    self._shadow.learn(record)
+                self._background.submit(self._measure, lifecycle.told)
 
-    def _supersede(self, lifecycle: Lifecycle | None) -> None:
-        if lifecycle is not None:
-            lifecycle.owner.supersede(lifecycle)
+    def _measure(self, told: Told) -> None:
+        """Does what can wait: makes the record, if nobody has read it yet."""
+        try:
+            ended = told.ended()
+        except Exception:
+            self.breaker.failed("record")
+            return
+        if ended is not None:
+            self._count_invalid(ended.invalid)
+            self._metrics.record(ended.recorded.record)
+            if self._shadow is not None:
+                self._shadow.learn(ended.recorded.record)
 
     def _end_abandoned(self, lifecycle: Lifecycle) -> None:
         if not lifecycle.finished:
@@ -392,8 +373,7 @@ class LifecycleRecorder:
         # The global provider is not set yet, and only has a stand-in: its spans would have neither
         # our processor nor the resource that will be theirs.
         self._is_early = isinstance(provider, trace.ProxyTracerProvider)
-        self._tracer = tracer_of(provider)
-        self._resource = resource_of(provider)
+        self._spans = SpanMaker(provider, self._config.phase_spans)
         sink = self.store.sink
         if sink is not None and isinstance(provider, SDKTracerProvider):
             sink.attach(provider)

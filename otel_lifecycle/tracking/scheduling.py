@@ -7,7 +7,7 @@ when it is read, is unknown: it never costs the request its record.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from datetime import datetime
 from enum import Enum
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -195,6 +195,7 @@ class _Known(NamedTuple):
     """An endpoint, and where the scheduler keeps what it knows of it."""
 
     endpoint: Endpoint
+    identity: Hashable
     source: SchedulingEndpoint | None
 
 
@@ -202,11 +203,12 @@ _Pair: TypeAlias = tuple[_Known, _Known]
 
 
 def _known(source: SchedulingEndpoint) -> _Known:
-    return _Known(endpoint_from(source) or Endpoint(), source)
+    endpoint = endpoint_from(source) or Endpoint()
+    return _Known(endpoint, endpoint.identity, source)
 
 
 def _is_same(one: _Known, other: _Known) -> bool:
-    return one.endpoint.identity == other.endpoint.identity
+    return one.identity == other.identity
 
 
 def _pd_group(selected: SchedulingEndpoint) -> _Pair | None:
@@ -219,7 +221,7 @@ def _pd_group(selected: SchedulingEndpoint) -> _Pair | None:
     if prefill is None or decode is None:
         return None
     pair = _known(prefill), _known(decode)
-    return None if any(known.endpoint.identity == _NOBODY for known in pair) else pair
+    return None if any(known.identity == _NOBODY for known in pair) else pair
 
 
 def _dispatched_pair(result: SchedulingResult, leader: _Known, group: _Pair | None) -> _Pair | None:
@@ -236,18 +238,20 @@ def _dispatched_pair(result: SchedulingResult, leader: _Known, group: _Pair | No
         return None
     pair = group or (leader, leader)
     return (
-        _Known(prefill, _source(prefill, (pair[0], pair[1], leader))),
-        _Known(decode, _source(decode, (pair[1], pair[0], leader))),
+        _among(prefill, (pair[0], pair[1], leader)),
+        _among(decode, (pair[1], pair[0], leader)),
     )
 
 
-def _source(endpoint: Endpoint, known: Iterable[_Known]) -> SchedulingEndpoint | None:
-    """Where the scheduler keeps what it knows of an endpoint: the first object that is about it."""
-    return next((one.source for one in known if one.endpoint.identity == endpoint.identity), None)
+def _among(endpoint: Endpoint, known: Iterable[_Known]) -> _Known:
+    """An endpoint, with the first object of the scheduler that is about it."""
+    identity = endpoint.identity
+    source = next((one.source for one in known if one.identity == identity), None)
+    return _Known(endpoint, identity, source)
 
 
 def _route_endpoint(known: _Known) -> RouteEndpoint:
-    endpoint, source = known
+    endpoint, _, source = known
     if source is None:
         return RouteEndpoint(endpoint)
     return RouteEndpoint(

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 from otel_lifecycle.config import CollectionConfig, ConfigError, PersistenceConfig, TrackerConfig
 from otel_lifecycle.config.settings import missing_extra
-from otel_lifecycle.model import Endpoint, Load, RequestStart, RouteEndpoint, sanitize
+from otel_lifecycle.model import Endpoint, Load, RouteEndpoint, sanitize
 from otel_lifecycle.model.endpoint_state import EndpointState, EndpointView
+from otel_lifecycle.model.record import Reroute
 from otel_lifecycle.records import LifecycleSpanProcessor
 from otel_lifecycle.runtime.clock import Deadline
 from otel_lifecycle.runtime.forks import repair_in_forked_child
-from otel_lifecycle.tracking.lifecycle import Dispatch, Lifecycle
+from otel_lifecycle.tracking.dispatch import Dispatch
+from otel_lifecycle.tracking.lifecycle import Lifecycle
 
 if TYPE_CHECKING:
     from otel_lifecycle.state import Collector
@@ -156,14 +158,17 @@ class LifecycleStore:
         with self._lock:
             return [state for state in self._endpoints.values() if state.listed]
 
-    def look(self, raw: RouteEndpoint) -> EndpointView:
-        """An endpoint of a route, made safe to record; it need not be known before."""
-        endpoint = raw.endpoint
-        state = self._endpoints.get(endpoint.identity)
-        if state is None or (state.endpoint is not endpoint and _has_moved(state, endpoint)):
-            with self._lock:
-                state = self._state(endpoint)
-        return state.view(raw)
+    def look(self, *endpoints: RouteEndpoint) -> list[EndpointView]:
+        """Endpoints of a route, made safe to record; they need not be known before."""
+        views: list[EndpointView] = []
+        for raw in endpoints:
+            endpoint = raw.endpoint
+            state = self._endpoints.get(endpoint.identity)
+            if state is None or (state.endpoint is not endpoint and _has_moved(state, endpoint)):
+                with self._lock:
+                    state = self._state(endpoint)
+            views.append(state.view(raw))
+        return views
 
     def ignore(self, reason: str) -> None:
         """Counts a call or a value that was not used."""
@@ -199,13 +204,13 @@ class LifecycleStore:
             self._inflight[lifecycle.request_id] = lifecycle
             return superseded
 
-    def reroute(self, lifecycle: Lifecycle, start: RequestStart, dispatch: Dispatch) -> bool:
+    def reroute(self, lifecycle: Lifecycle, to: Dispatch, rerouted: tuple[Reroute, ...]) -> bool:
         """Charges a request in flight to the endpoints of another route instead.
 
         Args:
             lifecycle: The request.
-            start: What the router says now.
-            dispatch: Its record, begun anew, and where it goes.
+            to: What the router says now.
+            rerouted: All its changes of route.
 
         Returns:
             False when the request has ended.
@@ -214,14 +219,7 @@ class LifecycleStore:
             if lifecycle.finished:
                 return False
             lifecycle.give_back()
-            lifecycle.deleted_roles.clear()
-            lifecycle.start = start
-            record = dispatch.record
-            if record.rerouted is not lifecycle.record.rerouted:
-                lifecycle.first_byte_ns = None
-            # What the chunks so far have told of the response stays true.
-            record.streaming = lifecycle.record.streaming or record.streaming
-            lifecycle.record, lifecycle.views, lifecycle.counted = dispatch
+            lifecycle.move(to, rerouted)
             lifecycle.charge(self._successor)
             if lifecycle.finished:  # by a signal handler, in the middle of this
                 lifecycle.give_back()
@@ -242,10 +240,10 @@ class LifecycleStore:
             if (
                 lifecycle.finished
                 or lifecycle.first_chunk_ns is not None
-                or lifecycle.record.streaming is False
+                or lifecycle.streaming is False
             ):
                 return
-            lifecycle.record.streaming = True
+            lifecycle.streaming = True
             lifecycle.first_chunk_ns = elapsed_ns
             if release == "all":
                 lifecycle.give_back()
@@ -253,32 +251,41 @@ class LifecycleStore:
             elif release == "prefill" and len(lifecycle.leases) > 1:
                 lifecycle.give_back("prefill")
 
+    def first_byte(self, lifecycle: Lifecycle, elapsed_ns: int) -> None:
+        """Marks the first byte, once, `elapsed_ns` after the start."""
+        with self._lock:
+            if not lifecycle.finished and lifecycle.first_byte_ns is None:
+                lifecycle.first_byte_ns = elapsed_ns
+
     def finish(self, lifecycle: Lifecycle, by: object) -> bool:
         """Ends a request, and forgets it.
 
         Args:
             lifecycle: The request.
-            by: The call that ends it.
+            by: The call that ends it, which may try again if it was interrupted.
 
         Returns:
-            True to exactly one caller, who then completes record and span.
+            True to exactly one call, which then completes record and span.
         """
         with self._lock:
-            if lifecycle.finished:
+            if lifecycle.finished and lifecycle.finished_by is not by:
                 return False
-            lifecycle.handover = iter((lifecycle.record,))
             lifecycle.finished_by = by
             lifecycle.finished = True
-            self.forget(lifecycle)
+            self._forget(lifecycle)
             return True
 
     def forget(self, lifecycle: Lifecycle) -> None:
         """Gives back what is left of an ended request's load; may be repeated."""
         with self._lock:
-            lifecycle.handle = None
-            lifecycle.give_back()
-            if self._inflight.get(lifecycle.request_id) is lifecycle:
-                del self._inflight[lifecycle.request_id]
+            self._forget(lifecycle)
+
+    def _forget(self, lifecycle: Lifecycle) -> None:
+        lifecycle.handle = None
+        lifecycle.give_back()
+        request_id = lifecycle.request_id
+        if self._inflight.get(request_id) is lifecycle:
+            del self._inflight[request_id]
 
     def add_endpoint(self, endpoint: Endpoint) -> None:
         """Makes an endpoint known; a known one keeps its load."""

@@ -173,7 +173,7 @@ class RequestLifecycleTracker:
         if lifecycle is not None:
             changes = {field: getattr(start, field) for field in start.__struct_fields__}
             attempt = sanitize.count(start.attempt) or 0
-            changes["attempt"] = max(attempt, lifecycle.record.attempt + 1)
+            changes["attempt"] = max(attempt, lifecycle.attempt + 1)
             self._recorder.reroute(lifecycle, reason, **changes)
 
     def reject(
@@ -269,11 +269,13 @@ class RequestLifecycleTracker:
             if lifecycle is None:
                 return
             if not response.end_of_stream:
-                self._recorder.mark_first_chunk(lifecycle)
+                if lifecycle.first_chunk_ns is None:
+                    self._recorder.mark_first_chunk(lifecycle)
                 return
             ending = lifecycle
             completion = scheduling.request_completion(response, target_endpoint)
-            if completion.outcome is Outcome.COMPLETED and lifecycle.record.streaming:
+            is_first = lifecycle.streaming and lifecycle.first_chunk_ns is None
+            if completion.outcome is Outcome.COMPLETED and is_first:
                 self._recorder.mark_first_chunk(lifecycle)
             self._recorder.end(lifecycle, completion)
         except Exception:

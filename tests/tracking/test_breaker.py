@@ -123,7 +123,7 @@ def test_what_is_left_out_is_counted(
 ) -> None:
     """Each way in fails by its own bug, steps aside, and recovers when the bug is gone."""
     with monkeypatch.context() as broken:
-        broken.setattr("otel_lifecycle.tracking.recorder.begin_record", None)
+        broken.setattr("otel_lifecycle.tracking.recorder.dispatch", None)
         for number in range(150):
             call(bench.tracker, f"lost-{number}")
     assert bench.tracker.is_aside
@@ -169,7 +169,7 @@ def test_requests_in_flight_end(bench: Bench, clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(
-    "broken", ["tracking.recorder.complete_record", "tracking.scheduling.request_completion"]
+    "broken", ["tracking.lifecycle.whole_record", "tracking.scheduling.request_completion"]
 )
 def test_requests_in_flight_whose_end_fails(
     bench: Bench, clock: Clock, monkeypatch: pytest.MonkeyPatch, broken: str
@@ -181,6 +181,7 @@ def test_requests_in_flight_whose_end_fails(
     monkeypatch.setattr(f"otel_lifecycle.{broken}", None)
     for request in requests:
         bench.tracker.response_body(request, last())
+    bench.tracker.flush()
 
     assert bench.tracker.is_aside
     assert bench.tracker.store.active_requests == 0

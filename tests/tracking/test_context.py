@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from opentelemetry import trace
-from opentelemetry.context import Context
+from opentelemetry import baggage, propagate, trace
+from opentelemetry.context import Context, attach, detach
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.propagators.textmap import (
+    TextMapPropagator,
+    default_getter,
+    default_setter,
+)
 from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from otel_lifecycle import RequestLifecycleTracker, TrackerConfig, read_records
 from tests.conftest import Bench
@@ -272,3 +280,86 @@ def test_headers_that_the_sdk_would_log(
 
     assert caplog.records == []
     assert bench.records[0].parent_span_id == TRACEPARENT.split("-")[2]
+
+
+class Marking(TextMapPropagator):
+    """A propagator of somebody else, with a header of its own."""
+
+    def extract(
+        self, carrier: Any, context: Context | None = None, getter: Any = default_getter
+    ) -> Context:
+        return context or Context()
+
+    def inject(
+        self, carrier: Any, context: Context | None = None, setter: Any = default_setter
+    ) -> None:
+        span = trace.get_current_span(context)
+        setter.set(carrier, "x-mark", format(span.get_span_context().span_id, "016x"))
+
+    @property
+    def fields(self) -> set[str]:
+        return {"x-mark"}
+
+
+@pytest.mark.parametrize("sampler", [ALWAYS_ON, ALWAYS_OFF], ids=["sampled", "unsampled"])
+@pytest.mark.parametrize(
+    "propagator",
+    [
+        Marking(),
+        CompositePropagator([TraceContextTextMapPropagator(), Marking()]),
+        CompositePropagator([]),
+    ],
+    ids=["other", "both", "none"],
+)
+def test_other_propagators(
+    make_bench: Callable[..., Bench],
+    monkeypatch: pytest.MonkeyPatch,
+    propagator: TextMapPropagator,
+    sampler: Sampler,
+) -> None:
+    """Whatever the process propagates by, the engine gets our span as its parent."""
+    bench = make_bench(sampler)
+    monkeypatch.setattr(propagate, "_HTTP_TEXT_FORMAT", propagator)
+    sent: dict[str, str] = {}
+    tracked = bench.tracker.track(start())
+    tracked.inject(sent)
+    tracked.complete()
+
+    (record,) = bench.records
+    parent = f"00-{record.trace_id}-{record.span_id}-{record.trace_flags:02x}"
+    known = {"x-mark": record.span_id, "traceparent": parent}
+    assert sent == {name: known[name] for name in propagator.fields if name in known}
+
+
+def test_baggage_goes_on(bench: Bench) -> None:
+    """Baggage of the current context is sent to the engine, beside the parent."""
+    sent: dict[str, str] = {}
+    token = attach(baggage.set_baggage("tenant", "a b"))
+    try:
+        tracked = bench.tracker.track(start())
+        tracked.inject(sent)
+    finally:
+        detach(token)
+    tracked.complete()
+
+    (record,) = bench.records
+    assert sent == {
+        "traceparent": f"00-{record.trace_id}-{record.span_id}-{SAMPLED:02x}",
+        "baggage": "tenant=a+b",
+    }
+
+
+def test_after_the_end(bench: Bench) -> None:
+    """Ids, headers and the current span of a request stay the same after its end."""
+    tracked = bench.tracker.track(start())
+    before: dict[str, str] = {}
+    tracked.inject(before)
+    tracked.complete()
+    after: dict[str, str] = {}
+    tracked.inject(after)
+    with tracked.active():
+        context = trace.get_current_span().get_span_context()
+
+    assert before == after
+    assert tracked.span_context == context
+    assert format(context.span_id, "016x") == bench.records[0].span_id

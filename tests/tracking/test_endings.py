@@ -28,7 +28,7 @@ from otel_lifecycle import (
     TrackerConfig,
     read_records,
 )
-from otel_lifecycle.tracking import recorder
+from otel_lifecycle.tracking import lifecycle
 from tests.conftest import Bench
 from tests.records.helpers import run_script
 from tests.routes import aggregated, bare, endpoint, start
@@ -312,15 +312,15 @@ def test_raising_processor(bench: Bench) -> None:
 
 def test_end_that_fails_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """What fails in the middle of an end is done again: record, span and load are complete."""
-    complete = recorder.complete_record
+    complete = lifecycle.whole_record
     failures = iter([RuntimeError("once")])
 
-    def fail_once(*arguments: Any) -> LifecycleRecord:
+    def fail_once(*arguments: Any) -> tuple[LifecycleRecord, int]:
         for failure in failures:
             raise failure
         return complete(*arguments)
 
-    monkeypatch.setattr(recorder, "complete_record", fail_once)
+    monkeypatch.setattr(lifecycle, "whole_record", fail_once)
     bench.tracker.track(start()).complete(output_tokens=8)
     bench.tracker.track(start("next")).complete(output_tokens=9)
 

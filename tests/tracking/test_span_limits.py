@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
-from opentelemetry.sdk.trace import Event, ReadableSpan, Span, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import get_current_span
@@ -25,23 +23,6 @@ def served(limits: SpanLimits | None) -> ReadableSpan:
     tracker.close()
     (span,) = exporter.get_finished_spans()
     return span
-
-
-def test_without_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attributes equal, in value and type, those that the SDK itself would set."""
-    ours = dict(served(None).attributes or {})
-    offered: list[dict[str, object]] = []
-    monkeypatch.setattr(
-        "otel_lifecycle.telemetry.live_span.set_clean_attributes",
-        lambda span, attributes: (offered.append(attributes), span.set_attributes(attributes)),
-    )
-    cleaned = dict(served(None).attributes or {})
-
-    assert ours.keys() == cleaned.keys()
-    assert {key: type(value) for key, value in ours.items()} == {
-        key: type(value) for key, value in cleaned.items()
-    }
-    assert all(cleaned[key] == value for key, value in offered[0].items())
 
 
 def test_values_are_not_cleaned_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,24 +67,6 @@ def test_ended_span() -> None:
 
     (span,) = exporter.get_finished_spans()
     assert "llm_router.outcome" not in (span.attributes or {})
-
-
-def test_events_without_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Events equal, in name, attributes and types, those of the SDK."""
-    ours = served(None).events
-    monkeypatch.setattr(
-        "otel_lifecycle.telemetry.live_span.add_clean_event",
-        lambda span, name, attributes, at_ns: span.add_event(name, attributes, at_ns),
-    )
-    cleaned = served(None).events
-
-    def shape(events: Sequence[Event]) -> list[tuple[str, dict[str, object]]]:
-        return [(event.name, dict(event.attributes or {})) for event in events]
-
-    assert shape(ours) == shape(cleaned) != []
-    assert [list(map(type, (event.attributes or {}).values())) for event in ours] == [
-        list(map(type, (event.attributes or {}).values())) for event in cleaned
-    ]
 
 
 def test_event_limits() -> None:
