@@ -32,7 +32,8 @@ class ClickHouse:
     """The engine of ClickHouse, in this process."""
 
     def __init__(self, folder: Path) -> None:
-        from chdb.session import Session  # of the extra `backends`
+        # Of the extra `backends`, which the type checkers do without.
+        from chdb.session import Session  # pyright: ignore[reportMissingImports]
 
         self.session = Session(str(folder))
         self.session.query("CREATE DATABASE lifecycle; USE lifecycle")
