@@ -225,7 +225,6 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
             "Number of endpoints considered.",
             "{endpoint}",
             "llm_router.route.candidates.count",
-            section="route",
         ),
     ] = None
     policy: Annotated[
@@ -233,7 +232,6 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
         declare(
             "Name of the routing policy; empty when unknown.",
             attribute="llm_router.route.policy",
-            section="route",
         ),
     ] = ""
     engine_request_id: Annotated[

@@ -175,6 +175,18 @@ def test_damaged_arrays(bench: Bench) -> None:
         record_from_span(damaged(**{"llm_router.legs.end": (0.0,)}))
 
 
+def test_choice_without_a_route(bench: Bench) -> None:
+    """What the router chose from is kept, even if the request reached no endpoint."""
+    start = RequestStart("request-1", None, candidates=3, policy="least-loaded")
+    bench.tracker.reject(start, "no_candidates")
+
+    (record,) = bench.records
+    (span,) = bench.telemetry.spans
+    assert (record.candidates, record.policy) == (3, "least-loaded")
+    assert record_from_span(span) == record
+    assert comparable(span_from_record(record)) == comparable(span)
+
+
 def test_untraced_record(bench: Bench) -> None:
     """A record of an untraced request cannot become a span, which is an error."""
     bench.tracker.track(RequestStart("request-1", None)).complete()
