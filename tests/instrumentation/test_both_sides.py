@@ -182,6 +182,47 @@ def test_broken_read_that_the_router_swallows(router: Router) -> None:
     assert error.endswith(("RemoteProtocolError", "ClientPayloadError"))
 
 
+def test_broken_read_that_the_router_renames(router: Router) -> None:
+    """An exception of the router or its framework does not hide why the engine's answer broke."""
+    router.engine.pieces = [EVENT, 0.2, None]
+
+    async def handler(_: Request) -> Response:
+        async def answer() -> AsyncIterator[bytes]:
+            try:
+                async for chunk in router.chunks():
+                    yield chunk
+            except (httpx.HTTPError, aiohttp.ClientError) as error:
+                raise RuntimeError("no backend") from error
+
+        return StreamingResponse(answer())
+
+    router.serve(handler)
+    with pytest.raises(httpx.RemoteProtocolError):
+        router.observed.post(stream=True)
+
+    _, error = ending(router.observed)
+    assert error is not None
+    assert error.endswith(("RemoteProtocolError", "ClientPayloadError"))
+
+
+def test_exception_after_the_engines_answer(router: Router) -> None:
+    """If the engine had answered in full, the router's exception is the error."""
+
+    async def handler(_: Request) -> Response:
+        async def answer() -> AsyncIterator[bytes]:
+            async for chunk in router.chunks():
+                yield chunk
+            raise LookupError
+
+        return StreamingResponse(answer())
+
+    router.serve(handler)
+    with pytest.raises(httpx.RemoteProtocolError):
+        router.observed.post(stream=True)
+
+    assert ending(router.observed) == ("error", "LookupError")
+
+
 def test_stopped_by_the_router(router: Router) -> None:
     """If the router breaks off the engine's answer, that is not an error."""
     router.engine.pieces = [EVENT, EVENT, 2.0]

@@ -257,6 +257,23 @@ def test_one_token_asked(called: Called, pair: tuple[Engine, Engine]) -> None:
     assert record == paired(pair[0].url, pair[1].url, **whole(cachedTokens=7))
 
 
+def test_prefill_out_of_sight(called: Called, pair: tuple[Engine, Engine]) -> None:
+    """A decode whose prefill another request calls: its count of cached tokens is not reported."""
+    decode = pair[1]
+    record = called.ask([Call(decode.url, VLLM[1])])
+
+    assert record == streamed(decode.url, **whole(cachedTokens=None))
+
+
+def test_encoder_before_it(called: Called, pair: tuple[Engine, Engine]) -> None:
+    """The same after a call for one token without a mark: that one was for an encoder."""
+    encoder, decode = pair
+    record = called.ask([Call(encoder.url, ONE)], [Call(decode.url, VLLM[1])])
+
+    told = legs(("encode", encoder.url, "completed"), ("leader", decode.url, "completed"))
+    assert record == streamed(decode.url, **whole(cachedTokens=None, **told))
+
+
 @pytest.mark.parametrize("marks", MARKS)
 def test_prefill_fails(called: Called, pair: tuple[Engine, Engine], marks: str) -> None:
     """A failed prefill is the prefill of a pair, and its status is the error."""

@@ -183,6 +183,8 @@ class Legs:
         for one in self.attempts:
             if one.is_over:
                 one.finish(choices=request.choices, samples=request.samples)
+        if attempt.mark.leg == DECODE:
+            self._tell_encoder()
         same = [one for one in self.attempts[self._begun :] if one.leg == attempt.leg]
         pending = next((one for one in same if one.is_pending), None)
         if pending is not None:
@@ -197,6 +199,17 @@ class Legs:
             return self._prefill_again(same[-1], attempt)
         self._after_whole(same[-1], attempt, request)
         return ""
+
+    def _tell_encoder(self) -> None:
+        """A decode with a mark: its prefill has one too, so one without was an encoder's call."""
+        before = self.last(PREFILL)
+        if before is None or before.mark.leg:
+            return
+        endpoint = before.endpoint.endpoint
+        if self._routing.leg(endpoint.address, endpoint.port) != PREFILL:
+            before.leg = ENCODE
+            self._routing.drop(PREFILL)
+            self._routing.encode(before.endpoint)
 
     def _given_up(self, attempt: Attempt) -> str:
         """Why the router makes a call that another one has failed before; empty when none has."""

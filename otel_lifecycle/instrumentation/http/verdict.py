@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from otel_lifecycle.instrumentation.http.answers import AnswerReader
 from otel_lifecycle.instrumentation.http.attempt import Attempt
+from otel_lifecycle.instrumentation.routing import DECODE
 from otel_lifecycle.model import Endpoint, Outcome, RequestCompletion
 from otel_lifecycle.tracking.handle import ending
 from otel_lifecycle.tracking.scheduling import error_type
@@ -46,21 +47,24 @@ def judge(end: End) -> RequestCompletion:
     """The completion of a request, by what weighs most."""
     response, attempt = end.response, end.attempt
     answer = attempt.answer or response
+    has_ended = answer.ended or answer.output_tokens is not None
+    failure = "" if has_ended else attempt.failure
     if end.disconnected:
         if not response.ended:
             return RequestCompletion(outcome=Outcome.CLIENT_DISCONNECT)
     elif end.error is not None and (end.status >= 500 or not end.answered):
         if isinstance(end.error, Exception):
-            return _failure(attempt.engine_status or error_type(end.error))
+            # Frameworks raise errors of their own in place of the one that broke the answer.
+            broken = attempt.engine_status or (failure if attempt.answered_ns is not None else "")
+            return _failure(broken or error_type(end.error))
         return ending(end.error)
     elif end.status >= 400:
         engine_status = attempt.engine_status if attempt is end.prefill else ""
         return _failure(engine_status or f"http_{end.status}")
     elif not end.answered:
         return _failure("response_incomplete")
-    if attempt.failure and not answer.ended and answer.output_tokens is None:
-        # Some routers begin a response of status 200 before they know.
-        return _failure(attempt.failure)
+    if failure:  # some routers begin a response of status 200 before they know
+        return _failure(failure)
     if answer.failed or response.failed:
         told = answer if answer.failed else response
         return _failure("stream_error" if told.is_stream else "response_error", told)
@@ -120,6 +124,8 @@ def _completed(end: End, answer: AnswerReader) -> RequestCompletion:
         # A decode engine counts as cached what the prefill engine has just computed.
         prefilled = None if end.prefill.failure else end.prefill.answer
         cached = None if prefilled is None else prefilled.cached_tokens
+    elif end.attempt.mark.leg == DECODE:  # the prefill is not one of this request's calls
+        cached = None
     counted = answer
     if answer.output_tokens is None and not end.counts_itself:
         counted = end.response  # of a router that translates
