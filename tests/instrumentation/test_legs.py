@@ -62,6 +62,7 @@ MARKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"disaggregated_params": {"request_type": "context_only"}, "stream": False},
         {"disaggregated_params": {"request_type": "generation_only", "ctx_request_id": 1}},
     ),
+    "mlc": ({"kv_addr_info": "AAAA", "begin": 0, "stream": False}, {"begin": 9}),
     "fastdeploy, one by one": (PAIR_INFO, PAIR_INFO),
 }
 
@@ -263,6 +264,21 @@ def test_prefill_out_of_sight(called: Called, pair: tuple[Engine, Engine]) -> No
     record = called.ask([Call(decode.url, VLLM[1])])
 
     assert record == streamed(decode.url, **whole(cachedTokens=None))
+
+
+def test_decode_is_prepared(called: Called, pair: tuple[Engine, Engine]) -> None:
+    """MLC asks the decode engine for addresses first: a side call, and no part of the pair."""
+    prefill, decode = pair
+    prepare = Call(decode.url, {"stream": False})
+    calls = [Call(engine.url, changes) for engine, changes in zip(pair, MARKS["mlc"], strict=True)]
+    record = called.ask([prepare], *one_by_one(*calls))
+
+    told = legs(
+        ("side", decode.url, "completed"),
+        ("prefill", prefill.url, "completed"),
+        ("decode", decode.url, "completed"),
+    )
+    assert record == paired(prefill.url, decode.url, **whole(cachedTokens=7, **told))
 
 
 def test_encoder_before_it(called: Called, pair: tuple[Engine, Engine]) -> None:

@@ -37,6 +37,7 @@ _SIGNS: Final = (
     _Sign("disaggregated_params", "request_type", "generation_only", DECODE),
     _Sign("migration_request", "", _ANY, DECODE),  # lmdeploy
     _Sign("with_cache", "", True, PREFILL),
+    _Sign("kv_addr_info", "", _ANY, PREFILL),  # MLC
     _Sign("disaggregate_info", "", _ANY, PAIR),  # FastDeploy
     _Sign("bootstrap_room", "", _ANY, PAIR),  # SGLang
 )
