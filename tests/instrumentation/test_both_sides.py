@@ -276,6 +276,32 @@ def test_status_behind_an_exception(router: Router, prompt: str) -> None:
     assert ending(router.observed) == ("error", "http_503")
 
 
+@pytest.mark.parametrize("usage", [False, True], ids=["no usage", "usage"])
+def test_status_behind_a_stream(router: Router, usage: bool) -> None:
+    """A stream of the router's own does not hide the engine's status, unless it has usage."""
+    router.engine.status = 503
+    router.engine.pieces = [b'{"error":"busy"}']
+    # Of an engine that was called in a way that is not followed.
+    counted = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
+
+    async def handler(_: Request) -> Response:
+        async def answer() -> AsyncIterator[bytes]:
+            yield EVENT
+            try:
+                async for _ in router.chunks():
+                    pass
+            except (httpx.HTTPError, aiohttp.ClientError):
+                pass
+            yield LAST + counted * usage + DONE
+
+        return StreamingResponse(answer(), media_type="text/event-stream")
+
+    router.serve(handler)
+    router.observed.post(stream=True)
+
+    assert ending(router.observed) == (("completed", None) if usage else ("error", "http_503"))
+
+
 @pytest.mark.parametrize("whole", [False, True])
 def test_disconnect_that_the_router_swallows(router: Router, whole: bool) -> None:
     """A disconnect is recorded even if the router continues, or ends normally."""

@@ -47,8 +47,10 @@ def judge(end: End) -> RequestCompletion:
     """The completion of a request, by what weighs most."""
     response, attempt = end.response, end.attempt
     answer = attempt.answer or response
-    has_ended = answer.ended or answer.output_tokens is not None
-    failure = "" if has_ended else attempt.failure
+    # The body of a refusal is whole too.
+    is_whole = answer.ended and not attempt.engine_status
+    is_counted = answer.output_tokens is not None or response.output_tokens is not None
+    failure = "" if is_whole or is_counted else attempt.failure
     if end.disconnected:
         if not response.ended:
             return RequestCompletion(outcome=Outcome.CLIENT_DISCONNECT)
