@@ -7,8 +7,9 @@ The values are immutable, so they are checked once, for a view that these reques
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ from otel_lifecycle.model.route import EndpointSnapshot, RouteEndpoint
 from otel_lifecycle.model.timestamps import datetime_to_ns
 
 _NO_METRICS = EndpointMetrics()
+_MAX_VIEWS = 100
 
 
 class Collected(msgspec.Struct, frozen=True):
@@ -36,12 +38,14 @@ class Collected(msgspec.Struct, frozen=True):
         npu: The state of its devices; its status already accounts for the age of each value.
         gpu: Whether the devices are GPUs.
         judged_ns: When the status was determined, Unix nanoseconds.
+        models: The metrics of each model, if its engine serves several.
     """
 
     metrics: EndpointMetrics | None = None
     npu: NPUState | None = None
     gpu: bool = False
     judged_ns: int = 0
+    models: Mapping[str, EndpointMetrics] = MappingProxyType({})
 
 
 class EndpointState:
@@ -63,12 +67,13 @@ class EndpointState:
         npu: The router's last state of its devices.
         collected: The state that was collected for it.
         scraped_metrics: The last scraped metrics of its engine; used only by the collection.
+        scraped_models: The same by model, if the engine serves several.
         readings: The last readings of its devices, by exporter; used only by the collection.
         judged_at: When `collected` was computed from these, in seconds since the epoch; 0 before.
     """
 
     __slots__ = (
-        "_view",
+        "_views",
         "collected",
         "endpoint",
         "id",
@@ -81,6 +86,7 @@ class EndpointState:
         "readings",
         "requests",
         "scraped_metrics",
+        "scraped_models",
         "tokens",
     )
 
@@ -96,32 +102,42 @@ class EndpointState:
         self.npu: NPUState | None = None
         self.collected: Collected | None = None
         self.forget_scrapes()
-        self._view: EndpointView | None = None
+        self._views: dict[str, EndpointView] = {}
 
     def forget_scrapes(self) -> None:
         """Remove the scraped values, but not the state collected from them."""
         self.scraped_metrics: EndpointMetrics | None = None
+        self.scraped_models: Mapping[str, EndpointMetrics] = {}
         self.readings: dict[Any, Sequence[Any]] = {}
         self.judged_at = 0.0
 
-    def view(self, raw: RouteEndpoint) -> EndpointView:
-        """Return the cleaned values of the router, or collected ones if the router has none."""
+    def view(self, raw: RouteEndpoint, model: object = "") -> EndpointView:
+        """Return the cleaned values of the router, or collected ones if the router has none.
+
+        Args:
+            raw: The endpoint, with the router's values.
+            model: The requested model: its metrics, if the engine reports several.
+        """
         judged_ns: int | None = None
+        served = ""
         collected = self.collected
         if collected is not None and (raw.metrics is None or raw.npu is None):
             judged_ns = collected.judged_ns if raw.npu is None else None
-            raw = RouteEndpoint(
-                raw.endpoint, raw.metrics or collected.metrics, raw.npu or collected.npu
-            )
-        view = self._view
+            metrics = raw.metrics or collected.metrics
+            if raw.metrics is None and type(model) is str and model in collected.models:
+                served, metrics = model, collected.models[model]
+            raw = RouteEndpoint(raw.endpoint, metrics, raw.npu or collected.npu)
+        view = self._views.get(served)
         if view is None or not view.shows(raw, judged_ns):
-            view = self._view = EndpointView(self, raw, judged_ns)
+            if len(self._views) > _MAX_VIEWS:  # of models that have been unloaded
+                self._views.clear()
+            view = self._views[served] = EndpointView(self, raw, judged_ns)
         return view
 
     def delete(self) -> None:
         """Mark it as deleted; requests in flight on it continue."""
         self.live = False
-        self._view = None
+        self._views = {}
 
 
 class EndpointView:

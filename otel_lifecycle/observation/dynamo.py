@@ -203,7 +203,7 @@ def _ns(milliseconds: float | None) -> int | None:
     return None if known is None else round(known * 1e6)
 
 
-def _look(*raw: RouteEndpoint) -> list[EndpointView]:
+def _look(*raw: RouteEndpoint, **_: object) -> list[EndpointView]:
     return [EndpointView(EndpointState(one.endpoint), one, None) for one in raw]
 
 

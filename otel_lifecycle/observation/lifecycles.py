@@ -297,7 +297,7 @@ class Lifecycles:
             return True
         return abs(self._clock.wall_ns() - at_ns) <= (self._stale_after_ns or _LONGEST_LAG_NS)
 
-    def _look_at_address(self, *raw: RouteEndpoint) -> list[EndpointView]:
+    def _look_at_address(self, *raw: RouteEndpoint, **_: object) -> list[EndpointView]:
         views = zip(self._store.look(*raw), raw, strict=True)
         return [EndpointView(view.state, one, None) for view, one in views]
 

@@ -128,8 +128,13 @@ class CollectionLoop:
     def _scraped(self, watch: Watch) -> None:
         """Assign the results of a scrape to their endpoints."""
         now = time.time()
-        for state, metrics in self._fleet.metrics(watch.target, watch.ranks).items():
+        target, models = watch.target, watch.ranks.models
+        by_model = {model: self._fleet.metrics(target, ranks) for model, ranks in models.items()}
+        for state, metrics in self._fleet.metrics(target, watch.ranks).items():
             state.scraped_metrics = metrics
+            state.scraped_models = {
+                model: found[state] for model, found in by_model.items() if state in found
+            }
             self._judge(state, now)
         devices = self._fleet.devices(watch.target, watch.readings)
         for state in self._matched.get(watch, set()) - devices.keys():
@@ -146,6 +151,7 @@ class CollectionLoop:
         metrics = state.scraped_metrics
         if metrics is not None and self._is_forgotten(_seconds(metrics), now):
             metrics = state.scraped_metrics = None
+            state.scraped_models = {}
         for watch in list(state.readings):
             if watch not in self._tasks or self._is_forgotten(watch.scraped_at, now):
                 del state.readings[watch]
@@ -156,7 +162,11 @@ class CollectionLoop:
             is_silent = now - scraped_at > self._stale_after
             npu = npu_state(readings, now=now, stale_after=_ALL_STALE if is_silent else STALE_AFTER)
         state.collected = Collected(
-            metrics, npu, any(reading.kind == "gpu" for reading in readings), round(now * 1e9)
+            metrics,
+            npu,
+            any(reading.kind == "gpu" for reading in readings),
+            round(now * 1e9),
+            state.scraped_models,
         )
 
     def _is_forgotten(self, moment: float, now: float) -> bool:

@@ -14,7 +14,7 @@ from otel_lifecycle.model.endpoint_state import EndpointState
 from otel_lifecycle.model.fields import Field, fields_of
 from otel_lifecycle.state.accelerators import DeviceReading
 from otel_lifecycle.state.targets import Target, bracketed
-from otel_lifecycle.state.watch import Ranks, Readings
+from otel_lifecycle.state.watch import Readings
 
 _RANK = re.compile(r"-rank-(\d+)$")
 
@@ -61,7 +61,9 @@ class Fleet:
             for name in hosts - {""}:
                 self._by_host[name].append(state)
 
-    def metrics(self, target: Target, ranks: Ranks) -> dict[EndpointState, EndpointMetrics]:
+    def metrics(
+        self, target: Target, ranks: Mapping[str, EndpointMetrics]
+    ) -> dict[EndpointState, EndpointMetrics]:
         """Return an engine's metrics by endpoint."""
         if not ranks:
             return {}
@@ -99,7 +101,7 @@ class Fleet:
         return list(states) if len({state.id for state in states}) == 1 else []
 
 
-def _rank_metrics(name: str, ranks: Ranks) -> EndpointMetrics:
+def _rank_metrics(name: str, ranks: Mapping[str, EndpointMetrics]) -> EndpointMetrics:
     """Return the metrics of an endpoint: of its rank, or of all ranks on its port."""
     if len(ranks) == 1:
         return next(iter(ranks.values()))

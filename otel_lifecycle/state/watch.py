@@ -6,13 +6,12 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import msgspec
 
 from otel_lifecycle.config.collection import CollectionConfig
-from otel_lifecycle.model import EndpointMetrics
 from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.state import engines
 from otel_lifecycle.state.accelerators import DeviceReading, amd, dcgm, npu_exporter, npu_smi
@@ -26,7 +25,6 @@ UP = "up"
 
 _EXPORTERS = {"npu_exporter": npu_exporter.read, "dcgm": dcgm.read, "amd": amd.read}
 
-Ranks: TypeAlias = Mapping[str, EndpointMetrics]
 Readings: TypeAlias = Sequence[DeviceReading]
 
 
@@ -45,7 +43,7 @@ class Watch:
     def __init__(self, target: Target, config: CollectionConfig) -> None:
         self.target = target
         self.state = NEW
-        self.ranks: Ranks = {}
+        self.ranks = engines.Ranks()
         self.readings: Readings = ()
         self.scraped_at = 0.0
         self.lag = 0.0
@@ -105,7 +103,7 @@ class Watch:
         if self.target.source == "engine":
             assert isinstance(found, bytes)
             self.ranks = engines.read(found, now)
-            if not self.ranks:
+            if not self.ranks and not self.ranks.models:
                 raise ScrapeError("no_metrics")
         else:
             if isinstance(found, bytes):

@@ -105,7 +105,7 @@ def dispatch(start: RequestStart, look: Callable[..., list[EndpointView]], at_ns
 
     Args:
         start: What the router says.
-        look: Makes endpoints safe, or has done so before.
+        look: Makes endpoints safe as a model's requests see them, or has done so before.
         at_ns: When, in Unix nanoseconds.
     """
     route = start.route
@@ -117,11 +117,11 @@ def dispatch(start: RequestStart, look: Callable[..., list[EndpointView]], at_ns
         return Dispatch(start, at_ns)
     # Each looked at once: what is collected may be replaced at any moment.
     if route.prefill is None or route.decode is None:
-        (leader,) = look(route.leader)
+        (leader,) = look(route.leader, model=start.model)
         if route.is_prefill_alone:
             return Dispatch(start, at_ns, _PREFILL, leader, leader)
         return Dispatch(start, at_ns, _LEADER, leader)
-    leader, prefill, decode = look(route.leader, route.prefill, route.decode)
+    leader, prefill, decode = look(route.leader, route.prefill, route.decode, model=start.model)
     is_shared = prefill.state is decode.state
     return Dispatch(start, at_ns, _PREFILL if is_shared else _PAIR, leader, prefill, decode)
 

@@ -158,8 +158,11 @@ class LifecycleStore:
         with self._lock:
             return [state for state in self._endpoints.values() if state.listed]
 
-    def look(self, *endpoints: RouteEndpoint) -> list[EndpointView]:
-        """Endpoints of a route, made safe to record; they need not be known before."""
+    def look(self, *endpoints: RouteEndpoint, model: object = "") -> list[EndpointView]:
+        """Endpoints of a route as a model's requests see them, made safe to record.
+
+        They need not be known before.
+        """
         views: list[EndpointView] = []
         for raw in endpoints:
             endpoint = raw.endpoint
@@ -167,7 +170,7 @@ class LifecycleStore:
             if state is None or (state.endpoint is not endpoint and _has_moved(state, endpoint)):
                 with self._lock:
                     state = self._state(endpoint)
-            views.append(state.view(raw))
+            views.append(state.view(raw, model))
         return views
 
     def ignore(self, reason: str) -> None:

@@ -22,6 +22,8 @@ from otel_lifecycle import (
     EndpointMetrics,
     NPUState,
     RequestLifecycleTracker,
+    RequestStart,
+    Route,
     RouteEndpoint,
     TrackerConfig,
 )
@@ -98,6 +100,39 @@ def test_span_record_and_gauges_agree(collecting: Callable[..., Bench], site: Si
         ): 1
         for source in ("engine", "npu_exporter")
     }
+
+
+def test_models_of_one_port(collecting: Callable[..., Bench], site: Site) -> None:
+    """A request has the metrics of the model that it names, else the sum of the models."""
+    series = [
+        f'nv_trt_llm_request_metrics{{model="{model}",request_type="{kind}",version="1"}} {value}\n'
+        for model, values in (("a", (2, 1)), ("b", (3, 4)))
+        for kind, value in zip(("scheduled", "waiting"), values, strict=True)
+    ] + [
+        'nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="fraction",'
+        f'model="{model}"}} {usage}\n'
+        for model, usage in (("a", 0.5), ("b", 0.25))
+    ]
+    site.answers = {"/metrics": "".join(series).encode()}
+    bench = collecting()
+    endpoint = endpoint_of(site)
+    eventually(lambda: request(bench, endpoint).selected_route.leader.metrics is not None)
+
+    def seen(model: str) -> tuple[int | None, int | None, float | None]:
+        start = RequestStart("request-1", Route(RouteEndpoint(endpoint)), model=model)
+        bench.tracker.track(start).complete()
+        assert bench.tracker.flush()
+        one = bench.records[-1].prediction_inputs[0]
+        return one.num_request_running, one.num_request_waiting, one.kv_cache_usage
+
+    for _ in range(2):
+        assert seen("a") == (2, 1, 0.5)
+        assert seen("b") == (3, 4, 0.25)
+        assert seen("an-adapter-of-b") == (5, 5, None)
+        assert seen("") == (5, 5, None)
+
+    site.answers["/metrics"] = series[0].encode()
+    eventually(lambda: seen("b") == (2, None, None))
 
 
 def test_exporter_stops_and_comes_back(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from otel_lifecycle.model import EndpointMetrics
 from otel_lifecycle.state.engines import mindie, sglang, tensorrt_llm, vllm
+from otel_lifecycle.state.engines.series import Ranks
 
-__all__ = ["read"]
+__all__ = ["Ranks", "read"]
 
 # MindIE's names have no prefix; only MindIE uses this name.
 _ENGINES = (
@@ -19,7 +17,7 @@ _ENGINES = (
 )
 
 
-def read(exposition: bytes, scraped_at: float) -> Mapping[str, EndpointMetrics]:
+def read(exposition: bytes, scraped_at: float) -> Ranks:
     """Return the metrics of each data-parallel rank of an engine.
 
     The engine is recognised by the prefix of its metric names.
@@ -30,12 +28,12 @@ def read(exposition: bytes, scraped_at: float) -> Mapping[str, EndpointMetrics]:
 
     Returns:
         The metrics by rank, as the engine names it (`"0"`, `"1"`), or under `""` if it names no
-        ranks. Ranks without any known value are omitted. A value that is missing, malformed or out
-        of range is unknown.
+        ranks; the same by model, if several share the port. Ranks without any known value are
+        omitted. A value that is missing, malformed or out of range is unknown.
     """
     for prefix, read_engine in _ENGINES:
         if prefix in exposition or exposition.startswith(prefix[1:]):
             metrics = read_engine(exposition, scraped_at)
-            if metrics:
+            if metrics or metrics.models:
                 return metrics
-    return {}
+    return Ranks()

@@ -7,10 +7,8 @@ does not report block sizes, block counts, adapters and ranks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from otel_lifecycle.model import EndpointMetrics
-from otel_lifecycle.state.engines.series import Series, by_rank, count, fraction, known, ratio
+from otel_lifecycle.state.engines.series import Ranks, Series, count, fraction, ratio, read_ranks
 from otel_lifecycle.state.exposition import SampleReader
 
 _RUNNING = "num_requests_running"
@@ -22,10 +20,9 @@ _HIT_RATE = "npu_prefix_cache_hit_rate"
 READER = SampleReader([_RUNNING, _WAITING, _KV_CACHE, _MATCHED, _COMPARED, _HIT_RATE])
 
 
-def read(exposition: bytes, scraped_at: float) -> Mapping[str, EndpointMetrics]:
+def read(exposition: bytes, scraped_at: float) -> Ranks:
     """Return the metrics under the rank `""`; see `otel_lifecycle.state.engines.read`."""
-    ranks = by_rank(READER.read(exposition), "")
-    return known({rank: _metrics(series) for rank, series in ranks.items()}, scraped_at)
+    return read_ranks(READER.read(exposition), "", _metrics, scraped_at)
 
 
 def _metrics(series: Series) -> EndpointMetrics:

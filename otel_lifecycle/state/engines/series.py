@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
+from types import MappingProxyType
 from typing import TypeAlias
 
 import msgspec
@@ -16,6 +17,51 @@ Series: TypeAlias = Mapping[str, list[Sample]]
 
 _NOTHING = EndpointMetrics()
 _MODEL_LABELS = ("model", "model_name", "version")  # of Triton, vLLM and SGLang
+_MAX_MODELS = 100  # of one port; more are not told apart
+
+
+class Ranks(dict[str, EndpointMetrics]):
+    """The metrics of an engine by data-parallel rank.
+
+    Attributes:
+        models: The metrics of each model, if there are several on the port.
+    """
+
+    def __init__(self, ranks: Mapping[str, EndpointMetrics] = MappingProxyType({})) -> None:
+        super().__init__(ranks)
+        self.models: Mapping[str, Ranks] = {}
+
+
+def read_ranks(
+    samples: Iterable[Sample],
+    label: str,
+    metrics: Callable[[Series], EndpointMetrics],
+    scraped_at: float,
+) -> Ranks:
+    """Return the metrics of each rank, and of each model of several.
+
+    Samples that name no model are of all models together, and so of none of several.
+
+    Args:
+        samples: The samples.
+        label: The label that names the rank.
+        metrics: Converts the series of one rank.
+        scraped_at: Time of the scrape, in seconds since the epoch.
+    """
+    samples = list(samples)
+    by_model: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_model.setdefault(_model(sample), []).append(sample)
+    by_model.pop("", None)
+
+    def of(some: list[Sample]) -> Ranks:
+        series = by_rank(some, label)
+        return known({rank: metrics(one) for rank, one in series.items()}, scraped_at)
+
+    ranks = of(samples)
+    if 1 < len(by_model) <= _MAX_MODELS:
+        ranks.models = {model: of(its) for model, its in by_model.items()}
+    return ranks
 
 
 def by_rank(samples: Iterable[Sample], label: str) -> Mapping[str, Series]:
@@ -40,16 +86,16 @@ def by_rank(samples: Iterable[Sample], label: str) -> Mapping[str, Series]:
     return ranks
 
 
-def known(
-    metrics: Mapping[str, EndpointMetrics], scraped_at: float
-) -> Mapping[str, EndpointMetrics]:
+def known(metrics: Mapping[str, EndpointMetrics], scraped_at: float) -> Ranks:
     """Keep the ranks with any known value, and set the time of the scrape."""
     update_time = datetime.fromtimestamp(scraped_at, timezone.utc)
-    return {
-        rank: msgspec.structs.replace(one, update_time=update_time)
-        for rank, one in metrics.items()
-        if one != _NOTHING
-    }
+    return Ranks(
+        {
+            rank: msgspec.structs.replace(one, update_time=update_time)
+            for rank, one in metrics.items()
+            if one != _NOTHING
+        }
+    )
 
 
 def count(series: Series, name: str) -> int | None:
@@ -105,6 +151,10 @@ def label_size(series: Series, name: str, label: str) -> int | None:
 def product(left: int | None, right: int | None) -> int | None:
     """Return the product of a block size and a number of blocks."""
     return None if left is None or right is None else left * right
+
+
+def _model(sample: Sample) -> str:
+    return sample.labels.get("model_name") or sample.labels.get("model", "")
 
 
 def _total(samples: Iterable[Sample]) -> float:

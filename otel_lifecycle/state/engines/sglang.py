@@ -8,18 +8,16 @@ batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from otel_lifecycle.model import EndpointMetrics
 from otel_lifecycle.state.engines.series import (
+    Ranks,
     Series,
-    by_rank,
     count,
     fraction,
-    known,
     label_size,
     product,
     ratio,
+    read_ranks,
     size,
 )
 from otel_lifecycle.state.exposition import Sample, SampleReader
@@ -50,11 +48,10 @@ READER = SampleReader(
 )
 
 
-def read(exposition: bytes, scraped_at: float) -> Mapping[str, EndpointMetrics]:
+def read(exposition: bytes, scraped_at: float) -> Ranks:
     """Return the metrics of each rank; see `otel_lifecycle.state.engines.read`."""
     samples = filter(_is_whole, READER.read(exposition))
-    ranks = by_rank(samples, "dp_rank")
-    return known({rank: _metrics(series) for rank, series in ranks.items()}, scraped_at)
+    return read_ranks(samples, "dp_rank", _metrics, scraped_at)
 
 
 def _is_whole(sample: Sample) -> bool:

@@ -7,17 +7,15 @@ whose label says what a sample counts. Neither names ranks: with attention data 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from otel_lifecycle.model import EndpointMetrics
 from otel_lifecycle.state.engines.series import (
+    Ranks,
     Series,
-    by_rank,
     count,
     fraction,
-    known,
     product,
     ratio,
+    read_ranks,
     size,
 )
 from otel_lifecycle.state.exposition import Sample, SampleReader
@@ -57,10 +55,9 @@ READER = SampleReader(
 )
 
 
-def read(exposition: bytes, scraped_at: float) -> Mapping[str, EndpointMetrics]:
+def read(exposition: bytes, scraped_at: float) -> Ranks:
     """Return the metrics under the rank `""`; see `otel_lifecycle.state.engines.read`."""
-    ranks = by_rank(map(_named_alike, READER.read(exposition)), "")
-    return known({rank: _metrics(series) for rank, series in ranks.items()}, scraped_at)
+    return read_ranks(map(_named_alike, READER.read(exposition)), "", _metrics, scraped_at)
 
 
 def _named_alike(sample: Sample) -> Sample:

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 
 from otel_lifecycle.model import EndpointMetrics
 from otel_lifecycle.state.engines.series import (
+    Ranks,
     Series,
-    by_rank,
     count,
     fraction,
-    known,
     label_size,
     product,
     ratio,
+    read_ranks,
 )
 from otel_lifecycle.state.exposition import SampleReader
 
@@ -48,10 +48,9 @@ READER = SampleReader(
 )
 
 
-def read(exposition: bytes, scraped_at: float) -> Mapping[str, EndpointMetrics]:
+def read(exposition: bytes, scraped_at: float) -> Ranks:
     """Return the metrics of each rank; see `otel_lifecycle.state.engines.read`."""
-    ranks = by_rank(READER.read(exposition), "engine")
-    return known({rank: _metrics(series) for rank, series in ranks.items()}, scraped_at)
+    return read_ranks(READER.read(exposition), "engine", _metrics, scraped_at)
 
 
 def _metrics(series: Series) -> EndpointMetrics:
