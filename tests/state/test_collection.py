@@ -116,7 +116,7 @@ def test_models_of_one_port(collecting: Callable[..., Bench], site: Site) -> Non
     site.answers = {"/metrics": "".join(series).encode()}
     bench = collecting()
     endpoint = endpoint_of(site)
-    eventually(lambda: request(bench, endpoint).selected_route.leader.metrics is not None)
+    eventually(lambda: "numRequestRunning" not in reasons(request(bench, endpoint)))
 
     def seen(model: str) -> tuple[int | None, int | None, float | None]:
         start = RequestStart("request-1", Route(RouteEndpoint(endpoint)), model=model)
