@@ -238,7 +238,7 @@ async def passed_on(request: web.Request, url: str) -> web.StreamResponse:
         session.post(url + request.path, data=await request.read()) as answer,
     ):
         response = web.StreamResponse(
-            status=answer.status, headers={"content-type": answer.headers["content-type"]}
+            status=answer.status, headers={"content-type": answer.content_type}
         )
         await response.prepare(request)
         async for chunk in answer.content.iter_any():
@@ -318,6 +318,34 @@ def test_aiohttp_endings(
     assert (record.outcome, record.error and record.error.type) == (outcome, error)
     assert (record.model, record.streaming) == ("m", False)
     assert record.output_length == (8 if outcome is Outcome.COMPLETED else None)
+
+
+def test_aiohttp_second_response(
+    observed: Observed, serve_aiohttp: Callable[[Any], AiohttpServer]
+) -> None:
+    """A response that a handler returns after it has begun another is not what the client got."""
+
+    async def breaks(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"data: {", "more_body": True})
+            await asyncio.sleep(0.2)
+
+    engine = observed.cluster.add_app("engine", unobserved(breaks))
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        try:
+            return await passed_on(request, engine.url)
+        except aiohttp.ClientError as error:
+            return web.Response(text=str(error), status=500)
+
+    serve_aiohttp(handler)
+    with pytest.raises(httpx.RemoteProtocolError):
+        observed.post(stream=True)
+
+    error = observed.record().error
+    assert error is not None
+    assert error.type == "aiohttp.client_exceptions.ClientPayloadError"
 
 
 def test_aiohttp_disconnect(

@@ -116,6 +116,7 @@ class _Writer(wrapt.ObjectProxy):  # pyright: ignore[reportMissingTypeArgument]
         super().__init__(writer)  # pyright: ignore[reportUnknownMemberType]
         self._self_writer = writer
         self._self_current = current
+        self._self_has_begun = False
 
     @property
     def current(self) -> CurrentRequest:
@@ -125,8 +126,10 @@ class _Writer(wrapt.ObjectProxy):  # pyright: ignore[reportMissingTypeArgument]
     async def write_headers(self, status_line: str, headers: Any) -> None:
         await self._self_writer.write_headers(status_line, headers)
         exchange = exchange_of(self._self_current)
-        if exchange is None:
+        # A handler may return another response than the one it has begun: the client has the first.
+        if exchange is None or self._self_has_begun:
             return
+        self._self_has_begun = True
         with suppress(Exception):
             read = read_response_headers(headers)
             if getattr(self._self_writer, "_compress", None) is not None:
