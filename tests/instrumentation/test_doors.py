@@ -445,7 +445,7 @@ def test_threads(observed: Observed, run: Any, read: Any) -> None:
     [
         ("http_500", Outcome.ERROR, "http_500"),
         ("truncate", Outcome.ERROR, "stream_truncated"),
-        ("drop_mid_stream", Outcome.ERROR, "requests.exceptions.ChunkedEncodingError"),
+        ("drop_mid_stream", Outcome.ERROR, "urllib3.exceptions.ProtocolError"),
     ],
 )
 def test_engine_faults_in_threads(
