@@ -607,6 +607,7 @@ def test_no_metrics_at_all(bench: Bench, metrics: Any, npu: Any) -> None:
     record = track(bench, result(selected))
 
     assert record.selected_route is not None
+    assert record.selected_route.leader.metrics is None
     reasons = missing(record)
     assert set(reasons) == {
         "numRequestWaiting",
