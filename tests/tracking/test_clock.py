@@ -20,7 +20,9 @@ def test_corrected_wall_clock(bench: Bench) -> None:
     bench.clock.advance(30)
     bench.clock.set_wall_ns(NOW_NS - 3_600_000_000_000)
     tracked.reroute(aggregated("qwen-1"), reason="connect_error")
-    bench.clock.advance(220)
+    bench.clock.advance(200)
+    tracked.first_byte()
+    bench.clock.advance(20)
     tracked.chunk()
     bench.clock.set_wall_ns(NOW_NS + 3_600_000_000_000)
     bench.clock.advance(2_540)
@@ -31,9 +33,10 @@ def test_corrected_wall_clock(bench: Bench) -> None:
     assert [
         record.started_at,
         record.rerouted[0].at,
+        record.first_byte_at,
         record.first_chunk_at,
         record.completed_at,
-    ] == [format_timestamp(NOW_NS + ms * 1_000_000) for ms in (1_000, 1_030, 1_250, 3_790)]
+    ] == [format_timestamp(NOW_NS + ms * 1_000_000) for ms in (1_000, 1_030, 1_230, 1_250, 3_790)]
     assert [span["at"] for span in bench.spans] == [[1_000, 1_030, 1_250, 3_790, 3_790]]
 
 
@@ -47,7 +50,7 @@ def test_starts_are_told_by_the_wall_clock(bench: Bench) -> None:
 
 
 def test_every_end_is_timed(bench: Bench) -> None:
-    """Superseded, abandoned and shut down requests end at the clock's time."""
+    """Superseded, abandoned and shut down requests end at the clock's time, corrected or not."""
     bench.tracker.pre_request(Request("superseded"), result(predicted("qwen-0")))
     bench.clock.advance(1)
     again = bench.tracker.track(start("superseded"))
@@ -55,6 +58,7 @@ def test_every_end_is_timed(bench: Bench) -> None:
     again.disconnect()
     abandoned = bench.tracker.track(start("abandoned"))
     bench.clock.advance(10)
+    bench.clock.set_wall_ns(NOW_NS + 3_600_000_000_000)
     del abandoned
     bench.tracker.flush(timeout=30)
     bench.tracker.pre_request(Request("shut down"), result(predicted("qwen-0")))
