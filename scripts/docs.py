@@ -148,7 +148,10 @@ def clickhouse_table(name: str, columns: Iterable[Column]) -> str:
             kind = f"LowCardinality({kind})"
         text = _OF_THE_SPAN.sub("", column.text).replace("'", "\\'")
         lines.append(f"    {column.name} {kind} COMMENT '{text}'")
-    key = {"requests": "model, started_at, request_id", "endpoints": "request_id, role"}[name]
+    key = {
+        "requests": "model, started_at, request_id",
+        "endpoints": "request_id, started_at, role",
+    }[name]
     partition = "PARTITION BY toYYYYMMDD(started_at)\n" if name == "requests" else ""
     return (
         f"-- Made by `make docs`. A row that is inserted again replaces the first.\n"

@@ -2,6 +2,7 @@
 CREATE TABLE IF NOT EXISTS endpoints
 (
     request_id String COMMENT 'The router\'s id of the request.',
+    started_at DateTime64(6, 'UTC') COMMENT 'Time of the request\'s dispatch. Ids may repeat; with this time they do not.',
     role String COMMENT '`leader`, `prefill` or `decode`.',
     id Nullable(String) COMMENT '`pod://namespace/pod`, else `addr://host:port`.',
     address Nullable(String) COMMENT 'Host or IP address.',
@@ -40,4 +41,4 @@ CREATE TABLE IF NOT EXISTS endpoints
     feature_server_ip Nullable(String) COMMENT 'Predictor input; null if it cannot be trusted. Host or IP address.'
 )
 ENGINE = ReplacingMergeTree
-ORDER BY (request_id, role);
+ORDER BY (request_id, started_at, role);

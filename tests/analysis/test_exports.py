@@ -169,16 +169,18 @@ def test_perfetto(path: Path, tmp_path: Path) -> None:
     ]
 
 
+INPUTS = {
+    "input_token_length": 1_000,
+    "prefix_cache_score": 0.5,
+    "num_request_waiting": 2,
+    "num_request_running": 3,
+    "kv_cache_usage": 0.25,
+    "inflight_tokens": 700,
+}
+
+
 def test_llm_d(tmp_path: Path) -> None:
     """The rows are those that shadow prediction sends for the same records."""
-    inputs = {
-        "input_token_length": 1_000,
-        "prefix_cache_score": 0.5,
-        "num_request_waiting": 2,
-        "num_request_running": 3,
-        "kv_cache_usage": 0.25,
-        "inflight_tokens": 700,
-    }
     records = [
         record(
             name,
@@ -189,8 +191,8 @@ def test_llm_d(tmp_path: Path) -> None:
             tpot_ms=10.0,
             output_length=41,
             prediction_inputs=[
-                PredictionInput(pod_type="prefill", **inputs),
-                PredictionInput(pod_type="decode", **{**inputs, "kv_cache_usage": usage}),
+                PredictionInput(pod_type="prefill", **INPUTS),
+                PredictionInput(pod_type="decode", **{**INPUTS, "kv_cache_usage": usage}),
             ],
             **more,
         )
@@ -237,6 +239,39 @@ def test_bad_usage(
     assert error.startswith(f"otel-lifecycle: {reason.format(output=tmp_path / output)}")
     assert error.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", ["parquet", "perfetto", "llm-d"])
+def test_repeated_id(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    """Requests of one id do not take the endpoints of each other."""
+    again = [
+        record(
+            "again",
+            aggregated(f"solo-{number}"),
+            number,
+            ttft_ms=10,
+            e2e_ms=50,
+            tpot_ms=5.0,
+            output_length=9,
+            prediction_inputs=[PredictionInput(pod_type="", **INPUTS)],
+        )
+        for number in range(3)
+    ]
+    path = write(tmp_path / "records.jsonl", *again)
+    output = tmp_path / "out"
+
+    assert export(path, kind, output) == 0
+    told = capsys.readouterr().out.rpartition(": ")[2]
+    if kind == "parquet":
+        assert told == "3 requests\n"
+        assert read_table(output, rows="endpoints").num_rows == 3
+    elif kind == "perfetto":
+        assert told == "3 requests\n"
+        events = json.loads(output.read_text())["traceEvents"]
+        assert sum(event["ph"] == "b" for event in events) == 3
+    else:
+        found = [json.loads(line) for line in output.read_text().splitlines()]
+        assert len(found) == sum(len(training_entries(each)) for each in again) > 0
 
 
 def test_since(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -140,6 +140,7 @@ def test_endpoints(tmp_path: Path) -> None:
     assert [{name: value for name, value in row.items() if value is not None} for row in found] == [
         {
             "request_id": "full",
+            "started_at": MOMENT,
             "role": "prefill",
             "id": "pod://llm/prefill",
             "address": "10.0.0.1",
@@ -159,6 +160,7 @@ def test_endpoints(tmp_path: Path) -> None:
         },
         {
             "request_id": "full",
+            "started_at": MOMENT,
             "role": "decode",
             "id": "pod://llm/decode",
             "name": "rank-1",
@@ -261,6 +263,38 @@ def test_bad_lines(tmp_path: Path) -> None:
     with Records(path) as records:
         assert records.count() == 2
         assert [problem.line for problem in records.problems] == [2, 3, 4, 5]
+
+
+def test_time_that_is_none(tmp_path: Path) -> None:
+    """A record without a valid time of its start is an invalid line."""
+    path = write(tmp_path / "records.jsonl", FULL)
+    path.write_bytes(path.read_bytes() + path.read_bytes().replace(b"2026-09-21", b"2026-13-21"))
+
+    with Records(path) as records:
+        assert records.count() == 1
+        assert [problem.line for problem in records.problems] == [2]
+
+
+def test_unfinished_line(tmp_path: Path) -> None:
+    """A last line without an end is not loaded, and named."""
+    path = write(tmp_path / "records.jsonl", FULL)
+    path.write_bytes(path.read_bytes() + path.read_bytes()[:-10])
+
+    with Records(path) as records:
+        assert (records.count(), records.problem_count) == (1, 0)
+        assert [(line.path, line.line) for line in records.unfinished] == [(path, 2)]
+
+
+def test_repeated_id(tmp_path: Path) -> None:
+    """Requests of one id are told apart by the time of their dispatch."""
+    path = write(
+        tmp_path / "records.jsonl",
+        record("again", aggregated("solo-0"), 0, e2e_ms=9, output_length=1),
+        record("again", aggregated("solo-1"), 5, e2e_ms=9, output_length=2),
+    )
+
+    found = rows(path, rows="endpoints", where="output_length = 2")
+    assert [row["id"] for row in found] == ["pod://llm/solo-1"]
 
 
 def test_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

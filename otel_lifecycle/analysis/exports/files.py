@@ -11,6 +11,7 @@ import msgspec
 from otel_lifecycle.analysis.exports.whole_file import whole_file
 from otel_lifecycle.analysis.tables.database import (
     ENDPOINTS,
+    REQUEST_KEY,
     REQUESTS,
     Records,
     fetch,
@@ -36,7 +37,7 @@ SELECT strftime(any_value(r.completed_at), '%Y-%m-%dT%H:%M:%S.%fZ') AS completed
     any_value(r.ttft_ms) AS ttft_ms, any_value(r.tpot_ms) AS tpot_ms,
     any_value(r.output_length) AS output_length,
     list({{{_FEATURES}}} ORDER BY e.role DESC) AS inputs
-FROM {REQUESTS} r JOIN {ENDPOINTS} e USING (request_id)
+FROM {REQUESTS} r JOIN {ENDPOINTS} e USING ({", ".join(REQUEST_KEY)})
 WHERE r.outcome = '{Outcome.COMPLETED.value}'
 GROUP BY r.request_id, r.started_at ORDER BY r.started_at, r.request_id
 """

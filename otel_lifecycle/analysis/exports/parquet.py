@@ -9,6 +9,7 @@ from pathlib import Path
 from otel_lifecycle.analysis.exports.whole_file import whole_file
 from otel_lifecycle.analysis.tables.database import (
     ENDPOINTS,
+    REQUEST_KEY,
     REQUESTS,
     Records,
     literal,
@@ -20,7 +21,8 @@ _UNFINISHED = ".unfinished"
 _PARTITIONS = "CAST(r.started_at AS DATE) AS day, r.model AS model_name"
 _ROWS = {
     REQUESTS: f"SELECT r.*, {_PARTITIONS} FROM {REQUESTS} r",
-    ENDPOINTS: f"SELECT e.*, {_PARTITIONS} FROM {ENDPOINTS} e JOIN {REQUESTS} r USING (request_id)",
+    ENDPOINTS: f"SELECT e.*, {_PARTITIONS} FROM {ENDPOINTS} e JOIN {REQUESTS} r "
+    f"USING ({', '.join(REQUEST_KEY)})",
 }
 
 

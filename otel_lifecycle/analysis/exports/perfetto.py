@@ -13,7 +13,13 @@ from typing import Any
 import msgspec
 
 from otel_lifecycle.analysis.exports.whole_file import whole_file
-from otel_lifecycle.analysis.tables.database import ENDPOINTS, REQUESTS, Records, fetch
+from otel_lifecycle.analysis.tables.database import (
+    ENDPOINTS,
+    REQUEST_KEY,
+    REQUESTS,
+    Records,
+    fetch,
+)
 
 # A prefill endpoint carries the request until the first chunk, others until the end.
 _SLICES = f"""
@@ -23,7 +29,7 @@ SELECT epoch_us(r.started_at) AS started, epoch_us(r.completed_at) AS completed,
     coalesce(e.id, e.address, '?') || coalesce('#' || e.name, '') AS endpoint,
     r.request_id, r.model, r.outcome, r.input_token_length, r.cached_tokens, r.output_length,
     r.ttft_ms, r.tpot_ms, r.prediction_ttft_ms, r.trace_id
-FROM {ENDPOINTS} e JOIN {REQUESTS} r USING (request_id)
+FROM {ENDPOINTS} e JOIN {REQUESTS} r USING ({", ".join(REQUEST_KEY)})
 WHERE r.started_at IS NOT NULL AND r.completed_at IS NOT NULL
 """
 _ARGUMENTS = (
@@ -56,18 +62,20 @@ FROM steps WINDOW w AS (PARTITION BY process ORDER BY moment) ORDER BY moment, p
 
 def write_perfetto(records: Records, path: Path) -> int:
     """Write the timeline; return the number of requests in it."""
-    requests: set[str] = set()
     with whole_file(path) as unfinished, open(unfinished, "wb") as file:
         file.write(b'{"displayTimeUnit":"ms","traceEvents":[\n')
         separator = b""
-        for event in _events(records, requests):
+        for event in _events(records):
             file.write(separator + msgspec.json.encode(event))
             separator = b",\n"
         file.write(b"\n]}\n")
-    return len(requests)
+    ((written,),) = records.connection.execute(
+        f"SELECT count(DISTINCT (r.request_id, started)) FROM ({_SLICES}) r"
+    ).fetchall()
+    return int(written)
 
 
-def _events(records: Records, requests: set[str]) -> Iterator[dict[str, Any]]:
+def _events(records: Records) -> Iterator[dict[str, Any]]:
     named: set[int] = set()
     for number, row in enumerate(fetch(records, f"{_SLICES} ORDER BY started, request_id, role")):
         process = row["process"]
@@ -75,7 +83,6 @@ def _events(records: Records, requests: set[str]) -> Iterator[dict[str, Any]]:
             named.add(process)
             name = {"name": row["endpoint"]}
             yield {"ph": "M", "name": "process_name", "pid": process, "args": name}
-        requests.add(row["request_id"])
         begin, end = row["started"], row["completed"]
         if row["role"] == "prefill":
             end = row["first_chunk"] or end

@@ -117,6 +117,8 @@ def _of_list(field: Field, name: str, expression: str) -> Iterator[Column]:
 
 def _endpoint_columns() -> Iterator[Column]:
     yield Column("request_id", "VARCHAR", "request_id", "", "The router's id of the request.")
+    text = "Time of the request's dispatch. Ids may repeat; with this time they do not."
+    yield Column("started_at", _MOMENT, "started_at", "", text)
     yield Column("role", "VARCHAR", "'{role}'", "", "`leader`, `prefill` or `decode`.")
     for column in _flat(EndpointSnapshot, (), ""):
         yield column._replace(expression=f'"{{role}}_{column.name}"')

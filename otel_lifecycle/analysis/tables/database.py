@@ -28,6 +28,9 @@ from otel_lifecycle.records.line import LONGEST_LINE, parse_line
 from otel_lifecycle.records.names import absolute, is_folder
 
 REQUESTS, ENDPOINTS = "requests", "endpoints"
+REQUEST_KEY = ("request_id", "started_at")
+"""The columns that join an endpoint to its request: clients and restarts may repeat an id."""
+
 PARQUET = ".parquet"
 
 _CHUNK_BYTES = 256 << 20  # smaller ones cost the engine more a record
@@ -37,7 +40,7 @@ _MEMORY_LIMIT = "1GB"  # beyond it the engine spills to its file
 # What a line must have to be a record; the parser returns null for values of another type.
 _IS_RECORD = (
     f'"schemaVersion" = {SCHEMA_VERSION} AND "requestId" IS NOT NULL AND "outcome" IS NOT NULL '
-    'AND "startedAt" IS NOT NULL'
+    'AND TRY_CAST("startedAt" AS TIMESTAMPTZ) IS NOT NULL'
 )
 
 _LOADED = (*REQUEST_COLUMNS, *HIDDEN_COLUMNS)
@@ -70,6 +73,7 @@ class Records:
         problem_count: Their number.
         start_position: The position before the first line.
         position: The position after the last line.
+        unfinished: The last lines of files if they have no end yet; they are not loaded.
 
     Raises:
         QueryError: `where` is not valid; the text is the engine's reason.
@@ -85,6 +89,7 @@ class Records:
     ) -> None:
         self.problems: list[RecordError] = []
         self.problem_count = 0
+        self.unfinished: list[RecordError] = []
         self.start_position = position or Position()
         self._folder = Path(tempfile.mkdtemp(prefix="otel-lifecycle-"))
         try:
@@ -138,7 +143,8 @@ class Records:
                 )
             self.connection.execute(f"CREATE VIEW all_{name} AS {source}")
         self._create_view(REQUESTS, f"WHERE ({where})" if where else "", where)
-        chosen = f"WHERE request_id IN (SELECT request_id FROM {REQUESTS})" if where else ""
+        keys = ", ".join(REQUEST_KEY)
+        chosen = f"WHERE ({keys}) IN (SELECT ({keys}) FROM {REQUESTS})" if where else ""
         self._create_view(ENDPOINTS, chosen, where)
 
     def _create_view(self, name: str, condition: str, where: str) -> None:
@@ -174,6 +180,7 @@ class Records:
                         progress(loaded)
                 loaded += self._insert(chunk)
                 progress(loaded)
+            self.unfinished = follower.unfinished
             return follower.position
 
     def _insert(self, chunk: _Chunk) -> int:
