@@ -17,11 +17,11 @@ from otel_lifecycle.analysis.exports import (
     write_perfetto,
 )
 from otel_lifecycle.analysis.formatting import plural
-from otel_lifecycle.analysis.tables import QueryError, Records, first_line, is_parquet
+from otel_lifecycle.analysis.tables import Records, first_line, is_parquet
 from otel_lifecycle.cli.errors import USAGE, CommandError, warn
 from otel_lifecycle.cli.printing import open_printer
 from otel_lifecycle.cli.record_paths import warn_of_missing
-from otel_lifecycle.cli.selection import condition, warn_of_problems
+from otel_lifecycle.cli.selection import check_output, condition, load, warn_of_problems
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,14 @@ def run(options: ExportOptions) -> int:
     missing = warn_of_missing(options.paths, is_parquet)
     if missing == len(options.paths):
         return USAGE
+    check_output(options.output, options.paths)
     where = condition(options.where, options.since)
     parquet = options.format == "parquet"
     try:
         start_position = exported_up_to(options.output) if parquet else None
-        with Records(*options.paths, where=where, position=start_position) as records:
+        with load(options.paths, where, start_position) as records:
             written = _write(options, records)
-    except (ExportError, QueryError) as error:
+    except ExportError as error:
         raise CommandError(str(error)) from error
     except duckdb.Error as error:
         raise CommandError(f"--output {options.output}: {first_line(error)}") from error

@@ -12,11 +12,11 @@ import duckdb
 
 from otel_lifecycle.analysis.formatting import plural
 from otel_lifecycle.analysis.page import NoRecordsError, ReportOptions, Targets, write_page
-from otel_lifecycle.analysis.tables import Progress, QueryError, Records, first_line, is_parquet
+from otel_lifecycle.analysis.tables import Progress, first_line, is_parquet
 from otel_lifecycle.cli.errors import USAGE, CommandError
 from otel_lifecycle.cli.printing import open_printer
 from otel_lifecycle.cli.record_paths import warn_of_missing
-from otel_lifecycle.cli.selection import condition, warn_of_problems
+from otel_lifecycle.cli.selection import check_output, condition, load, warn_of_problems
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ def run_page(options: PageOptions) -> int:
     missing = warn_of_missing(options.paths, is_parquet)
     if missing == len(options.paths):
         return USAGE
+    check_output(options.output, options.paths)
     where = condition(options.where, options.since)
     shown = ReportOptions(
         Targets(options.ttft, options.tpot), options.link, ", ".join(map(str, options.paths))
@@ -44,13 +45,11 @@ def run_page(options: PageOptions) -> int:
     try:
         with (
             _progress() as progress,
-            Records(*options.paths, where=where, progress=progress) as records,
+            load(options.paths, where, progress=progress) as records,
         ):
             written = write_page(records, options.output, shown)
     except NoRecordsError as error:
         raise CommandError(f"{shown.source}: {error}") from error
-    except QueryError as error:
-        raise CommandError(str(error)) from error
     except duckdb.Error as error:
         raise CommandError(f"the report failed: {first_line(error)}") from error
     except OSError as error:

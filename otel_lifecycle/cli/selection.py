@@ -1,13 +1,76 @@
-"""Selects the requests of a command, and reports skipped lines."""
+"""Loads the requests of a command, checks its output, and reports skipped lines."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import stat
+import tempfile
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import duckdb
 
 from otel_lifecycle.analysis.formatting import plural
-from otel_lifecycle.analysis.tables import Records
+from otel_lifecycle.analysis.tables import Progress, QueryError, Records, first_line
 from otel_lifecycle.cli.errors import FAILED, USAGE, CommandError, warn
 from otel_lifecycle.config.durations import parse_go_duration
+from otel_lifecycle.records import Position
+from otel_lifecycle.records.names import absolute, record_files
+
+
+def load(
+    paths: Iterable[Path],
+    where: str,
+    position: Position | None = None,
+    progress: Progress | None = None,
+) -> Records:
+    """Load records.
+
+    Raises:
+        CommandError: `where` is not valid, or the temporary folder cannot hold the records.
+    """
+    try:
+        return Records(*paths, where=where, position=position, progress=progress)
+    except QueryError as error:
+        raise CommandError(str(error)) from error
+    except duckdb.Error as error:
+        raise CommandError(f"loading the records failed: {first_line(error)}") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise CommandError(f"temporary folder {tempfile.gettempdir()}: {reason}") from error
+
+
+def check_output(output: Path, paths: Iterable[Path]) -> None:
+    """Refuse to replace devices, pipes, and what the records are read from.
+
+    Raises:
+        CommandError: The output must not be replaced.
+    """
+    if not output.name:
+        raise CommandError("--output: must be the name of a file or folder, got ''")
+    try:
+        found = output.stat()
+    except OSError:
+        return  # writing it tells what is wrong
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        raise CommandError(f"--output {output}: exists, and is not a file or folder")
+    for path in paths:
+        for source in (path, *_files(path)):
+            with contextlib.suppress(OSError):
+                if os.path.samestat(source.stat(), found):
+                    raise CommandError(f"--output {output}: the records are read from it")
+
+
+def _files(path: Path) -> list[Path]:
+    with contextlib.suppress(OSError):
+        return [
+            live.with_name(name)
+            for live, segments in record_files(absolute(path)).items()
+            for name in (live.name, *(name for _, name in segments))
+        ]
+    return []
 
 
 def condition(where: str, since: str) -> str:
@@ -38,6 +101,8 @@ def _moment(text: str) -> datetime:
 
 def warn_of_problems(records: Records) -> int:
     """Warn about skipped lines; return the exit code."""
+    for line in records.unfinished:
+        warn(line)
     if not records.problem_count:
         return 0
     warn(f"{plural(records.problem_count, 'problem')} skipped, the first: {records.problems[0]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,7 @@ def test_perfetto(path: Path, tmp_path: Path) -> None:
     ]
 
 
+SEGMENT = "records.20260921T141320.000Z.000001.jsonl"
 INPUTS = {
     "input_token_length": 1_000,
     "prefix_cache_score": 0.5,
@@ -239,6 +241,66 @@ def test_bad_usage(
     assert error.startswith(f"otel-lifecycle: {reason.format(output=tmp_path / output)}")
     assert error.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", [["report"], ["export", "--format", "csv"]])
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("records.jsonl", "--output {output}: the records are read from it"),
+        (
+            "records.20260921T141320.000Z.000001.jsonl",
+            "--output {output}: the records are read from it",
+        ),
+        ("pipe", "--output {output}: exists, and is not a file or folder"),
+        ("", "--output: must be the name of a file or folder, got ''"),
+    ],
+)
+def test_output_that_must_stay(
+    path: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    output: str,
+    reason: str,
+) -> None:
+    """Neither records nor a pipe, nor so a device, are replaced by what is written."""
+    path.with_name(SEGMENT).write_bytes(path.read_bytes())
+    os.mkfifo(tmp_path / "pipe")
+    before = {each: each.lstat() for each in tmp_path.iterdir()}
+    target = str(tmp_path / output) if output else ""
+
+    assert main([*command, str(path), "-o", target]) == 2
+    assert capsys.readouterr().err == f"otel-lifecycle: {reason.format(output=target)}\n"
+    assert {each: each.lstat() for each in tmp_path.iterdir()} == before
+
+
+def test_parquet_into_its_source(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder that records are read from does not become a folder of tables."""
+    assert export(tmp_path, "parquet", tmp_path) == 2
+    assert capsys.readouterr().err == (
+        f"otel-lifecycle: --output {tmp_path}: the records are read from it\n"
+    )
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_full_temporary_folder(
+    path: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    """A temporary folder that cannot be used is named, and not the output."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+
+    assert export(path, kind, tmp_path / "out") == 2
+    assert capsys.readouterr().err.startswith(
+        f"otel-lifecycle: temporary folder {tmp_path / 'missing'}: "
+    )
 
 
 @pytest.mark.parametrize("kind", ["parquet", "perfetto", "llm-d"])

@@ -29,6 +29,7 @@ from otel_lifecycle.analysis.page import (
 )
 from otel_lifecycle.analysis.page.elements import (
     Section,
+    duration,
     ms,
     number,
     percent,
@@ -74,7 +75,11 @@ def write_page(records: Records, path: Path, options: ReportOptions) -> int:
         OSError: The file cannot be written; nothing is left of it.
     """
     if not records.count():
-        raise NoRecordsError("there is no record to report")
+        reason = "there is no record to report"
+        if records.problem_count:
+            found = plural(records.problem_count, "problem")
+            reason += f"; {found}, the first: {records.problems[0]}"
+        raise NoRecordsError(reason)
     facts = Facts(records, options.targets)
     page = _page(facts, options)
     with whole_file(path) as unfinished:
@@ -163,7 +168,6 @@ def _rounded(value: Any) -> Any:
 
 
 def _header(facts: Facts, options: ReportOptions) -> str:
-    span = f"{number(facts.span / 60)} min" if facts.span > 600 else f"{number(facts.span)} s"
     begins = datetime.fromtimestamp(facts.start, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
     known = [
         _names(facts, "model"),
@@ -172,7 +176,7 @@ def _header(facts: Facts, options: ReportOptions) -> str:
         text(options.source),
     ]
     return (
-        f"<header><div><h1>{plural(facts.count, 'request')} in {span}</h1>"
+        f"<header><div><h1>{plural(facts.count, 'request')} in {duration(facts.span)}</h1>"
         f'<p class="about">{" · ".join(filter(None, known))}</p></div>'
         '<button type="button" id="theme">Dark</button></header>'
     )
