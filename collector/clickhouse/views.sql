@@ -39,7 +39,7 @@ SELECT
     request_id, model, policy, outcome, error_type, started_at, completed_at, first_chunk_at,
     trace_id, candidates, attempt,
     input_token_length AS input, output_length AS output, cached_tokens AS cached,
-    greatest(input_token_length - ifNull(cached_tokens, 0), 0) AS uncached,
+    input_token_length - least(input_token_length, ifNull(cached_tokens, 0)) AS uncached,
     prefix_cache_score AS score, queue_ms, ttft_ms, tpot_ms, e2e_ms,
     ttft_ms + ifNull(queue_ms, 0) AS waited_ms,
     prediction_ttft_ms AS predicted_ttft_ms, prediction_tpot_ms AS predicted_tpot_ms,
@@ -64,7 +64,8 @@ FROM requests FINAL;
 CREATE VIEW IF NOT EXISTS carried AS
 SELECT
     started_at, role, endpoint, outcome, latency_ms, input, cached,
-    floor(log2(greatest(size, 1))) AS size_group, floor(log2(greatest(load, 1))) AS load_group
+    if(size IS NULL, NULL, floor(log2(greatest(size, 1)))) AS size_group,
+    if(load IS NULL, NULL, floor(log2(greatest(load, 1)))) AS load_group
 FROM
 (
     SELECT started_at, if(has_prefill, 'prefill', 'engine') AS role, prefilling AS endpoint, outcome,

@@ -377,6 +377,65 @@ def test_few(tmp_path: Path, records: list[LifecycleRecord]) -> None:
     assert "nan" not in str(page.tables).lower()
 
 
+def test_unknown_lengths(tmp_path: Path) -> None:
+    """A prompt of unknown length is not one of no tokens."""
+    route = RouteSnapshot(EndpointSnapshot(id="pod://llm/a", inflight=Load(tokens=9, requests=1)))
+    other = RouteSnapshot(EndpointSnapshot(id="pod://llm/b", inflight=Load(tokens=9, requests=1)))
+    page = report(
+        tmp_path,
+        *(
+            record(f"r{number}", (route, other)[number % 2], number, ttft_ms=5, e2e_ms=9)
+            for number in range(12)
+        ),
+    )
+
+    shares = page.tables["Engine endpoints"]
+    column = {name: at for at, name in enumerate(shares[0])}
+    for row in shares[1:]:
+        assert row[column["Share of input tokens"]] == "–"
+        assert row[column["Against peers"]] == "–"
+    assert not [caption for caption in page.tables if caption.startswith("Median TTFT")]
+    assert page.answers["endpoints"] == "No request tells how long its prompt was."
+    assert not [sentence for _, sentence in page.verdicts if "equal share" in sentence]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "title", "point", "most"),
+    [
+        (12, "in 12 s", "0.2 s", 61),
+        (60, "in 60 s", "1 s", 61),
+        (7 * 86_400, "in 7 d", "2 h", 85),
+        (400 * 86_400, "in 400 d", "4 d", 101),
+    ],
+)
+def test_long_times(tmp_path: Path, seconds: int, title: str, point: str, most: int) -> None:
+    """Charts have at most 120 points, and long times have a unit that is read at a glance."""
+    page = report(
+        tmp_path,
+        record("first", None, 0, ttft_ms=5, e2e_ms=9),
+        record("last", None, seconds * 1_000, ttft_ms=7, e2e_ms=0),
+    )
+
+    assert page.data["steps"] == most <= 120
+    content = (tmp_path / "report.html").read_text("utf-8").replace("\u00a0", " ")
+    assert f"2 requests {title}<" in content
+    assert f"Each point: {point}.<" in content
+
+
+def test_only_bad_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a record the first invalid line is named."""
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(b"oh\n{}\n")
+
+    assert main(["report", str(path), "-o", str(tmp_path / "report.html")]) == 2
+    error = capsys.readouterr().err
+    start = (
+        f"otel-lifecycle: {path}: there is no record to report; 2 problems, the first: {path}:1: "
+    )
+    assert error.startswith(start)
+    assert error.count("\n") == 1
+
+
 def test_hostile_names(tmp_path: Path) -> None:
     """A name from a client is text, whatever it looks like."""
     name = "</script><script>alert(1)</script>\x1b[31m\u202e&amp;"

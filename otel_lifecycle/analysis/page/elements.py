@@ -42,7 +42,15 @@ def ms(value: float | None) -> str:
     """Format milliseconds, as seconds from ten on."""
     if value is None:
         return UNKNOWN
-    return f"{number(value / 1e3)}{_NARROW}s" if value >= 1e4 else f"{number(value)}{_NARROW}ms"
+    return duration(value / 1e3) if value >= 1e4 else f"{number(value)}{_NARROW}ms"
+
+
+def duration(seconds: float) -> str:
+    """Format seconds, as minutes, hours or days when there are many."""
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size and seconds > 600:
+            return f"{number(seconds / size)}{_NARROW}{unit}"
+    return f"{number(seconds)}{_NARROW}s"
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:

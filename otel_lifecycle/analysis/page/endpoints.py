@@ -33,7 +33,7 @@ SELECT role, endpoint, quantile_disc(latency_ms / usual, 0.5) AS against_peers
 FROM carried JOIN groups USING (role, size_group, load_group)
 WHERE outcome = 'completed' AND latency_ms > 0
 GROUP BY ALL"""
-_SHARES = """SELECT role, endpoint, count(*) AS requests, sum(coalesce(input, 0)) AS tokens,
+_SHARES = """SELECT role, endpoint, count(*) AS requests, sum(input) AS tokens,
     quantile_disc(latency_ms, 0.5) FILTER (outcome = 'completed') AS p50,
     quantile_disc(latency_ms, 0.95) FILTER (outcome = 'completed') AS p95,
     sum(cached) / nullif(sum(input) FILTER (cached IS NOT NULL), 0) AS from_cache,
@@ -58,7 +58,7 @@ class Share(NamedTuple):
     endpoint: str
     requests: int
     request_share: float
-    token_share: float
+    token_share: float | None
     p50: float | None
     p95: float | None
     against_peers: float | None
@@ -75,12 +75,13 @@ class Balance(NamedTuple):
     Attributes:
         role: The role.
         endpoints: Its endpoints, in natural order.
-        busiest: The share of tokens of the busiest one, by an equal share.
+        busiest: The share of tokens of the busiest one, by an equal share; None if no prompt's
+            length is known.
     """
 
     role: str
     endpoints: list[Share]
-    busiest: float
+    busiest: float | None
 
 
 def balances(facts: Facts) -> list[Balance]:
@@ -95,16 +96,17 @@ def balances(facts: Facts) -> list[Balance]:
         rows = sorted(found.get(role, []), key=lambda row: _natural(row[1]))
         if not rows:
             continue
-        requests, tokens = sum(row[2] for row in rows), sum(row[3] for row in rows)
+        requests, tokens = sum(row[2] for row in rows), sum(row[3] or 0 for row in rows)
         shares = [
             Share(
-                role, name, count, count / requests, of_tokens / tokens if tokens else 0.0,
+                role, name, count, count / requests, (of_tokens or 0) / tokens if tokens else None,
                 p50, p95, peers.get((role, name)), from_cache, peaks.get((role, name)),
                 busy, kv_cache, failed,
             )
             for _, name, count, of_tokens, p50, p95, from_cache, busy, kv_cache, failed in rows
         ]  # fmt: skip
-        busiest = max(share.token_share for share in shares) * len(shares)
+        known = [share.token_share for share in shares if share.token_share is not None]
+        busiest = max(known) * len(shares) if known else None
         result.append(Balance(role, shares, busiest))
     return result
 
@@ -138,7 +140,8 @@ def section(facts: Facts, found: list[Balance]) -> Section:
     )
     for balance in found:
         result.body.append(_table(balance))
-        result.body.append(_strip(facts, balance, result))
+        if balance.busiest is not None:
+            result.body.append(_strip(facts, balance, result))
     return result
 
 
@@ -149,7 +152,7 @@ def _answer(found: list[Balance]) -> str:
         f"Of {len(balance.endpoints)} {balance.role} endpoints the busiest got "
         f"{strong(times(balance.busiest))} an equal share of input tokens."
         for balance in found
-        if len(balance.endpoints) > 1
+        if len(balance.endpoints) > 1 and balance.busiest is not None
     ]
     worst = slowest(found)
     if worst is not None:
@@ -157,12 +160,14 @@ def _answer(found: list[Balance]) -> str:
             f"With similar requests the slowest, {text(worst.endpoint)}, took "
             f"{strong(times(worst.against_peers))} as long as its peers."
         )
-    return " ".join(sentences) or "There is one endpoint, so nothing to compare."
+    if all(len(balance.endpoints) == 1 for balance in found):
+        return "There is one endpoint for each role, so nothing to compare."
+    return " ".join(sentences) or "No request tells how long its prompt was."
 
 
 def _table(balance: Balance) -> str:
     most = max(share.request_share for share in balance.endpoints)
-    most_tokens = max(share.token_share for share in balance.endpoints) or 1.0
+    most_tokens = max(share.token_share or 0.0 for share in balance.endpoints) or 1.0
     metric = _METRIC[balance.role]
     rows = [
         [
@@ -172,7 +177,7 @@ def _table(balance: Balance) -> str:
             number(share.p95),
             f"{share.requests:,}",
             Cell(percent(share.request_share), bar=share.request_share / most),
-            Cell(percent(share.token_share), bar=share.token_share / most_tokens),
+            Cell(percent(share.token_share), bar=(share.token_share or 0.0) / most_tokens),
             UNKNOWN if balance.role == "decode" else percent(share.from_cache),
             number(share.peak),
             percent(None if share.busy is None else share.busy / 100, 0),
@@ -195,7 +200,7 @@ def _is_slow(share: Share, balance: Balance) -> bool:
 
 def _strip(facts: Facts, balance: Balance, result: Section) -> str:
     query = f"""WITH parts AS (
-    SELECT endpoint, coalesce(input, 0) AS tokens, begins, greatest(begins, ends) AS ends,
+    SELECT endpoint, input AS tokens, begins, greatest(begins, ends) AS ends,
         unnest(range({facts.bucket("begins")}, {facts.bucket("greatest(begins, ends)")} + 1))
             AS point
     FROM carried WHERE role = '{balance.role}' AND ends IS NOT NULL

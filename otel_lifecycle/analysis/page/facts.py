@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,21 +11,24 @@ from otel_lifecycle.analysis.tables import Records
 
 _STEPS = (
     0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 14_400,
-    43_200, 86_400,
+    43_200,
 )  # fmt: skip
+_DAY = 86_400
 _MOST_STEPS = 120
 
-# `ends` of an endpoint is when its load is given back: on prefill at the first chunk.
+# `ends` of an endpoint is when its load is given back: on prefill at the first chunk. The engine's
+# `greatest` and `least` ignore null, so what is unknown must not be left to them alone.
 _FACTS = """
 CREATE MACRO short_name(id, name, address) AS
     coalesce(nullif(split_part(id, '://', 2), ''), address, '?') || coalesce('#' || name, '');
+CREATE MACRO power_of_two(x) AS if(x IS NULL, NULL, floor(log2(greatest(x, 1))));
 CREATE TABLE facts AS
 SELECT row_number() OVER () AS n, request_id, model, policy, outcome, error_type, trace_id,
     attempt, candidates, streaming,
     epoch_us(started_at) / 1e6 AS started, epoch_us(first_chunk_at) / 1e6 AS first_chunk,
     epoch_us(completed_at) / 1e6 AS completed,
     input_token_length AS input, output_length AS output, cached_tokens AS cached,
-    greatest(input_token_length - coalesce(cached_tokens, 0), 0) AS uncached,
+    input_token_length - least(input_token_length, coalesce(cached_tokens, 0)) AS uncached,
     prefix_cache_score AS score, queue_ms, ttft_ms, tpot_ms, e2e_ms,
     ttft_ms + coalesce(queue_ms, 0) AS waited_ms,
     prediction_ttft_ms AS predicted_ttft_ms, prediction_tpot_ms AS predicted_tpot_ms,
@@ -52,12 +56,11 @@ CREATE TABLE carried AS
 SELECT n, if(has_prefill, 'prefill', 'engine') AS role, prefilling AS endpoint, outcome,
     waited_ms AS latency_ms, input, cached, kv_cache, busy, chosen AS begins,
     if(has_prefill, coalesce(first_chunk, completed), completed) AS ends,
-    floor(log2(greatest(uncached, 1))) AS size_group,
-    floor(log2(greatest(inflight_tokens, 1))) AS load_group
+    power_of_two(uncached) AS size_group, power_of_two(inflight_tokens) AS load_group
 FROM facts WHERE has_route
 UNION ALL
 SELECT n, 'decode', decoding, outcome, tpot_ms, input, NULL, decode_kv_cache_usage,
-    decode_npu_ai_core_utilization_avg, chosen, completed, floor(log2(greatest(output, 1))), 0
+    decode_npu_ai_core_utilization_avg, chosen, completed, power_of_two(output), 0
 FROM facts WHERE has_decode;
 """
 
@@ -112,7 +115,8 @@ class Facts:
             "SELECT count(*), min(started), max(coalesce(completed, started)) FROM facts"
         )
         self.span: float = max(end - self.start, 0.001)
-        self.step = next((step for step in _STEPS if self.span / step <= _MOST_STEPS), _STEPS[-1])
+        days = _DAY * math.ceil(self.span / _DAY / (_MOST_STEPS - 1))
+        self.step = next((step for step in _STEPS if self.span / step < _MOST_STEPS), days)
         self.steps = int(self.span / self.step) + 1
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:

@@ -9,9 +9,11 @@ from urllib.parse import quote
 from otel_lifecycle.analysis.page.elements import (
     UNKNOWN,
     Section,
+    duration,
     ms,
     number,
     percent,
+    plural,
     short,
     text,
 )
@@ -47,7 +49,8 @@ def section(facts: Facts, link: str) -> Section | None:
         "longest",
         "Which requests waited longest, and why did they go there?",
         "Longest waits",
-        f"The {len(rows)} with the longest TTFT. Open one for what the router knew when it chose.",
+        f"{plural(len(rows), 'request')} with the longest TTFT. Open one for what the router knew "
+        "when it chose.",
         how="TTFT counts from the arrival at the router where it is known.",
         queries=[_QUERY],
     )
@@ -77,7 +80,7 @@ def _row(row: tuple[Any, ...], start: float, longest: float, link: str) -> str:
         number(output),
         ms(tpot),
         f"{number(requests)} · {short(tokens)}",
-        f"{number(started - start)} s",
+        duration(started - start),
     ]
     route = " → ".join(text(name) for name in (prefilling, decoding) if name) or UNKNOWN
     at = datetime.fromtimestamp(started, timezone.utc).isoformat(" ", "milliseconds")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from otel_lifecycle.analysis.page.elements import Section, ms, number, strong, text
+from otel_lifecycle.analysis.page.elements import Section, duration, ms, number, strong
 from otel_lifecycle.analysis.page.facts import Facts
 
 
@@ -25,7 +25,7 @@ FROM facts WHERE outcome = 'completed' GROUP BY point"""
         "Time",
         _answer(facts, ttft_95),
         how=f"Requests are counted at <code>startedAt</code>, in stretches of "
-        f"{number(facts.step)} s. Quantiles are the nearest rank, of completed requests that "
+        f"{duration(facts.step)}. Quantiles are the nearest rank, of completed requests that "
         "started in the stretch. TTFT counts from the arrival at the router where it is known, "
         "else from the dispatch.",
         queries=[by_outcome, quantiles],
@@ -59,7 +59,7 @@ FROM facts WHERE outcome = 'completed' GROUP BY point"""
             unit="ms",
         ),
         *_queue(facts, result),
-        f'<p class="readout" aria-live="polite">Each point: {number(facts.step)} s.</p></div>',
+        f'<p class="readout" aria-live="polite">Each point: {duration(facts.step)}.</p></div>',
     ]
     return result
 
@@ -93,6 +93,6 @@ def _answer(facts: Facts, ttft_95: list[float | None]) -> str:
         return f"{rate} No completed request has a time to first token."
     worst, at = max(known)
     return (
-        f"{rate} TTFT was worst at {strong(text(number(at * facts.step)) + ' s')}: "
+        f"{rate} TTFT was worst at {strong(duration(at * facts.step))}: "
         f"p95 {ms(worst)}, against {ms(overall)} over all."
     )

@@ -14,8 +14,8 @@ _TEXTS = (
     "had no prediction",
     "lacked a feature of the predictor",
     "had no route",
-    "do not say when they arrived at the router",
-    "do not say how much of the prompt was cached",
+    "came without a time of arrival at the router",
+    "came without a number of cached tokens",
     "completed without a time to first token (not streamed)",
 )
 

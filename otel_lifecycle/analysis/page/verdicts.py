@@ -88,14 +88,18 @@ def _verdicts(facts: Facts, found: Found) -> Iterator[Verdict]:
             f"request comes every {ms(between)}",
             "fresh",
         )
-    compared = [one for one in found.balances if len(one.endpoints) > 1]
+    compared = [
+        (one.busiest, one.role)
+        for one in found.balances
+        if len(one.endpoints) > 1 and one.busiest is not None
+    ]
     if compared:
-        worst = max(compared, key=lambda one: one.busiest)
-        level = PROBLEM if worst.busiest > 1.5 else LOOK if worst.busiest > 1.15 else FINE
+        busiest, role = max(compared)
+        level = PROBLEM if busiest > 1.5 else LOOK if busiest > 1.15 else FINE
         yield Verdict(
             level,
             f"Input tokens are spread {'evenly' if level == FINE else 'unevenly'}: the busiest "
-            f"{worst.role} endpoint has {times(worst.busiest)} an equal share",
+            f"{role} endpoint has {times(busiest)} an equal share",
             "endpoints",
         )
     slow = slowest(found.balances)

@@ -16,7 +16,8 @@
   const last = data.step * data.steps;
   const moment = (point) => {
     const seconds = point * data.step;
-    return last > 7200 ? (seconds / 3600).toFixed(1) + " h"
+    return last > 172800 ? plain(seconds / 86400) + " d"
+      : last > 7200 ? plain(seconds / 3600) + " h"
       : last > 600 ? plain(seconds / 60) + " min" : plain(seconds) + " s";
   };
 
