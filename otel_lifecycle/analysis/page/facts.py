@@ -152,7 +152,7 @@ def bin_edges(values: Sequence[float | None], most: int = 7) -> list[int]:
     """Return the lower edges of bins that fit values: 0, then a power of two times 1,000 each.
 
     Args:
-        values: Their 5th and 95th percentile.
+        values: The 5th and 95th percentile of those above 0.
         most: The greatest number of bins.
     """
     low, high = (max(1.0, value or 1.0) for value in values)

@@ -31,8 +31,8 @@ class Bins(NamedTuple):
 def find_bins(facts: Facts) -> Bins:
     """Return bins that fit the requests."""
     sizes, loads = facts.one(
-        """SELECT quantile_disc(uncached, [0.05, 0.95]),
-            quantile_disc(inflight_tokens, [0.05, 0.95])
+        """SELECT quantile_disc(uncached, [0.05, 0.95]) FILTER (uncached > 0),
+            quantile_disc(inflight_tokens, [0.05, 0.95]) FILTER (inflight_tokens > 0)
         FROM facts WHERE outcome = 'completed' AND waited_ms IS NOT NULL"""
     )
     return Bins(bin_edges(sizes or [None, None]), bin_edges(loads or [None, None]))

@@ -58,8 +58,10 @@
           : { type: "value", splitNumber: 3, max: spec.unit === "%" ? 100 : null, axisLabel: { color: color("soft"), fontSize: 12, formatter: large } }),
         series: spec.series.map((one, i) => ({
           name: one.name, type: spec.stack ? "bar" : "line", stack: spec.stack ? "all" : undefined,
-          data: one.values, showSymbol: false, connectNulls: false, barCategoryGap: "12%",
-          symbol: "circle", symbolSize: 4,
+          data: one.values, connectNulls: false, barCategoryGap: "12%",
+          // A point without neighbours has no line: it is drawn as a dot.
+          symbol: "circle", showSymbol: true, showAllSymbol: true,
+          symbolSize: (_, { dataIndex: at }) => one.values[at - 1] == null && one.values[at + 1] == null ? 5 : 0,
           itemStyle: { color: color((spec.stack && outcomes[one.name]) || palette[i % palette.length]) },
           lineStyle: { width: 1.8, type: lines[i % lines.length] },
         })),
@@ -107,10 +109,16 @@
       const at = (cell) => spec.low + ((cell + 0.5) / spec.size) * (spec.high - spec.low);
       const shown = (cell) => spec.log ? plain(10 ** at(cell), 2) + " ms" : Math.round(100 * at(cell)) + " %";
       const most = Math.max(1, ...spec.cells.map((cell) => cell[2]));
+      const round = spec.log
+        ? [...Array(16).keys()].flatMap((power) => [1, 3].map((one) => one * 10 ** (power - 4)))
+        : [0, 0.25, 0.5, 0.75, 1];
+      const labels = new Map(round
+        .map((value) => [Math.floor((((spec.log ? Math.log10(value) : value) - spec.low) / (spec.high - spec.low)) * spec.size), value])
+        .map(([cell, value]) => [spec.log ? cell : Math.min(cell, spec.size - 1), spec.log ? plain(value) : 100 * value + " %"]));
       const category = (name) => axis({
         type: "category", data: [...Array(spec.size).keys()].map(shown), name, nameLocation: "middle",
         splitLine: { show: false },
-        axisLabel: { color: color("soft"), fontSize: 12, interval: Math.floor(spec.size / 6) - 1, hideOverlap: true },
+        axisLabel: { color: color("soft"), fontSize: 12, interval: (cell) => labels.has(cell), formatter: (_, cell) => labels.get(cell), hideOverlap: true },
       });
       const cell = 1 / spec.size;
       const line = (shift, type) => [
