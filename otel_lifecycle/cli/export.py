@@ -11,7 +11,6 @@ from otel_lifecycle.analysis.exports import (
     ExportError,
     exported_up_to,
     write_csv,
-    write_llm_d,
     write_mooncake,
     write_parquet,
     write_perfetto,
@@ -69,6 +68,8 @@ def _write(options: ExportOptions, records: Records) -> str:
         case "perfetto":
             return plural(write_perfetto(records, options.output), "request")
         case "llm-d":
+            from otel_lifecycle.analysis.exports.llm_d import write_llm_d
+
             return plural(write_llm_d(records, options.output), "training row")
         case _:
             written = write_mooncake(records, options.output)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -334,6 +336,31 @@ def test_repeated_id(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: s
     else:
         found = [json.loads(line) for line in output.read_text().splitlines()]
         assert len(found) == sum(len(training_entries(each)) for each in again) > 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["report"],
+        *(["export", "--format", kind] for kind in ("parquet", "csv", "perfetto", "mooncake")),
+    ],
+    ids=lambda arguments: arguments[-1],
+)
+def test_without_other_extras(path: Path, tmp_path: Path, arguments: list[str]) -> None:
+    """The extra `report` is enough."""
+    code = (
+        "import sys; sys.modules |= dict.fromkeys(('aiohttp', 'httpx', 'pandas', 'pyarrow')); "
+        "from otel_lifecycle.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments, str(path), "-o", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (result.returncode, result.stdout) == (0, result.stdout), result.stderr
+    assert (tmp_path / "out").exists()
 
 
 def test_since(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
