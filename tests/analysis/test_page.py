@@ -399,6 +399,21 @@ def test_unknown_lengths(tmp_path: Path) -> None:
     assert not [sentence for _, sentence in page.verdicts if "equal share" in sentence]
 
 
+def test_bins_of_load(tmp_path: Path) -> None:
+    """Requests that met an idle endpoint do not widen the bins of the others."""
+    records: list[LifecycleRecord] = []
+    for number in range(40):
+        load = Load(tokens=(0, 5_000, 9_000, 17_000)[number % 4])
+        route = RouteSnapshot(EndpointSnapshot(id="pod://llm/a", inflight=load))
+        records.append(
+            record(f"{number}", route, number, ttft_ms=5, e2e_ms=9, input_token_length=1_500)
+        )
+    page = report(tmp_path, *records)
+
+    matrix = page.tables["Median TTFT in ms; small: requests"]
+    assert [row[0] for row in matrix[1:]] == ["16k+", "8k–16k", "4k–8k", "0–4k"]
+
+
 @pytest.mark.parametrize(
     ("seconds", "title", "point", "most"),
     [

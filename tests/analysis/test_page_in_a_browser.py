@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from otel_lifecycle.cli import main
 from tests.analysis.test_page import RECORDS
-from tests.cli.records import write
+from tests.cli.records import record, write
 
 pytestmark = pytest.mark.browser
 
@@ -96,6 +96,25 @@ def test_every_chart_is_drawn(browser: Browser, report: Path) -> None:
     )
     assert blank == []
     assert page.locator(".chart").count() >= 10
+
+
+def test_one_request(browser: Browser, tmp_path: Path) -> None:
+    """A point without neighbours, which has no line, is drawn as a dot."""
+    path = write(tmp_path / "records.jsonl", record("one", None, 0, ttft_ms=300, e2e_ms=900))
+    assert main(["report", str(path), "-o", str(tmp_path / "one.html")]) == 0
+    page = Opened(browser, tmp_path / "one.html", 1280, "light").page
+
+    coloured = page.evaluate(
+        """() => {
+            const canvas = document.querySelector("#time-ttft canvas");
+            const { data } = canvas.getContext("2d").getImageData(0, 0, 200, canvas.height);
+            let count = 0;
+            for (let at = 0; at < data.length; at += 4)
+                if (data[at] - data[at + 2] > 100) count += 1;
+            return count;
+        }"""
+    )
+    assert coloured > 5  # of p95, in orange; the legend is on the right
 
 
 def test_keyboard(browser: Browser, report: Path) -> None:
