@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from otel_lifecycle.analysis.page import (
@@ -25,6 +26,14 @@ from tests.cli.records import write
 
 pytestmark = pytest.mark.backends
 
+# Requests of one id, on the endpoints of the others, whose lengths are unknown.
+UNKNOWN = [
+    msgspec.structs.replace(
+        one, request_id="again", input_token_length=None, output_length=None, cached_tokens=None
+    )
+    for one in RECORDS[:40]
+]
+ALL = [*RECORDS, *UNKNOWN]
 FOLDER = Path(__file__).parents[2] / "collector/clickhouse"
 
 
@@ -69,7 +78,7 @@ class ClickHouse:
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The records, exported."""
     folder = tmp_path_factory.mktemp("clickhouse")
-    path = write(folder / "records.jsonl", *RECORDS)
+    path = write(folder / "records.jsonl", *ALL)
     assert main(["export", str(path), "--format", "parquet", "-o", str(folder / "table")]) == 0
     return folder / "table"
 
@@ -96,16 +105,16 @@ def facts(table: Path) -> Iterator[Facts]:
 def test_tables(clickhouse: ClickHouse) -> None:
     """Every record is there once, with what it says."""
     (row,) = clickhouse.rows(
-        "SELECT count() AS requests, uniqExact(request_id) AS ids, "
+        "SELECT count() AS requests, uniqExact(request_id, started_at) AS ids, "
         "sum(ifNull(cached_tokens, 0)) AS cached FROM requests FINAL"
     )
     assert {name: int(value) for name, value in row.items()} == {
-        "requests": len(RECORDS),
-        "ids": len(RECORDS),
-        "cached": sum(one.cached_tokens or 0 for one in RECORDS),
+        "requests": len(ALL),
+        "ids": len(ALL),
+        "cached": sum(one.cached_tokens or 0 for one in ALL),
     }
     (row,) = clickhouse.rows("SELECT count() AS rows FROM endpoints")
-    assert int(row["rows"]) == 2 * len(RECORDS)
+    assert int(row["rows"]) == 2 * len(ALL)
 
 
 def test_views_and_a_second_insert(clickhouse: ClickHouse, table: Path) -> None:
@@ -113,7 +122,7 @@ def test_views_and_a_second_insert(clickhouse: ClickHouse, table: Path) -> None:
     (row,) = clickhouse.rows(
         "SELECT sumIf(requests, outcome = 'error') AS failed FROM requests_per_minute"
     )
-    assert int(row["failed"]) == sum(one.outcome.value == "error" for one in RECORDS)
+    assert int(row["failed"]) == sum(one.outcome.value == "error" for one in ALL)
     before = clickhouse.ask("endpoints")
     clickhouse.insert("requests", table)
     assert clickhouse.ask("endpoints") == before
