@@ -20,7 +20,13 @@ from otel_lifecycle.analysis.tables import Records, first_line, is_parquet
 from otel_lifecycle.cli.errors import USAGE, CommandError, warn
 from otel_lifecycle.cli.printing import open_printer
 from otel_lifecycle.cli.record_paths import warn_of_missing
-from otel_lifecycle.cli.selection import check_output, condition, load, warn_of_problems
+from otel_lifecycle.cli.selection import (
+    check_output,
+    condition,
+    interruptible,
+    load,
+    warn_of_problems,
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ def run(options: ExportOptions) -> int:
     parquet = options.format == "parquet"
     try:
         start_position = exported_up_to(options.output) if parquet else None
-        with load(options.paths, where, start_position) as records:
+        with interruptible(), load(options.paths, where, start_position) as records:
             written = _write(options, records)
     except ExportError as error:
         raise CommandError(str(error)) from error

@@ -16,7 +16,13 @@ from otel_lifecycle.analysis.tables import Progress, first_line, is_parquet
 from otel_lifecycle.cli.errors import USAGE, CommandError
 from otel_lifecycle.cli.printing import open_printer
 from otel_lifecycle.cli.record_paths import warn_of_missing
-from otel_lifecycle.cli.selection import check_output, condition, load, warn_of_problems
+from otel_lifecycle.cli.selection import (
+    check_output,
+    condition,
+    interruptible,
+    load,
+    warn_of_problems,
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ def run_page(options: PageOptions) -> int:
     )
     try:
         with (
+            interruptible(),
             _progress() as progress,
             load(options.paths, where, progress=progress) as records,
         ):

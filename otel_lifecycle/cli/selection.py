@@ -6,7 +6,7 @@ import contextlib
 import os
 import stat
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -40,6 +40,17 @@ def load(
     except OSError as error:
         reason = error.strerror or error
         raise CommandError(f"temporary folder {tempfile.gettempdir()}: {reason}") from error
+
+
+@contextlib.contextmanager
+def interruptible() -> Generator[None]:
+    """Let Control-C end the engine's queries as it ends everything else."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "interrupted" not in str(error):
+            raise
+        raise KeyboardInterrupt from error  # which the engine has taken
 
 
 def check_output(output: Path, paths: Iterable[Path]) -> None:
