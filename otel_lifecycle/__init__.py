@@ -2,6 +2,7 @@
 
 from otel_lifecycle.config import ConfigError, PersistenceConfig, TrackerConfig
 from otel_lifecycle.model import (
+    Candidate,
     Endpoint,
     EndpointEvent,
     EndpointEventType,
@@ -31,6 +32,7 @@ from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 from otel_lifecycle.version import __version__
 
 __all__ = [
+    "Candidate",
     "Clock",
     "ConfigError",
     "Endpoint",

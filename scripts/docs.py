@@ -31,6 +31,7 @@ SCHEMA = "otel_lifecycle/model/record.schema.json"
 _SECTIONS = {
     "request": "The request",
     "route": "The route",
+    "decision": "The decision",
     "load": "The load of the selected endpoint at dispatch, without this request",
     "role": "Each endpoint of the route, with the prefix `llm_router.route.` and its role",
     "chip": "Each chip of such an endpoint, with the same prefix, as arrays with -1 for unknown",

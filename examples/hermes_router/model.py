@@ -45,11 +45,18 @@ class LatencyPredictionInfo:
 
 @dataclass(frozen=True)
 class ScheduledEndpoint:
-    """A candidate at the time of scheduling."""
+    """A candidate at the time of scheduling.
+
+    Attributes:
+        score: The sum it was ranked by.
+        scores: The parts of that sum, by name.
+    """
 
     metadata: EndpointMetadata
     metrics: EndpointMetrics | None
     attributes: Mapping[str, object]
+    score: float = 0.0
+    scores: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def get(self, key: str) -> object | None:
         """Return the attribute of that name, if there is one."""
@@ -82,7 +89,7 @@ class Route:
 
 @dataclass(frozen=True)
 class ProfileRunResult:
-    """The picks of one scheduling profile, best first."""
+    """The candidates of one scheduling profile, best first: the first is its pick."""
 
     target_endpoints: list[ScheduledEndpoint]
 
@@ -92,6 +99,7 @@ class SchedulingResult:
     """The decision for one attempt of a request.
 
     Attributes:
+        profile_results: `default`, and in disaggregated mode `prefill` and `decode`.
         primary_route: Set in disaggregated mode only.
         candidates: Number of endpoints considered.
         policy: The scores that were used, such as `prefix+load`.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from hermes_router.datastore import Datastore, Endpoint
 from hermes_router.endpoint import AGGREGATED, DECODE, LEADER, PREFILL, NamespacedName
@@ -39,6 +39,12 @@ class Candidate:
     endpoint: Endpoint
     prefix: PrefixCacheMatchInfo | None
     prediction: LatencyPredictionInfo
+    scores: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def score(self) -> float:
+        """What it is ranked by."""
+        return sum(self.scores.values())
 
     @property
     def load(self) -> float:
@@ -63,7 +69,9 @@ class Candidate:
             attributes[NPU_STATE] = self.endpoint.npu
         if group is not None:
             attributes[PD_GROUP] = group
-        return ScheduledEndpoint(self.endpoint.metadata, self.endpoint.metrics, attributes)
+        return ScheduledEndpoint(
+            self.endpoint.metadata, self.endpoint.metrics, attributes, self.score, self.scores
+        )
 
 
 class Scheduler:
@@ -87,8 +95,7 @@ class Scheduler:
         ]
         if not candidates:
             return None
-        best = self._best(candidates)
-        return _result(best.snapshot(), None, candidates)
+        return _result({PROFILE: _snapshots(self._ranked(candidates))}, None, candidates)
 
     def _schedule_pair(
         self, request: InferenceRequest, excluded: Collection[NamespacedName]
@@ -104,14 +111,21 @@ class Scheduler:
         decode_endpoints = self._available(DECODE, excluded)
         if not (leaders and prefills and decode_endpoints):
             return None
-        prefill = self._best(prefills)
+        prefills = self._ranked(prefills)
+        prefill = prefills[0]
         decodes = [
             self._decoding(request, endpoint, prefill.prefix) for endpoint in decode_endpoints
         ]
-        decode, leader = self._best(decodes), self._best(leaders)
+        decodes, leaders = self._ranked(decodes), self._ranked(leaders)
+        decode, leader = decodes[0], leaders[0]
         group = PDGroupInfo(SelectedPod(prefill.snapshot()), SelectedPod(decode.snapshot()))
         route = Route(*(pick.endpoint.metadata for pick in (leader, prefill, decode)))
-        return _result(leader.snapshot(group), route, [*leaders, *prefills, *decodes])
+        profiles = {
+            PROFILE: [leader.snapshot(group), *_snapshots(leaders[1:])],
+            PREFILL: _snapshots(prefills),
+            DECODE: _snapshots(decodes),
+        }
+        return _result(profiles, route, [*leaders, *prefills, *decodes])
 
     def _available(self, role: str, excluded: Collection[NamespacedName]) -> list[Endpoint]:
         endpoints = [
@@ -150,18 +164,24 @@ class Scheduler:
             tpot=self._predictor.predict(role, TPOT, features),
         )
 
-    def _best(self, candidates: Sequence[Candidate]) -> Candidate:
+    def _ranked(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """The candidates with their scores, best first; chance decides between equals."""
         ttfts = _relative([candidate.prediction.ttft for candidate in candidates])
         tpots = _relative([candidate.prediction.tpot for candidate in candidates])
-        scores = [
-            PREFIX_WEIGHT * (0.0 if candidate.prefix is None else candidate.prefix.score)
-            + LOAD_WEIGHT / (1 + candidate.load / HALVING_LOAD)
-            + PREDICTION_WEIGHT * (ttft + tpot) / 2
+        scored = [
+            replace(
+                candidate,
+                scores={
+                    "prefix": PREFIX_WEIGHT
+                    * (0.0 if candidate.prefix is None else candidate.prefix.score),
+                    "load": LOAD_WEIGHT / (1 + candidate.load / HALVING_LOAD),
+                    "prediction": PREDICTION_WEIGHT * (ttft + tpot) / 2,
+                },
+            )
             for candidate, ttft, tpot in zip(candidates, ttfts, tpots, strict=True)
         ]
-        highest = max(scores)
-        pairs = zip(candidates, scores, strict=True)
-        return self._ties.choice([candidate for candidate, score in pairs if score == highest])
+        self._ties.shuffle(scored)
+        return sorted(scored, key=lambda candidate: candidate.score, reverse=True)
 
 
 def _relative(latencies: Sequence[float | None]) -> list[float]:
@@ -172,13 +192,19 @@ def _relative(latencies: Sequence[float | None]) -> list[float]:
     return [min(known) / latency for latency in known]
 
 
+def _snapshots(candidates: Sequence[Candidate]) -> list[ScheduledEndpoint]:
+    return [candidate.snapshot() for candidate in candidates]
+
+
 def _result(
-    target: ScheduledEndpoint, route: Route | None, candidates: Sequence[Candidate]
+    profiles: Mapping[str, list[ScheduledEndpoint]],
+    route: Route | None,
+    candidates: Sequence[Candidate],
 ) -> SchedulingResult:
     predicted = any(candidate.prediction != LatencyPredictionInfo() for candidate in candidates)
     return SchedulingResult(
         primary_profile_name=PROFILE,
-        profile_results={PROFILE: ProfileRunResult([target])},
+        profile_results={name: ProfileRunResult(targets) for name, targets in profiles.items()},
         primary_route=route,
         candidates=len(candidates),
         policy="prefix+load+prediction" if predicted else "prefix+load",

@@ -151,6 +151,7 @@ class TrackerConfig(Settings):
         stale_after: Age after which engine metrics and NPU values are neither used as prediction
             inputs nor shown by gauges; 0: never. Default: hermes-router's 5s.
         npu_device_attributes: Put per-device NPU arrays on the span.
+        decision_candidates: Record at most this many candidates of each decision, 1 to 64.
         first_byte_attribute: Put the time to the first byte of the answer on the span.
         phase_spans: Give the span of a stream two children, `prefill` and `decode`, so that a
             waterfall shows both endpoints.
@@ -171,6 +172,7 @@ class TrackerConfig(Settings):
     max_inflight: int | None = Field(default=None, ge=1)
     stale_after: Duration = duration(seconds=5)
     npu_device_attributes: bool = False
+    decision_candidates: int = Field(default=8, ge=1, le=64)
     first_byte_attribute: bool = False
     phase_spans: bool = False
     otlp_encoder: Literal["lifecycle", "sdk"] = "lifecycle"

@@ -42,6 +42,7 @@ class InstrumentorOptions:
     max_inflight: int | None = None
     stale_after: str | None = None
     npu_device_attributes: bool | None = None
+    decision_candidates: int | None = None
     first_byte_attribute: bool | None = None
     phase_spans: bool | None = None
     otlp_encoder: str | None = None

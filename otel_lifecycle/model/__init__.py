@@ -4,6 +4,7 @@ All values are immutable and may be shared between threads. Nothing here validat
 values are accepted unchanged, and cleaned when they are read (`otel_lifecycle.model.sanitize`).
 """
 
+from otel_lifecycle.model.decision import Candidate
 from otel_lifecycle.model.endpoint import (
     Endpoint,
     EndpointEvent,
@@ -28,6 +29,7 @@ from otel_lifecycle.model.route import LatencyPrediction, Route, RouteEndpoint
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Candidate",
     "Endpoint",
     "EndpointEvent",
     "EndpointEventType",

@@ -50,6 +50,8 @@ Elapsed: TypeAlias = Annotated[float, Meta(ge=0, extra={"kind": "elapsed"})]
 Difference: TypeAlias = Annotated[float, Meta(extra={"kind": "difference"})]
 """Milliseconds, possibly negative."""
 Ratio: TypeAlias = Annotated[float, Meta(extra={"kind": "ratio"})]
+Score: TypeAlias = Annotated[float, Meta(extra={"kind": "score"})]
+"""A router's own number, in no unit and of any size."""
 Moment: TypeAlias = Annotated[datetime, Meta(tz=True, extra={"kind": "moment"})]
 """In the record, and so in its schema, every moment is aware (`date-time`)."""
 Timestamp: TypeAlias = Annotated[str, Meta(pattern=_TIMESTAMP, extra={"kind": "timestamp"})]
@@ -62,6 +64,7 @@ _UNITS = {
     "elapsed": "ms",
     "difference": "ms",
     "ratio": "1",
+    "score": "1",
 }
 
 _ABSENT = (type(None), msgspec.UnsetType)

@@ -13,6 +13,7 @@ from typing import Annotated
 import msgspec
 
 from otel_lifecycle.model import semconv
+from otel_lifecycle.model.decision import Decision
 from otel_lifecycle.model.endpoint import Load
 from otel_lifecycle.model.features import MissingFeature, PredictionInput
 from otel_lifecycle.model.fields import (
@@ -53,6 +54,10 @@ class Reroute(msgspec.Struct, rename=record_name, gc=False):
     reason: Annotated[
         Text, declare("A short reason.", attribute="llm_router.route.reason", always=True)
     ]
+    decision: Annotated[
+        Decision | msgspec.UnsetType,
+        declare("Why the new route; absent if the router named no candidates."),
+    ] = msgspec.UNSET
 
 
 class RecordedLeg(msgspec.Struct, rename=record_name, frozen=True):
@@ -231,9 +236,17 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
         Text,
         declare(
             "Name of the routing policy; empty when unknown.",
-            attribute="llm_router.route.policy",
+            attribute=semconv.ROUTE_POLICY,
         ),
     ] = ""
+    decision: Annotated[
+        Decision | msgspec.UnsetType,
+        declare(
+            "Why the first route was chosen; absent if the router named no candidates. On the "
+            "span: the choice of the decode (or selected) endpoint, and that of the prefill.",
+            section="decision",
+        ),
+    ] = msgspec.UNSET
     engine_request_id: Annotated[
         Text | None,
         declare(

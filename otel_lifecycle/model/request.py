@@ -8,6 +8,7 @@ from enum import Enum
 
 import msgspec
 
+from otel_lifecycle.model.decision import Candidate
 from otel_lifecycle.model.endpoint import Endpoint
 from otel_lifecycle.model.route import LatencyPrediction, Route
 
@@ -93,7 +94,7 @@ class RequestStart(msgspec.Struct, frozen=True):
         prefix_cache_score: Fraction of the prompt that is cached on the prefill (or selected)
             endpoint, 0 to 1.
         prediction: Predicted TTFT of the prefill and TPOT of the decode (or selected) endpoint.
-        candidates: The endpoints considered, or their number.
+        candidates: The endpoints considered, or their number. What is no `Candidate` only counts.
         policy: Name of the routing policy.
         engine_request_id: The id that the router sends to the engine, which may differ; None is
             unknown.
@@ -105,6 +106,8 @@ class RequestStart(msgspec.Struct, frozen=True):
         received_at: When the request reached the router: an aware datetime of the wall clock, like
             `EndpointMetrics.update_time`. None is unknown. So is a naive time, a time after the
             dispatch, and a time more than 1e9 ms (11 days) before it.
+        decision_reason: Why the route was chosen, in a short word: `prefix_match`, `fallback`, ...
+        filtered: Number of endpoints dropped before the candidates were ranked; None is unknown.
     """
 
     request_id: str
@@ -115,7 +118,7 @@ class RequestStart(msgspec.Struct, frozen=True):
     streaming: bool | None = True
     prefix_cache_score: float | None = None
     prediction: LatencyPrediction | None = None
-    candidates: int | Sequence[object] | None = None
+    candidates: int | Sequence[Candidate] | Sequence[object] | None = None
     policy: str = ""
     engine_request_id: str | None = None
     attempt: int = 1
@@ -123,6 +126,8 @@ class RequestStart(msgspec.Struct, frozen=True):
     provider: str = ""
     route_mismatch: bool = False
     received_at: datetime | None = None
+    decision_reason: str = ""
+    filtered: int | None = None
 
 
 class RequestCompletion(msgspec.Struct, frozen=True):

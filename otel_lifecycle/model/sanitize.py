@@ -91,6 +91,11 @@ def fraction(value: object) -> float | None:
     return number if number is not None and 0.0 <= number <= 1.0 else None
 
 
+def score(value: object) -> float | None:
+    """Return a finite number of any size and sign."""
+    return _finite(value)
+
+
 def percent(value: object) -> float | None:
     """Return a number from 0 to 100, rounded to a millionth.
 

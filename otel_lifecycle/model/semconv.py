@@ -36,9 +36,17 @@ OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
 # Route
 ROUTE_TYPE: Final = "llm_router.route.type"
 ROUTE_SERVED_ID: Final = "llm_router.route.served.id"
+ROUTE_POLICY: Final = "llm_router.route.policy"
 ROUTE_SHARED: Final = "llm_router.route.shared"
 K8S_NAMESPACE_NAME: Final = "k8s.namespace.name"
 K8S_POD_NAME: Final = "k8s.pod.name"
+
+# Decision
+DECISION_ROLE: Final = "llm_router.decision.role"
+DECISION_REASON: Final = "llm_router.decision.reason"
+DECISION_FILTERED: Final = "llm_router.decision.filtered.count"
+DECISION_MARGIN: Final = "llm_router.decision.margin"  # also a metric
+DECISION_REGRET: Final = "llm_router.decision.regret"  # also a metric
 
 # Phase spans
 PHASE: Final = "llm_router.phase"
@@ -102,4 +110,10 @@ TPOT_BUCKETS: Final = (
 )  # fmt: skip
 PREDICTION_ERROR_BUCKETS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+MARGIN_BUCKETS: Final = (
+    0.0, 0.001, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 100.0,
+)  # fmt: skip
+REGRET_BUCKETS: Final = (
+    0.0, 0.0001, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip

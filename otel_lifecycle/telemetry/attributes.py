@@ -104,6 +104,29 @@ class Attribute(NamedTuple):
     opt_in: str = ""
 
 
+DECISION, DECISION_PREFILL = "llm_router.decision", "llm_router.decision.prefill"
+_DECISION = (
+    (semconv.DECISION_REASON, "string", "", "`reason` of the decision"),
+    (semconv.DECISION_FILTERED, "int", "{endpoint}", "`filtered` of the decision"),
+    (
+        semconv.DECISION_ROLE,
+        "string",
+        "",
+        "The role of the next pick: `decode` or `leader`",
+    ),
+    *(
+        (f"{prefix}.{name}", kind, unit, text + of)
+        for prefix, of in ((DECISION, ""), (DECISION_PREFILL, ", of the prefill"))
+        for name, kind, unit, text in (
+            ("endpoints", "string[]", "", "The recorded candidates, best first"),
+            ("scores", "double[]", "1", "Scores of the first of them, as many as have one"),
+            ("chosen_rank", "int", "1", "`chosenRank` of the pick"),
+            ("margin", "double", "1", "`margin` of the pick"),
+            ("regret", "double", "s", "`regretMillis` of the pick"),
+        )
+    ),
+)
+
 # What is found from other fields.
 DERIVED = (
     Attribute(
@@ -142,6 +165,10 @@ DERIVED = (
         semconv.K8S_NAMESPACE_NAME, "string", "", "Namespace of that endpoint.", "router", "route"
     ),
     Attribute(semconv.K8S_POD_NAME, "string", "", "Pod of that endpoint.", "router", "route"),
+    *(
+        Attribute(name, kind, unit, f"{text}.", "router", "decision")
+        for name, kind, unit, text in _DECISION
+    ),
 )
 
 

@@ -296,11 +296,11 @@ class Cells:
         return batched
 
     def histogram(
-        self, name: str, description: str, bounds: tuple[float, ...]
+        self, name: str, description: str, bounds: tuple[float, ...], unit: str = "s"
     ) -> Batched[HistogramCell]:
-        """Make a histogram of seconds."""
+        """Make a histogram, of seconds unless another unit is given."""
         histogram = self._meter.create_histogram(
-            name, "s", description, explicit_bucket_boundaries_advisory=bounds
+            name, unit, description, explicit_bucket_boundaries_advisory=bounds
         )
         batched = Batched(histogram, histogram.record, HistogramCell, bounds)
         self._instruments.append(batched)

@@ -155,6 +155,17 @@ class Instruments:
             "Distance of the predicted from the actual latency.",
             semconv.PREDICTION_ERROR_BUCKETS,
         )
+        self.margin = self.cells.histogram(
+            semconv.DECISION_MARGIN,
+            "Lead in score of the chosen endpoint; 0 if another one had a higher score.",
+            semconv.MARGIN_BUCKETS,
+            "1",
+        )
+        self.regret = self.cells.histogram(
+            semconv.DECISION_REGRET,
+            "Predicted latency of the chosen endpoint minus the lowest of its candidates.",
+            semconv.REGRET_BUCKETS,
+        )
         for name, unit, field, description in (
             (semconv.METRIC_INFLIGHT_REQUESTS, "{request}", "requests", "Requests in flight."),
             (semconv.METRIC_INFLIGHT_TOKENS, "{token}", "tokens", "Input tokens in flight."),

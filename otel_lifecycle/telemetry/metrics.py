@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from msgspec import UNSET
 from opentelemetry.metrics import MeterProvider
 
 from otel_lifecycle.config import TrackerConfig
 from otel_lifecycle.model import Outcome, semconv
+from otel_lifecycle.model.decision import Decision
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.model.route import EndpointSnapshot
 from otel_lifecycle.runtime.clock import Clock
@@ -28,6 +30,7 @@ _BOUNDED: Final = (
     semconv.PROVIDER_NAME,
     semconv.ERROR_TYPE,
     semconv.ENDPOINT_ID,
+    semconv.ROUTE_POLICY,
 )
 
 # How long values may be in use without being counted as used: much less than it takes to make room.
@@ -99,6 +102,7 @@ class LifecycleMetrics:
         }
         self._series: dict[tuple[object, ...], _Series] = {}
         self._errors: dict[tuple[str, ...], HistogramCell] = {}
+        self._decisions: dict[tuple[str, str], tuple[HistogramCell, HistogramCell]] = {}
         self._generation = -1
         self._kept_until_ns = 0
         self._instruments.add(self)
@@ -151,6 +155,9 @@ class LifecycleMetrics:
         if actual.e2e_ms is not None:
             series.duration.record(actual.since_arrival(actual.e2e_ms) / 1000, moment)
         self._record_prediction_error(record, moment, now_ns)
+        for decision in (record.decision, *(change.decision for change in record.rerouted)):
+            if decision is not UNSET:
+                self._record_decision(decision, record.policy, moment, now_ns)
 
     def _record_prediction_error(
         self, record: LifecycleRecord, moment: Moment, now_ns: int
@@ -168,6 +175,26 @@ class LifecycleMetrics:
                 direction = "too_low" if error_ms > 0 else "too_high"
                 cell = self._error_cell(target, direction, endpoint, now_ns)
                 cell.record(abs(error_ms) / 1000, moment)
+
+    def _record_decision(
+        self, decision: Decision, policy: str, moment: Moment, now_ns: int
+    ) -> None:
+        for pick in decision.picks:
+            key = policy, pick.role
+            if key not in self._decisions:
+                attributes: dict[str, str | int] = {semconv.DECISION_ROLE: pick.role}
+                if policy:
+                    bounded = self._values[semconv.ROUTE_POLICY].bound(policy, now_ns)
+                    attributes[semconv.ROUTE_POLICY] = bounded
+                self._decisions[key] = (
+                    self._instruments.margin.cell(attributes),
+                    self._instruments.regret.cell(attributes),
+                )
+            margin, regret = self._decisions[key]
+            if pick.margin is not None:
+                margin.record(max(0.0, pick.margin), moment)
+            if pick.regret_ms is not None:
+                regret.record(pick.regret_ms / 1000, moment)
 
     def _series_of(self, record: LifecycleRecord, now_ns: int) -> _Series:
         leader = None if record.selected_route is None else record.selected_route.leader
@@ -235,3 +262,4 @@ class LifecycleMetrics:
     def _forget_cells(self) -> None:
         self._series.clear()
         self._errors.clear()
+        self._decisions.clear()

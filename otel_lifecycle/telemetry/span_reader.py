@@ -1,7 +1,8 @@
 """A finished lifecycle span as the record it was made from.
 
 The inverse of `otel_lifecycle.telemetry.spans`: exact to the last field, as long as the span
-carries the per-device NPU arrays (or there are no devices) and nobody cut its attributes.
+carries the per-device NPU arrays (or there are no devices) and nobody cut its attributes. Of
+candidates a span has but the names and scores.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from otel_lifecycle.model.record import LifecycleRecord, RecordedLeg, Reroute
 from otel_lifecycle.model.route import RouteSnapshot
 from otel_lifecycle.model.timestamps import datetime_from_ns, format_timestamp, parse_timestamp
 from otel_lifecycle.telemetry.attributes import attribute_name, unknown
+from otel_lifecycle.telemetry.decision_attributes import read_decision
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
@@ -92,6 +94,7 @@ def record_from_span(span: ReadableSpan) -> LifecycleRecord:
         "completed_at": None if span.end_time is None else format_timestamp(span.end_time),
         "selected_endpoint": "" if route is None else route.leader.id,
         "rerouted": rerouted,
+        "decision": read_decision(attributes),
         "missing_feature_reasons": _missing(attributes),
         "actual": actual,
         "prediction_error": latency.prediction_error(actual, values["prediction"]),

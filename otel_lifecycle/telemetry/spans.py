@@ -39,6 +39,7 @@ from otel_lifecycle.telemetry.attributes import (
     attribute_name,
     setter,
 )
+from otel_lifecycle.telemetry.decision_attributes import set_decision
 from otel_lifecycle.version import __version__
 
 _NO_DETAILS = Details()
@@ -292,6 +293,7 @@ def _set_of(output: Output, *sections: str) -> Setter:
             section in sections and (field.optional or not field.declared.at_start)
         ),
         by_hand={
+            "decision": set_decision,
             "input_token_length": _set_input_token_length,
             "served_endpoint": _set_served_endpoint,
             "missing_feature_reasons": _set_missing_feature_reasons,
@@ -348,7 +350,7 @@ class RecordSetters(Generic[_Set]):
     def __init__(self, new: Callable[[], _Set], output: Output) -> None:
         self._new = new
         self._set_request = _set_of(output, "request")
-        self._set_route = _set_of(output, "route", "load")
+        self._set_route = _set_of(output, "route", "decision", "load")
         self._set_result = _set_of(output, "prediction", "result")
         self._set_legs = _set_of(output, "leg")
         self._roles = tuple(_role(name, output) for name in RouteSnapshot.__struct_fields__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sequence
 from enum import Enum
 from operator import is_
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -42,6 +42,7 @@ from otel_lifecycle.model.route import EndpointSnapshot, RouteSnapshot
 from otel_lifecycle.model.timestamps import format_timestamp
 from otel_lifecycle.telemetry.live_span import link
 from otel_lifecycle.telemetry.told import Kept
+from otel_lifecycle.tracking.decisions import Considered, decide, invalid_candidate_values
 
 if TYPE_CHECKING:
     from otel_lifecycle.tracking.lifecycle import Lifecycle
@@ -109,10 +110,6 @@ def dispatch(start: RequestStart, look: Callable[..., list[EndpointView]], at_ns
         at_ns: When, in Unix nanoseconds.
     """
     route = start.route
-    if start.candidates is not None and type(start.candidates) is not int:
-        count = _candidates(start.candidates)
-        if count is not None:  # the router may change its list before the record is made
-            start = msgspec.structs.replace(start, candidates=count)
     if route is None:
         return Dispatch(start, at_ns)
     # Each looked at once: what is collected may be replaced at any moment.
@@ -137,15 +134,17 @@ def whole_record(
     record = begin_record(lifecycle)
     invalid = invalid_values(lifecycle.dispatch.start, record)
     complete_record(record, lifecycle, completion)
-    return record, invalid + _invalid_completion_values(completion, record)
+    start = lifecycle.dispatch.start
+    return record, invalid + _invalid_completion_values(completion, record, start)
 
 
 def begin_record(lifecycle: Lifecycle) -> LifecycleRecord:
     """Begins the record of a request: what the router said of it is made safe here."""
     sent = lifecycle.dispatch
     start, leader = sent.start, sent.leader
+    given = start.candidates
     tokens, candidates, attempt = sanitize.counts(
-        start.input_tokens, start.candidates, start.attempt
+        start.input_tokens, len(given) if isinstance(given, Considered) else given, start.attempt
     )
     score = sanitize.fraction(start.prefix_cache_score)
     prediction = _prediction(start.prediction)
@@ -251,10 +250,13 @@ def invalid_values(start: RequestStart, record: LifecycleRecord) -> int:
     return invalid
 
 
-def _invalid_completion_values(completion: RequestCompletion, record: LifecycleRecord) -> int:
-    """The same for what the router said when the request ended."""
+def _invalid_completion_values(
+    completion: RequestCompletion, record: LifecycleRecord, start: RequestStart
+) -> int:
+    """The same for what the router said when the request ended, and of all its candidates."""
     return (
-        (completion.outcome != record.outcome)
+        invalid_candidate_values(start)
+        + (completion.outcome != record.outcome)
         + (completion.output_tokens is not None and record.output_length is None)
         + (completion.cached_tokens is not None and record.cached_tokens is None)
         + (completion.prefill_ms is not None and record.actual.prefill_ms is None)
@@ -286,6 +288,7 @@ def complete_record(
     if isinstance(completion.served_endpoint, Endpoint):
         record.served_endpoint = sanitize.text(completion.served_endpoint.id) or None
     record.legs = _legs(completion.legs)
+    decide(record, lifecycle.dispatch.start)
     if record.selected_route is not None:
         record.dispatch_inflight = lifecycle.dispatch_load
     record.endpoint_deleted = list(lifecycle.deleted_roles)
@@ -397,11 +400,3 @@ def outcome_of(completion: RequestCompletion) -> Outcome:
         return Outcome(completion.outcome)
     except ValueError:
         return Outcome.ERROR
-
-
-def _candidates(given: object) -> int | None:
-    if type(given) is int or given is None:
-        return sanitize.count(given)
-    if isinstance(given, Sized) and not isinstance(given, (str, bytes)):
-        return len(given)
-    return sanitize.count(given)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 
@@ -16,6 +16,7 @@ from opentelemetry.trace import (
 )
 
 from otel_lifecycle.model import (
+    Candidate,
     Endpoint,
     LatencyPrediction,
     Outcome,
@@ -143,6 +144,8 @@ class TrackedRequest:
         reason: str = "",
         prefix_cache_score: float | None = None,
         prediction: LatencyPrediction | None = None,
+        candidates: int | Sequence[Candidate] | None = None,
+        decision_reason: str = "",
     ) -> None:
         """The router sends the request somewhere else, before its first chunk.
 
@@ -154,6 +157,8 @@ class TrackedRequest:
             reason: A short reason, such as `connect_error`.
             prefix_cache_score: Of the new route, 0 to 1.
             prediction: Of the new route.
+            candidates: The endpoints considered this time, or their number, if it is another one.
+            decision_reason: Why the new route was chosen.
         """
         if self._lifecycle is not None:
             self._recorder.reroute(
@@ -162,16 +167,24 @@ class TrackedRequest:
                 route=route,
                 prefix_cache_score=prefix_cache_score,
                 prediction=prediction,
+                decision_reason=decision_reason,
+                filtered=None,
+                **({} if candidates is None else {"candidates": candidates}),
                 attempt=self._lifecycle.attempt + 1,
             )
 
-    def extend(self, route: Route) -> None:
+    def extend(self, route: Route, candidates: int | Sequence[Candidate] | None = None) -> None:
         """More of the route became known: the decode endpoint after the prefill, for instance.
 
         Load moves along; it is no other attempt, and no event.
+
+        Args:
+            route: The route as it is known now.
+            candidates: The endpoints considered for it, or their number, if more of them are known.
         """
         if self._lifecycle is not None:
-            self._recorder.reroute(self._lifecycle, None, route=route)
+            changes = {} if candidates is None else {"candidates": candidates}
+            self._recorder.reroute(self._lifecycle, None, route=route, **changes)
 
     def dispatched_at(self, monotonic_ns: int) -> None:
         """The first call to the engine was made then.

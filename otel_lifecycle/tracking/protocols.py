@@ -70,7 +70,11 @@ class SchedulingEndpoint(Protocol):
 
 
 class ProfileRunResult(Protocol):
-    """What one profile picked, best first."""
+    """What one profile picked, best first.
+
+    Optional: `.score` of its targets, as GIE's `ScoredEndpoint` has it (higher is better), and
+    `.scores`, the parts of that by name: then all targets are candidates.
+    """
 
     @property
     def target_endpoints(self) -> Sequence[SchedulingEndpoint]:
@@ -82,7 +86,9 @@ class SchedulingResult(Protocol):
     """What the scheduler decided.
 
     Optional: `primary_route` (`.leader`, `.prefill`, `.decode` metadata of the dispatched PD
-    route), `candidates`, `policy`.
+    route), `candidates` (their number, or `Candidate` values), `policy`, `reason` (a short word),
+    `filtered` (how many endpoints were dropped before the others were ranked). The profiles
+    `prefill` and `decode` of a PD route tell of the candidates for these.
     """
 
     @property

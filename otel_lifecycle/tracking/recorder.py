@@ -24,6 +24,7 @@ from otel_lifecycle.telemetry.metrics import LifecycleMetrics
 from otel_lifecycle.telemetry.told import Manner, Told
 from otel_lifecycle.tracking.arrival import take_time
 from otel_lifecycle.tracking.breaker import STEPPED_ASIDE, Breaker
+from otel_lifecycle.tracking.decisions import DecisionNotes
 from otel_lifecycle.tracking.dispatch import (
     dispatch,
     invalid_values,
@@ -70,6 +71,7 @@ class LifecycleRecorder:
         self.store = LifecycleStore.shared(config)
         self.breaker = Breaker(self.store.ignore)
         self._stale_after_ns = round(config.stale_after.total_seconds() * 1e9)
+        self._decisions = DecisionNotes(self.store.states, config)
         self._manner = Manner(
             self.store.name,
             Details(config.npu_device_attributes, config.first_byte_attribute),
@@ -197,7 +199,9 @@ class LifecycleRecorder:
                 self.store.ignore("no_endpoint")
                 return
             elapsed = self._clock.monotonic_ns() - lifecycle.started_monotonic_ns
-            to = dispatch(start, self.store.look, lifecycle.started_ns + elapsed)
+            now_ns = lifecycle.started_ns + elapsed
+            start = self._decisions.take_again(old, start, now_ns, reason)
+            to = dispatch(start, self.store.look, now_ns)
             if not self.store.reroute(lifecycle, to, rerouted(lifecycle, to, reason)):
                 self.store.ignore("already_finished")
                 return
@@ -295,6 +299,7 @@ class LifecycleRecorder:
             self._look_for_provider()
         timing = take_time(start, self._clock, arrived_ns)
         self._count_invalid(start.received_at is not None and timing.waited_ns is None)
+        start = self._decisions.take(start, timing.started_ns)
         sent = dispatch(start, self.store.look, timing.started_ns)
         lifecycle = Lifecycle(self, self._manner, self._spans, sent, timing, self._stale_after_ns)
         try:

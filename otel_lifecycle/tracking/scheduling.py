@@ -6,11 +6,8 @@ when it is read, is unknown: it never costs the request its record.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from datetime import datetime
-from enum import Enum
-from typing import Any, NamedTuple, TypeAlias, cast
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -20,8 +17,6 @@ from otel_lifecycle.model import (
     EndpointMetrics,
     InputTokenSource,
     LatencyPrediction,
-    NPUDevice,
-    NPUState,
     Outcome,
     RequestCompletion,
     RequestStart,
@@ -29,12 +24,22 @@ from otel_lifecycle.model import (
     RouteEndpoint,
     sanitize,
 )
-from otel_lifecycle.model.fields import Field, constructor, fields_of
 from otel_lifecycle.tracking.protocols import (
     Response,
     SchedulingEndpoint,
     SchedulingRequest,
     SchedulingResult,
+)
+from otel_lifecycle.tracking.reading import (
+    UNUSABLE,
+    attribute,
+    endpoint_metrics,
+    moment,
+    npu_state,
+    number,
+    plain,
+    read,
+    text,
 )
 
 # Keys of endpoint attributes. The first two are upstream's (their constants equal their names);
@@ -62,10 +67,7 @@ _EVENT_TYPES = {
     "add_or_update": EndpointEventType.ADD_OR_UPDATE,
     "delete": EndpointEventType.DELETE,
 }
-_NOBODY = Endpoint().identity
-
-# Stands for a value that is there and of no use, so that it is counted and not just unknown.
-_UNUSABLE: Any = object()
+NOBODY = Endpoint().identity
 
 
 def request_start(request: SchedulingRequest, result: SchedulingResult) -> RequestStart | None:
@@ -92,8 +94,10 @@ def request_start(request: SchedulingRequest, result: SchedulingResult) -> Reque
         route=route,
         prefix_cache_score=_prefix_cache_score(prefill),
         prediction=LatencyPrediction(_predicted(prefill, "ttft"), _predicted(decode, "tpot")),
-        candidates=_read(result, "candidates", _UNUSABLE),
-        policy=_read(result, "policy", _UNUSABLE),
+        candidates=_candidates(result, is_pair=pair is not None),
+        policy=read(result, "policy", UNUSABLE),
+        decision_reason=text(result, "reason"),
+        filtered=number(result, "filtered"),
         route_mismatch=group is not None and (pair is None or not all(map(_is_same, group, pair))),
     )
 
@@ -101,17 +105,17 @@ def request_start(request: SchedulingRequest, result: SchedulingResult) -> Reque
 def request_facts(request: SchedulingRequest) -> RequestStart:
     """What is known of a request without a scheduling result."""
     tokens, source = _input_tokens(request)
-    stream = _read(_read(request, "body"), "stream")
+    stream = read(read(request, "body"), "stream")
     return RequestStart(
         request_id=request.request_id,
         route=None,
-        model=_read(request, "target_model", _UNUSABLE),
+        model=read(request, "target_model", UNUSABLE),
         input_tokens=tokens,
         input_token_source=source.value,
         streaming=stream if isinstance(stream, bool) else None,
-        attempt=_read(request, "attempt", _UNUSABLE),
-        operation=_read(request, "operation", _UNUSABLE),
-        received_at=_moment(request, "received_at"),
+        attempt=read(request, "attempt", UNUSABLE),
+        operation=read(request, "operation", UNUSABLE),
+        received_at=moment(request, "received_at"),
     )
 
 
@@ -121,13 +125,13 @@ def request_completion(response: Response, served: object) -> RequestCompletion:
     `termination_cause` is llm-d-router's, and newer than the seed. Without it and without an
     `error`, a forced completion cannot be told from a natural one.
     """
-    cause = _read(response, "termination_cause")
-    usage = _read(response, "usage")
-    error = _read(response, "error")
+    cause = read(response, "termination_cause")
+    usage = read(response, "usage")
+    error = read(response, "error")
     return RequestCompletion(
         outcome=_outcome(cause, error),
         output_tokens=_output_tokens(usage),
-        cached_tokens=_number(_read(usage, "prompt_token_details"), "cached_tokens"),
+        cached_tokens=number(read(usage, "prompt_token_details"), "cached_tokens"),
         served_endpoint=None if served is None else endpoint_from(served),
         error_type="error" if error is None else error_type(error),
     )
@@ -135,7 +139,7 @@ def request_completion(response: Response, served: object) -> RequestCompletion:
 
 def _outcome(cause: object, error: object) -> Outcome:
     """How the request ended; a response with an error did not complete, whatever else it says."""
-    known = "" if cause is None else sanitize.text(_plain(cause))
+    known = "" if cause is None else sanitize.text(plain(cause))
     outcome = _OUTCOMES.get(known, Outcome.ERROR)
     return Outcome.ERROR if outcome is Outcome.COMPLETED and error is not None else outcome
 
@@ -154,30 +158,116 @@ def endpoint_from(source: object) -> Endpoint | None:
     """Who an endpoint is, of its metadata or of itself; None when nothing is known of it."""
     if isinstance(source, Endpoint):
         return source
-    metadata = _read(source, "metadata")
+    metadata = read(source, "metadata")
     if metadata is None:
         metadata = source
     elif isinstance(metadata, Endpoint):
         return metadata
-    name = _read(metadata, "namespaced_name")
+    name = read(metadata, "namespaced_name")
     if name is None:
         name = metadata
-    labels = _read(metadata, "labels")
+    labels = read(metadata, "labels")
     endpoint = Endpoint(
-        namespace=_text(name, "namespace"),
-        pod_name=_text(metadata, "pod_name"),
-        address=_text(metadata, "address"),
-        port=_text(metadata, "port"),
-        name=_text(name, "name"),
+        namespace=text(name, "namespace"),
+        pod_name=text(metadata, "pod_name"),
+        address=text(metadata, "address"),
+        port=text(metadata, "port"),
+        name=text(name, "name"),
         labels=labels if isinstance(labels, dict) else {},  # pyright: ignore[reportUnknownArgumentType]
     )
-    return None if endpoint.identity == _NOBODY else endpoint
+    return None if endpoint.identity == NOBODY else endpoint
 
 
 def event_type(value: object) -> EndpointEventType | None:
     """Ours, or upstream's 0 (add or update) and 1 (delete)."""
-    plain = _plain(value)
-    return _EVENT_TYPES.get(plain) if type(plain) in (int, str) else None
+    kind = plain(value)
+    return _EVENT_TYPES.get(kind) if type(kind) in (int, str) else None
+
+
+class ScoredTarget:
+    """A target of a profile, as a `Candidate` that is read when the record is made.
+
+    A scheduler's endpoints are frozen at scheduling.
+
+    Attributes:
+        role: As for `Candidate`.
+    """
+
+    __slots__ = ("_source", "role")
+
+    def __init__(self, source: SchedulingEndpoint, role: str) -> None:
+        self._source = source
+        self.role = role
+
+    @property
+    def identity(self) -> Hashable:
+        """That of its endpoint; of one with a name, without reading the rest."""
+        name = read(read(self._source, "metadata"), "namespaced_name")
+        namespace, own = text(name, "namespace"), text(name, "name")
+        return (namespace, own) if own else self.endpoint.identity
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The endpoint."""
+        return endpoint_from(self._source) or Endpoint()
+
+    @property
+    def score(self) -> Any:
+        """What it was ranked by."""
+        return read(self._source, "score")
+
+    @property
+    def scores(self) -> Any:
+        """The parts of that, by name."""
+        return read(self._source, "scores")
+
+    @property
+    def prefix_cache_score(self) -> Any:
+        """The cached part of the prompt."""
+        return _prefix_cache_score(self._source)
+
+    @property
+    def prediction(self) -> LatencyPrediction:
+        """Its predicted latencies."""
+        return LatencyPrediction(_predicted(self._source, "ttft"), _predicted(self._source, "tpot"))
+
+    @property
+    def metrics(self) -> EndpointMetrics | None:
+        """The state of its engine."""
+        return endpoint_metrics(read(self._source, "metrics"))
+
+
+class _Targets:
+    """The scored targets of all profiles, and how many endpoints the scheduler says there were."""
+
+    def __init__(self, targets: Sequence[ScoredTarget], count: int) -> None:
+        self._targets = targets
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[ScoredTarget]:
+        return iter(self._targets)
+
+
+def _candidates(result: SchedulingResult, *, is_pair: bool) -> Any:
+    """The targets of the profiles, if they have scores; else what the scheduler says itself."""
+    given = read(result, "candidates", UNUSABLE)
+    if given is None or isinstance(given, int):
+        targets: list[ScoredTarget] = []
+        try:
+            for name, profile in result.profile_results.items():
+                role = name if is_pair and name in ("prefill", "decode") else ""
+                if profile is not None and (role or name == result.primary_profile_name):
+                    sources = profile.target_endpoints
+                    if sources and isinstance(number(sources[0], "score"), (int, float)):
+                        targets += [ScoredTarget(source, role) for source in sources]
+        except Exception:
+            return given
+        if targets:
+            return _Targets(targets, sanitize.count(given) or len(targets))
+    return given
 
 
 def _selected(result: SchedulingResult) -> SchedulingEndpoint | None:
@@ -188,7 +278,7 @@ def _selected(result: SchedulingResult) -> SchedulingEndpoint | None:
         selected = None if profile is None else profile.target_endpoints[0]
     except Exception:
         return None
-    return None if _read(selected, "metadata") is None else selected
+    return None if read(selected, "metadata") is None else selected
 
 
 class _Known(NamedTuple):
@@ -213,15 +303,15 @@ def _is_same(one: _Known, other: _Known) -> bool:
 
 def _pd_group(selected: SchedulingEndpoint) -> _Pair | None:
     """Prefill and decode endpoint of a leader, if both are known by name or address."""
-    info = _attribute(selected, PD_GROUP_KEY)
+    info = attribute(selected, PD_GROUP_KEY)
     if info is None:
         return None
-    prefill = _read(_read(info, "selected_prefill_pod"), "endpoint")
-    decode = _read(_read(info, "selected_decode_pod"), "endpoint")
+    prefill = read(read(info, "selected_prefill_pod"), "endpoint")
+    decode = read(read(info, "selected_decode_pod"), "endpoint")
     if prefill is None or decode is None:
         return None
     pair = _known(prefill), _known(decode)
-    return None if any(known.identity == _NOBODY for known in pair) else pair
+    return None if any(known.identity == NOBODY for known in pair) else pair
 
 
 def _dispatched_pair(result: SchedulingResult, leader: _Known, group: _Pair | None) -> _Pair | None:
@@ -229,12 +319,12 @@ def _dispatched_pair(result: SchedulingResult, leader: _Known, group: _Pair | No
 
     Where nothing is said of it, the leader's own group is dispatched.
     """
-    route = _read(result, "primary_route")
+    route = read(result, "primary_route")
     if route is None:
         return group
-    prefill = endpoint_from(_read(route, "prefill"))
-    decode = endpoint_from(_read(route, "decode"))
-    if prefill is None or decode is None or _read(route, "leader") is None:
+    prefill = endpoint_from(read(route, "prefill"))
+    decode = endpoint_from(read(route, "decode"))
+    if prefill is None or decode is None or read(route, "leader") is None:
         return None
     pair = group or (leader, leader)
     return (
@@ -255,30 +345,32 @@ def _route_endpoint(known: _Known) -> RouteEndpoint:
     if source is None:
         return RouteEndpoint(endpoint)
     return RouteEndpoint(
-        endpoint, _metrics(_read(source, "metrics")), _npu(_attribute(source, NPU_STATE_KEY))
+        endpoint,
+        endpoint_metrics(read(source, "metrics")),
+        npu_state(attribute(source, NPU_STATE_KEY)),
     )
 
 
 def _predicted(endpoint: object, latency: str) -> Any:
     """Milliseconds; upstream's zero value stands for no prediction."""
-    predicted = _number(_attribute(endpoint, LATENCY_PREDICTION_KEY), latency)
+    predicted = number(attribute(endpoint, LATENCY_PREDICTION_KEY), latency)
     return None if predicted == 0 else predicted
 
 
 def _prefix_cache_score(endpoint: object) -> Any:
     """The cached part of the prompt: a number, or blocks matched of blocks in total."""
-    info = _attribute(endpoint, PREFIX_CACHE_KEY)
+    info = attribute(endpoint, PREFIX_CACHE_KEY)
     if info is None or isinstance(info, (int, float)):
         return info
-    total = _number(info, "total_blocks")
+    total = number(info, "total_blocks")
     if total is None or total == 0:
         return None
-    matched, total = sanitize.count(_number(info, "match_blocks")), sanitize.count(total)
-    return _UNUSABLE if matched is None or total is None else matched / total
+    matched, total = sanitize.count(number(info, "match_blocks")), sanitize.count(total)
+    return UNUSABLE if matched is None or total is None else matched / total
 
 
 def _input_tokens(request: SchedulingRequest) -> tuple[Any, InputTokenSource]:
-    token_ids = _read(_read(request, "tokenized_prompt"), "token_ids")
+    token_ids = read(read(request, "tokenized_prompt"), "token_ids")
     if token_ids is not None and not isinstance(token_ids, (str, bytes)):
         try:
             length = len(token_ids)
@@ -287,10 +379,10 @@ def _input_tokens(request: SchedulingRequest) -> tuple[Any, InputTokenSource]:
         if length > 0:
             return length, InputTokenSource.TOKENIZED
     for name, source in _TOKEN_COUNTS:
-        tokens = _number(request, name)
+        tokens = number(request, name)
         if tokens is not None:
             return tokens, source
-    size = sanitize.count(_number(request, "request_size_bytes"))
+    size = sanitize.count(number(request, "request_size_bytes"))
     if size:
         return max(1, (size + 2) // _BYTES_PER_TOKEN), InputTokenSource.ESTIMATED
     return None, InputTokenSource.UNKNOWN
@@ -299,103 +391,5 @@ def _input_tokens(request: SchedulingRequest) -> tuple[Any, InputTokenSource]:
 def _output_tokens(usage: object) -> Any:
     """The completion tokens; a usage that counts no prompt tokens either is upstream's zero value:
     nothing was reported."""  # noqa: D205, D209
-    tokens = _number(usage, "completion_tokens")
-    return None if tokens == 0 and not _number(usage, "prompt_tokens") else tokens
-
-
-def _metrics(metrics: object) -> EndpointMetrics | None:
-    if metrics is None or isinstance(metrics, EndpointMetrics):
-        return metrics
-    return _read_metrics(metrics)
-
-
-def _npu(state: object) -> NPUState | None:
-    if isinstance(state, NPUState):
-        return state
-    for name in _NPU_FIELDS:
-        if _read(state, name, _UNUSABLE) is not None:
-            return _read_npu(state)
-    return None  # of another type
-
-
-def _device(device: object) -> NPUDevice:
-    if isinstance(device, NPUDevice):
-        return device
-    return _read_device(device)
-
-
-def _attribute(endpoint: object, key: str) -> Any:
-    try:
-        return endpoint.get(key)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType, reportUnknownMemberType]
-    except Exception:
-        return None
-
-
-def _read(source: object, name: str, unreadable: Any = None) -> Any:
-    """An attribute; None where there is none, `unreadable` where it raises."""
-    try:
-        return getattr(source, name, None)
-    except Exception:
-        return unreadable
-
-
-def _number(source: object, name: str) -> Any:
-    try:
-        value = getattr(source, name, None)
-    except Exception:
-        return _UNUSABLE
-    return value if value is None or isinstance(value, (int, float)) else _UNUSABLE
-
-
-def _plain(value: object) -> Any:
-    """The plain value of an enum member; anything else as it is."""
-    return value.value if isinstance(value, Enum) else value
-
-
-def _text(source: object, name: str) -> str:
-    try:
-        value = getattr(source, name, "")
-    except Exception:
-        return ""
-    return value if type(value) is str else sanitize.text(_plain(value))
-
-
-def _moment(source: object, name: str) -> datetime | None:
-    value = _read(source, name)
-    return value if isinstance(value, datetime) else None
-
-
-def _models(source: object, name: str) -> dict[str, int]:
-    value = _read(source, name)
-    return value if isinstance(value, dict) else {}  # pyright: ignore[reportUnknownVariableType]
-
-
-def _devices(source: object, name: str) -> tuple[NPUDevice, ...]:
-    devices = _read(source, name)
-    if not isinstance(devices, (list, tuple)):
-        return ()
-    return tuple(map(_device, cast("list[object]", devices)))
-
-
-def _seed_name(field: Field) -> str:
-    """The seed's name of a field, in snake_case."""
-    return re.sub("[A-Z]", lambda capital: "_" + capital[0].lower(), field.record_name)
-
-
-def _field(field: Field) -> str:
-    """The call that reads a field, by the kind it is declared to be."""
-    name = "devices" if field.struct is not None else field.kind or "models"
-    return f"{name if name in _READERS else 'number'}(o, {_seed_name(field)!r})"
-
-
-_READERS: Mapping[str, Callable[[object, str], object]] = {
-    "text": _text,
-    "moment": _moment,
-    "models": _models,
-    "devices": _devices,
-    "number": _number,
-}
-_NPU_FIELDS = tuple(map(_seed_name, fields_of(NPUState)))
-_read_metrics = constructor(EndpointMetrics, _field, _READERS)
-_read_npu = constructor(NPUState, _field, _READERS)
-_read_device = constructor(NPUDevice, _field, _READERS)
+    tokens = number(usage, "completion_tokens")
+    return None if tokens == 0 and not number(usage, "prompt_tokens") else tokens

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from otel_lifecycle.config import CollectionConfig, ConfigError, PersistenceConfig, TrackerConfig
@@ -157,6 +157,11 @@ class LifecycleStore:
         """The known endpoints; their numbers go on changing."""
         with self._lock:
             return [state for state in self._endpoints.values() if state.listed]
+
+    @property
+    def states(self) -> Mapping[Hashable, EndpointState]:
+        """The live state of each endpoint by `Endpoint.identity`, listed or not."""
+        return self._endpoints
 
     def look(self, *endpoints: RouteEndpoint, model: object = "") -> list[EndpointView]:
         """Endpoints of a route as a model's requests see them, made safe to record.

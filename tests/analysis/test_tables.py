@@ -14,6 +14,7 @@ import pytest
 
 from otel_lifecycle import EndpointMetrics, Load, NPUState, read_records
 from otel_lifecycle.analysis.tables import QueryError, Records, read_table
+from otel_lifecycle.model.decision import Decision, Pick, RecordedCandidate
 from otel_lifecycle.model.features import MissingFeature, MissingReason, PredictionInput
 from otel_lifecycle.model.record import ErrorInfo, RecordedLeg, Reroute
 from otel_lifecycle.model.request import LegOutcome, LegRole, Outcome
@@ -52,6 +53,16 @@ FULL = record(
     input_token_length=1_000,
     output_length=41,
     rerouted=[Reroute(timestamp(600), "a", "b", "retry")],
+    decision=Decision(
+        "prefix_match",
+        1,
+        [
+            Pick(
+                "prefill", 2, -0.5, 7.5, [RecordedCandidate("a", score=1.5, scores={"load": 1.5})]
+            ),
+            Pick("decode"),
+        ],
+    ),
     legs=(
         RecordedLeg(LegRole.PREFILL, "a", timestamp(500), timestamp(510), LegOutcome.ERROR),
         RecordedLeg(LegRole.PREFILL, "b", timestamp(520)),
@@ -94,6 +105,29 @@ def test_request(tmp_path: Path) -> None:
         "tracked_endpoints": [],
         "policy": "",
         "attempt": 1,
+        "decision_reason": "prefix_match",
+        "decision_filtered": 1,
+        "decision_role": ["prefill", "decode"],
+        "decision_chosen_rank": [2, None],
+        "decision_margin": [-0.5, None],
+        "decision_regret_ms": [7.5, None],
+        "decision_candidates": [
+            [
+                {
+                    "id": "a",
+                    "name": None,
+                    "score": 1.5,
+                    "scores": [("load", 1.5)],
+                    "prefixCacheScore": None,
+                    "prediction": None,
+                    "inflight": None,
+                    "waiting": None,
+                    "kvCacheUsage": None,
+                }
+            ],
+            [],
+        ],
+        "rerouted_decision": [None],
         "rerouted_at": [MOMENT.replace(microsecond=600_000)],
         "rerouted_from_endpoint": ["a"],
         "rerouted_to_endpoint": ["b"],

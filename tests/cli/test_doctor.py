@@ -105,6 +105,7 @@ def test_works(start: Callable[..., Command], tmp_path: Path, collector: int) ->
         "max_inflight 500 (OTEL_LIFECYCLE_MAX_INFLIGHT)",
         "stale_after 5s (default)",
         "npu_device_attributes false (default)",
+        "decision_candidates 8 (default)",
         "first_byte_attribute false (default)",
         "phase_spans false (default)",
         "otlp_encoder lifecycle (default)",

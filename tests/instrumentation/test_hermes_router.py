@@ -10,6 +10,9 @@ import httpx
 import pytest
 from hermes_router.datastore import Datastore
 from hermes_router.director import Director
+from hermes_router.model import ScheduledEndpoint, SchedulingResult
+from hermes_router.scheduler import Scheduler
+from msgspec import UNSET
 from opentelemetry.trace import SpanKind
 
 from otel_lifecycle import LifecycleRecord, Load, Outcome, read_records
@@ -160,6 +163,55 @@ def test_retry(router: Instrumented) -> None:
         for change in record.rerouted
     } == {("pod://demo/qwen-0", "pod://demo/qwen-1", "connect_error", 2)}
     assert names == set(router.cluster.engines)
+
+
+def numbers(targets: list[ScheduledEndpoint]) -> list[tuple[str, float, dict[str, float]]]:
+    """What the scheduler found of its candidates, best first."""
+    return [
+        (f"pod://demo/{one.metadata.namespaced_name.name}", one.score, dict(one.scores))
+        for one in targets
+    ]
+
+
+def test_decisions(router: Instrumented, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record has the scheduler's own numbers, of each attempt and each role."""
+    results: list[SchedulingResult] = []
+    schedule = Scheduler.schedule
+
+    def spy(*args: Any, **kwargs: Any) -> SchedulingResult | None:
+        result = schedule(*args, **kwargs)
+        if result is not None:
+            results.append(result)
+        return result
+
+    monkeypatch.setattr(Scheduler, "schedule", spy)
+    roles = {"l-0": "leader", "l-1": "leader", "p-0": "prefill", "p-1": "prefill", "d": "decode"}
+    for name, role in roles.items():
+        router.cluster.add_engine(name, role=role)
+    router.cluster.engines["l-0"].stop()
+    router.cluster.start_router(mode="pd")
+    for _ in range(20):
+        router.post()
+        eventually(lambda: router.instrumentor.tracker.store.active_requests == 0)  # type: ignore[union-attr]
+    router.instrumentor.tracker.flush()  # type: ignore[union-attr]
+
+    records = list(read_records(router.path))
+    decisions = [
+        decision
+        for record in records
+        for decision in (record.decision, *(change.decision for change in record.rerouted))
+    ]
+    assert len(decisions) == len(results) > len(records)
+    for decision, result in zip(decisions, results, strict=True):
+        assert decision is not UNSET
+        assert {
+            pick.role: [(one.id, one.score, one.scores) for one in pick.candidates]
+            for pick in decision.picks
+        } == {
+            role.replace("default", "leader"): numbers(profile.target_endpoints)
+            for role, profile in result.profile_results.items()
+        }
+        assert [pick.chosen_rank for pick in decision.picks] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,18 @@ from importlib import resources
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 from jsonschema.protocols import Validator
 
-from otel_lifecycle import Leg, LegOutcome, LegRole, RequestCompletion
+from otel_lifecycle import (
+    Candidate,
+    LatencyPrediction,
+    Leg,
+    LegOutcome,
+    LegRole,
+    RequestCompletion,
+)
 from otel_lifecycle.model.schema import record_schema
 from tests.conftest import Bench
 from tests.routes import aggregated, bare, disaggregated, endpoint, start
@@ -27,8 +35,12 @@ def completed(bench: Bench) -> None:
 
 
 def completed_pd(bench: Bench) -> None:
-    """The same on a PD route."""
-    with bench.tracker.track(start(route=disaggregated())) as tracked:
+    """The same on a PD route, with candidates."""
+    candidates = [
+        Candidate(endpoint("prefill-0"), 1.0, {"load": 1.0}, 0.5, LatencyPrediction(9.0), "prefill")
+    ]
+    request = msgspec.structs.replace(start(route=disaggregated()), candidates=candidates)
+    with bench.tracker.track(request) as tracked:
         tracked.chunk()
         legs = [
             Leg(LegRole.PREFILL, endpoint("qwen-1"), 1, 2, LegOutcome.COMPLETED),

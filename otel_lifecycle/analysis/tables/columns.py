@@ -21,7 +21,7 @@ _MOMENT = "TIMESTAMPTZ"  # microseconds, which every tool reads
 _TYPES: Mapping[object, str] = {str: "VARCHAR", bool: "BOOLEAN", int: "BIGINT", float: "DOUBLE"}
 _MOMENT_KINDS = ("moment", "timestamp")
 # Parts of a path that are omitted from a column's name.
-_OMITTED_PARTS = ("actual", "metrics", "selected_route")
+_OMITTED_PARTS = ("actual", "metrics", "picks", "selected_route")
 # Fields that a table with one row per request omits, or has in another form.
 _OMITTED_FIELDS = (
     "schema_version",
@@ -99,18 +99,17 @@ def _flat(struct: type[msgspec.Struct], path: tuple[str, ...], source: str) -> I
 
 
 def _of_list(field: Field, name: str, expression: str) -> Iterator[Column]:
-    """Yield one list column for each field of a list of structs."""
+    """Yield one list column for each field of a list of structs; structs in these stay structs."""
     assert field.struct is not None
     for part in fields_of(field.struct):
-        element = f'x."{part.record_name}"'
-        kind = "VARCHAR[]"
+        element, kind = f'x."{part.record_name}"', _type_in_line(part)
         if part.kind in _MOMENT_KINDS:
-            element, kind = f"TRY_CAST({element} AS {_MOMENT})", f"{_MOMENT}[]"
+            element, kind = f"TRY_CAST({element} AS {_MOMENT})", _MOMENT
         yield Column(
             f"{name}_{part.name}",
-            kind,
+            f"{kind}[]",
             f"list_transform({expression}, lambda x: {element})",
-            "",
+            part.unit,
             f"{part.declared.text} One entry for each of `{field.record_name}`.",
         )
 
