@@ -140,9 +140,9 @@ def clickhouse_table(name: str, columns: Iterable[Column]) -> str:
     known = {"model", "outcome", "request_id", "role", "started_at"}  # in every row
     lines: list[str] = []
     for column in columns:
-        kind = _CLICKHOUSE_TYPES[column.type.removesuffix("[]")]
-        if column.type.endswith("[]"):
-            kind = f"Array(Nullable({kind}))"
+        kind, depth = _CLICKHOUSE_TYPES[column.type.rstrip("[]")], column.type.count("[]")
+        if depth:
+            kind = "Array(" * depth + f"Nullable({kind})" + ")" * depth
         elif column.name not in known:
             kind = f"Nullable({kind})"
         elif column.name in ("model", "outcome"):

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from otel_lifecycle.instrumentation.base import Wrapper
 from otel_lifecycle.instrumentation.enriching import Call, EnrichingInstrumentor
 from otel_lifecycle.instrumentation.routing import Routing, endpoint_at
-from otel_lifecycle.model import EndpointMetrics, RouteEndpoint
+from otel_lifecycle.model import Candidate, EndpointMetrics, RouteEndpoint
 
 
 class OwnRouterInstrumentor(EnrichingInstrumentor):
-    """Adds policy, candidates and the queue of the chosen engine."""
+    """Adds policy, candidates with their scores, and the queue of the chosen engine."""
 
     def wrappers(self) -> Mapping[str, Mapping[str, Wrapper]]:
         """The method that chooses an engine."""
@@ -22,6 +22,8 @@ def _picked(routing: Routing, call: Call) -> None:
     """Observes `pick(engines) -> Engine`."""
     engine = call.result
     routing.policy = type(call.instance).__name__
-    routing.candidates = len(call.argument(0, "engines"))
+    routing.choose_from(
+        Candidate(endpoint_at(one.url), -one.waiting) for one in call.argument(0, "engines")
+    )
     metrics = EndpointMetrics(waiting_requests=engine.waiting)
     routing.know(RouteEndpoint(endpoint_at(engine.url), metrics))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Final
 
 from otel_lifecycle.instrumentation.enriching import Call, Observer
 from otel_lifecycle.instrumentation.routing import DECODE, PREFILL, Routing, endpoint_at
-from otel_lifecycle.model import Endpoint, RouteEndpoint
+from otel_lifecycle.model import Candidate, Endpoint, RouteEndpoint
+
+_CACHED: Final = 0.3  # what a token in a prefill's KV cache counts
 
 
 def sent(leg: str) -> Observer:
@@ -25,22 +28,45 @@ def sent(leg: str) -> Observer:
     return observe
 
 
-def picked_from_pools(routing: Routing, call: Call) -> None:
-    """vllm-ascend's `SharedProxyScheduler._pick_server(role, load, ...)`."""
-    routing.policy = type(call.instance).__name__
-    routing.candidates = sum(
-        key not in pool.tainted for pool in call.instance._pools.values() for key in pool.servers
+def picking_from_pools(routing: Routing, call: Call) -> None:
+    """vllm-ascend's `SharedProxyScheduler._pick_server(role, load, ...)`, which adds the load."""
+    role = call.argument(0, "role")
+    pool = call.instance._pools[role]
+    _ranked(
+        routing,
+        call.instance,
+        str(getattr(role, "value", role)),
+        [server for key, server in pool.servers.items() if key not in pool.tainted],
     )
 
 
-def picked_from_state(routing: Routing, call: Call) -> None:
+def picking_from_state(leg: str) -> Observer:
     """vllm-ascend's older `ProxyState.select_prefiller` and `select_decoder(token_count)`."""
-    state = call.instance
-    routing.policy = type(state).__name__
-    draining = sum(
-        len(getattr(state, name, ())) for name in ("tainted_prefillers", "tainted_decoders")
+
+    def observe(routing: Routing, call: Call) -> None:
+        state = call.instance
+        kind = "prefillers" if leg == PREFILL else "decoders"
+        servers, tainted = getattr(state, kind), getattr(state, f"tainted_{kind}", ())
+        _ranked(routing, state, leg, [one for one in servers if one not in tainted])
+
+    return observe
+
+
+def _ranked(routing: Routing, scheduler: Any, leg: str, servers: Iterable[Any]) -> None:
+    """vllm-ascend takes the server with the least work: tokens, and of a prefill what is cached."""
+    routing.policy = type(scheduler).__name__
+    routing.choose_from(
+        Candidate(
+            Endpoint(address=str(server.host), port=str(server.port)),
+            -server.active_tokens - (_CACHED * server.active_kv_cache if leg == PREFILL else 0),
+            {
+                "active_tokens": -server.active_tokens,
+                "active_kv_cache": -server.active_kv_cache,
+            },
+            role=leg,
+        )
+        for server in servers
     )
-    routing.candidates = len(state.prefillers) + len(state.decoders) - draining
 
 
 def next_client(routing: Routing, call: Call) -> None:

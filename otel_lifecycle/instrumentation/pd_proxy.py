@@ -28,10 +28,12 @@ _PREFILLS = ("send_request_to_service", "send_request_to_prefiller")
 _DECODES = ("send_request_to_decoder",)
 _STREAMS = ("stream_service_response", "stream_service_response_with_retry")
 # What chooses the endpoints; each of these proxies has one.
+_RANKERS = {
+    "SharedProxyScheduler._pick_server": pd_calls.picking_from_pools,
+    "ProxyState.select_prefiller": pd_calls.picking_from_state(PREFILL),
+    "ProxyState.select_decoder": pd_calls.picking_from_state(DECODE),
+}
 _PICKERS = {
-    "SharedProxyScheduler._pick_server": pd_calls.picked_from_pools,
-    "ProxyState.select_prefiller": pd_calls.picked_from_state,
-    "ProxyState.select_decoder": pd_calls.picked_from_state,
     "get_next_client": pd_calls.next_client,
     "round_robin_pick_clients": pd_calls.picked_clients,
     "pick_up_clients": pd_calls.picked_clients,
@@ -59,6 +61,7 @@ class PDProxyInstrumentor(EnrichingInstrumentor):
         return {
             **dict.fromkeys(_PREFILLS, self.before(pd_calls.sent(PREFILL))),
             **dict.fromkeys((*_DECODES, *_STREAMS), decoding),
+            **{name: self.before(observe) for name, observe in _RANKERS.items()},
             **{name: self.after(observe) for name, observe in _PICKERS.items()},
         }
 
@@ -96,7 +99,7 @@ class PDProxyInstrumentor(EnrichingInstrumentor):
             return
         self._adopted.append((module, names))
         self._wrap(module, {name: structure[name] for name in names})
-        if not any(name in _PICKERS for name in names):
+        if not any(name in (*_RANKERS, *_PICKERS) for name in names):
             _logger.warning(
                 "nothing known in %s chooses endpoints: policy and candidates are missing",
                 module.__name__,
@@ -127,7 +130,7 @@ def hooks_of(has: Callable[[str], bool]) -> list[str]:
     Args:
         has: Whether the module has a function, or a method named `Class.method`.
     """
-    names = [name for name in (*_PREFILLS, *_DECODES, *_STREAMS, *_PICKERS) if has(name)]
+    names = [name for name in (*_PREFILLS, *_DECODES, *_STREAMS, *_RANKERS, *_PICKERS) if has(name)]
     is_proxy = (
         all(any(name in names for name in group) for group in (_PREFILLS, _STREAMS))
         # `Proxy` is a common name; this one forwards what it schedules.

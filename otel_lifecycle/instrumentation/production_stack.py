@@ -7,7 +7,7 @@ top-level package, is another router, written in Rust.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import msgspec
 from otel_lifecycle.instrumentation.base import Wrapper
 from otel_lifecycle.instrumentation.enriching import Call, EnrichingInstrumentor, Observer
 from otel_lifecycle.instrumentation.routing import DECODE, PREFILL, Routing, endpoint_at
-from otel_lifecycle.model import EndpointMetrics, RouteEndpoint
+from otel_lifecycle.model import Candidate, EndpointMetrics, RouteEndpoint
 
 _ENGINE_STATS = "vllm_router.stats.engine_stats"
 
@@ -70,11 +70,30 @@ def _chosen(routing: Routing, call: Call) -> None:
     _match.set(None)
     endpoints = call.argument(0, "endpoints")
     routing.policy = type(call.instance).__name__
-    routing.candidates = len(endpoints)
     # A policy may fall back to an endpoint that did not match.
-    routing.prefix_cache_score = match.score if match is not None and match.is_at(url) else None
+    routing.prefix_cache_score = _score(match, url)
+    stats = call.argument(1, "engine_stats")
+    routing.choose_from(_candidates(endpoints, stats, match))
     info = next((info for info in endpoints if info.url == url), None)
-    routing.know(_route_endpoint(url, info, call.argument(1, "engine_stats")))
+    routing.know(_route_endpoint(url, info, stats))
+
+
+def _score(match: _Match | None, url: str) -> float | None:
+    return match.score if match is not None and match.is_at(url) else None
+
+
+def _candidates(
+    infos: Iterable[Any], engine_stats: Any, match: _Match | None = None, leg: str = ""
+) -> Iterator[Candidate]:
+    """Return the endpoints that a policy chooses from; none of the policies scores them all."""
+    for info in infos:
+        known = _route_endpoint(info.url, info, engine_stats)
+        yield Candidate(
+            known.endpoint,
+            prefix_cache_score=_score(match, info.url),
+            role=leg,
+            metrics=known.metrics,
+        )
 
 
 def _matched(_: Routing, call: Call) -> None:
@@ -108,7 +127,7 @@ def _selected(leg: str) -> Observer:
 
     def observe(routing: Routing, call: Call) -> None:
         routing.policy = type(call.instance).__name__
-        routing.candidates = (routing.candidates or 0) + len(call.args[0])
+        routing.choose_from(_candidates(call.args[0], _engine_stats(), leg=leg))
         info = call.result
         routing.plan(leg, _route_endpoint(info.url, info, _engine_stats()))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
-from otel_lifecycle.model import Endpoint, Route, RouteEndpoint
+from otel_lifecycle.model import Candidate, Endpoint, Route, RouteEndpoint
 
 ENCODE: Final = "encode"
 PREFILL: Final = "prefill"
@@ -22,7 +23,8 @@ class Routing:
 
     Attributes:
         policy: Name of what chose the endpoint.
-        candidates: How many endpoints it chose from.
+        candidates: The endpoints it chose from, or their number.
+        decision_reason: Why it chose, in a short word.
         input_tokens: Length of the prompt, where the router itself tokenized it.
         prefix_cache_score: Cached part of the prompt on the chosen endpoint, 0 to 1.
         request_id: What the router calls the request.
@@ -35,7 +37,9 @@ class Routing:
         "_legs",
         "_planned",
         "_route",
+        "_told",
         "candidates",
+        "decision_reason",
         "input_tokens",
         "policy",
         "prefix_cache_score",
@@ -45,7 +49,8 @@ class Routing:
 
     def __init__(self) -> None:
         self.policy = ""
-        self.candidates: int | None = None
+        self.candidates: int | list[Candidate] | None = None
+        self.decision_reason = ""
         self.input_tokens: int | None = None
         self.prefix_cache_score: float | None = None
         self.request_id = ""
@@ -55,6 +60,7 @@ class Routing:
         self._legs: dict[str, RouteEndpoint] = {}
         self._encoder: RouteEndpoint | None = None
         self._route: Route | None = None  # as long as nothing changes it
+        self._told: int | list[Candidate] | None = None
 
     @property
     def route(self) -> Route:
@@ -71,6 +77,22 @@ class Routing:
             return Route(leader, prefill)
         # The router itself leads a PD pair: its client talks to the decode endpoint.
         return Route(decode) if prefill is None else Route(decode, prefill, decode)
+
+    def choose_from(self, candidates: Iterable[Candidate]) -> None:
+        """The router chooses an endpoint for one role among these; the other roles stay."""
+        new = list(candidates)
+        roles = {candidate.role for candidate in new}
+        old = self.candidates if isinstance(self.candidates, list) else []
+        self.candidates = [*(one for one in old if one.role not in roles), *new]
+
+    def news(self) -> dict[str, Any]:
+        """What the router says of its choice; of its candidates only once."""
+        is_told, self._told = self._told is self.candidates, self.candidates
+        return {
+            "prefix_cache_score": self.prefix_cache_score,
+            "candidates": None if is_told else self.candidates,
+            "decision_reason": "" if is_told else self.decision_reason,
+        }
 
     def know(self, endpoint: RouteEndpoint) -> None:
         """The router knows more of an endpoint than its address."""

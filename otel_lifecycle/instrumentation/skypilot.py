@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from otel_lifecycle.instrumentation.base import Wrapper
 from otel_lifecycle.instrumentation.enriching import Call, EnrichingInstrumentor
-from otel_lifecycle.instrumentation.routing import Routing
+from otel_lifecycle.instrumentation.routing import Routing, endpoint_at
+from otel_lifecycle.model import Candidate
 
 
 class SkyPilotInstrumentor(EnrichingInstrumentor):
@@ -25,4 +27,20 @@ def _selected(routing: Routing, call: Call) -> None:
     """Observe `select_replica(request) -> url`, which returns None if no replica is ready."""
     if call.result:
         routing.policy = type(call.instance).__name__
-        routing.candidates = len(call.instance.ready_replicas)
+        routing.choose_from(_candidates(call.instance))
+
+
+def _candidates(policy: Any) -> Iterator[Candidate]:
+    """Return the ready replicas; `LeastLoadPolicy` takes the one with the fewest requests.
+
+    One that weighs instances logs whenever it computes a load, so it is not asked for its scores.
+    """
+    loads = getattr(policy, "load_map", None)
+    is_ranked = loads is not None and not hasattr(policy, "_get_normalized_load")
+    for url in policy.ready_replicas:
+        load = None if loads is None else loads.get(url, 0)
+        yield Candidate(
+            endpoint_at(url),
+            -load if is_ranked and load is not None else None,
+            {} if load is None else {"load": -load},
+        )

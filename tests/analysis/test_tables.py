@@ -58,7 +58,11 @@ FULL = record(
         1,
         [
             Pick(
-                "prefill", 2, -0.5, 7.5, [RecordedCandidate("a", score=1.5, scores={"load": 1.5})]
+                "prefill",
+                2,
+                -0.5,
+                7.5,
+                [RecordedCandidate("a", score=1.5, scores={"load": 1.5}, inflight=Load(7, 1))],
             ),
             Pick("decode"),
         ],
@@ -111,22 +115,17 @@ def test_request(tmp_path: Path) -> None:
         "decision_chosen_rank": [2, None],
         "decision_margin": [-0.5, None],
         "decision_regret_ms": [7.5, None],
-        "decision_candidates": [
-            [
-                {
-                    "id": "a",
-                    "name": None,
-                    "score": 1.5,
-                    "scores": [("load", 1.5)],
-                    "prefixCacheScore": None,
-                    "prediction": None,
-                    "inflight": None,
-                    "waiting": None,
-                    "kvCacheUsage": None,
-                }
-            ],
-            [],
-        ],
+        "decision_candidates_id": [["a"], []],
+        "decision_candidates_name": [[None], []],
+        "decision_candidates_score": [[1.5], []],
+        "decision_candidates_scores": [['{"load":1.5}'], []],
+        "decision_candidates_prefix_cache_score": [[None], []],
+        "decision_candidates_prediction_ttft_ms": [[None], []],
+        "decision_candidates_prediction_tpot_ms": [[None], []],
+        "decision_candidates_inflight_tokens": [[7], []],
+        "decision_candidates_inflight_requests": [[1], []],
+        "decision_candidates_waiting": [[None], []],
+        "decision_candidates_kv_cache_usage": [[None], []],
         "rerouted_decision": [None],
         "rerouted_at": [MOMENT.replace(microsecond=600_000)],
         "rerouted_from_endpoint": ["a"],

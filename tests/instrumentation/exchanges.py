@@ -20,11 +20,36 @@ _METRICS_FEATURES = {
 
 
 def plain(record: LifecycleRecord) -> dict[str, Any]:
-    """Return a record as plain values, without the derived parts."""
+    """Return a record as plain values, without the derived parts and the decisions."""
     values: dict[str, Any] = msgspec.to_builtins(record)
+    for decided in (values, *values["rerouted"]):
+        decided.pop("decision", None)
     for derived in ("engineRequestId", "predictionInputs", "missingFeatureReasons", "resource"):
         del values[derived]
     return values
+
+
+def picks(record: LifecycleRecord) -> list[dict[str, Any]]:
+    """Return the picks of a record's decision as plain values, without the load, which is 0."""
+    assert record.decision is not msgspec.UNSET
+    found: list[dict[str, Any]] = msgspec.to_builtins(record.decision)["picks"]
+    for pick in found:
+        for one in pick["candidates"]:
+            assert one.pop("inflight") == {"tokens": 0, "requests": 0}
+    return found
+
+
+def pick(
+    role: str, *candidates: Any, rank: int | None = None, margin: float | None = None
+) -> dict[str, Any]:
+    """The choice among these URLs, best first, each with what is known of it."""
+    return {
+        "role": role,
+        "chosenRank": rank,
+        "margin": margin,
+        "regretMillis": None,
+        "candidates": [{"id": endpoint(url)["id"], **known} for url, known in candidates],
+    }
 
 
 def endpoint(url: str, **known: Any) -> dict[str, Any]:

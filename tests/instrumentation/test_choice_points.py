@@ -17,6 +17,7 @@ from otel_lifecycle import Outcome
 from otel_lifecycle.instrumentation.enriching import EnrichingInstrumentor
 from otel_lifecycle.instrumentation.lmdeploy import LMDeployInstrumentor
 from otel_lifecycle.instrumentation.skypilot import SkyPilotInstrumentor
+from tests.instrumentation.exchanges import pick, picks
 from tests.instrumentation.test_generic import Observed, endpoint_id
 
 DOUBLE = Path(__file__).parent / "doubles" / "choice_points"
@@ -89,10 +90,12 @@ def test_lmdeploy_hybrid(observed: Observed, lmdeploy: Any) -> None:
     engine = observed.add_engine("engine")
     manager = lmdeploy.NodeManager()
     manager.nodes = {
-        "http://127.0.0.1:1": lmdeploy.Status(models=["m"]),
+        "http://127.0.0.1:1": lmdeploy.Status(
+            models=["m"], unfinished=6, latency=[1.0, 2.0], speed=2
+        ),
         "http://127.0.0.1:2": lmdeploy.Status(models=["other"]),
         "http://127.0.0.1:3": lmdeploy.Status(lmdeploy.EngineRole.Prefill, ["m"]),
-        engine.url: lmdeploy.Status(models=["m"]),
+        engine.url: lmdeploy.Status(models=["m"], unfinished=1),
     }
     app = FastAPI()
 
@@ -110,6 +113,16 @@ def test_lmdeploy_hybrid(observed: Observed, lmdeploy: Any) -> None:
         2,
         endpoint_id(engine),
     )
+    scores = {"min_expected_latency": -3.0, "min_observed_latency": -1.5}
+    assert picks(record) == [
+        pick(
+            "leader",
+            (engine.url, {"score": -0.5, "scores": {"min_expected_latency": -0.5}}),
+            ("http://127.0.0.1:1", {"score": -3.0, "scores": scores}),
+            rank=1,
+            margin=2.5,
+        )
+    ]
 
 
 @pytest.mark.usefixtures("lmdeploy_adapter")
@@ -133,7 +146,11 @@ def test_lmdeploy_dist_serve(observed: Observed, lmdeploy: Any) -> None:
 
     record = observed.record()
     assert (record.outcome, record.attempt, record.rerouted) == (Outcome.COMPLETED, 1, [])
-    assert (record.policy, record.candidates) == ("min_expected_latency", 1)
+    assert (record.policy, record.candidates) == ("min_expected_latency", 2)
+    assert [(one["role"], one["chosenRank"]) for one in picks(record)] == [
+        ("prefill", 1),
+        ("decode", 1),
+    ]
     assert record.tracked_endpoints == [endpoint_id(prefill), endpoint_id(decode)]
     assert record.output_length == 8
 
@@ -143,6 +160,7 @@ def test_skypilot(observed: Observed, skypilot: Any) -> None:
     """Policy and the number of ready replicas are known; nothing without a replica."""
     engine = observed.add_engine("engine")
     policy = skypilot.LeastLoadPolicy()
+    policy.load_map = {"http://127.0.0.1:1": 4, "http://127.0.0.1:2": 2}
     app = FastAPI()
 
     @app.post("/v1/completions")
@@ -159,3 +177,31 @@ def test_skypilot(observed: Observed, skypilot: Any) -> None:
     assert (rejected.outcome, rejected.policy, rejected.candidates) == (Outcome.REJECTED, "", None)
     assert (completed.policy, completed.candidates) == ("LeastLoadPolicy", 3)
     assert completed.selected_endpoint == endpoint_id(engine)
+    assert picks(completed) == [
+        pick(
+            "leader",
+            (engine.url, {"score": 0.0, "scores": {"load": 0.0}}),
+            ("http://127.0.0.1:2", {"score": -2.0, "scores": {"load": -2.0}}),
+            ("http://127.0.0.1:1", {"score": -4.0, "scores": {"load": -4.0}}),
+            rank=1,
+            margin=2.0,
+        )
+    ]
+
+
+@pytest.mark.usefixtures("skypilot_adapter")
+def test_skypilot_weighs_instances(observed: Observed, skypilot: Any) -> None:
+    """A policy that weighs instances logs whenever it computes a load: only loads are known."""
+    engine = observed.add_engine("engine")
+    policy = skypilot.InstanceAwareLeastLoadPolicy()
+    policy.ready_replicas, policy.load_map = [engine.url], {engine.url: 3}
+    app = FastAPI()
+
+    @app.post("/v1/completions")
+    async def route(request: Request) -> Response:
+        return await forward(policy.select_replica(request), request)
+
+    observed.serve(app)
+    observed.post()
+
+    assert picks(observed.record()) == [pick("leader", (engine.url, {"scores": {"load": -3.0}}))]

@@ -21,6 +21,8 @@ from tests.instrumentation.exchanges import (
     failed,
     legs,
     paired,
+    pick,
+    picks,
     plain,
     prefilled,
     streamed,
@@ -256,8 +258,45 @@ def test_prefill_fails(proxy: Proxied) -> None:
         attempt=2,
         rerouted=[change],
         policy="SharedProxyScheduler",
-        candidates=3,
+        candidates=2,
     )
+
+
+@pytest.mark.parametrize("kind", [ASCEND, OLD], ids=lambda kind: kind.double)
+def test_work_of_the_candidates(proxy: Proxied, kind: Kind) -> None:
+    """vllm-ascend's own numbers, from before it adds the request: the least work is best."""
+    module = proxy.start(kind)
+    if kind is OLD:
+        eventually(lambda: module.proxy_state is not None)
+        servers = module.proxy_state.prefillers
+    else:
+        eventually(lambda: module.runtime is not None)
+        servers = [*module.runtime.scheduler._pool(module.ServerRole.PREFILL).servers.values()]
+    servers[0].active_tokens, servers[0].active_kv_cache = 10.0, 20.0
+    servers[1].active_tokens = 100.0
+    proxy.post(headers=ID, **ASKED)
+
+    busy = f"http://127.0.0.1:{proxy.prefill.port + 1}"
+    assert picks(proxy.record()) == [
+        pick(
+            "prefill",
+            (
+                proxy.prefill.url,
+                {"score": -16.0, "scores": {"active_tokens": -10.0, "active_kv_cache": -20.0}},
+            ),
+            (busy, {"score": -100.0, "scores": {"active_tokens": -100.0, "active_kv_cache": 0.0}}),
+            rank=1,
+            margin=84.0,
+        ),
+        pick(
+            "decode",
+            (
+                proxy.decode.url,
+                {"score": 0.0, "scores": {"active_tokens": 0.0, "active_kv_cache": 0.0}},
+            ),
+            rank=1,
+        ),
+    ]
 
 
 def test_without_prefill(proxy: Proxied) -> None:

@@ -25,6 +25,8 @@ from tests.instrumentation.exchanges import (
     legs,
     metrics,
     paired,
+    pick,
+    picks,
     plain,
     streamed,
     whole_answer,
@@ -109,14 +111,19 @@ def test_round_robin(router: Stack) -> None:
     stats = {"num_running_requests": 3.0, "num_queuing_requests": 1.0, "gpu_cache_usage_perc": 0.25}
     engine = router.add_engine("engine")
     router.add(engine.url, stats=stats)
-    router.add(closed_port(), stats={"num_running_requests": 99})
+    dead = closed_port()
+    router.add(dead, stats={"num_running_requests": 99})
     router.start(router.modules.logic.RoundRobinRouter())
     response = router.post(headers=ID, **ASKED)
 
     assert response.headers["x-request-id"] == "request-1"
-    assert plain(router.record()) == streamed(
+    record = router.record()
+    assert plain(record) == streamed(
         endpoint(engine.url, metrics=metrics(3, 1, 0.25)), policy="RoundRobinRouter", candidates=2
     )
+    assert picks(record) == [
+        pick("leader", (engine.url, {"waiting": 1, "kvCacheUsage": 0.25}), (dead, {"waiting": 0}))
+    ]
 
 
 def test_not_streaming(router: Stack) -> None:
@@ -250,7 +257,7 @@ def test_failover(router: Stack) -> None:
     assert plain(router.record()) == streamed(
         endpoint(engine.url, metrics=metrics(1, 0, 0.5)),
         policy="RoundRobinRouter",
-        candidates=2,
+        candidates=1,
         **legs(("leader", dead, "error"), ("leader", engine.url, "completed")),
         attempt=2,
         rerouted=[

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from otel_lifecycle import (
+    Endpoint,
     EndpointEvent,
     RequestLifecycleTracker,
     RequestStart,
@@ -30,6 +31,8 @@ scheduling_result: Any
 response: Any
 target_endpoint: Any
 event: EndpointEvent
+chosen: Endpoint
+other: Endpoint
 inputs: Sequence[PredictionInput]
 saved: bytes
 

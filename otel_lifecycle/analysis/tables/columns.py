@@ -99,19 +99,37 @@ def _flat(struct: type[msgspec.Struct], path: tuple[str, ...], source: str) -> I
 
 
 def _of_list(field: Field, name: str, expression: str) -> Iterator[Column]:
-    """Yield one list column for each field of a list of structs; structs in these stay structs."""
+    """Yield one list column for each field of a list of structs."""
     assert field.struct is not None
-    for part in fields_of(field.struct):
-        element, kind = f'x."{part.record_name}"', _type_in_line(part)
-        if part.kind in _MOMENT_KINDS:
-            element, kind = f"TRY_CAST({element} AS {_MOMENT})", _MOMENT
+    for part in _of_element(field.struct, "x", ""):
         yield Column(
-            f"{name}_{part.name}",
-            f"{kind}[]",
-            f"list_transform({expression}, lambda x: {element})",
+            name + part.name,
+            f"{part.type}[]",
+            f"list_transform({expression}, lambda x: {part.expression})",
             part.unit,
-            f"{part.declared.text} One entry for each of `{field.record_name}`.",
+            f"{part.text} One entry for each of `{field.record_name}`.",
         )
+
+
+def _of_element(struct: type[msgspec.Struct], source: str, name: str) -> Iterator[Column]:
+    """Yield the columns of one struct of a list; a list in it is a list, a mapping JSON text."""
+    for field in fields_of(struct):
+        value = f'{source}."{field.record_name}"'
+        longer = name if field.name in _OMITTED_PARTS else f"{name}_{field.name}"
+        kind, text = _type_in_line(field), field.declared.text
+        if field.many and field.struct is not None:
+            inner = chr(ord(source[0]) + 1)
+            for part in _of_element(field.struct, inner, longer):
+                expression = f"list_transform({value}, lambda {inner}: {part.expression})"
+                yield part._replace(type=f"{part.type}[]", expression=expression)
+        elif field.struct is not None and not any(one.many for one in fields_of(field.struct)):
+            yield from _of_element(field.struct, value, longer)
+        elif field.struct is not None or kind.startswith("MAP"):
+            yield Column(longer, "VARCHAR", f"CAST(to_json({value}) AS VARCHAR)", "", text)
+        elif field.kind in _MOMENT_KINDS:
+            yield Column(longer, _MOMENT, f"TRY_CAST({value} AS {_MOMENT})", "", text)
+        else:
+            yield Column(longer, kind, value, field.unit, text)
 
 
 def _endpoint_columns() -> Iterator[Column]:

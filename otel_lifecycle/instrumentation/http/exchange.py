@@ -223,17 +223,17 @@ class Exchange:
             if self._tracked is None:
                 self._inbound.sent_id = headers.get("x-request-id", "")
                 self._is_starting = True
+                self.routing.news()  # `_start` tells all of it
                 inbound = self._inbound.headers
                 with caller_span(inbound, headers):
                     self._tracked = self._tracker.track(
                         self._start(route), inbound, arrived_ns=self._arrived_ns
                     )
             elif reason:
-                score = self.routing.prefix_cache_score
-                self._tracked.reroute(route, reason=reason, prefix_cache_score=score)
+                self._tracked.reroute(route, reason=reason, **self.routing.news())
                 self._has_reached_client = False  # what it got is no part of the answer
             elif route != self._route:
-                self._tracked.extend(route)
+                self._tracked.extend(route, self.routing.news()["candidates"])
             self._route = route
             self._tracked.dispatched_at(self._legs.dispatched_ns)
             self._tracked.inject(headers)
@@ -386,7 +386,7 @@ class Exchange:
         attempt = legs.deciding(response)
         route = self.routing.route
         if route is not self._route and route != self._route:
-            tracked.extend(route)
+            tracked.extend(route, self.routing.news()["candidates"])
         tracked.dispatched_at(legs.dispatched_ns)
         end = End(
             response=response,

@@ -83,6 +83,7 @@ class InboundRequest:
             prefix_cache_score=routing.prefix_cache_score,
             candidates=routing.candidates,
             policy=routing.policy,
+            decision_reason=routing.decision_reason,
             engine_request_id=self.sent_id or None,
             operation=self.operation,
         )

@@ -20,7 +20,20 @@ class LoadBalancingPolicy:
 
 
 class LeastLoadPolicy(LoadBalancingPolicy):
-    """Chooses the first."""
+    """Chooses the replica with the fewest requests."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.load_map: dict[str, int] = {}
 
     def _select_replica(self, request: Any) -> str | None:
-        return self.ready_replicas[0] if self.ready_replicas else None
+        if not self.ready_replicas:
+            return None
+        return min(self.ready_replicas, key=lambda replica: self.load_map.get(replica, 0))
+
+
+class InstanceAwareLeastLoadPolicy(LeastLoadPolicy):
+    """The same, weighted by the type of the instance."""
+
+    def _get_normalized_load(self, replica_url: str) -> float:
+        raise AssertionError

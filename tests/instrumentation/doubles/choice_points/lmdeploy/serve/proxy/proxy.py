@@ -28,6 +28,9 @@ class Status:
 
     role: EngineRole = EngineRole.Hybrid
     models: list[str] = field(default_factory=list)
+    unfinished: int = 0
+    latency: list[float] = field(default_factory=list)
+    speed: int | None = None
 
 
 class NodeManager:
