@@ -25,6 +25,7 @@ from otel_lifecycle.model.decision import (
 )
 from otel_lifecycle.model.endpoint import EndpointMetrics, Load
 from otel_lifecycle.model.endpoint_state import Collected, EndpointState
+from otel_lifecycle.model.latency import is_prediction
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.model.route import Route
 from otel_lifecycle.model.timestamps import datetime_to_ns
@@ -372,9 +373,10 @@ def _recorded(entry: _Entry, oldest_ns: int) -> RecordedCandidate:
     recorded.prefix_cache_score = sanitize.fraction(candidate.prefix_cache_score)
     prediction = candidate.prediction
     if isinstance(prediction, LatencyPrediction):
-        recorded.prediction = LatencyPrediction(
+        predicted = LatencyPrediction(
             sanitize.milliseconds(prediction.ttft_ms), sanitize.milliseconds(prediction.tpot_ms)
         )
+        recorded.prediction = predicted if is_prediction(predicted) else None
     recorded.inflight = Load(tokens, requests)
     metrics = candidate.metrics or (collected and collected.metrics) or said
     if isinstance(metrics, EndpointMetrics):

@@ -262,8 +262,7 @@ def test_nothing_unusable_is_recorded(bench: Bench) -> None:
     (pick,) = decision(bench, request)["picks"]
 
     first, second = pick["candidates"]
-    assert set(first) == {"id", "score", "scores", "prediction", "inflight"}
-    assert first["prediction"] == {"ttftMillis": None, "tpotMillis": None}
+    assert set(first) == {"id", "score", "scores", "inflight"}
     assert len(first["scores"]) == 15
     assert max(map(len, first["scores"])) == 512
     assert second == {"id": "pod://llm/qwen-2", "inflight": {"tokens": 0, "requests": 0}}
