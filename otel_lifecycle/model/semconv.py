@@ -42,9 +42,8 @@ K8S_NAMESPACE_NAME: Final = "k8s.namespace.name"
 K8S_POD_NAME: Final = "k8s.pod.name"
 
 # Decision
-DECISION_ROLE: Final = "llm_router.decision.role"
+DECISION_ROLE: Final = "llm_router.decision.role"  # of metrics
 DECISION_REASON: Final = "llm_router.decision.reason"
-DECISION_FILTERED: Final = "llm_router.decision.filtered.count"
 DECISION_MARGIN: Final = "llm_router.decision.margin"  # also a metric
 DECISION_REGRET: Final = "llm_router.decision.regret"  # also a metric
 

@@ -107,13 +107,6 @@ class Attribute(NamedTuple):
 DECISION, DECISION_PREFILL = "llm_router.decision", "llm_router.decision.prefill"
 _DECISION = (
     (semconv.DECISION_REASON, "string", "", "`reason` of the decision"),
-    (semconv.DECISION_FILTERED, "int", "{endpoint}", "`filtered` of the decision"),
-    (
-        semconv.DECISION_ROLE,
-        "string",
-        "",
-        "The role of the next pick: `decode` or `leader`",
-    ),
     *(
         (f"{prefix}.{name}", kind, unit, text + of)
         for prefix, of in ((DECISION, ""), (DECISION_PREFILL, ", of the prefill"))

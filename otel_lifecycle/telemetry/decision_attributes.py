@@ -16,8 +16,6 @@ from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.telemetry.attributes import DECISION, DECISION_PREFILL, Receiver
 
 _PREFILL: Final = "prefill"
-_MAIN: Final = ("decode", "leader")
-_PREFIXES: Final = (DECISION, DECISION_PREFILL)
 
 
 def set_decision(attributes: Receiver, record: LifecycleRecord) -> None:
@@ -27,37 +25,30 @@ def set_decision(attributes: Receiver, record: LifecycleRecord) -> None:
         return
     if decision.reason:
         attributes[semconv.DECISION_REASON] = decision.reason
-    if decision.filtered is not None:
-        attributes[semconv.DECISION_FILTERED] = decision.filtered
-    picks = {pick.role: pick for pick in decision.picks}
-    main = next((picks[role] for role in _MAIN if role in picks), None)
-    for prefix, pick in zip(_PREFIXES, (main, picks.get(_PREFILL)), strict=True):
-        if pick is not None:
-            _set_pick(attributes, prefix, pick)
+    route = record.selected_route
+    main = "decode" if route is not None and route.prefill is not None else "leader"
+    for pick in decision.picks:
+        if pick.role in (main, _PREFILL):
+            _set_pick(attributes, DECISION if pick.role == main else DECISION_PREFILL, pick)
 
 
 def read_decision(attributes: Mapping[str, Any]) -> Decision | msgspec.UnsetType:
     """Returns what a span tells of a decision."""
+    is_pair = attributes.get(semconv.ROUTE_TYPE) == "prefill_decode"
     picks = [
         _read_pick(attributes, prefix, role)
         for prefix, role in (
             (DECISION_PREFILL, _PREFILL),
-            (DECISION, attributes.get(semconv.DECISION_ROLE, "")),
+            (DECISION, "decode" if is_pair else "leader"),
         )
         if f"{prefix}.endpoints" in attributes
     ]
     if not picks:
         return msgspec.UNSET
-    return Decision(
-        attributes.get(semconv.DECISION_REASON, ""),
-        attributes.get(semconv.DECISION_FILTERED),
-        picks,
-    )
+    return Decision(attributes.get(semconv.DECISION_REASON, ""), picks=picks)
 
 
 def _set_pick(attributes: Receiver, prefix: str, pick: Pick) -> None:
-    if prefix == DECISION:
-        attributes[semconv.DECISION_ROLE] = pick.role
     attributes[f"{prefix}.endpoints"] = tuple([one.label for one in pick.candidates])
     # An array cannot hold a gap: those without a score come last.
     scores = [one.score for one in pick.candidates if one.score is not None]

@@ -112,8 +112,6 @@ def test_a_whole_decision(bench: Bench) -> None:
         name: value for name, value in attributes.items() if name.startswith("llm_router.decision.")
     } == {
         "llm_router.decision.reason": "prefix_match",
-        "llm_router.decision.filtered.count": 3,
-        "llm_router.decision.role": "leader",
         "llm_router.decision.endpoints": ["pod://llm/qwen-0", "pod://llm/qwen-1"],
         "llm_router.decision.scores": [1.75, 0.5],
         "llm_router.decision.chosen_rank": 1,
@@ -153,7 +151,6 @@ def test_each_role_has_its_pick(bench: Bench) -> None:
         (pick["role"], pick["chosenRank"], pick["margin"], pick["regretMillis"]) for pick in picks
     ] == [("leader", None, None, None), ("prefill", 1, 1.0, 20.0), ("decode", 1, 1.0, 2.0)]
     (attributes,) = (span["attributes"] for span in bench.spans)
-    assert attributes["llm_router.decision.role"] == "decode"
     assert attributes["llm_router.decision.endpoints"] == [
         "pod://llm/decode-0",
         "pod://llm/decode-1",
