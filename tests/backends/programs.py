@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -228,6 +229,49 @@ class Prometheus(Service):
         return result
 
 
+class Kafka(Service):
+    """One node of Kafka, broker and controller at once; its data outlives a crash.
+
+    Attributes:
+        broker: Its address, `host:port`.
+    """
+
+    def __init__(self, processes: Processes, folder: Path) -> None:
+        self.broker, controller = _address(), _address()
+        self._properties = folder / "kafka.properties"
+        settings = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@{controller}",
+            "listeners": f"PLAINTEXT://{self.broker},CONTROLLER://{controller}",
+            "advertised.listeners": f"PLAINTEXT://{self.broker}",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": str(folder / "kafka-data"),
+            "offsets.topic.replication.factor": "1",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "group.initial.rebalance.delay.ms": "0",
+        }
+        self._properties.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+        command = [program("kafka"), "kafka.Kafka", str(self._properties)]
+        super().__init__(processes, folder, "kafka", command, {}, "")
+
+    def format(self) -> None:
+        """Prepare its folder, once."""
+        tool = [program("kafka"), "kafka.tools.StorageTool", "format", "--config"]
+        cluster = ["--cluster-id", "MkU3OEVBNTcwNTJENDM2Qk"]
+        done = subprocess.run(
+            [*tool, str(self._properties), *cluster], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+    def _healthy(self) -> bool:
+        host, _, port = self.broker.rpartition(":")
+        with suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+            return True
+        return False
+
+
 class Backends:
     """Makes the programs, and stops them at the end.
 
@@ -262,6 +306,12 @@ class Backends:
             configuration = self.folder / "prometheus.yml"
             configuration.write_text("")
         return _started(Prometheus(self.processes, self.folder, configuration))
+
+    def kafka(self) -> Kafka:
+        """Start a node of Kafka."""
+        kafka = Kafka(self.processes, self.folder)
+        kafka.format()
+        return _started(kafka)
 
     def stop(self) -> None:
         """Stop all programs."""
