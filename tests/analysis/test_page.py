@@ -15,6 +15,7 @@ import pytest
 
 from otel_lifecycle import EndpointMetrics, LatencyPrediction, Load, NPUState
 from otel_lifecycle.cli import main
+from otel_lifecycle.model.decision import Decision, Pick, RecordedCandidate
 from otel_lifecycle.model.latency import ActualLatency
 from otel_lifecycle.model.record import ErrorInfo, LifecycleRecord, Reroute
 from otel_lifecycle.model.request import Outcome
@@ -492,6 +493,40 @@ def test_bad_usage(
     assert (code, error.count("\n")) == (2, 1), error
     assert reason.format(path=path, folder=tmp_path) in error
     assert [each.name for each in tmp_path.iterdir()] == ["records.jsonl"]
+
+
+def test_decisions(tmp_path: Path) -> None:
+    """Where candidates are recorded, the page tells what the choice cost, and the others."""
+
+    def decided(number: int, rank: int, regret_ms: float) -> LifecycleRecord:
+        candidates = [
+            RecordedCandidate(id=f"pod://llm/pod-{one}", score=1.0 - one) for one in range(2)
+        ]
+        pick = Pick("leader", rank, 0.5 if rank == 1 else -1.0, regret_ms, candidates)
+        return record(
+            f"request-{number}",
+            aggregated(f"pod-{rank - 1}"),
+            number,
+            ttft_ms=50,
+            e2e_ms=60,
+            policy="least-load",
+            decision=Decision(picks=[pick]),
+        )
+
+    choices = [decided(0, 1, 0.0), decided(1, 1, 0.0), decided(2, 2, 30.0)]
+    page = report(tmp_path, *choices, RECORDS[0])
+
+    assert page.answers["decisions"] == (
+        "3 choices of an endpoint for the prompt are recorded. 66.7 % took the best score. By the "
+        "router's own predictions, 33.3 % could have been faster elsewhere, by 10 ms in the mean "
+        "of all."
+    )
+    assert page.tables["Choices by policy and role"][1:] == [
+        ["least-load", "leader", "3", "66.7 %", "0.5", "3", "0 ms", "30 ms", "10 ms"]
+    ]
+    details = str(page.tables["Longest waits"])
+    assert "the best score first: llm/pod-0 (score 1, – of the prompt cached" in details
+    assert "decisions" not in report(tmp_path, RECORDS[0]).answers
 
 
 def test_options_of_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ import msgspec
 
 from otel_lifecycle.analysis.exports.whole_file import whole_file
 from otel_lifecycle.analysis.page import (
+    decisions,
     endpoints,
     failures,
     freshness,
@@ -100,6 +101,7 @@ def _page(facts: Facts, options: ReportOptions) -> str:
         timeline.section(facts),
         goals.section(facts),
         endpoints.section(facts, found.balances),
+        decisions.section(facts),
         workload.section(facts, bins),
         prefix_cache.section(facts, found.cached),
         predictor.section(facts, bins),

@@ -34,6 +34,13 @@ SELECT row_number() OVER () AS n, request_id, model, policy, outcome, error_type
     prediction_ttft_ms AS predicted_ttft_ms, prediction_tpot_ms AS predicted_tpot_ms,
     len(missing_feature_reasons_feature) > 0 AS lacks_feature,
     rerouted_from_endpoint, rerouted_to_endpoint, rerouted_reason,
+    decision_role, decision_chosen_rank, decision_margin, decision_regret_ms,
+    coalesce(list_position(decision_role, 'prefill'), list_position(decision_role, 'leader'))
+        AS pick,
+    list_transform(list_zip(decision_candidates_id[pick], decision_candidates_name[pick],
+        decision_candidates_score[pick], decision_candidates_prefix_cache_score[pick],
+        decision_candidates_prediction_ttft_ms[pick], decision_candidates_inflight_requests[pick]),
+        lambda c: (short_name(c[1], c[2], NULL), c[3], c[4], c[5], c[6])) AS considered,
     epoch_us(coalesce(list_last(rerouted_at), started_at)) / 1e6 AS chosen,
     leader_id IS NOT NULL OR leader_address IS NOT NULL AS has_route,
     prefill_id IS NOT NULL OR prefill_address IS NOT NULL AS has_prefill,

@@ -23,7 +23,7 @@ TRACE_ID = "{trace_id}"
 _SHOWN = 12
 _QUERY = f"""SELECT request_id, trace_id, started, waited_ms, predicted_ttft_ms, e2e_ms, queue_ms,
     input, cached, output, tpot_ms, inflight_requests, inflight_tokens, waiting, policy, candidates,
-    score, attempt, (chosen - scraped) * 1000, prefilling, decoding
+    score, attempt, (chosen - scraped) * 1000, prefilling, decoding, considered
 FROM facts WHERE outcome = 'completed' AND waited_ms IS NOT NULL
 ORDER BY waited_ms DESC, n LIMIT {_SHOWN}"""
 _HEAD = (
@@ -66,6 +66,7 @@ def _row(row: tuple[Any, ...], start: float, longest: float, link: str) -> str:
     (
         request_id, trace_id, started, waited, predicted, e2e, queued, size, cached, output, tpot,
         requests, tokens, waiting, policy, candidates, score, attempt, age, prefilling, decoding,
+        considered,
     ) = row  # fmt: skip
     total = max(e2e or 0.0, waited)
     first = waited / total if total else 1.0
@@ -92,6 +93,7 @@ def _row(row: tuple[Any, ...], start: float, longest: float, link: str) -> str:
         f"{number(requests)} requests ({short(tokens)} tokens) in flight and {number(waiting)} "
         f"waiting in the engine, by metrics {ms(age)} old.",
         f"Time in the router before dispatch: {ms(queued)}." if queued is not None else "",
+        _considered(considered),
         f"Dispatched {at[:23]} UTC. {_trace(trace_id, link)}",
     ]
     columns = len(_HEAD)
@@ -101,6 +103,18 @@ def _row(row: tuple[Any, ...], start: float, longest: float, link: str) -> str:
         f'<tr class="details" hidden><td colspan="{columns}"><div>'
         f"{' '.join(filter(None, facts))}</div></td></tr></tbody>"
     )
+
+
+def _considered(candidates: list[tuple[Any, ...]] | None) -> str:
+    """Return what the router considered for the prompt, the best score first."""
+    if not candidates:
+        return ""
+    shown = "; ".join(
+        f"{text(name)} (score {number(score)}, {percent(cached)} of the prompt cached, TTFT "
+        f"{ms(predicted)} predicted, {number(requests)} in flight)"
+        for name, score, cached, predicted, requests in candidates
+    )
+    return f"It considered, the best score first: {shown}."
 
 
 def _trace(trace_id: str | None, link: str) -> str:
