@@ -3,6 +3,7 @@ CREATE TABLE IF NOT EXISTS endpoints
 (
     request_id String COMMENT 'The router\'s id of the request.',
     started_at DateTime64(6, 'UTC') COMMENT 'Time of the request\'s dispatch. Ids may repeat; with this time they do not.',
+    model LowCardinality(String) COMMENT 'The target model, after any rewrite.',
     role String COMMENT '`leader`, `prefill` or `decode`.',
     id Nullable(String) COMMENT '`pod://namespace/pod`, else `addr://host:port`.',
     address Nullable(String) COMMENT 'Host or IP address.',

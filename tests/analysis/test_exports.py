@@ -5,10 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,6 @@ from otel_lifecycle.model.features import PredictionInput
 from otel_lifecycle.model.request import Outcome
 from otel_lifecycle.prediction import training_entries
 from tests.cli.records import aggregated, disaggregated, record, write
-from tests.waiting import eventually
 
 PAIR = disaggregated("prefill-0", "decode-0")
 RECORDS = [
@@ -364,30 +361,6 @@ def test_without_other_extras(path: Path, tmp_path: Path, arguments: list[str]) 
 
     assert (result.returncode, result.stdout) == (0, result.stdout), result.stderr
     assert (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("arguments", [["report"], ["export", "--format", "csv"]])
-def test_control_c(path: Path, tmp_path: Path, arguments: list[str]) -> None:
-    """Control-C ends a long query, without a traceback and without leaving a file."""
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    endless = "(SELECT count(*) FROM range(1000000000000000) r WHERE r.range % 7 = 3) > 0"
-    code = "import sys; from otel_lifecycle.cli import main; sys.exit(main(sys.argv[1:]))"
-    output = ["-o", str(tmp_path / "out"), "--where", endless]
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *arguments, str(path), *output],
-        env={**os.environ, "TMPDIR": str(temporary)},
-        stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    ) as process:
-        eventually(lambda: any(temporary.glob("*/chunk.jsonl")))
-        time.sleep(0.3)  # to be in the query rather than before it; either ends alike
-        process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=60)
-
-    assert (process.returncode, error) == (130, b"")
-    assert list(temporary.iterdir()) == []
-    assert not (tmp_path / "out").exists()
 
 
 def test_since(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

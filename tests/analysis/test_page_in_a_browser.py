@@ -5,15 +5,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
 
 from otel_lifecycle.cli import main
 from tests.analysis.test_page import RECORDS
 from tests.cli.records import record, write
+
+if TYPE_CHECKING:  # of the extra `browser`, which the default run does without
+    from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.browser
 
@@ -30,6 +31,8 @@ _FLAGS = [
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium."""
+    from playwright.sync_api import sync_playwright
+
     path = shutil.which("chromium") or shutil.which("google-chrome")
     assert path, "Chromium is not installed"
     with sync_playwright() as playwright:
@@ -74,6 +77,8 @@ def test_opens(
     browser: Browser, report: Path, width: int, scheme: Literal["light", "dark"]
 ) -> None:
     """It opens without an error or a request, fits the window, and can be read by everybody."""
+    from axe_playwright_python.sync_playwright import Axe
+
     opened = Opened(browser, report, width, scheme)
 
     assert opened.errors == []

@@ -174,6 +174,7 @@ def test_endpoints(tmp_path: Path) -> None:
         {
             "request_id": "full",
             "started_at": MOMENT,
+            "model": "qwen",
             "role": "prefill",
             "id": "pod://llm/prefill",
             "address": "10.0.0.1",
@@ -194,6 +195,7 @@ def test_endpoints(tmp_path: Path) -> None:
         {
             "request_id": "full",
             "started_at": MOMENT,
+            "model": "qwen",
             "role": "decode",
             "id": "pod://llm/decode",
             "name": "rank-1",

@@ -354,6 +354,7 @@ def test_fallback(instrumented: InstrumentedProxy, engines: Engines) -> None:
         "falls-back",
         **whole_answer(),
         **rerouted(engines.url, engines.url, "http_500", "http_500"),
+        candidates=2,  # of the group it falls back to
     )
     check_trace(instrumented, engines, record)
 

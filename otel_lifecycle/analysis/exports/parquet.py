@@ -9,7 +9,6 @@ from pathlib import Path
 from otel_lifecycle.analysis.exports.whole_file import whole_file
 from otel_lifecycle.analysis.tables.database import (
     ENDPOINTS,
-    REQUEST_KEY,
     REQUESTS,
     Records,
     literal,
@@ -18,12 +17,7 @@ from otel_lifecycle.records import Position
 
 _POSITION = "position.json"
 _UNFINISHED = ".unfinished"
-_PARTITIONS = "CAST(r.started_at AS DATE) AS day, r.model AS model_name"
-_ROWS = {
-    REQUESTS: f"SELECT r.*, {_PARTITIONS} FROM {REQUESTS} r",
-    ENDPOINTS: f"SELECT e.*, {_PARTITIONS} FROM {ENDPOINTS} e JOIN {REQUESTS} r "
-    f"USING ({', '.join(REQUEST_KEY)})",
-}
+_PARTITIONS = "CAST(started_at AS DATE) AS day, model AS model_name"
 
 
 class ExportError(ValueError):
@@ -68,9 +62,13 @@ def write_parquet(records: Records, folder: Path) -> int:
     unfinished.mkdir()
     # Named after the start position: the next run replaces one killed between its renames.
     run = hashlib.sha256(records.start_position.to_json()).hexdigest()[:16]
-    for table, rows in _ROWS.items():
+    # By default it holds half a million of these wide rows a thread: more than the memory limit.
+    records.connection.execute("SET partitioned_write_flush_threshold = 20_000")
+    records.connection.execute("SET preserve_insertion_order = false")
+    for table in (REQUESTS, ENDPOINTS):
         records.connection.execute(
-            f"COPY ({rows}) TO {literal(unfinished / table)} (FORMAT parquet, COMPRESSION zstd, "
+            f"COPY (SELECT *, {_PARTITIONS} FROM {table}) TO {literal(unfinished / table)} "
+            "(FORMAT parquet, COMPRESSION zstd, "
             f"PARTITION_BY (day, model_name), FILENAME_PATTERN {literal(run + '-{i}')})"
         )
     for file in sorted(unfinished.rglob("*.parquet")):

@@ -136,6 +136,7 @@ def _endpoint_columns() -> Iterator[Column]:
     yield Column("request_id", "VARCHAR", "request_id", "", "The router's id of the request.")
     text = "Time of the request's dispatch. Ids may repeat; with this time they do not."
     yield Column("started_at", _MOMENT, "started_at", "", text)
+    yield Column("model", "VARCHAR", "model", "", "The target model, after any rewrite.")
     yield Column("role", "VARCHAR", "'{role}'", "", "`leader`, `prefill` or `decode`.")
     for column in _flat(EndpointSnapshot, (), ""):
         yield column._replace(expression=f'"{{role}}_{column.name}"')
