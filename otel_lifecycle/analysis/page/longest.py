@@ -105,14 +105,15 @@ def _row(row: tuple[Any, ...], start: float, longest: float, link: str) -> str:
     )
 
 
-def _considered(candidates: list[tuple[Any, ...]] | None) -> str:
+def _considered(candidates: list[dict[str, Any]] | None) -> str:
     """Return what the router considered for the prompt, the best score first."""
     if not candidates:
         return ""
     shown = "; ".join(
-        f"{text(name)} (score {number(score)}, {percent(cached)} of the prompt cached, TTFT "
-        f"{ms(predicted)} predicted, {number(requests)} in flight)"
-        for name, score, cached, predicted, requests in candidates
+        f"{text(one['name'])} (score {number(one['score'])}, {percent(one['cached'])} of the "
+        f"prompt cached, TTFT {ms(one['predicted'])} predicted, "
+        f"{number(one['requests'])} in flight)"
+        for one in candidates
     )
     return f"It considered, the best score first: {shown}."
 
