@@ -32,7 +32,7 @@ _RECORD = """
 The cost of a record is the minimum of the rounds, because no ratio compensates for a busy machine
 here. Of it, encoding with msgspec alone takes {:.1f} us with 40 attributes, and {:.1f} us with
 prefill and decode; the rest is queue, batch, write, and pauses in which the event loop runs. The
-following sections explain why a sampled request and the event loop miss their budgets.
+following sections tell where the time of a request goes.
 """
 
 _FLOOR = """\
