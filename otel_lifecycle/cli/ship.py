@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import gc
 import logging
-import signal
-import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.util.types import AttributeValue
@@ -18,6 +15,7 @@ from opentelemetry.util.types import AttributeValue
 from otel_lifecycle.analysis.formatting import plural
 from otel_lifecycle.cli.errors import FAILED, USAGE, CommandError, warn
 from otel_lifecycle.cli.record_paths import warn_of_missing
+from otel_lifecycle.cli.until_signal import WaitForEnd, run_until_signal
 from otel_lifecycle.records import Follower
 from otel_lifecycle.records.shipping import Checkpoint, Counts, Sender, Shipper
 from otel_lifecycle.telemetry.span_reader import RESOURCE_KEYS
@@ -25,7 +23,6 @@ from otel_lifecycle.telemetry.span_reader import RESOURCE_KEYS
 _ANSWER_SECONDS = 2.0  # for the collector to answer the current request
 _END_SECONDS = 1.0
 _ALLOCATIONS_BEFORE_COLLECTION = 100_000
-_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -85,42 +82,17 @@ def _without_arguments(record: logging.LogRecord) -> bool:
 
 
 def _run(shipper: Shipper, sender: Sender, *, follow: bool) -> bool:
-    """Ship on a separate thread, so that a hanging collector does not delay the end."""
-    finished = False
-    failure: Exception | None = None
-    ended = threading.Event()  # a `join` that was interrupted could not be repeated
+    """Ship; a hanging collector does not delay the end."""
 
-    def work() -> None:
-        nonlocal finished, failure
-        try:
-            finished = shipper.run(follow=follow)
-        except Exception as error:
-            failure = error
-        finally:
-            ended.set()
+    def stop(wait: WaitForEnd) -> None:
+        shipper.stop()
+        if not wait(_ANSWER_SECONDS):
+            sender.close()
+            wait(_END_SECONDS)
 
     # They log each attempt; the shipper reports failures once a minute.
     logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
-    for number in _ENDING_SIGNALS:
-        signal.signal(number, _interrupt)
-    try:
-        threading.Thread(target=work, name="otel-lifecycle-ship", daemon=True).start()
-        ended.wait()
-    except KeyboardInterrupt:
-        shipper.stop()
-        if not ended.wait(_ANSWER_SECONDS):
-            sender.close()
-            ended.wait(_END_SECONDS)
-    if failure is not None:
-        raise failure
-    return finished
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Ignore further signals, and interrupt the wait."""
-    for each in _ENDING_SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
-    raise KeyboardInterrupt
+    return run_until_signal("ship", lambda: shipper.run(follow=follow), stop)
 
 
 def _own_resource() -> dict[str, AttributeValue]:

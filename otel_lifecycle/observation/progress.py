@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 from pathlib import Path
 from types import TracebackType
@@ -13,10 +11,9 @@ import msgspec
 from otel_lifecycle.observation.join import SavedRequest
 from otel_lifecycle.records import FilePosition
 from otel_lifecycle.records.names import absolute
-from otel_lifecycle.runtime.files import read_file
+from otel_lifecycle.runtime.files import lock_beside, read_file, replace_file
 
 _VERSION = 1
-_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class ProgressError(ValueError):
@@ -58,16 +55,14 @@ class ProgressFile:
 
     Raises:
         ProgressError: Another process uses it.
-        OSError: The lock file cannot be created.
+        OSError: The lock file cannot be created or locked.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path: Path = absolute(path)
-        self._lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | _FLAGS, 0o600)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock)
+            self._lock = lock_beside(self.path)
+        except BlockingIOError as error:
             raise ProgressError(f"{self.path}: another process observes with it") from error
 
     def load(self, log: str) -> Progress:
@@ -99,15 +94,7 @@ class ProgressFile:
         Raises:
             OSError: It cannot be written; the former progress stays saved.
         """
-        new = f"{self.path}.tmp"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(new)
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(_Content(_VERSION, progress)) + b"\n")
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(new, self.path)
+        replace_file(self.path, msgspec.json.encode(_Content(_VERSION, progress)) + b"\n")
 
     def close(self) -> None:
         """Release the lock."""

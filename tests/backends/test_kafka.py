@@ -10,9 +10,7 @@ import pytest
 
 from tests.backends.programs import GRPC, Backends
 from tests.backends.routers import Routers
-from tests.backends.spans import recorded_spans
-from tests.backends.test_outages import PHASE_SECONDS, load, told
-from tests.waiting import eventually
+from tests.backends.test_outages import PHASE_SECONDS, check_all_arrive, load
 
 pytestmark = [
     pytest.mark.backends,
@@ -52,7 +50,4 @@ def test_nothing_is_lost_behind_kafka(backends: Backends, routers: Routers) -> N
         sending.result()
         gateway.start()
 
-    expected = {span["span_id"]: span for span in recorded_spans(router.records(len(plan)))}
-    eventually(lambda: len(told(jaeger)) >= len(expected), what=f"{len(expected)} spans in Jaeger")
-
-    assert told(jaeger) == expected
+    check_all_arrive(jaeger, router, len(plan))

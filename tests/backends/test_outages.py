@@ -14,7 +14,7 @@ from demo.workload import PlannedRequest
 from otel_lifecycle import LifecycleRecord, Outcome
 from otel_lifecycle.model.timestamps import parse_timestamp
 from tests.backends.programs import GRPC, Backends, Jaeger
-from tests.backends.routers import Routers, requests
+from tests.backends.routers import Router, Routers, requests
 from tests.backends.spans import PlainSpan, as_recorded, recorded_spans
 from tests.waiting import eventually
 
@@ -34,6 +34,14 @@ def load(count: int) -> list[PlannedRequest]:
 def told(jaeger: Jaeger) -> dict[str, PlainSpan]:
     """Return the router's spans by id; after a crash a span may arrive twice."""
     return {span["span_id"]: span for span in as_recorded(jaeger.traces(SERVICE_NAME))}
+
+
+def check_all_arrive(jaeger: Jaeger, router: Router, count: int) -> None:
+    """Wait until Jaeger has the span of every request, and compare them with the records."""
+    expected = {span["span_id"]: span for span in recorded_spans(router.records(count))}
+    eventually(lambda: len(told(jaeger)) >= len(expected), what=f"{len(expected)} spans in Jaeger")
+
+    assert told(jaeger) == expected
 
 
 def phases(records: list[LifecycleRecord]) -> list[list[LifecycleRecord]]:
@@ -108,7 +116,4 @@ def test_nothing_is_lost_behind_a_queue(backends: Backends, routers: Routers) ->
         sending.result()
         gateway.start()
 
-    expected = {span["span_id"]: span for span in recorded_spans(router.records(len(plan)))}
-    eventually(lambda: len(told(jaeger)) >= len(expected), what=f"{len(expected)} spans in Jaeger")
-
-    assert told(jaeger) == expected
+    check_all_arrive(jaeger, router, len(plan))

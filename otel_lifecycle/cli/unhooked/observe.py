@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
-import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from otel_lifecycle.analysis.formatting import plural
 from otel_lifecycle.cli.errors import FAILED, CommandError, warn
+from otel_lifecycle.cli.until_signal import WaitForEnd, run_until_signal
 from otel_lifecycle.config import ConfigError
 from otel_lifecycle.observation.observatory import Observatory, Options
 
-_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _END_SECONDS = 10.0
 
 
@@ -67,38 +64,11 @@ def run(options: ObserveOptions) -> int:
 
 
 def _run(observatory: Observatory, *, follow: bool) -> bool:
-    """Observe on a separate thread, so that a signal interrupts no step of it."""
-    finished = False
-    failure: BaseException | None = None
-    ended = threading.Event()
-
-    def work() -> None:
-        nonlocal finished, failure
-        try:
-            finished = observatory.run(follow=follow)
-        except BaseException as error:
-            failure = error
-        finally:
-            ended.set()
-
-    for number in _ENDING_SIGNALS:
-        signal.signal(number, _interrupt)
-    try:
-        threading.Thread(target=work, name="otel-lifecycle-observe", daemon=True).start()
-        ended.wait()
-    except KeyboardInterrupt:
+    def stop(wait: WaitForEnd) -> None:
         observatory.stop()
-        ended.wait(_END_SECONDS)
-    if failure is not None:
-        raise failure
-    return finished
+        wait(_END_SECONDS)
 
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Ignore further signals, and interrupt the wait."""
-    for each in _ENDING_SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
-    raise KeyboardInterrupt
+    return run_until_signal("observe", lambda: observatory.run(follow=follow), stop)
 
 
 def _summary(observatory: Observatory) -> str:

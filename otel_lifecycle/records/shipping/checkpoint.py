@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import stat
 from collections.abc import Iterable
@@ -14,6 +12,7 @@ import msgspec
 
 from otel_lifecycle.records import Position
 from otel_lifecycle.records.names import absolute
+from otel_lifecycle.runtime.files import lock_beside, replace_file
 
 _VERSION = 1
 
@@ -44,19 +43,12 @@ class Checkpoint:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = absolute(path)
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._lock = os.open(f"{self._path}.lock", flags, 0o600)
+            self._lock = lock_beside(self._path)
         except FileNotFoundError as error:
             folder = self._path.parent
             raise CheckpointError(f"{self._path}: there is no folder {folder}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            os.close(self._lock)
             raise CheckpointError(f"{self._path}: another process ships with it") from error
-        except OSError:
-            os.close(self._lock)
-            raise
 
     def load(self, paths: Iterable[str | os.PathLike[str]]) -> Position:
         """Return the saved position; the oldest record if nothing was saved.
@@ -96,17 +88,7 @@ class Checkpoint:
             OSError: It cannot be written; the previous position stays saved.
         """
         content = _Content(_VERSION, msgspec.Raw(position.to_json()))
-        new = f"{self._path}.tmp"
-        # Left by a killed process, or a link planted to have another file overwritten.
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(new)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(new, flags, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(content) + b"\n")
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(new, self._path)
+        replace_file(self._path, msgspec.json.encode(content) + b"\n")
 
     def close(self) -> None:
         """Release the lock."""
