@@ -1,4 +1,4 @@
-"""Loads the requests of a command, checks its output, and reports skipped lines."""
+"""Loads the records of a command, writes its output, and reports skipped lines."""
 
 from __future__ import annotations
 
@@ -6,18 +6,82 @@ import contextlib
 import os
 import stat
 import tempfile
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import duckdb
 
 from otel_lifecycle.analysis.formatting import plural
-from otel_lifecycle.analysis.tables import Progress, QueryError, Records, first_line
+from otel_lifecycle.analysis.tables import Progress, QueryError, Records, first_line, is_parquet
 from otel_lifecycle.cli.errors import FAILED, USAGE, CommandError, warn
+from otel_lifecycle.cli.printing import open_printer
+from otel_lifecycle.cli.record_paths import warn_of_missing
 from otel_lifecycle.config.durations import parse_go_duration
 from otel_lifecycle.records import Position
 from otel_lifecycle.records.names import absolute, record_files
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The records that a command reads, and where it writes.
+
+    Attributes:
+        paths: Record files, folders, and tables that `export` wrote.
+        output: What to write.
+        where: SQL over the columns of requests; empty: all.
+        since: A duration or a time; empty: all.
+    """
+
+    paths: Sequence[Path]
+    output: Path
+    where: str
+    since: str
+
+
+def write_selected(
+    selection: Selection,
+    write: Callable[[Records], str],
+    failed: str,
+    *,
+    start: Callable[[], Position | None] = lambda: None,
+    progress: AbstractContextManager[Progress | None] | None = None,
+) -> int:
+    """Load the records, write the output, print what was written; return the exit code.
+
+    Args:
+        selection: The options of the command.
+        write: Writes the output; returns what was written.
+        failed: How an error of the engine begins.
+        start: Returns where to resume in the record files.
+        progress: Shows how far loading is.
+
+    Raises:
+        CommandError: The records cannot be loaded, or the output not be written.
+    """
+    missing = warn_of_missing(selection.paths, is_parquet)
+    if missing == len(selection.paths):
+        return USAGE
+    output = selection.output
+    check_output(output, selection.paths)
+    where = condition(selection.where, selection.since)
+    try:
+        position = start()
+        with (
+            _interruptible(),
+            progress or contextlib.nullcontext() as told,
+            load(selection.paths, where, position, told) as records,
+        ):
+            written = write(records)
+    except duckdb.Error as error:
+        raise CommandError(f"{failed}: {first_line(error)}") from error
+    except OSError as error:
+        raise CommandError(f"--output {output}: {error.strerror or error}") from error
+    open_printer()(f"{output}: {written}")
+    exit_code = warn_of_problems(records)
+    return USAGE if missing else exit_code
 
 
 def load(
@@ -43,7 +107,7 @@ def load(
 
 
 @contextlib.contextmanager
-def interruptible() -> Generator[None]:
+def _interruptible() -> Generator[None]:
     """Let Control-C end the engine's queries as it ends everything else."""
     try:
         yield
