@@ -15,7 +15,7 @@ PACKAGE = $(BIN)/$(PIP) --no-deps --no-build-isolation --editable .
 # More workers than cores: most tests wait for processes and sockets.
 PARALLEL := --numprocesses 4 --dist worksteal
 
-.PHONY: demo test test-latest test-lowest test-slow test-routers test-backends test-browser test-envoy test-faults mutants bench docs check \
+.PHONY: demo test test-latest test-lowest test-slow test-routers test-backends test-browser test-envoy test-faults mutants bench docs site check \
   check-workflows dist lock clean
 
 demo: $(VENV)/.ready
@@ -71,6 +71,10 @@ bench: $(VENV)/.ready $(PEERS)/.ready
 docs: $(VENV)/.ready
 	$(BIN)/python -m scripts.docs
 	$(BIN)/python -m scripts.envoy_presets
+
+# The documentation, into the folder site; a link that leads nowhere is an error.
+site: $(VENV)/.ready-browser
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs site
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
@@ -141,4 +145,4 @@ $(PEERS)/.ready: pyproject.toml benchmarks/peers/requirements.txt
 	touch $@
 
 clean:
-	rm -rf mutants $(MUTANTS) $(VENV) .venv-latest .venv-lowest .cache/uv .cache/actionlint $(PEERS) .tox .pytest_cache .hypothesis .ruff_cache dist
+	rm -rf mutants $(MUTANTS) $(VENV) .venv-latest .venv-lowest .cache/uv .cache/actionlint $(PEERS) .tox .pytest_cache .hypothesis .ruff_cache dist site

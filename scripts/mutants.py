@@ -32,7 +32,7 @@ NO_MUTANT = "none-yet"
 WHOLE = (
     "tests/model/",
     "tests/records/test_reader.py",
-    "tests/test_documentation.py",
+    "tests/documentation/test_pages.py",
     "tests/tracking/test_legs.py",
     "tests/tracking/test_metrics.py",
     "tests/tracking/test_phases.py",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import Phase, settings
@@ -23,10 +24,22 @@ from otel_lifecycle.testing import InMemoryTelemetry, ManualClock, span_as_dict
 from tests.rights import guarded
 from tests.routes import NOW_NS
 
+if TYPE_CHECKING:  # of the extra `browser`, which the default run does without
+    from playwright.sync_api import Browser
+
 # A mutant is caught by any example that fails; looking for the smallest takes a minute.
 settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate])
 
 __all__ = ["guarded"]
+
+_CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 class Bench:
@@ -93,3 +106,16 @@ def make_bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
 def bench(make_bench: Callable[..., Bench]) -> Bench:
     """A bench with default settings."""
     return make_bench()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    assert path, "Chromium is not installed"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=_CHROMIUM_FLAGS)
+        yield browser
+        browser.close()

@@ -18,7 +18,7 @@ from otel_lifecycle.config import environment_variables
 from otel_lifecycle.model import semconv
 from scripts.docs import generated
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def text(name: str) -> str:

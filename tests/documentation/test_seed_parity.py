@@ -7,7 +7,7 @@ import pkgutil
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 # The functions of the original, in its order.
 SEED_FUNCTIONS = [

@@ -1,0 +1,1 @@
+"""The pages: what they say, their commands, and the site they become."""
