@@ -1,6 +1,7 @@
 """OpenTelemetry instrumentation for LLM inference routers."""
 
 from otel_lifecycle.config import ConfigError, PersistenceConfig, TrackerConfig
+from otel_lifecycle.instrumentation.program import configure, instrument
 from otel_lifecycle.model import (
     Candidate,
     Endpoint,
@@ -63,5 +64,7 @@ __all__ = [
     "TrackedRequest",
     "TrackerConfig",
     "__version__",
+    "configure",
+    "instrument",
     "read_records",
 ]

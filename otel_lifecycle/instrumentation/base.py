@@ -182,6 +182,12 @@ class RouterInstrumentor(BaseInstrumentor):
             providers.shut_down_at_exit(config.close_timeout.total_seconds())
             if config.otlp_encoder == "lifecycle":
                 adopt_all(trace.get_tracer_provider(), type(self))
+            if not (config.persistence.enabled or providers.any_is_set_up()):
+                _report(
+                    logging.WARNING,
+                    "nothing is recorded: there is neither a record file nor an OpenTelemetry SDK; "
+                    "set OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH, or install opentelemetry-distro",
+                )
         export_logs.limit(type(self))
         return RequestLifecycleTracker(config, tracer_provider, meter_provider)
 

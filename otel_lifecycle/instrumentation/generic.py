@@ -71,14 +71,15 @@ class GenericRouterInstrumentor(RouterInstrumentor):
                 # uvicorn serves WSGI through a thread, where no client is observed.
                 if self.tracker is not None and getattr(server, "interface", "") != "wsgi":
                     application = getattr(server, attribute)
-                    setattr(server, attribute, wrapt.FunctionWrapper(application, self._serve))
+                    setattr(server, attribute, wrapt.FunctionWrapper(application, self.serve))
             except Exception:
                 _logger.debug("the application is not observed", exc_info=True)
             return result
 
         return wrapper
 
-    def _serve(self, wrapped: Any, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def serve(self, wrapped: Any, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Wraps an ASGI application."""
         if self.tracker is None or len(args) != 3:
             return wrapped(*args, **kwargs)
         return follow(self.tracker, wrapped, *args)

@@ -11,11 +11,29 @@ import contextlib
 import threading
 
 from opentelemetry import metrics, trace
+from opentelemetry.metrics._internal import (
+    _ProxyMeterProvider,  # pyright: ignore[reportPrivateUsage] - it has no public name
+)
 
 from otel_lifecycle.runtime.forks import repair_in_forked_child
 
 _flushing: threading.Thread | None = None
 _shutdown: _Shutdown | None = None
+
+
+def has_tracer_provider() -> bool:
+    """Return whether a global provider of tracers was set up."""
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
+def has_meter_provider() -> bool:
+    """Return whether a global provider of meters was set up."""
+    return not isinstance(metrics.get_meter_provider(), _ProxyMeterProvider)
+
+
+def any_is_set_up() -> bool:
+    """Return whether there is a global provider."""
+    return has_tracer_provider() or has_meter_provider()
 
 
 def flush(timeout: float) -> None:

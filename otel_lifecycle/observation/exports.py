@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import (
-    OTLPMetricExporter as GrpcMetricExporter,
-)
-from opentelemetry.exporter.otlp.proto.http.metric_exporter import (
-    OTLPMetricExporter as HttpMetricExporter,
-)
-from opentelemetry.sdk.environment_variables import (
-    OTEL_EXPORTER_OTLP_ENDPOINT,
-    OTEL_EXPORTER_OTLP_METRICS_ENDPOINT,
-    OTEL_EXPORTER_OTLP_METRICS_PROTOCOL,
-    OTEL_EXPORTER_OTLP_PROTOCOL,
-    OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
-    OTEL_SDK_DISABLED,
-)
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
@@ -28,16 +13,9 @@ from opentelemetry.util.types import AttributeValue
 
 from otel_lifecycle.records import Follower
 from otel_lifecycle.records.shipping import Checkpoint, Counts, Sender, Shipper
+from otel_lifecycle.telemetry.otlp.destinations import metric_exporter
 
-# They have names in the specification, but not in the SDK.
-_METRICS_EXPORTER, _TRACES_EXPORTER = "OTEL_METRICS_EXPORTER", "OTEL_TRACES_EXPORTER"
 _END_SECONDS = 5.0
-_HTTP = "http/protobuf"
-
-
-def wants_spans() -> bool:
-    """Return whether there is a destination of spans."""
-    return _wants(_TRACES_EXPORTER, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)
 
 
 def open_meter_provider(resource: Resource) -> MeterProvider | None:
@@ -46,10 +24,9 @@ def open_meter_provider(resource: Resource) -> MeterProvider | None:
     Raises:
         ValueError: A variable is invalid.
     """
-    if not _wants(_METRICS_EXPORTER, OTEL_EXPORTER_OTLP_METRICS_ENDPOINT):
+    exporter = metric_exporter()
+    if exporter is None:
         return None
-    protocol = _first(OTEL_EXPORTER_OTLP_METRICS_PROTOCOL, OTEL_EXPORTER_OTLP_PROTOCOL)
-    exporter = HttpMetricExporter() if protocol == _HTTP else GrpcMetricExporter()
     return MeterProvider([PeriodicExportingMetricReader(exporter)], resource)
 
 
@@ -111,16 +88,3 @@ class SpanExport:
                 self._thread.join(_END_SECONDS)
         self._follower.close()
         self._checkpoint.close()
-
-
-def _wants(exporter: str, endpoint: str) -> bool:
-    if os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true":
-        return False
-    if os.environ.get(exporter, "").strip() == "none":
-        return False
-    return bool(_first(endpoint, OTEL_EXPORTER_OTLP_ENDPOINT))
-
-
-def _first(*names: str) -> str:
-    """Return the value of the first of some variables that is set."""
-    return next(filter(None, map(os.environ.get, names)), "")

@@ -16,7 +16,7 @@ from otel_lifecycle.config import PersistenceConfig, TrackerConfig
 from otel_lifecycle.config.settings import missing_extra
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.observation.endpoints import Endpoints, read_endpoints
-from otel_lifecycle.observation.exports import SpanExport, open_meter_provider, wants_spans
+from otel_lifecycle.observation.exports import SpanExport, open_meter_provider
 from otel_lifecycle.observation.join import Counts, Joiner
 from otel_lifecycle.observation.lifecycles import Lifecycles
 from otel_lifecycle.observation.log_file import LogFile
@@ -29,6 +29,7 @@ from otel_lifecycle.records.names import absolute
 from otel_lifecycle.records.shipping import Counts as SpanCounts
 from otel_lifecycle.runtime.clock import SystemClock
 from otel_lifecycle.telemetry.metrics import LifecycleMetrics
+from otel_lifecycle.telemetry.otlp.destinations import has_destination
 from otel_lifecycle.telemetry.span_reader import RESOURCE_KEYS, resource_attributes
 from otel_lifecycle.tracking.store import LifecycleStore
 
@@ -146,7 +147,7 @@ class Observatory:
             self._progress_file.save(progress)  # fail now if it cannot be written
             save = self._save
         self._observer = Observer(self._log, self._joiner, sink, save, tell)
-        if wants_spans():
+        if has_destination("TRACES"):
             self._open_spans(options, resource, tell)
 
     def _open_spans(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import otel_lifecycle as otel_lifecycle
 from otel_lifecycle import (
     Endpoint,
     EndpointEvent,
@@ -17,6 +18,7 @@ from otel_lifecycle.model.features import PredictionInput
 from otel_lifecycle.model.latency import ActualLatency
 from otel_lifecycle.records import PositionedRecord
 
+app: Any
 config: TrackerConfig
 tracker: RequestLifecycleTracker
 start: RequestStart

@@ -36,15 +36,11 @@ from otel_lifecycle.records.shipping.redaction import (
     Redactor,
     without_secrets,
 )
+from otel_lifecycle.telemetry.otlp.destinations import HTTP_PROTOBUF, protocol
 from otel_lifecycle.telemetry.otlp.over_grpc import use_stub
 from otel_lifecycle.telemetry.otlp.over_http import EncodedBodies
 from otel_lifecycle.telemetry.otlp.request import EncodedSpan, encode_request
-from otel_lifecycle.telemetry.otlp.transport import (
-    HTTP_PROTOBUF,
-    EncodedRequest,
-    protocol,
-    send,
-)
+from otel_lifecycle.telemetry.otlp.transport import EncodedRequest, send
 
 # Errors caused by the spans themselves. All other errors may be temporary.
 _REFUSING_STATUS = frozenset({400, 413, 422})
@@ -116,7 +112,7 @@ class Sender:
         self._answers: list[Answer] = []
         self._redact = Redactor()
         make = _grpc
-        if protocol() == HTTP_PROTOBUF:
+        if protocol("TRACES") == HTTP_PROTOBUF:
             make = _http
             _check_endpoint()
         try:

@@ -10,9 +10,10 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otel_lifecycle.runtime.logs import get_logger
+from otel_lifecycle.telemetry.otlp.destinations import GRPC, endpoint_argument, protocol
 from otel_lifecycle.telemetry.otlp.encoders import SpanEncoder
 from otel_lifecycle.telemetry.otlp.request import EncodedSpan, encode_request
-from otel_lifecycle.telemetry.otlp.transport import GRPC, EncodedRequest, protocol, send
+from otel_lifecycle.telemetry.otlp.transport import EncodedRequest, send
 
 _logger = get_logger(__name__)
 
@@ -28,12 +29,15 @@ class LifecycleSpanExporter(SpanExporter):
     It is the SDK's exporter, for gRPC or HTTP, with another encoder: it is set up by the same
     variables, and behaves and logs alike.
 
+    Args:
+        endpoint: The collector, such as `http://localhost:4317`. Default: the variables' one.
+
     Raises:
         ValueError: `OTEL_EXPORTER_OTLP_PROTOCOL` is neither `grpc` nor `http/protobuf`.
     """
 
-    def __init__(self) -> None:
-        self._exporter: Any = _sdk_exporter()
+    def __init__(self, endpoint: str | None = None) -> None:
+        self._exporter: Any = _sdk_exporter(endpoint)
         if not adopt(self._exporter):
             _logger.warning(
                 "the SDK's OTLP exporter is not as it was, or has a session of somebody's own: it "
@@ -75,12 +79,13 @@ def adopt(exporter: SpanExporter) -> bool:
 
 
 # Imported where they are needed: a router uses one of them, and gRPC takes megabytes.
-def _sdk_exporter() -> SpanExporter:
-    if protocol() == GRPC:
+def _sdk_exporter(endpoint: str | None) -> SpanExporter:
+    spoken = protocol("TRACES")
+    if spoken == GRPC:
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     else:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    return OTLPSpanExporter()
+    return OTLPSpanExporter(**endpoint_argument(endpoint, "traces", spoken))
 
 
 def _prepare(exporter: SpanExporter) -> bool:

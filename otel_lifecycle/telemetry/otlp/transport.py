@@ -7,35 +7,12 @@ bytes take the place of the empty message that it sends.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any, NoReturn
 
-from opentelemetry.sdk.environment_variables import (
-    OTEL_EXPORTER_OTLP_PROTOCOL,
-    OTEL_EXPORTER_OTLP_TRACES_PROTOCOL,
-)
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-
-GRPC = "grpc"
-HTTP_PROTOBUF = "http/protobuf"
-
-_PROTOCOL_VARIABLES = (OTEL_EXPORTER_OTLP_TRACES_PROTOCOL, OTEL_EXPORTER_OTLP_PROTOCOL)
-
-
-def protocol() -> str:
-    """Return the protocol that OpenTelemetry's variables ask for.
-
-    Raises:
-        ValueError: It is unknown; the text names variable, value and what is allowed.
-    """
-    name = next(filter(os.environ.get, _PROTOCOL_VARIABLES), None)
-    asked = os.environ[name].strip() if name else GRPC
-    if asked not in (GRPC, HTTP_PROTOBUF):
-        raise ValueError(f"{name}: must be {GRPC} or {HTTP_PROTOBUF}, got {asked!r}")
-    return asked
 
 
 class EncodedRequest(Sequence[ReadableSpan]):
