@@ -19,6 +19,7 @@ PARALLEL := --numprocesses 4 --dist worksteal
   check-workflows dist lock clean
 
 demo: $(VENV)/.ready
+	@echo "Starting the demo; it takes about half a minute."
 	$(BIN)/otel-lifecycle demo $(DEMO_ARGS)
 
 test: $(VENV)/.ready
@@ -105,6 +106,7 @@ lock: $(UV)
 
 $(VENV)/.ready: pyproject.toml requirements/test.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, $(PYTHON) is " + sys.version.split()[0])'
+	@echo "Installing the package and what its tests need into $(VENV); the first time this takes a minute or two."
 	$(PYTHON) -m venv $(VENV)
 	$(LOCKED) requirements/test.txt
 	$(PACKAGE)

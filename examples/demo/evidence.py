@@ -45,10 +45,6 @@ class Evidence:
     inflight_peak: float
 
     @property
-    def report_path(self) -> Path:
-        return self.records_path.with_name("report.html")
-
-    @property
     def agrees(self) -> bool:
         """Return whether each request has one record and one span, and nothing is in flight."""
         records = len(self.record_span_ids)
@@ -62,20 +58,30 @@ class Evidence:
             and not any(self.inflight.values())
         )
 
-    def print(self, console: Console) -> None:
-        """Print the counts, and where to look next."""
+    def print(self, console: Console, page: Path, *, kept: bool) -> None:
+        """Print the counts, and where to look next.
+
+        Args:
+            console: Where.
+            page: The report.
+            kept: Whether records and logs stay.
+        """
         table = Table(box=None, show_header=False, pad_edge=False)
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         answers = ", ".join(f"{number:,} {answer.value}" for answer, number in self._answers())
         table.add_row("clients", f"{plural(self.answers.total(), 'request')}: {answers}")
-        table.add_row("records", f"{len(self.record_span_ids):,} in {self.records_path}")
+        records = f"{len(self.record_span_ids):,}"
+        table.add_row("records", f"{records} in {self.records_path}" if kept else records)
         table.add_row("spans", self._spans())
         table.add_row("in flight", self._inflight())
-        table.add_row("logs", str(self.records_path.with_name("logs")))
         command = "otel-lifecycle" if shutil.which("otel-lifecycle") else sys.argv[0]
-        table.add_row("page", f"{self.report_path}, to open in a browser")
-        table.add_row("report", f"{command} report {self.records_path}")
+        table.add_row("page", f"{page}, to open in a browser")
+        if kept:
+            table.add_row("logs", str(self.records_path.with_name("logs")))
+            table.add_row("report", f"{command} report {self.records_path}")
+        else:
+            table.add_row("keep", f"records and logs: {command} demo --output DIR")
         image = "jaegertracing/jaeger:2.13.0"
         table.add_row("Jaeger", f"docker run --rm -p 4317:4317 -p 16686:16686 {image}")
         table.add_row("", f"OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317 {command} demo")

@@ -31,7 +31,7 @@ async def replay(
     base_url: str,
     model: str,
     requests: Sequence[PlannedRequest],
-    on_sent: Callable[[], None],
+    on_sent: Callable[[float], None],
     on_answer: Callable[[Answer], None],
 ) -> Counter[Answer]:
     """Send all requests, however many are in flight, and wait for their answers.
@@ -40,7 +40,7 @@ async def replay(
         base_url: URL of the router.
         model: The requested model.
         requests: The requests, by time.
-        on_sent: Called after each request is sent.
+        on_sent: Called as each request is sent, with how many seconds late it is.
         on_answer: Called after each request has ended.
 
     Returns:
@@ -56,7 +56,7 @@ async def replay(
 
     async def one(request: PlannedRequest) -> None:
         await asyncio.sleep(request.at - (loop.time() - start))
-        on_sent()
+        on_sent(loop.time() - start - request.at)
         answer = await _send(client, model, request)
         answers[answer] += 1
         on_answer(answer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import Coroutine, Generator, Sequence
@@ -54,14 +55,17 @@ def run(options: DemoOptions) -> int:
     else:
         workload = trace_workload(options.trace, options.requests, options.speed)
     roles = engine_roles(options.mode, options.engines)
-    return asyncio.run(_run(workload, roles, _output_folder(options.output)))
+    output = _output_folder(options.output)
+    code = asyncio.run(_run(workload, roles, output, kept=options.output is not None))
+    if options.output is None:  # a demo that failed has raised: its logs stay
+        shutil.rmtree(output)
+    return code
 
 
-async def _run(workload: Workload, roles: Sequence[str], output: Path) -> int:
+async def _run(workload: Workload, roles: Sequence[str], output: Path, *, kept: bool) -> int:
     console = open_console()
-    console.print(
-        f"starting {plural(len(roles), 'engine')} and a router; records and logs: {output}"
-    )
+    where = f"; records and logs: {output}" if kept else ""
+    console.print(f"starting {plural(len(roles), 'engine')} and a router{where}")
     with _cancelled_by_signals() as caught:
         try:
             evidence = await _play(workload, roles, output)
@@ -71,9 +75,10 @@ async def _run(workload: Workload, roles: Sequence[str], output: Path) -> int:
             name, code = caught[0].name, 128 + caught[0]
             raise CommandError(f"stopped by {name}; records and logs: {output}", code) from None
     print_report(read_records(output / RECORDS), console)
+    page = output / "report.html" if kept else _page_alone()
     with Records(evidence.records_path) as records:
-        write_page(records, evidence.report_path, ReportOptions(source=RECORDS))
-    evidence.print(console)
+        write_page(records, page, ReportOptions(source=RECORDS))
+    evidence.print(console, page, kept=kept)
     if not evidence.agrees:
         raise CommandError("requests, records, spans and gauges do not agree, see above", FAILED)
     return 0
@@ -131,6 +136,13 @@ def _cancelled_by_signals() -> Generator[list[signal.Signals], None, None]:
     finally:
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
+
+
+def _page_alone() -> Path:
+    with tempfile.NamedTemporaryFile(
+        prefix="otel-lifecycle-demo-", suffix=".html", delete=False
+    ) as file:
+        return Path(file.name)
 
 
 def _output_folder(chosen: Path | None) -> Path:

@@ -17,6 +17,8 @@ from otel_lifecycle.cli.terminal import open_console
 # As fractions of the workload's duration.
 _CRASH_AT, _BACK_AT = 0.35, 0.65
 _UNNOTICED, _UNNOTICED_SECONDS = 0.1, 1.0
+# If more than a tenth of the requests is later than this, latencies tell of the machine.
+_LATE_SHARE, _LATE_SECONDS = 0.1, 0.25
 
 
 class Traffic:
@@ -26,6 +28,7 @@ class Traffic:
         self._fleet = fleet
         self._workload = workload
         self._in_flight = 0
+        self._late_seconds: list[float] = []
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -49,9 +52,19 @@ class Traffic:
             )
             engine = self._fleet.dispensable
             if engine is None or not self._workload.with_outage:
-                return await requests
-            answers, _ = await asyncio.gather(requests, self._outage(engine))
+                answers = await requests
+            else:
+                answers, _ = await asyncio.gather(requests, self._outage(engine))
+            self._tell_lateness()
             return answers
+
+    def _tell_lateness(self) -> None:
+        late = sorted(self._late_seconds)[int((1 - _LATE_SHARE) * len(self._late_seconds))]
+        if late > _LATE_SECONDS:
+            self._say(
+                f"this machine cannot keep up: {100 * _LATE_SHARE:.0f} % of the requests were sent "
+                f"more than {late:.1f} s late, so latencies are those of the machine; lower --speed"
+            )
 
     async def _outage(self, engine: Engine) -> None:
         duration = self._workload.duration
@@ -73,7 +86,8 @@ class Traffic:
     def _say(self, text: str) -> None:
         self._progress.console.print(text)
 
-    def _sent(self) -> None:
+    def _sent(self, late_seconds: float) -> None:
+        self._late_seconds.append(late_seconds)
         self._in_flight += 1
         self._progress.update(self._task, in_flight=self._in_flight)
 

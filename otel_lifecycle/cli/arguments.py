@@ -253,7 +253,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
         "--output",
         metavar="DIR",
         type=Path,
-        help="folder for records and logs (default: a new temporary folder, which is kept)",
+        help="folder to keep records, logs and page in (default: only the page is kept)",
     )
     parser.add_argument(
         "--seed",

@@ -35,7 +35,8 @@ from otel_lifecycle.config.settings import (
 from otel_lifecycle.runtime.files import read_file
 from otel_lifecycle.runtime.text import shown
 
-DEFAULT_STORE_NAME = "hermes-inflight"
+_STORE_NAME = "otel-lifecycle"
+_SEED_STORE_NAME = "hermes-inflight"
 ENVIRONMENT_PREFIX = "OTEL_LIFECYCLE_"
 CONFIG_FILE_VARIABLE = "OTEL_LIFECYCLE_CONFIG_FILE"
 
@@ -163,7 +164,7 @@ class TrackerConfig(Settings):
         close_timeout: Time limit of `close`.
     """
 
-    store_name: str = DEFAULT_STORE_NAME
+    store_name: str = _STORE_NAME
     persistence: PersistenceConfig = PersistenceConfig()
     collection: CollectionConfig = CollectionConfig()
     prediction: PredictionConfig = PredictionConfig()
@@ -192,7 +193,7 @@ class TrackerConfig(Settings):
         if isinstance(values, dict):
             for name in ("storeName", "store_name"):
                 if values.get(name) == "":  # pyright: ignore[reportUnknownMemberType]
-                    return {**values, name: DEFAULT_STORE_NAME}  # pyright: ignore[reportUnknownVariableType]
+                    return {**values, name: _STORE_NAME}  # pyright: ignore[reportUnknownVariableType]
         return values  # pyright: ignore[reportUnknownVariableType]
 
     @classmethod
@@ -202,12 +203,15 @@ class TrackerConfig(Settings):
         As in Go's decoder, empty text and `null` mean the defaults, keys match in any case, and a
         null value leaves the default. If a key occurs twice the last one counts (for a section,
         field by field). Unknown fields are refused at every level. So are a byte order mark and
-        invalid UTF-8.
+        invalid UTF-8. The default store is the seed's, `hermes-inflight`.
 
         Raises:
             ConfigError: The text is not JSON, or a setting is invalid.
         """
-        return _validate(cls, _parse(text))
+        values = _parse(text)
+        return _validate(
+            cls, {**values, "store_name": values.get("store_name") or _SEED_STORE_NAME}
+        )
 
     @classmethod
     def from_environment(

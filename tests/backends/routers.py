@@ -59,7 +59,7 @@ class Router:
 
     async def replay(self, requests: Sequence[PlannedRequest]) -> Counter[Answer]:
         """The same in the background."""
-        return await replay(self.url, MODEL, requests, lambda: None, lambda _: None)
+        return await replay(self.url, MODEL, requests, lambda _: None, lambda _: None)
 
     def crash(self, engine: Engine) -> None:
         """Kill an engine without telling the router."""

@@ -64,6 +64,24 @@ def test_pd(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_leaves_only_the_page(start: Start, tmp_path: Path) -> None:
+    """Without a folder to keep things in, the page is all that is left; a slow machine is told."""
+    command = start(
+        *("demo", "--requests", "300", "--speed", "100"),
+        *("--mode", "aggregated", "--engines", "1"),
+        environment={"TMPDIR": str(tmp_path)},
+    )
+
+    code, output, error = command.wait()
+
+    (page,) = tmp_path.iterdir()
+    assert (code, error) == (0, "")
+    assert page.read_text().startswith("<!doctype html>")
+    assert str(page) in output.replace("\n", "")
+    assert "this machine cannot keep up" in " ".join(output.split())
+
+
+@pytest.mark.slow
 def test_aggregated(start: Start, tmp_path: Path) -> None:
     """One engine serves everything; it is not killed, as no other could replace it."""
     command = start(

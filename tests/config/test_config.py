@@ -35,6 +35,10 @@ _PERSISTED = PersistenceConfig(
 )
 
 
+# What the seed's factory makes of nothing.
+SEED = TrackerConfig(store_name="hermes-inflight")
+
+
 @pytest.mark.parametrize("text", ["", " \n", "null", "{}", b"", b"{}"])
 def test_no_parameters(text: str | bytes) -> None:
     """Without parameters every setting has its default."""
@@ -130,30 +134,33 @@ def test_every_parameter() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('{"storeName": ""}', TrackerConfig()),
-        ('{"storeName": null}', TrackerConfig()),
-        ('{"persistence": null}', TrackerConfig()),
-        ('{"persistence": {}}', TrackerConfig()),
-        ('{"persistence": {"flushInterval": ""}}', TrackerConfig()),
+        ('{"storeName": ""}', SEED),
+        ('{"storeName": null}', SEED),
+        ('{"persistence": null}', SEED),
+        ('{"persistence": {}}', SEED),
+        ('{"persistence": {"flushInterval": ""}}', SEED),
         (
             '{"persistence": {"enabled": null, "flushThreshold": null, "flushInterval": null,'
             ' "outputPath": null}}',
-            TrackerConfig(),
+            SEED,
         ),
         ('{"STORENAME": "a"}', TrackerConfig(store_name="a")),
         ('{"storename": "a", "storeName": "b"}', TrackerConfig(store_name="b")),
         (
             '{"Persistence": {"Enabled": true, "FLUSHTHRESHOLD": 100, "flushinterval": "5s",'
             ' "OutputPath": "/var/log/router/records.jsonl"}}',
-            TrackerConfig(persistence=_PERSISTED),
+            TrackerConfig(store_name="hermes-inflight", persistence=_PERSISTED),
         ),
         (
             '{"persistence": {"flushInterval": "0", "flushThreshold": 0}}',
-            TrackerConfig(),
+            SEED,
         ),
         (
             '{"persistence": {"outputPath": "unused.jsonl"}}',
-            TrackerConfig(persistence=PersistenceConfig(output_path="unused.jsonl")),
+            TrackerConfig(
+                store_name="hermes-inflight",
+                persistence=PersistenceConfig(output_path="unused.jsonl"),
+            ),
         ),
     ],
 )
