@@ -8,16 +8,15 @@ its text: such chunks are not decoded.
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.timing import Variant, interleave
 from otel_lifecycle.instrumentation.http.answers import AnswerReader
 
-ROUNDS = 30
+ROUNDS = 10
 EVENTS = 1_000
 WORDS = (" the", " quick", "brown", " fox jumps", " over", "a", " lazy", " dog.")
 CHAT = {
@@ -85,11 +84,17 @@ STREAMS: dict[str, Callable[[int, str], bytes]] = {
 
 
 def _read(chunks: list[bytes]) -> None:
-    reader = AnswerReader()
-    feed = reader.feed
+    answer = AnswerReader()
+    feed = answer.feed
     for chunk in chunks:
         feed(chunk)
-    reader.finish()
+    answer.finish()
+
+
+def reader() -> Variant:
+    """A whole stream of chat, event by event: each run reads `EVENTS` of them."""
+    chunks = [_chat(number, WORDS[number % len(WORDS)]) for number in range(EVENTS)]
+    return Variant("reader", _reading(chunks))
 
 
 def _whole(words: int) -> bytes:
@@ -110,19 +115,13 @@ def measure() -> dict[str, float]:
     for words in (20, 200, 20_000):
         body = _whole(words)
         work[f"whole answer of {len(body):,} bytes"] = [body], 1
-    least = dict.fromkeys(work, float("inf"))
-    gc.collect()
-    gc.disable()
-    try:
-        for _ in range(ROUNDS):
-            for name, (chunks, units) in work.items():
-                began = time.thread_time_ns()
-                _read(chunks)
-                taken = (time.thread_time_ns() - began) / units / 1e3
-                least[name] = min(least[name], taken)
-    finally:
-        gc.enable()
-    return least
+    variants = {name: Variant(name, _reading(chunks)) for name, (chunks, _) in work.items()}
+    interleave(list(variants.values()), ROUNDS, 1)
+    return {name: variants[name].timed.path.minimum / units for name, (_, units) in work.items()}
+
+
+def _reading(chunks: list[bytes]) -> Callable[[int], None]:
+    return lambda _: _read(chunks)
 
 
 def main() -> None:

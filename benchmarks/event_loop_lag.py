@@ -22,10 +22,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
 from pathlib import Path
-from threading import Thread
 from typing import NamedTuple, TypeAlias
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -34,6 +32,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+from benchmarks import sink
 from otel_lifecycle import PersistenceConfig, RequestLifecycleTracker, TrackerConfig, read_records
 from otel_lifecycle.telemetry.otlp.exporter import adopt
 from otel_lifecycle.telemetry.spans import (
@@ -231,30 +230,6 @@ def _run(orders: Connection, number: int, path: Path, endpoint: str, rate: int) 
         seconds, busier_us = orders.recv()
 
 
-class _Sink(BaseHTTPRequestHandler):
-    """A collector that costs next to nothing: it accepts exports unread."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
-        self.send_response(200)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Log nothing."""
-
-
-@contextmanager
-def _collecting() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Sink) as server:
-        server.daemon_threads = True
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
 def measure(
     rate: int = RATE, rounds: int = ROUNDS, seconds: float = ROUND_SECONDS
 ) -> tuple[Variant, ...]:
@@ -268,7 +243,7 @@ def measure(
     context = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        endpoint = stack.enter_context(_collecting())
+        endpoint = stack.enter_context(sink.running()).url
         routers: list[Connection] = []
         for number in range(len(VARIANTS)):
             orders, theirs = context.Pipe()

@@ -11,19 +11,17 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import msgspec
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
-from benchmarks.hot_path import Budget
+from benchmarks import sink
+from benchmarks.budget import Budget
 from benchmarks.requests import (
     AGGREGATED,
     DISAGGREGATED,
@@ -120,6 +118,22 @@ def measure() -> Costs:
 
 
 def _encoding(folder: Path, title: str, route: Route) -> Encoding:
+    variants = encoders(folder, route)
+    interleave(variants, ROUNDS, 4)
+    stock, any_span, from_record = (
+        Spread.of([us / BATCH for us in variant.timed.path_us]) for variant in variants
+    )
+    return Encoding(
+        title,
+        stock,
+        any_span,
+        from_record,
+        ratio(variants[2].timed.path_us, variants[0].timed.path_us),
+    )
+
+
+def encoders(folder: Path, route: Route) -> list[Variant]:
+    """Encode a batch of spans: by the SDK's encoder, by ours, and by ours from their records."""
     record, _ = told(folder, route)
     span = span_from_record(record, Details())
     spans = [span] * BATCH
@@ -141,7 +155,7 @@ def _encoding(folder: Path, title: str, route: Route) -> Encoding:
         instrumentation_scope=span.instrumentation_scope,
     )
     finished.recorded = Recorded(record, moments(record), Details(), views)
-    variants = [
+    return [
         Variant("the SDK's", lambda _: encode_spans(spans).SerializeToString()),
         Variant("ours", lambda _: encode_request(map(encoder.encode, spans))),
         Variant(
@@ -149,19 +163,13 @@ def _encoding(folder: Path, title: str, route: Route) -> Encoding:
             lambda _: encode_request(map(encoder.encode, [finished] * BATCH)),
         ),
     ]
-    interleave(variants, ROUNDS, 4)
-    stock, any_span, from_record = (
-        Spread.of([us / BATCH for us in variant.timed.path_us]) for variant in variants
-    )
-    return Encoding(
-        title, stock, any_span, from_record, ratio(variants[2].timed, variants[0].timed)
-    )
 
 
 def _ship_us(folder: Path, title: str, route: Route) -> float:
     """CPU of `ship` a record: of a file of many, above that of a file of one."""
     many, one = (_records(folder, f"{title} {count}", route, count) for count in (SHIPPED, 1))
-    with collector() as url:
+    with sink.running() as collector:
+        url = collector.url
         costs = [
             (_ship_seconds(folder, many, url) - _ship_seconds(folder, one, url)) / SHIPPED * 1e6
             for _ in range(SHIP_ROUNDS)
@@ -234,31 +242,6 @@ def _ship_seconds(folder: Path, path: Path, url: str) -> float:
     return used.ru_utime + used.ru_stime
 
 
-@contextmanager
-def collector() -> Iterator[str]:
-    """The URL of a collector that forgets what it reads."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Sink)
-    Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-class _Sink(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
-        self.send_response(200)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Logs nothing."""
-
-
 def main() -> None:
     """Prints the tables."""
     costs = measure()
@@ -269,9 +252,7 @@ def main() -> None:
             f"{each.span.median:.1f}, from the record {each.record.median:.1f} "
             f"({each.to_stock:.2f} x)"
         )
-    for budget in costs.budgets:
-        kept = "" if budget.met else "   MISSED"
-        print(f"{budget.what}: {budget.measured:.1f} {budget.unit}, at most {budget.limit}{kept}")
+    print("\n".join(map(str, costs.budgets)))
 
 
 if __name__ == "__main__":

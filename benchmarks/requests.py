@@ -7,8 +7,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from otel_lifecycle import (
     Endpoint,
@@ -25,6 +27,7 @@ from otel_lifecycle import (
     TrackerConfig,
     read_records,
 )
+from otel_lifecycle.telemetry.otlp.exporter import adopt
 from otel_lifecycle.telemetry.spans import end_attributes, moments, span_events, start_attributes
 
 MODEL = "Qwen/Qwen3-8B"
@@ -115,6 +118,21 @@ def tracker(
         tracer_provider=provider,
         meter_provider=meter_provider or NoOpMeterProvider(),
     )
+
+
+def exporting(provider: TracerProvider, url: str, *, adopted: bool = False) -> TracerProvider:
+    """Export the spans of a provider, when it is flushed.
+
+    Args:
+        provider: The provider, which is returned.
+        url: Of the collector.
+        adopted: Whether our encoder is used, as under zero code.
+    """
+    exporter = OTLPSpanExporter(f"{url}/v1/traces")
+    if adopted:
+        assert adopt(exporter)
+    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=3_600_000))
+    return provider
 
 
 def serve(lifecycles: RequestLifecycleTracker, number: int, route: Route) -> None:

@@ -1,13 +1,11 @@
 """Measures one request on its way to disk and backend: the figures of `docs/scaling.md`.
 
-    python -m benchmarks.scaling                                        within the router
-    PYTHONPATH=examples python -m benchmarks.scaling --collectors       in agent and gateway, as
+    python -m benchmarks.scaling                                        its size
+    PYTHONPATH=examples python -m benchmarks.scaling --collectors       CPU in agent and gateway, as
                                                                         built by
                                                                         scripts/install-backends
 
-CPU is that of a thread or a process, in the best of some rounds: a busy machine makes rounds
-slower, never faster. The requests differ as real ones do, because equal ones would compress to
-nothing.
+The requests differ as real ones do, because equal ones would compress to nothing.
 """
 
 from __future__ import annotations
@@ -19,13 +17,10 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
-import grpc
 import httpx
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -39,13 +34,13 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler
 
+from benchmarks import sink
+from benchmarks.timing import Variant, interleave
 from otel_lifecycle import (
     Endpoint,
     EndpointMetrics,
     LatencyPrediction,
-    LifecycleRecord,
     NPUDevice,
     NPUState,
     PersistenceConfig,
@@ -54,11 +49,7 @@ from otel_lifecycle import (
     Route,
     RouteEndpoint,
     TrackerConfig,
-    read_records,
 )
-from otel_lifecycle.records.writer import RecordWriter
-from otel_lifecycle.runtime.clock import SystemClock
-from otel_lifecycle.telemetry.metrics import LifecycleMetrics
 
 BATCH = 512  # spans an export, the SDK's default
 ROUNDS = 11
@@ -143,7 +134,6 @@ class Request:
 
     Attributes:
         spans: Their spans.
-        records: Their records.
         lines: The record file.
     """
 
@@ -167,97 +157,17 @@ class Request:
             tracked.complete(output_tokens=traffic.output_tokens(), cached_tokens=200)
         tracker.close()
         self.spans: list[ReadableSpan] = list(exporter.get_finished_spans())
-        self.records: list[LifecycleRecord] = list(read_records(path))
         self.lines = path.read_bytes()
-        self._folder, self._name = folder, name
-        self._disaggregated, self._phases = disaggregated, phases
 
-    def weights(self) -> dict[str, float]:
-        """Return the bytes of one request, and its CPU in microseconds."""
+    def sizes(self) -> dict[str, float]:
+        """Return the bytes of one request."""
         content = encode_spans(self.spans).SerializeToString()
         return {
             "span, OTLP, bytes": len(content) / BATCH,
             "span, OTLP gzip, bytes": len(gzip.compress(content)) / BATCH,
             "record, bytes": len(self.lines) / BATCH,
             "record, gzip, bytes": len(gzip.compress(self.lines, 6)) / BATCH,
-            "tracking, sampled, us": self._tracking_us(ALWAYS_ON),
-            "tracking, unsampled, us": self._tracking_us(ParentBased(ALWAYS_OFF)),
-            "encoding the span, us": cpu_us(
-                lambda: encode_spans(self.spans).SerializeToString(), BATCH
-            ),
-            "its gzip, us": cpu_us(lambda: gzip.compress(content), BATCH),
-            "metrics, us": self._metrics_us(),
-            "writing the record, us": self._record_us(),
         }
-
-    def _tracking_us(self, sampler: Sampler) -> float:
-        name = f"{self._name}-{sampler.get_description()}"
-        path = str(self._folder / f"{len(name)}-{self._name}.jsonl")
-        tracker = RequestLifecycleTracker(
-            TrackerConfig(
-                store_name=name,
-                phase_spans=self._phases,
-                persistence=PersistenceConfig(
-                    enabled=True, output_path=path, flush_threshold=2 * BATCH
-                ),
-            ),
-            TracerProvider(sampler),
-        )
-        starts = list(Traffic(disaggregated=self._disaggregated).starts(BATCH))
-
-        def track_all() -> None:
-            for start in starts:
-                tracked = tracker.track(start)
-                tracked.chunk()
-                tracked.complete(output_tokens=128, cached_tokens=200)
-
-        cost = cpu_us(track_all, BATCH, between=tracker.flush)
-        tracker.close()
-        return cost
-
-    def _metrics_us(self) -> float:
-        tracker = RequestLifecycleTracker(TrackerConfig(store_name=f"{self._name}-metrics"))
-        meters = MeterProvider([InMemoryMetricReader()])
-        metrics = LifecycleMetrics(
-            tracker.store, tracker.config, meters, lambda: None, SystemClock()
-        )
-
-        def record_all() -> None:
-            for record in self.records:
-                metrics.record(record)
-
-        cost = cpu_us(record_all, BATCH)
-        tracker.close()
-        return cost
-
-    def _record_us(self) -> float:
-        path = str(self._folder / f"{self._name}-again.jsonl")
-        writer = RecordWriter(
-            PersistenceConfig(enabled=True, output_path=path, flush_threshold=BATCH * 2)
-        )
-        costs: list[float] = []
-        for _ in range(ROUNDS):
-            for record in self.records:
-                writer.put(record)
-            began = time.process_time_ns()
-            writer.flush()
-            costs.append((time.process_time_ns() - began) / BATCH / 1e3)
-        writer.close()
-        return min(costs)
-
-
-def cpu_us(
-    work: Callable[[], object], items: int, between: Callable[[], object] = lambda: None
-) -> float:
-    """Return the CPU of this thread for one item; the best of some rounds."""
-    work()
-    costs: list[float] = []
-    for _ in range(ROUNDS):
-        between()
-        began = time.thread_time_ns()
-        work()
-        costs.append((time.thread_time_ns() - began) / items / 1e3)
-    return min(costs)
 
 
 def export_of_metrics() -> str:
@@ -280,7 +190,9 @@ def export_of_metrics() -> str:
         assert data is not None
         return encode_metrics(data).SerializeToString()
 
-    content, milliseconds = export(), cpu_us(export, 1) / 1e3
+    content = export()
+    variant = Variant("export", lambda _: export())
+    interleave([variant], ROUNDS, 1)
     series = sum(
         len(point.bucket_counts) + 2 if isinstance(point, HistogramDataPoint) else 1
         for resource in (reader.get_metrics_data() or MetricsData([])).resource_metrics
@@ -292,7 +204,7 @@ def export_of_metrics() -> str:
     return (
         f"{series:,} series of Prometheus, "
         f"{len(content) / 1e3:,.0f} kB, gzip {len(gzip.compress(content)) / 1e3:,.0f} kB, "
-        f"{milliseconds:,.0f} ms CPU"
+        f"{variant.timed.path.minimum / 1e3:,.0f} ms CPU"
     )
 
 
@@ -301,11 +213,11 @@ def collectors(folder: Path) -> dict[str, float]:
     from tests.backends.programs import Backends
 
     backends = Backends(folder)
-    with _grpc_sink() as sink:
+    with sink.running() as backend:
         gateway = backends.collector(
             "gateway/config.yaml",
             name="gateway",
-            TRACES_ENDPOINT=sink,
+            TRACES_ENDPOINT=backend.address,
             SAMPLING_PERCENTAGE="100",
         )
         host, _, port = gateway.grpc.partition(":")
@@ -352,32 +264,17 @@ def _send(url: str, finished: list[ReadableSpan], number: int) -> int:
     return sent
 
 
-@contextmanager
-def _grpc_sink() -> Iterator[str]:
-    """A backend that accepts everything unread."""
-
-    class Anything(grpc.GenericRpcHandler):
-        def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
-            return grpc.unary_unary_rpc_method_handler(lambda request, context: b"")
-
-    server = grpc.server(ThreadPoolExecutor(4), handlers=[Anything()])
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield f"127.0.0.1:{port}"
-    server.stop(None)
-
-
 def print_requests(folder: Path) -> None:
-    """Print the cost of each kind of request within the router, and of all metrics."""
+    """Print the size of each kind of request, and of all metrics."""
     columns = {
         "aggregated": Request(folder, "aggregated", disaggregated=False, phases=False),
         "prefill/decode": Request(folder, "pd", disaggregated=True, phases=False),
         "with phase spans": Request(folder, "phases", disaggregated=True, phases=True),
     }
-    weights = {title: request.weights() for title, request in columns.items()}
-    print(f"| one request | {' | '.join(weights)} |\n|---|{'---:|' * len(weights)}")
-    for row in weights["aggregated"]:
-        figures = " | ".join(f"{column[row]:,.0f}" for column in weights.values())
+    sizes = {title: request.sizes() for title, request in columns.items()}
+    print(f"| one request | {' | '.join(sizes)} |\n|---|{'---:|' * len(sizes)}")
+    for row in sizes["aggregated"]:
+        figures = " | ".join(f"{column[row]:,.0f}" for column in sizes.values())
         print(f"| {row} | {figures} |")
     print(f"\none export of the metrics of {ENDPOINTS} endpoints: {export_of_metrics()}")
 
@@ -387,7 +284,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measures what one request costs.")
     parser.add_argument("--collectors", action="store_true", help="in agent and gateway")
     arguments = parser.parse_args()
-    print(f"Python {sys.version.split()[0]}, batches of {BATCH}, best of {ROUNDS} rounds\n")
+    print(f"Python {sys.version.split()[0]}, batches of {BATCH}\n")
     with tempfile.TemporaryDirectory() as name:
         if arguments.collectors:
             for tier, us in collectors(Path(name)).items():

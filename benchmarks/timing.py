@@ -99,9 +99,14 @@ def interleave(variants: Sequence[Variant], rounds: int, requests: int) -> None:
         gc.enable()
 
 
-def ratio(one: Timed, other: Timed) -> float:
+def ratio(one: Sequence[float], other: Sequence[float]) -> float:
     """Return the median of the ratios of neighbouring rounds, which a busy machine slows alike."""
-    return statistics.median(map(operator.truediv, one.path_us, other.path_us))
+    return statistics.median(map(operator.truediv, one, other))
+
+
+def difference(one: Timed, other: Timed) -> float:
+    """Return the median of the differences of neighbouring rounds on the path, microseconds."""
+    return statistics.median(map(operator.sub, one.path_us, other.path_us))
 
 
 def load() -> float:

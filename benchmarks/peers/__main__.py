@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.peers.compare import compare
-from benchmarks.report import peers_section
+from benchmarks.results.peers import section
 
 if __name__ == "__main__":
-    print("\n".join(peers_section(compare())))
+    print("\n".join(section(compare())))

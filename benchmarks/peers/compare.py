@@ -6,17 +6,17 @@ import importlib
 import importlib.metadata
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
-from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import ReadableSpan
 
+from benchmarks import sink
 from benchmarks.peers.peer import Bench, Peer
-from benchmarks.timing import WARM_UPS, Spread, Variant, interleave, load
+from benchmarks.timing import WARM_UPS, Spread, Variant, interleave, load, ratio
 
 MODULES = (
     "bare_sdk",
@@ -53,10 +53,8 @@ class Compared:
         name: Name of the peer.
         version: Version of its distribution; empty if there is none.
         path: CPU on the request's path, minus that of a request without instrumentation.
-        with_metrics: The same with a meter provider.
-        everything: CPU of all threads, until everything is written; without metrics.
+        everything: CPU of all threads, until everything is written and exported.
         ratio: `path` relative to equal bare SDK spans; None if it has no span.
-        export: CPU of encoding its spans as OTLP protobuf; None if it has no span.
         spans: Spans per request.
         attributes: Attributes on these spans, or fields of a line if there is no span.
         events: Events on these spans.
@@ -67,10 +65,8 @@ class Compared:
     name: str
     version: str
     path: Spread
-    with_metrics: float
     everything: float
     ratio: float | None
-    export: float | None
     spans: int
     attributes: int
     events: int
@@ -99,35 +95,22 @@ class Comparison:
 
 
 class _Entrant:
-    """A peer, opened with and without metrics."""
+    """An open peer, beside the same request without it, and bare spans with its content."""
 
-    def __init__(
-        self, open_peer: Callable[[Bench], Peer], version: str, folder: Path, stack: ExitStack
-    ) -> None:
+    def __init__(self, peer: Peer, bench: Bench, version: str, url: str) -> None:
+        self._peer = peer
         self._version = version
-        bench = _bench(folder / "plain", metrics=False)
-        self._peer = self._opened(open_peer, bench, stack)
-        self._spans = _spans_of(self._peer, bench)
-        self._fields = self._peer.fields
-        measured = self._opened(open_peer, _bench(folder / "metrics", metrics=True), stack)
-        self._alone = Variant("alone", self._peer.alone)
-        self._followed = Variant("followed", self._peer.serve, self._peer.settle)
-        self._measured = Variant("measured", measured.serve, measured.settle)
-        self._bare = Variant("bare", _saying(self._spans))
-        self._export = Variant("export", lambda _: encode_spans(self._spans).SerializeToString())
-        self.variants = [
-            self._alone,
-            self._followed,
-            self._measured,
-            self._bare,
-            self._export,
-        ]
 
-    @staticmethod
-    def _opened(open_peer: Callable[[Bench], Peer], bench: Bench, stack: ExitStack) -> Peer:
-        peer = open_peer(bench)
-        stack.callback(peer.close)
-        return peer
+        def settle() -> None:
+            peer.settle()
+            bench.settle()
+
+        self._spans = _spans_of(peer, bench)
+        self._fields = peer.fields
+        self._alone = Variant("alone", peer.alone)
+        self._followed = Variant("followed", peer.serve, settle)
+        self._bare = _saying(self._spans, url)
+        self.variants = [self._alone, self._followed, self._bare]
 
     def compared(self) -> Compared:
         alone = self._alone.timed
@@ -138,12 +121,8 @@ class _Entrant:
             name=self._peer.name,
             version=self._version,
             path=Spread.of(path),
-            with_metrics=statistics.median(_net(self._measured.timed.path_us, alone.path_us)),
             everything=statistics.median(_net(self._followed.timed.all_us, alone.all_us)),
-            ratio=statistics.median(ours / theirs for ours, theirs in zip(path, bare, strict=True))
-            if self._spans
-            else None,
-            export=self._export.timed.path.median if self._spans else None,
+            ratio=ratio(path, bare) if self._spans else None,
             spans=len(self._spans),
             attributes=sum(len(span.attributes or {}) for span in self._spans) or self._fields,
             events=sum(len(span.events) for span in self._spans),
@@ -157,12 +136,17 @@ def compare() -> Comparison:
     missing: dict[str, str] = {}
     entrants: list[_Entrant] = []
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        url = stack.enter_context(sink.running()).url
         for module_name in MODULES:
             try:
                 module = importlib.import_module(f"benchmarks.peers.{module_name}")
                 for number, open_peer in enumerate(module.OPENERS):
                     folder = Path(name) / f"{module_name}-{number}"
-                    entrants.append(_Entrant(open_peer, _version(module), folder, stack))
+                    folder.mkdir()
+                    bench = Bench(folder, url)
+                    peer = open_peer(bench)
+                    stack.callback(peer.close)
+                    entrants.append(_Entrant(peer, bench, _version(module), url))
             except Exception as error:  # a peer may fail in any way
                 missing[module_name] = f"{type(error).__name__}: {error}"
         before = load()
@@ -171,11 +155,6 @@ def compare() -> Comparison:
         )
         peers = [entrant.compared() for entrant in entrants]
     return Comparison(peers, missing, (before, load()))
-
-
-def _bench(folder: Path, *, metrics: bool) -> Bench:
-    folder.mkdir(parents=True)
-    return Bench(folder, metrics=metrics)
 
 
 def _version(module: ModuleType) -> str:
@@ -191,9 +170,10 @@ def _spans_of(peer: Peer, bench: Bench) -> list[ReadableSpan]:
     return bench.kept.spans
 
 
-def _saying(spans: Sequence[ReadableSpan]) -> Callable[[int], None]:
+def _saying(spans: Sequence[ReadableSpan], url: str) -> Variant:
     """Bare SDK spans with the same attributes and events, prepared in advance."""
-    tracer = Bench(Path(), metrics=False).tracer_provider().get_tracer("bare")
+    bench = Bench(Path(), url)
+    tracer = bench.tracer_provider().get_tracer("bare")
     said = [
         (
             span.name,
@@ -210,7 +190,7 @@ def _saying(spans: Sequence[ReadableSpan]) -> Callable[[int], None]:
                 span.add_event(event_name, event_attributes)
             span.end()
 
-    return serve
+    return Variant("bare", serve, bench.settle)
 
 
 def _served() -> int:

@@ -64,7 +64,7 @@ def _open_peer(bench: Bench) -> Peer:
     callback = OpenTelemetry(
         OpenTelemetryConfig(
             exporter="console",
-            enable_metrics=not type(bench.meter_provider).__name__.startswith("NoOp"),
+            enable_metrics=True,
             skip_set_global=True,
         ),
         tracer_provider=bench.tracer_provider(),

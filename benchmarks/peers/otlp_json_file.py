@@ -14,7 +14,7 @@ DISTRIBUTION = "opentelemetry-exporter-otlp-json-file"
 
 def _open_peer(bench: Bench) -> Peer:
     path = bench.folder / "otlp.jsonl"
-    provider = bench.tracer_provider()
+    provider = bench.tracer_provider(exports=False)
     provider.add_span_processor(
         BatchSpanProcessor(FileSpanExporter(path), schedule_delay_millis=3_600_000)
     )
@@ -23,8 +23,7 @@ def _open_peer(bench: Bench) -> Peer:
         "bare SDK span to an OTLP-JSON file",
         saying(provider.get_tracer("bare"), said),
         stream,
-        provider.force_flush,
-        path,
+        file=path,
         close=provider.shutdown,
     )
 

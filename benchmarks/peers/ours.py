@@ -24,9 +24,8 @@ DISTRIBUTION = "otel-lifecycle"
 def _opener(name: str, route: Route, sampler: Sampler | None = None) -> Callable[[Bench], Peer]:
     def open_peer(bench: Bench) -> Peer:
         store = f"{bench.folder.name} {name}"
-        lifecycles = tracker(
-            bench.folder, store, bench.tracer_provider(sampler), bench.meter_provider
-        )
+        provider = bench.tracer_provider(sampler, adopted=True)
+        lifecycles = tracker(bench.folder, store, provider, bench.meter_provider)
 
         def serve(number: int) -> None:
             tracked = lifecycles.track(start(f"request-{number}", route))

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
-from opentelemetry.sdk.metrics import MeterProvider as SDKMeterProvider
+from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import Sampler
+
+from benchmarks.requests import exporting
 
 CHUNKS = 33  # of one answer
 
@@ -28,25 +29,41 @@ class Kept(SpanProcessor):
 
 
 class Bench:
-    """The environment of a peer: usual providers, and a folder for its file.
+    """The environment of a peer: usual providers with an exporter, and a folder for its file.
 
     Args:
         folder: Folder for files.
-        metrics: Whether the peer records metrics too.
+        url: Of the collector; nothing is exported without one.
     """
 
-    def __init__(self, folder: Path, *, metrics: bool) -> None:
+    def __init__(self, folder: Path, url: str = "") -> None:
         self.folder = folder
         self.kept = Kept()
-        self.meter_provider: MeterProvider = (
-            SDKMeterProvider([InMemoryMetricReader()]) if metrics else NoOpMeterProvider()
-        )
+        self.meter_provider = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
+        self._url = url
+        self._providers: list[TracerProvider] = []
 
-    def tracer_provider(self, sampler: Sampler | None = None) -> TracerProvider:
-        """Return a provider that gives spans to `kept`; by default it samples all."""
-        provider = TracerProvider(sampler)
+    def tracer_provider(
+        self, sampler: Sampler | None = None, *, adopted: bool = False, exports: bool = True
+    ) -> TracerProvider:
+        """Return a provider whose spans are kept on demand and exported; it samples all.
+
+        Args:
+            sampler: Another sampler.
+            adopted: Whether our encoder is used.
+            exports: Whether spans are exported over OTLP.
+        """
+        provider = TracerProvider(sampler, shutdown_on_exit=False)
         provider.add_span_processor(self.kept)
+        if exports and self._url:
+            exporting(provider, self._url, adopted=adopted)
+        self._providers.append(provider)
         return provider
+
+    def settle(self) -> None:
+        """Export the spans."""
+        for provider in self._providers:
+            provider.force_flush()
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""What zero code costs real routers, each a process in front of one engine."""
