@@ -8,6 +8,7 @@ MUTANTS := .cache/mutants
 UV := .cache/uv/bin/uv
 ACTIONLINT := .cache/actionlint/actionlint
 PIP := python -m pip install --quiet --disable-pip-version-check
+ROUTERS := $(patsubst %,.cache/routers/%/.ready,lean litellm production_stack ray)
 ENVOYS := $(patsubst %,.cache/envoy-%/.ready,1.40.0 1.37.0 1.36.4)
 # The locked versions, each file by its hash; the package itself is built with the locked tools.
 LOCKED = $(BIN)/$(PIP) --require-hashes --requirement
@@ -15,8 +16,8 @@ PACKAGE = $(BIN)/$(PIP) --no-deps --no-build-isolation --editable .
 # More workers than cores: most tests wait for processes and sockets.
 PARALLEL := --numprocesses 4 --dist worksteal
 
-.PHONY: demo test test-latest test-lowest test-slow test-routers test-backends test-browser test-envoy test-faults mutants bench docs site check \
-  check-workflows dist lock clean
+.PHONY: demo test test-latest test-lowest test-slow test-routers test-backends test-browser test-envoy test-faults mutants bench \
+  bench-check bench-soak docs site check check-workflows dist lock clean
 
 demo: $(VENV)/.ready
 	@echo "Starting the demo; it takes about half a minute."
@@ -63,10 +64,19 @@ test-faults: $(VENV)/.ready
 mutants: $(MUTANTS)/.ready
 	$(MUTANTS)/bin/python scripts/mutants.py $(MUTANTS_ARGS)
 
-# About five minutes, into benchmarks/RESULTS.md; the peers have an environment of their own.
-bench: $(VENV)/.ready $(PEERS)/.ready
-	PYTHONPATH=examples $(PEERS)/bin/python -m benchmarks
+# About ten minutes, into benchmarks/RESULTS.md; peers and routers have environments of their own.
+# PRODUCTION_STACK=path names a checkout of vllm-project/production-stack, which is then measured too.
+bench: $(VENV)/.ready $(PEERS)/.ready $(ROUTERS)
+	$(PEERS)/bin/python -m benchmarks
 	$(BIN)/python -m benchmarks.exposition
+
+# Whether HEAD costs more than BASE, by default where it left main; fails above 10 %.
+bench-check: $(VENV)/.ready $(UV)
+	$(BIN)/python -m benchmarks.check --uv $(UV) $(if $(BASE),--base $(BASE)) $(BENCH_CHECK_ARGS)
+
+# 300,000 requests, for the results of the next `make bench`.
+bench-soak: $(VENV)/.ready .cache/routers/lean/.ready
+	$(BIN)/python -m benchmarks.zero_code.soak $(BENCH_SOAK_ARGS)
 
 # The schema and tables that are made from the declared fields of the record, and Envoy's presets.
 docs: $(VENV)/.ready
@@ -116,6 +126,11 @@ $(VENV)/.ready-%: requirements/%.txt $(VENV)/.ready
 	$(LOCKED) $<
 	touch $@
 
+# A router that cannot be installed is named in the results as not run.
+.cache/routers/%/.ready: benchmarks/zero_code/requirements/%.txt pyproject.toml $(UV)
+	$(UV) venv --quiet --clear --python $(PYTHON) $(@D)
+	$(UV) pip install --quiet --python $(@D) --editable . --requirement $< && touch $@ || rm -rf $(@D)
+
 # Not beside the tests' own: mutmut brings much that they must do without.
 $(MUTANTS)/.ready: requirements/mutants.txt pyproject.toml
 	$(PYTHON) -m venv $(MUTANTS)
@@ -147,4 +162,4 @@ $(PEERS)/.ready: pyproject.toml benchmarks/peers/requirements.txt
 	touch $@
 
 clean:
-	rm -rf mutants $(MUTANTS) $(VENV) .venv-latest .venv-lowest .cache/uv .cache/actionlint $(PEERS) .tox .pytest_cache .hypothesis .ruff_cache dist site
+	rm -rf mutants $(MUTANTS) $(VENV) .venv-latest .venv-lowest .cache/uv .cache/actionlint $(PEERS) .cache/routers .cache/bench-check .tox .pytest_cache .hypothesis .ruff_cache dist site

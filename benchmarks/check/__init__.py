@@ -1,0 +1,1 @@
+"""Compares the cost of two commits: `make bench-check`."""
