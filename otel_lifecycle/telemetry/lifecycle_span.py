@@ -22,7 +22,8 @@ from opentelemetry.sdk.util import BoundedList
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
 
 from otel_lifecycle.model.record import MAX_REROUTES
-from otel_lifecycle.telemetry.attributes import Attributes, span_attributes
+from otel_lifecycle.telemetry.attributes import Attributes
+from otel_lifecycle.telemetry.setters.count import has_at_most
 from otel_lifecycle.telemetry.spans import Recorded
 from otel_lifecycle.telemetry.told import Told
 
@@ -31,12 +32,8 @@ _Said = TypeVar("_Said")
 _UNSET = Status(StatusCode.UNSET)
 _ERROR = Status(StatusCode.ERROR)
 
-_MOST_ATTRIBUTES = sum(
-    # The leader of a pair is only identified.
-    not attribute.field.startswith("selectedRoute.leader.") or attribute.source == "router"
-    for attribute in span_attributes()
-)
 _MOST_EVENTS = MAX_REROUTES + 3
+_MOST_EVENT_ATTRIBUTES = 3
 _BY_OTHERS = {"given", "events", "is_changed"}
 
 
@@ -170,12 +167,12 @@ class LifecycleSpan(SDKSpan):
 
         An exporter need not read attributes and events then.
         """
-        return self._said(self.told.recorded, None) if self._is_plain else None
+        return self._said(self._uncut, None) if self._is_plain else None
 
     @property
     def dropped_attributes(self) -> int:
         """How many attributes the limits have cost."""
-        return 0 if self._is_plain else super().dropped_attributes
+        return 0 if self.recorded is not None else super().dropped_attributes
 
     @property
     def dropped_events(self) -> int:
@@ -191,6 +188,13 @@ class LifecycleSpan(SDKSpan):
     def dropped_links(self) -> int:
         """How many of them the limits have cost."""
         return super().dropped_links if "links" in vars(self) else 0
+
+    def _uncut(self) -> Recorded | None:
+        """What its attributes are made of; None if there are more than the limit."""
+        recorded, most = self.told.recorded(), self._limits.max_span_attributes
+        if recorded is None or most is None or has_at_most(most, *recorded):
+            return recorded
+        return None
 
     @property
     def _is_plain(self) -> bool:
@@ -324,15 +328,14 @@ class LifecycleSpan(SDKSpan):
 
 
 def _may_cut(limits: SpanLimits) -> bool:
-    """Whether limits can cost a span that nobody else has touched anything."""
+    """Whether limits, but for that of attributes, can cost a span that nobody has touched any."""
     return (
         limits.max_attribute_length is not None
         or limits.max_span_attribute_length is not None
         or any(
             limit is not None and limit < most
             for limit, most in (
-                (limits.max_span_attributes, _MOST_ATTRIBUTES),
-                (limits.max_event_attributes, _MOST_ATTRIBUTES),
+                (limits.max_event_attributes, _MOST_EVENT_ATTRIBUTES),
                 (limits.max_events, _MOST_EVENTS),
             )
         )

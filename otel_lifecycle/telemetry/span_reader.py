@@ -30,7 +30,7 @@ from otel_lifecycle.model.record import LifecycleRecord, RecordedLeg, Reroute
 from otel_lifecycle.model.route import RouteSnapshot
 from otel_lifecycle.model.timestamps import datetime_from_ns, format_timestamp, parse_timestamp
 from otel_lifecycle.telemetry.attributes import attribute_name, unknown
-from otel_lifecycle.telemetry.decision_attributes import read_decision
+from otel_lifecycle.telemetry.setters.decision import read_decision
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 

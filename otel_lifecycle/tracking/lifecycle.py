@@ -20,7 +20,8 @@ from otel_lifecycle.model import (
 from otel_lifecycle.model.endpoint_state import EndpointState, EndpointView
 from otel_lifecycle.model.record import LifecycleRecord, Reroute
 from otel_lifecycle.telemetry.live_span import SpanMaker
-from otel_lifecycle.telemetry.spans import Moments, Recorded
+from otel_lifecycle.telemetry.setters.record import Moments
+from otel_lifecycle.telemetry.spans import Recorded
 from otel_lifecycle.telemetry.told import Ended, Manner, Told
 from otel_lifecycle.tracking.arrival import Timing
 from otel_lifecycle.tracking.dispatch import (

@@ -36,6 +36,7 @@ from otel_lifecycle import (
     RecordAllSampler,
     RequestLifecycleTracker,
     RequestStart,
+    Route,
     TrackedRequest,
     TrackerConfig,
     read_records,
@@ -438,6 +439,31 @@ def test_exported_from_its_record(
     ((is_short, message, expected),) = exported
     assert message == expected
     assert is_short is (deed in (nothing, renames, reroutes, arrives) and limits is None)
+
+
+@pytest.mark.parametrize("details", [{}, {"npu_device_attributes": True}], ids=["usual", "chips"])
+@pytest.mark.parametrize("route", [aggregated(), disaggregated()], ids=["one", "pair"])
+def test_exported_from_its_record_up_to_the_limit(route: Route, details: dict[str, Any]) -> None:
+    """A span with as many attributes as the limit allows is exported from its record."""
+
+    def ended(most: int | None) -> ReadableSpan:
+        exporter = InMemorySpanExporter()
+        provider = TracerProvider(span_limits=SpanLimits(max_span_attributes=most))
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        tracker = RequestLifecycleTracker(TrackerConfig(store_name="span", **details), provider)
+        tracked = tracker.track(start(route=route))
+        tracked.reroute(route, reason="connect_error")
+        tracked.complete(output_tokens=128)
+        tracker.close()
+        return exporter.get_finished_spans()[0]
+
+    number = len(ended(None).attributes or {})
+    whole, cut = ended(number), ended(number - 1)
+
+    assert isinstance(whole, LifecycleSpan)
+    assert isinstance(cut, LifecycleSpan)
+    assert (whole.recorded is not None, whole.dropped_attributes) == (True, 0)
+    assert (cut.recorded, cut.dropped_attributes) == (None, 1)
 
 
 def test_changed_by_a_processor(bench: Bench) -> None:

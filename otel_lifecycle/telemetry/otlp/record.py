@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, TraceState
 
 from otel_lifecycle.model.record import LifecycleRecord
-from otel_lifecycle.telemetry.attributes import Details, setter
+from otel_lifecycle.telemetry.attributes import Details
 from otel_lifecycle.telemetry.otlp.span import (
     SPAN_KEYS,
     encode_event,
@@ -24,12 +24,14 @@ from otel_lifecycle.telemetry.otlp.span import (
     join,
 )
 from otel_lifecycle.telemetry.otlp.wire import SMALL, Texts, int64, pack_double
-from otel_lifecycle.telemetry.spans import (
+from otel_lifecycle.telemetry.setters.record import (
     NO_VIEWS,
     KeptAttributes,
     Moments,
-    Recorded,
     RecordSetters,
+)
+from otel_lifecycle.telemetry.spans import (
+    Recorded,
     end_attributes,
     moments,
     span_events,
@@ -116,8 +118,7 @@ def _attribute_fields(
     """The attributes of a record; the arguments are those of `end_attributes`."""
     fields = _Fields()
     try:
-        _set_start(fields, record, 0, details)
-        _SETTERS.put_end(fields, record, at, details, views)
+        _SETTERS.put_all(fields, record, at, details, views)
     except Exception:  # a sum of more than 64 bits: the others are exported without it
         fields = _Fields()
         attributes = start_attributes(record) | end_attributes(record, at, details)
@@ -192,9 +193,3 @@ class _Encoding:
 
 _ENCODING = _Encoding()
 _SETTERS = RecordSetters(_Fields, _ENCODING)
-_set_start = setter(
-    LifecycleRecord,
-    # All others are set at the end, once more.
-    lambda field, _section, _source: field.declared.at_start and not field.optional,
-    output=_ENCODING,
-)

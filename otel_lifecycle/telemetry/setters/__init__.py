@@ -1,0 +1,1 @@
+"""What puts a record on its span."""
