@@ -3,11 +3,13 @@
 from otel_lifecycle.config import ConfigError, PersistenceConfig, TrackerConfig
 from otel_lifecycle.instrumentation.program import configure, instrument
 from otel_lifecycle.model import (
+    SLO,
     Candidate,
     Endpoint,
     EndpointEvent,
     EndpointEventType,
     EndpointMetrics,
+    FinishReason,
     InputTokenSource,
     LatencyPrediction,
     Leg,
@@ -33,6 +35,7 @@ from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 from otel_lifecycle.version import __version__
 
 __all__ = [
+    "SLO",
     "Candidate",
     "Clock",
     "ConfigError",
@@ -40,6 +43,7 @@ __all__ = [
     "EndpointEvent",
     "EndpointEventType",
     "EndpointMetrics",
+    "FinishReason",
     "InputTokenSource",
     "LatencyPrediction",
     "Leg",

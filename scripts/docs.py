@@ -38,6 +38,8 @@ _SECTIONS = {
     "leg": "Each call of the router, if there is more than one, as arrays",
     "prediction": "Prefix cache and prediction",
     "result": "The result",
+    "slo": "Targets of latencies (`slo`), if there are any; they count from the start of the span",
+    "label": "Labels, if the setting `labels` or the program names any",
 }
 _ROLE = "llm_router.route.leader"
 _OTHER_ROLES = re.compile(r"selectedRoute\.(prefill|decode)\.")

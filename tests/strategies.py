@@ -7,6 +7,7 @@ from datetime import datetime, timedelta, timezone
 from hypothesis import strategies as st
 
 from otel_lifecycle import (
+    SLO,
     Endpoint,
     EndpointMetrics,
     LatencyPrediction,
@@ -82,6 +83,16 @@ routes = (
     | route_endpoints.map(lambda prefill: Route(prefill, prefill))
     | st.builds(Route, route_endpoints, route_endpoints, route_endpoints)
 )
+label_names = st.sampled_from(["tenant", "a.b", "T_1", "", "no name", "x" * 100, "é"])
+label_values = (
+    texts
+    | st.integers()
+    | st.floats()
+    | st.booleans()
+    | st.none()
+    | st.just("x" * 257)
+    | st.binary()
+)
 starts = st.builds(
     RequestStart,
     request_id=texts.filter(bool),
@@ -99,6 +110,8 @@ starts = st.builds(
     operation=texts,
     provider=texts,
     route_mismatch=st.booleans(),
+    labels=st.dictionaries(label_names, label_values, max_size=4) | st.just(None),
+    slo=st.none() | st.builds(SLO, numbers, numbers, numbers),
     received_at=moments | st.integers(0, 10**12).map(lambda us: NOW - timedelta(microseconds=us)),
 )
 delays = st.floats(0, 1e6).map(lambda seconds: timedelta(seconds=seconds))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, Final, cast
+from typing import Annotated, Final
 
 from pydantic import BeforeValidator
+
+from otel_lifecycle.config.entries import entries
 
 MAX_SEGMENTS: Final = 6
 _EXPECTED: Final = (
@@ -16,13 +17,8 @@ _EXPECTED: Final = (
 
 def _paths(value: object) -> object:
     """Parse text from an environment variable, `/ask, /v3/*/run=chat`, or check a list."""
-    if isinstance(value, str):
-        endings: tuple[object, ...] = tuple(filter(None, map(str.strip, value.split(","))))
-    elif isinstance(value, (list, tuple)):
-        endings = tuple(cast("Iterable[object]", value))
-    else:
-        raise ValueError(_EXPECTED)
-    if not all(isinstance(ending, str) and _is_ending(ending) for ending in endings):
+    endings = entries(value, _EXPECTED)
+    if not all(map(_is_ending, endings)):
         raise ValueError(_EXPECTED)
     return endings
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SecretStr, ValidationError
 from pydantic.alias_generators import to_camel, to_snake
 
 from otel_lifecycle.config.durations import parse_go_duration, to_timedelta
 from otel_lifecycle.runtime.text import shown, without_secrets
 
+MIN_SECRET: Final = 16
 _MUST_BE = {
     "bool_type": "must be true or false",
     "int_type": "must be a whole number",
@@ -59,6 +60,37 @@ else:
 def duration(**units: float) -> Any:
     """Return the default of a `Duration` field, with the arguments of `timedelta`."""
     return timedelta(**units)
+
+
+def _secret(value: object) -> object:
+    if isinstance(value, str):
+        value = SecretStr(value)
+    if not isinstance(value, SecretStr):
+        raise SecretError("must be text")
+    if 0 < len(value) < MIN_SECRET:
+        raise SecretError(f"must have at least {MIN_SECRET} characters")
+    return value
+
+
+if TYPE_CHECKING:
+
+    class Secret:
+        """A `SecretStr` when read; constructors also accept text."""
+
+        def __get__(self, settings: object, owner: type[object]) -> SecretStr: ...
+        def __set__(self, settings: object, value: SecretStr | str) -> None: ...
+
+else:
+    Secret = Annotated[SecretStr, BeforeValidator(_secret)]
+
+
+def secret() -> Any:
+    """Return the default of a `Secret` field, empty."""
+    return SecretStr("")
+
+
+class SecretError(ValueError):
+    """An error of a value that must not be shown."""
 
 
 class FieldError(ValueError):
@@ -126,7 +158,7 @@ def _describe(problem: dict[str, Any], camel_case: bool) -> str:
             name = to_camel(error.field) if camel_case else error.field
             return f"{path}.{name} {error.message}" if path else f"{name} {error.message}"
         message = str(error)
-        if message.startswith("must be a valid duration"):
+        if isinstance(error, SecretError) or message.startswith("must be a valid duration"):
             return f"{path} {message}"
         if not path:  # concerns several settings
             return message

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -22,16 +21,22 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from otel_lifecycle.config.collection import CollectionConfig
+from otel_lifecycle.config.entries import no_entries
+from otel_lifecycle.config.go_json import parse_json, sections_of
+from otel_lifecycle.config.labels import Labels, parse_labels
 from otel_lifecycle.config.paths import Paths
 from otel_lifecycle.config.prediction import PredictionConfig
 from otel_lifecycle.config.settings import (
     ConfigError,
     Duration,
     FieldError,
+    Secret,
     Settings,
     duration,
     problems,
+    secret,
 )
+from otel_lifecycle.config.slo import SLOTargets
 from otel_lifecycle.runtime.files import read_file
 from otel_lifecycle.runtime.text import shown
 
@@ -146,6 +151,14 @@ class TrackerConfig(Settings):
         paths: Further paths of inference requests, for zero code. Each is the end of a path, with
             `*` for any one segment, and may name the operation: `/ask`, `/v3/*/run=chat`. An empty
             operation, `/messages=`, removes a built-in path. As text, separated by commas.
+        labels: What else is recorded of a request: `name=header`, or `name=body:path.to.field`.
+            Values are hashed, unless `;plain` follows; with `;metric` metrics have the label too.
+            `llm-d` and `dynamo` stand for the names of those projects. As text, separated by
+            commas.
+        labels_key: Key of the hash, at least 16 characters; required where a label is hashed.
+        slo: Targets of latencies: `ttft=500ms`, `tpot=50ms`, `e2e=30s`, or a header that has the
+            milliseconds, `ttft=x-slo-ttft-ms`. `llm-d` stands for its headers. As text, separated
+            by commas.
         release_on_first_chunk: Load that a request releases at its first chunk: that of the
             `prefill` endpoint, `all` or `none`.
         max_inflight: Do not track new requests while this many are in flight; None: no limit.
@@ -169,6 +182,9 @@ class TrackerConfig(Settings):
     collection: CollectionConfig = CollectionConfig()
     prediction: PredictionConfig = PredictionConfig()
     paths: Paths = Field(default=(), strict=False)
+    labels: Labels = no_entries()
+    labels_key: Secret = secret()
+    slo: SLOTargets = no_entries()
     release_on_first_chunk: Literal["prefill", "all", "none"] = "prefill"
     max_inflight: int | None = Field(default=None, ge=1)
     stale_after: Duration = duration(seconds=5)
@@ -184,6 +200,16 @@ class TrackerConfig(Settings):
     def _check_interval(self) -> TrackerConfig:
         if self.collection.enabled and timedelta(0) < self.stale_after <= self.collection.interval:
             raise ValueError("collection.interval must be shorter than staleAfter")
+        return self
+
+    @model_validator(mode="after")
+    def _check_labels_key(self) -> TrackerConfig:
+        hashed = [label.name for label in parse_labels(self.labels).values() if not label.plain]
+        if hashed and not self.labels_key.get_secret_value():
+            raise FieldError(
+                "labels_key",
+                f"is required: the value of label {hashed[0]} is hashed; with ;plain it is not",
+            )
         return self
 
     @model_validator(mode="before")
@@ -208,7 +234,7 @@ class TrackerConfig(Settings):
         Raises:
             ConfigError: The text is not JSON, or a setting is invalid.
         """
-        values = _parse(text)
+        values = parse_json(cls, text)
         return _validate(
             cls, {**values, "store_name": values.get("store_name") or _SEED_STORE_NAME}
         )
@@ -278,11 +304,7 @@ class TrackerConfig(Settings):
         return config.model_copy(update={"persistence": persistence})
 
 
-_SECTIONS: dict[str, type[Settings]] = {
-    name: type(field.default)
-    for name, field in TrackerConfig.model_fields.items()
-    if isinstance(field.default, Settings)
-}
+_SECTIONS = sections_of(TrackerConfig)
 
 
 def environment_variables() -> dict[str, str]:
@@ -323,28 +345,13 @@ def _read_file(path: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{CONFIG_FILE_VARIABLE}={path}: cannot be read: {error}") from error
     try:
-        values = _parse(text)
+        values = parse_json(TrackerConfig, text)
         # A file may enable persistence and leave the path to a variable.
         optional_path = {**values.get("persistence", {}), "enabled": False}
         _validate(TrackerConfig, {**values, "persistence": optional_path})
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return values
-
-
-def _parse(text: str | bytes) -> dict[str, Any]:
-    if not text.strip():
-        return {}
-    try:
-        # From bytes Python would accept UTF-16 and a byte order mark, which Go's decoder refuses.
-        text = text if isinstance(text, str) else text.decode()
-        values = json.loads(text, object_pairs_hook=_Object)
-        json.dumps(
-            values, ensure_ascii=False
-        ).encode()  # refuse half a surrogate pair, which no path and no log accepts
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"invalid parameters: not valid JSON: {error}") from error
-    return {} if values is None else _go_keys(TrackerConfig, values)
 
 
 def _from_variables(
@@ -367,35 +374,6 @@ def _from_variables(
         else:
             values[name] = text
     return values
-
-
-class _Object(dict[str, Any]):
-    """A JSON object that keeps its members as written, including repeated keys."""
-
-    def __init__(self, members: list[tuple[str, Any]]) -> None:
-        super().__init__(members)
-        self.members = members
-
-
-def _go_keys(model: type[BaseModel], values: object, path: str = "") -> dict[str, Any]:
-    """Return the fields of a JSON object: keys in any case, nulls omitted, as in Go."""
-    if not isinstance(values, _Object):
-        raise ConfigError(
-            f"invalid parameters: {path or 'they'} must be a JSON object, got {shown(values)}"
-        )
-    fields = {to_camel(name).lower(): name for name in model.model_fields}
-    result: dict[str, Any] = {}
-    for key, value in values.members:
-        name = fields.get(key.casefold())
-        if name is None:
-            unknown = f"{path}.{key}" if path else key
-            raise ConfigError(f"invalid parameters: unknown field {unknown!r}")
-        if value is None:
-            continue
-        if model is TrackerConfig and name in _SECTIONS:
-            value = {**result.get(name, {}), **_go_keys(_SECTIONS[name], value, name)}
-        result[name] = value
-    return result
 
 
 def _validate(model: type[_Model], values: dict[str, Any]) -> _Model:

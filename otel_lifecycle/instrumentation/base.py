@@ -38,6 +38,9 @@ class InstrumentorOptions:
 
     store_name: str | None = None
     paths: str | None = None
+    labels: str | None = None
+    labels_key: str | None = None
+    slo: str | None = None
     release_on_first_chunk: str | None = None
     max_inflight: int | None = None
     stale_after: str | None = None

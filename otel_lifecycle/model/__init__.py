@@ -15,8 +15,10 @@ from otel_lifecycle.model.endpoint import (
     NPUState,
 )
 from otel_lifecycle.model.features import MissingReason
+from otel_lifecycle.model.finish_reason import FinishReason
 from otel_lifecycle.model.record import SCHEMA_VERSION, LifecycleRecord
 from otel_lifecycle.model.request import (
+    SLO,
     InputTokenSource,
     Leg,
     LegOutcome,
@@ -29,11 +31,13 @@ from otel_lifecycle.model.route import LatencyPrediction, Route, RouteEndpoint
 
 __all__ = [
     "SCHEMA_VERSION",
+    "SLO",
     "Candidate",
     "Endpoint",
     "EndpointEvent",
     "EndpointEventType",
     "EndpointMetrics",
+    "FinishReason",
     "InputTokenSource",
     "LatencyPrediction",
     "Leg",

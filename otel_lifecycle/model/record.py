@@ -24,9 +24,11 @@ from otel_lifecycle.model.fields import (
     declare,
     record_name,
 )
+from otel_lifecycle.model.finish_reason import FinishReason
 from otel_lifecycle.model.latency import ActualLatency, PredictionError
 from otel_lifecycle.model.request import InputTokenSource, LegOutcome, LegRole, Outcome
 from otel_lifecycle.model.route import LatencyPrediction, RouteSnapshot
+from otel_lifecycle.model.slo import RecordedSLO
 
 SCHEMA_VERSION = 1
 MAX_REROUTES = 64  # a router may try again for as long as an engine takes to start
@@ -130,10 +132,20 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
         declare("How the request ended.", attribute=semconv.OUTCOME, section="result", always=True),
     ] = Outcome.COMPLETED
     finish_reason: Annotated[
+        FinishReason | None,
+        declare(
+            "Why the engine stopped: `stop`, `length`, `tool_calls`, `content_filter`, `abort`, "
+            "`error` or `other`.",
+            attribute="llm_router.finish_reason",
+            section="result",
+            source="response",
+        ),
+    ] = None
+    engine_finish_reason: Annotated[
         Text | None,
         declare(
-            "Why the engine stopped: `stop`, `length`, `tool_calls`, ...",
-            attribute="llm_router.finish_reason",
+            "The same in the engine's own word.",
+            attribute="llm_router.engine.finish_reason",
             section="result",
             source="response",
         ),
@@ -367,6 +379,24 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
             source="clock",
         ),
     ]
+    labels: Annotated[
+        dict[str, str] | msgspec.UnsetType,
+        declare(
+            "What the setting `labels` or the program wants recorded of the request; absent if "
+            "there is none.",
+            attribute=f"{semconv.LABEL}<name>",
+            section="label",
+        ),
+    ] = msgspec.UNSET
+    slo: Annotated[
+        RecordedSLO | msgspec.UnsetType,
+        declare(
+            "The targets of its latencies; absent if there are none.",
+            attribute="llm_router.slo",
+            section="slo",
+            source="clock",
+        ),
+    ] = msgspec.UNSET
     trace_id: Annotated[str | None, declare("Id of the trace.", source="trace")] = None
     span_id: Annotated[str | None, declare("Id of the span.", source="trace")] = None
     parent_span_id: Annotated[str | None, declare("Id of the parent span.", source="trace")] = None

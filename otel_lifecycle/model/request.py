@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import Enum
+from types import MappingProxyType
 
 import msgspec
 
@@ -80,6 +81,23 @@ class Leg(msgspec.Struct, frozen=True):
     outcome: LegOutcome | None = None
 
 
+class SLO(msgspec.Struct, frozen=True):
+    """Targets of a request's latencies, as its client sees them: counted from the arrival.
+
+    Attributes:
+        ttft_ms: Of the time to the first token, milliseconds; None: no target.
+        tpot_ms: Of the time per output token, milliseconds.
+        e2e_ms: Of the time to the end, milliseconds.
+    """
+
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+    e2e_ms: float | None = None
+
+
+NO_LABELS: Mapping[str, str | int | float | bool] = MappingProxyType({})
+
+
 class RequestStart(msgspec.Struct, frozen=True):
     """A routed request, as the router reports it before dispatch.
 
@@ -108,6 +126,10 @@ class RequestStart(msgspec.Struct, frozen=True):
             dispatch, and a time more than 1e9 ms (11 days) before it.
         decision_reason: Why the route was chosen, in a short word: `prefix_match`, `fallback`, ...
         filtered: Number of endpoints dropped before the candidates were ranked; None is unknown.
+        labels: What else to record of the request, by name: at most 16, of up to 256 characters.
+            Recorded as they are, unless the setting `labels` has the name too. They come before
+            what the setting reads.
+        slo: Targets of its latencies; they come before those of the setting `slo`.
     """
 
     request_id: str
@@ -128,6 +150,8 @@ class RequestStart(msgspec.Struct, frozen=True):
     received_at: datetime | None = None
     decision_reason: str = ""
     filtered: int | None = None
+    labels: Mapping[str, str | int | float | bool] = NO_LABELS
+    slo: SLO | None = None
 
 
 class RequestCompletion(msgspec.Struct, frozen=True):
@@ -142,7 +166,7 @@ class RequestCompletion(msgspec.Struct, frozen=True):
         served_endpoint: The endpoint that served it, if it may differ from the selected one.
         error_type: Short name of the error, for the outcome `error`.
         prefill_ms: Duration of a PD route's prefill, from its call to its answer; None is unknown.
-        finish_reason: Why the engine stopped, as it reports it: `stop`, `length`, `tool_calls`, ...
+        finish_reason: Why the engine stopped, in its own word: `stop`, `length`, `end_turn`, ...
         legs: The calls that the router made for it, in order. The record has them if there is more
             than one, and at most 256.
     """

@@ -33,6 +33,8 @@ INPUT_TOKENS_ESTIMATE: Final = "llm_router.request.input_tokens.estimate"
 INPUT_TOKENS_SOURCE: Final = "llm_router.request.input_tokens.source"
 OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
 
+LABEL: Final = "llm_router.label."  # and its name; also of metrics
+
 # Route
 ROUTE_TYPE: Final = "llm_router.route.type"
 ROUTE_SERVED_ID: Final = "llm_router.route.served.id"
@@ -78,6 +80,7 @@ METRIC_PREDICTED_TPOT: Final = "llm_router.predicted.time_per_output_token"
 METRIC_PREDICTION_ERROR: Final = "llm_router.prediction.error"
 METRIC_COLLECTION_TARGETS: Final = "llm_router.collection.targets"
 METRIC_REQUESTS: Final = "llm_router.requests"
+METRIC_SLO_REQUESTS: Final = "llm_router.slo.requests"
 METRIC_IGNORED: Final = "llm_router.ignored"
 METRIC_RECORDS_WRITTEN: Final = "llm_router.records.written"
 METRIC_RECORDS_DROPPED: Final = "llm_router.records.dropped"
@@ -93,6 +96,8 @@ COLLECTION_SOURCE: Final = "llm_router.collection.source"
 COLLECTION_STATE: Final = "llm_router.collection.state"
 PREDICTION_TARGET: Final = "llm_router.prediction.target"
 PREDICTION_DIRECTION: Final = "llm_router.prediction.direction"
+SLO_TARGET: Final = "llm_router.slo.target"
+SLO_MET: Final = "llm_router.slo.met"
 IGNORED_REASON: Final = "llm_router.ignored.reason"
 
 DURATION_BUCKETS: Final = (

@@ -333,8 +333,8 @@ class _Compiler:
     ) -> Iterator[str]:
         local = value.replace(".", "_")
         body = list(self._struct(struct, local, prefix, within))
-        if body and field.optional:
-            yield f"if ({local} := {value}) is not None:"
+        if body and (field.optional or field.default is msgspec.UNSET):
+            yield f"if {local} := {value}:"
             yield from _indented(body)
         elif body:
             yield f"{local} = {value}"

@@ -124,6 +124,11 @@ class Instruments:
         self.requests = self.cells.counter(
             semconv.METRIC_REQUESTS, "{request}", "Finished requests by outcome."
         )
+        self.slo = self.cells.counter(
+            semconv.METRIC_SLO_REQUESTS,
+            "{request}",
+            "Finished requests by target of a latency, and whether they met it.",
+        )
         self.duration = self.cells.histogram(
             semconv.METRIC_REQUEST_DURATION,
             "Arrival of a request, or dispatch if that is unknown, to its end.",

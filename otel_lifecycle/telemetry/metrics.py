@@ -13,13 +13,15 @@ from msgspec import UNSET
 from opentelemetry.metrics import MeterProvider
 
 from otel_lifecycle.config import TrackerConfig
+from otel_lifecycle.config.labels import parse_labels
+from otel_lifecycle.config.slo import TARGETS
 from otel_lifecycle.model import Outcome, semconv
 from otel_lifecycle.model.decision import Decision
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.model.route import EndpointSnapshot
 from otel_lifecycle.runtime.clock import Clock
 from otel_lifecycle.telemetry.cardinality import OTHER, BoundedValues
-from otel_lifecycle.telemetry.cells import HistogramCell, Moment
+from otel_lifecycle.telemetry.cells import CounterCell, HistogramCell, Moment
 from otel_lifecycle.telemetry.instruments import Instruments
 from otel_lifecycle.telemetry.observations import LiveState
 
@@ -42,6 +44,9 @@ class _Series:
     """The cells of requests that differ in nothing that metrics tell apart."""
 
     __slots__ = (
+        "_counted",
+        "_slo",
+        "_slo_cell",
         "duration",
         "predicted_tpot",
         "predicted_ttft",
@@ -57,20 +62,31 @@ class _Series:
         attributes: dict[str, str | int],
         outcome: str,
         error_type: str | None,
+        labels: dict[str, str | int],
     ) -> None:
+        attributes = {**attributes, **labels}
         self.queue = instruments.queue.cell(attributes)
         self.ttft = instruments.ttft.cell(attributes)
         self.tpot = instruments.tpot.cell(attributes)
         self.predicted_ttft = instruments.predicted_ttft.cell(attributes)
         self.predicted_tpot = instruments.predicted_tpot.cell(attributes)
-        counted: dict[str, str | int] = {semconv.OUTCOME: outcome}
         if semconv.REQUEST_MODEL in attributes:
-            counted[semconv.REQUEST_MODEL] = attributes[semconv.REQUEST_MODEL]
-        self.requests = instruments.requests.cell(counted)
+            labels = {**labels, semconv.REQUEST_MODEL: attributes[semconv.REQUEST_MODEL]}
+        self.requests = instruments.requests.cell({**labels, semconv.OUTCOME: outcome})
+        self._slo: dict[tuple[str, bool], CounterCell] = {}
+        self._slo_cell, self._counted = instruments.slo.cell, labels
         ended = {**attributes, semconv.OUTCOME: outcome}
         if error_type is not None:
             ended[semconv.ERROR_TYPE] = error_type
         self.duration = instruments.duration.cell(ended)
+
+    def slo(self, target: str, *, met: bool) -> CounterCell:
+        """The cell of requests with a target that they met, or did not."""
+        cell = self._slo.get((target, met))
+        if cell is None:
+            attributes = {semconv.SLO_TARGET: target, semconv.SLO_MET: met}
+            cell = self._slo[target, met] = self._slo_cell({**self._counted, **attributes})
+        return cell
 
 
 class LifecycleMetrics:
@@ -97,8 +113,12 @@ class LifecycleMetrics:
         self.before_collect = before_collect
         self.clock = clock
         self._instruments = Instruments.of(meter_provider)
+        self._labels = [
+            label.name for label in parse_labels(config.labels).values() if label.metric
+        ]
+        bounded = (*_BOUNDED, *(semconv.LABEL + name for name in self._labels))
         self._values = {
-            name: BoundedValues(config.max_metric_values, self._forget_cells) for name in _BOUNDED
+            name: BoundedValues(config.max_metric_values, self._forget_cells) for name in bounded
         }
         self._series: dict[tuple[object, ...], _Series] = {}
         self._errors: dict[tuple[str, ...], HistogramCell] = {}
@@ -154,6 +174,11 @@ class LifecycleMetrics:
                 series.predicted_tpot.record(prediction.tpot_ms / 1000, moment)
         if actual.e2e_ms is not None:
             series.duration.record(actual.since_arrival(actual.e2e_ms) / 1000, moment)
+        if record.slo is not UNSET:
+            for name in TARGETS:
+                target = getattr(record.slo, name)
+                if target is not UNSET and target.met is not None:
+                    series.slo(name, met=target.met).add(moment)
         self._record_prediction_error(record, moment, now_ns)
         for decision in (record.decision, *(change.decision for change in record.rerouted)):
             if decision is not UNSET:
@@ -205,6 +230,7 @@ class LifecycleMetrics:
             record.outcome.value,
             None if record.error is None else record.error.type,
             None if leader is None else (leader.address, leader.port, leader.id, leader.name),
+            () if record.labels is UNSET else tuple(map(record.labels.get, self._labels)),
         )
         series = self._series.get(key)
         if series is None:
@@ -218,6 +244,7 @@ class LifecycleMetrics:
         self, record: LifecycleRecord, leader: EndpointSnapshot | None, now_ns: int
     ) -> _Series:
         attributes: dict[str, str | int] = {}
+        is_served = leader is not None and record.outcome is Outcome.COMPLETED
         for name, value in (
             (semconv.REQUEST_MODEL, record.model),
             (semconv.OPERATION_NAME, record.operation),
@@ -225,9 +252,7 @@ class LifecycleMetrics:
         ):
             if value:
                 # Clients may ask for any model: only what an engine has served is told apart.
-                is_known = name != semconv.REQUEST_MODEL or (
-                    leader is not None and record.outcome is Outcome.COMPLETED
-                )
+                is_known = name != semconv.REQUEST_MODEL or is_served
                 attributes[name] = self._values[name].bound(value, now_ns, let_in=is_known)
         if leader is not None and leader.address:
             if self._bound_endpoint(leader, now_ns) is OTHER:
@@ -236,10 +261,15 @@ class LifecycleMetrics:
                 attributes[semconv.SERVER_ADDRESS] = leader.address
                 if leader.port.isdecimal():
                     attributes[semconv.SERVER_PORT] = int(leader.port)
+        labels: dict[str, str | int] = {}
+        recorded = {} if record.labels is UNSET else record.labels
+        for name in filter(recorded.__contains__, self._labels):
+            bounded = self._values[semconv.LABEL + name]
+            labels[semconv.LABEL + name] = bounded.bound(recorded[name], now_ns, let_in=is_served)
         error_type = None
         if record.error is not None and record.actual.e2e_ms is not None:
             error_type = self._values[semconv.ERROR_TYPE].bound(record.error.type, now_ns)
-        return _Series(self._instruments, attributes, record.outcome.value, error_type)
+        return _Series(self._instruments, attributes, record.outcome.value, error_type, labels)
 
     def _error_cell(
         self, target: str, direction: str, endpoint: EndpointSnapshot, now_ns: int

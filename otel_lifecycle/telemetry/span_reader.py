@@ -31,6 +31,7 @@ from otel_lifecycle.model.route import RouteSnapshot
 from otel_lifecycle.model.timestamps import datetime_from_ns, format_timestamp, parse_timestamp
 from otel_lifecycle.telemetry.attributes import attribute_name, unknown
 from otel_lifecycle.telemetry.setters.decision import read_decision
+from otel_lifecycle.telemetry.setters.labels import read_labels
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
@@ -95,6 +96,7 @@ def record_from_span(span: ReadableSpan) -> LifecycleRecord:
         "selected_endpoint": "" if route is None else route.leader.id,
         "rerouted": rerouted,
         "decision": read_decision(attributes),
+        "labels": read_labels(attributes),
         "missing_feature_reasons": _missing(attributes),
         "actual": actual,
         "prediction_error": latency.prediction_error(actual, values["prediction"]),

@@ -30,6 +30,7 @@ from otel_lifecycle.model.features import (
     missing_request_features,
     prediction_input,
 )
+from otel_lifecycle.model.finish_reason import finish_reason
 from otel_lifecycle.model.latency import ActualLatency, PredictionError
 from otel_lifecycle.model.record import (
     MAX_REROUTES,
@@ -39,6 +40,7 @@ from otel_lifecycle.model.record import (
     Reroute,
 )
 from otel_lifecycle.model.route import EndpointSnapshot, RouteSnapshot
+from otel_lifecycle.model.slo import judge_slo
 from otel_lifecycle.model.timestamps import format_timestamp
 from otel_lifecycle.telemetry.live_span import link
 from otel_lifecycle.telemetry.told import Kept
@@ -177,6 +179,7 @@ def begin_record(lifecycle: Lifecycle) -> LifecycleRecord:
         route_mismatch=start.route_mismatch is True,
         actual=ActualLatency(),
         prediction_error=PredictionError(),
+        labels=cast("dict[str, str]", dict(start.labels)) if start.labels else msgspec.UNSET,
         resource=lifecycle.spans.resource,
     )
     link(record, lifecycle.context, lifecycle.parent, lifecycle.kind)
@@ -260,7 +263,7 @@ def _invalid_completion_values(
         + (completion.output_tokens is not None and record.output_length is None)
         + (completion.cached_tokens is not None and record.cached_tokens is None)
         + (completion.prefill_ms is not None and record.actual.prefill_ms is None)
-        + _is_lost(completion.finish_reason or None, record.finish_reason)
+        + _is_lost(completion.finish_reason or None, record.engine_finish_reason)
     )
 
 
@@ -284,7 +287,8 @@ def complete_record(
     )
     _set_reported_length(record, reported)
     if completion.finish_reason:
-        record.finish_reason = sanitize.text(completion.finish_reason) or None
+        word = sanitize.text(completion.finish_reason)
+        record.finish_reason, record.engine_finish_reason = finish_reason(word), word or None
     if isinstance(completion.served_endpoint, Endpoint):
         record.served_endpoint = sanitize.text(completion.served_endpoint.id) or None
     record.legs = _legs(completion.legs)
@@ -301,6 +305,9 @@ def complete_record(
     record.actual = latency.actual_latency(e2e_ns, first_chunk_ns, record.output_length)
     if record.selected_route is not None and waited_ns is not None:
         record.actual.queue_ms = waited_ns / 1e6
+    slo = lifecycle.dispatch.start.slo
+    if slo is not None:
+        record.slo = judge_slo(slo, record.outcome, record.actual)
     route = record.selected_route
     if route is not None and route.prefill is not None and completion.prefill_ms is not None:
         record.actual.prefill_ms = sanitize.milliseconds(completion.prefill_ms)

@@ -202,7 +202,7 @@ class TrackedRequest:
         """More of the request became known, by a router that chooses before it has read it all.
 
         Args:
-            start: The request; its model, input tokens and streaming are taken over.
+            start: The request; its model, input tokens, streaming and labels are taken over.
         """
         if self._lifecycle is not None:
             self._recorder.reroute(
@@ -212,6 +212,7 @@ class TrackedRequest:
                 input_tokens=start.input_tokens,
                 input_token_source=start.input_token_source,
                 streaming=start.streaming,
+                labels=start.labels,
             )
 
     def inject(self, headers: MutableMapping[str, str]) -> None:

@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider as SDKTracerProvider
 
 from otel_lifecycle.config import TrackerConfig
 from otel_lifecycle.model import Outcome, RequestCompletion, RequestStart
+from otel_lifecycle.model.request import NO_LABELS
 from otel_lifecycle.runtime.background import Background
 from otel_lifecycle.runtime.clock import Clock, Deadline
 from otel_lifecycle.runtime.logs import get_logger
@@ -23,6 +24,7 @@ from otel_lifecycle.telemetry.live_span import SpanMaker, SpanProcessorError, in
 from otel_lifecycle.telemetry.metrics import LifecycleMetrics
 from otel_lifecycle.telemetry.told import Manner, Told
 from otel_lifecycle.tracking.arrival import take_time
+from otel_lifecycle.tracking.asked.asked import Asked
 from otel_lifecycle.tracking.breaker import STEPPED_ASIDE, Breaker
 from otel_lifecycle.tracking.decisions import DecisionNotes
 from otel_lifecycle.tracking.dispatch import (
@@ -72,6 +74,7 @@ class LifecycleRecorder:
         self.breaker = Breaker(self.store.ignore)
         self._stale_after_ns = round(config.stale_after.total_seconds() * 1e9)
         self._decisions = DecisionNotes(self.store.states, config)
+        self.asked = Asked(config)
         self._manner = Manner(
             self.store.name,
             Details(config.npu_device_attributes, config.first_byte_attribute),
@@ -200,6 +203,9 @@ class LifecycleRecorder:
                 return
             elapsed = self._clock.monotonic_ns() - lifecycle.started_monotonic_ns
             now_ns = lifecycle.started_ns + elapsed
+            if start.labels is not old.labels or start.slo is not old.slo:
+                start, invalid = self.asked.take_again(old, start)
+                self._count_invalid(invalid)
             start = self._decisions.take_again(old, start, now_ns, reason)
             to = dispatch(start, self.store.look, now_ns)
             if not self.store.reroute(lifecycle, to, rerouted(lifecycle, to, reason)):
@@ -299,6 +305,9 @@ class LifecycleRecorder:
             self._look_for_provider()
         timing = take_time(start, self._clock, arrived_ns)
         self._count_invalid(start.received_at is not None and timing.waited_ns is None)
+        if start.labels is not NO_LABELS or start.slo is not None or self.asked.reads:
+            start, invalid = self.asked.take(start, headers)
+            self._count_invalid(invalid)
         start = self._decisions.take(start, timing.started_ns)
         sent = dispatch(start, self.store.look, timing.started_ns)
         lifecycle = Lifecycle(self, self._manner, self._spans, sent, timing, self._stale_after_ns)

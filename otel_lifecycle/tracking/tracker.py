@@ -21,6 +21,7 @@ from otel_lifecycle.model import (
 from otel_lifecycle.runtime.clock import SYSTEM_CLOCK, Clock
 from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.tracking import protocols, scheduling
+from otel_lifecycle.tracking.asked.asked import Asked
 from otel_lifecycle.tracking.current_request import claim
 from otel_lifecycle.tracking.handle import TrackedRequest
 from otel_lifecycle.tracking.lifecycle import Lifecycle
@@ -94,6 +95,11 @@ class RequestLifecycleTracker:
         return self._config
 
     @property
+    def asked(self) -> Asked:
+        """What the settings ask to be recorded of requests. For instrumentations."""
+        return self._recorder.asked
+
+    @property
     def is_aside(self) -> bool:
         """Whether new requests are left alone, because tracking failed again and again.
 
@@ -128,7 +134,8 @@ class RequestLifecycleTracker:
 
         Args:
             start: The request, with its route.
-            headers: The inbound headers, in lower case; only the trace context is read.
+            headers: The inbound headers, in lower case; only the trace context is read, and what
+                the settings `labels` and `slo` name.
             arrived_ns: When it reached the router, on the monotonic clock of `clock`, where
                 `start.received_at` does not tell. For instrumentations, which see it come.
         """
@@ -199,7 +206,9 @@ class RequestLifecycleTracker:
                 self._store.ignore("no_request_id")
                 return
             if not isinstance(request, RequestStart):
-                request = scheduling.request_facts(request)
+                facts = scheduling.request_facts(request)
+                asked = self.asked
+                request = asked.of_request(facts, request) if asked.reads else facts
             completion = RequestCompletion(outcome=outcome, error_type=reason)
             self._recorder.reject(request, headers, completion, arrived_ns)
         except Exception:
@@ -340,6 +349,8 @@ class RequestLifecycleTracker:
             if start is None:
                 _logger.debug("not tracked: no selected endpoint")
                 self._store.ignore("no_endpoint")
+            elif self.asked.reads:
+                return self.asked.of_request(start, request)
             return start
         except Exception:
             self._recorder.breaker.failed("pre_request")

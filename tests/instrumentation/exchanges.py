@@ -24,7 +24,13 @@ def plain(record: LifecycleRecord) -> dict[str, Any]:
     values: dict[str, Any] = msgspec.to_builtins(record)
     for decided in (values, *values["rerouted"]):
         decided.pop("decision", None)
-    for derived in ("engineRequestId", "predictionInputs", "missingFeatureReasons", "resource"):
+    for derived in (
+        "engineFinishReason",
+        "engineRequestId",
+        "predictionInputs",
+        "missingFeatureReasons",
+        "resource",
+    ):
         del values[derived]
     return values
 

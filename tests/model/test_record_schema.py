@@ -13,6 +13,7 @@ import pytest
 from jsonschema.protocols import Validator
 
 from otel_lifecycle import (
+    SLO,
     Candidate,
     LatencyPrediction,
     Leg,
@@ -35,11 +36,16 @@ def completed(bench: Bench) -> None:
 
 
 def completed_pd(bench: Bench) -> None:
-    """The same on a PD route, with candidates."""
+    """The same on a PD route, with candidates, a label and targets."""
     candidates = [
         Candidate(endpoint("prefill-0"), 1.0, {"load": 1.0}, 0.5, LatencyPrediction(9.0), "prefill")
     ]
-    request = msgspec.structs.replace(start(route=disaggregated()), candidates=candidates)
+    request = msgspec.structs.replace(
+        start(route=disaggregated()),
+        candidates=candidates,
+        labels={"tenant": "acme"},
+        slo=SLO(ttft_ms=500, tpot_ms=50, e2e_ms=30_000),
+    )
     with bench.tracker.track(request) as tracked:
         tracked.chunk()
         legs = [

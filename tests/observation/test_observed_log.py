@@ -72,6 +72,7 @@ def test_whole_record_of_a_pair() -> None:
         "provider": "",
         "outcome": "completed",
         "finishReason": None,
+        "engineFinishReason": None,
         "streaming": True,
         "receivedAt": "2026-11-29T16:44:44.260860000Z",
         "startedAt": "2026-11-29T16:44:44.280263000Z",

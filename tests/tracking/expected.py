@@ -236,6 +236,7 @@ def record(e2e_ms: float = 0.0, **changes: Any) -> dict[str, Any]:
         "provider": "vllm",
         "outcome": "completed",
         "finishReason": None,
+        "engineFinishReason": None,
         "streaming": True,
         "receivedAt": None,
         "startedAt": timestamp(0),
@@ -279,7 +280,7 @@ def record(e2e_ms: float = 0.0, **changes: Any) -> dict[str, Any]:
         "spanKind": "server",
         "resource": {"service.name": "router", "service.instance.id": "router-0"},
     }
-    assert set(changes) <= set(whole)
+    assert set(changes) <= {*whole, "labels", "slo"}
     return {**whole, **changes}
 
 

@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from otel_lifecycle import (
     EndpointEvent,
     EndpointEventType,
+    FinishReason,
     LatencyPrediction,
     Load,
     RequestStart,
@@ -600,24 +601,41 @@ def test_served_elsewhere(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "kept", "invalid"),
+    ("given", "reason", "word", "invalid"),
     [
-        ("length", "length", 0),
-        ("", None, 0),
-        ("x" * 600, "x" * 512, 1),
-        (42.5, None, 1),
-        (b"stop", "stop", 1),
+        ("length", "length", "length", 0),
+        ("end_turn", "stop", "end_turn", 0),
+        ("SAFETY", "content_filter", "SAFETY", 0),
+        (FinishReason.ABORT, "abort", "abort", 0),
+        ("a word of its own", "other", "a word of its own", 0),
+        ("", None, None, 0),
+        ("x" * 600, "other", "x" * 512, 1),
+        (42.5, None, None, 1),
+        (b"stop", "stop", "stop", 1),
     ],
-    ids=["known", "empty", "too long", "no text", "bytes"],
+    ids=[
+        "known",
+        "dialect",
+        "capitals",
+        "enum",
+        "unknown",
+        "empty",
+        "too long",
+        "no text",
+        "bytes",
+    ],
 )
-def test_finish_reason(bench: Bench, given: Any, kept: str | None, invalid: int) -> None:
-    """The finish reason is in record and span, as bounded text."""
+def test_finish_reason(
+    bench: Bench, given: Any, reason: str | None, word: str | None, invalid: int
+) -> None:
+    """The finish reason is one of a few, with the engine's own word as bounded text beside it."""
     bench.tracker.track(start()).complete(output_tokens=128, finish_reason=given)
 
     (line,) = lines(bench)
     (whole,) = bench.spans
-    assert line == record(outputLength=128, finishReason=kept)
-    assert whole["attributes"].get("llm_router.finish_reason") == kept
+    assert line == record(outputLength=128, finishReason=reason, engineFinishReason=word)
+    assert whole["attributes"].get("llm_router.finish_reason") == reason
+    assert whole["attributes"].get("llm_router.engine.finish_reason") == word
     assert bench.tracker.store.ignored["invalid_value"] == invalid
 
 

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing_extensions import assert_type
 
 from otel_lifecycle import (
+    SLO,
     Clock,
     Endpoint,
     EndpointMetrics,
@@ -53,6 +54,9 @@ def settings() -> TrackerConfig:
     assert_type(collection.interval, timedelta)
     return TrackerConfig(
         store_name="router",
+        labels="tenant=x-tenant-id",
+        labels_key="0123456789abcdef",
+        slo=["ttft=500ms"],
         persistence=persistence,
         collection=collection,
         prediction=PredictionConfig(timeout="20ms"),
@@ -95,7 +99,12 @@ def routes() -> RequestStart:
     leader = RouteEndpoint(endpoint, EndpointMetrics(running_requests=3))
     Endpoint(address="10.0.0.7", port=8000)  # type: ignore[arg-type]
     return RequestStart(
-        "request-1", Route(leader), "Qwen/Qwen3-8B", prediction=LatencyPrediction(ttft_ms=12.0)
+        "request-1",
+        Route(leader),
+        "Qwen/Qwen3-8B",
+        prediction=LatencyPrediction(ttft_ms=12.0),
+        labels={"tenant": "acme", "tier": 1},
+        slo=SLO(ttft_ms=500.0),
     )
 
 

@@ -94,8 +94,15 @@ def _flat(struct: type[msgspec.Struct], path: tuple[str, ...], source: str) -> I
             yield from _flat(field.struct, parts, expression)
         elif field.kind in _MOMENT_KINDS:
             yield Column(name, _MOMENT, f"TRY_CAST({expression} AS {_MOMENT})", "", text)
+        elif get_origin(field.type) is dict:
+            yield _as_text(name, expression, text)
         else:
             yield Column(name, _type_in_line(field), expression, field.unit, text)
+
+
+def _as_text(name: str, expression: str, text: str) -> Column:
+    """Return a column of JSON text, which every tool reads."""
+    return Column(name, "VARCHAR", f"CAST(to_json({expression}) AS VARCHAR)", "", text)
 
 
 def _of_list(field: Field, name: str, expression: str) -> Iterator[Column]:
@@ -125,7 +132,7 @@ def _of_element(struct: type[msgspec.Struct], source: str, name: str) -> Iterato
         elif field.struct is not None and not any(one.many for one in fields_of(field.struct)):
             yield from _of_element(field.struct, value, longer)
         elif field.struct is not None or kind.startswith("MAP"):
-            yield Column(longer, "VARCHAR", f"CAST(to_json({value}) AS VARCHAR)", "", text)
+            yield _as_text(longer, value, text)
         elif field.kind in _MOMENT_KINDS:
             yield Column(longer, _MOMENT, f"TRY_CAST({value} AS {_MOMENT})", "", text)
         else:

@@ -88,7 +88,9 @@ def follow(
 
 def open_exchange(tracker: RequestLifecycleTracker, scope: Message, server: Any = None) -> Exchange:
     """What follows one request; `server` knows whether the client is still there."""
-    headers = _headers(scope.get("headers", ()), _READ_OF_REQUEST)
+    asked = tracker.asked.raw_header_names
+    names = _READ_OF_REQUEST | asked if asked else _READ_OF_REQUEST
+    headers = _headers(scope.get("headers", ()), names)
     path: str = scope["path"]
     name = paths(tracker.config.paths).operation(path) or ""
     return Exchange(tracker, name, headers, server=server, path=path)

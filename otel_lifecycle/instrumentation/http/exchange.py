@@ -99,7 +99,7 @@ class Exchange:
         self._tracker = tracker
         self.paths = paths(tracker.config.paths)
         self.calls_seen: list[str] = []
-        self._inbound = InboundRequest(operation, headers, path, request)
+        self._inbound = InboundRequest(operation, headers, path, request, tracker.asked)
         self._server = server
         # A router may choose in another thread than the one that reads the body. Reentrant: a span
         # processor of others may call an engine too.

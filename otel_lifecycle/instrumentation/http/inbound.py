@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from random import Random
+from typing import Any
 
 from otel_lifecycle.instrumentation.http.requests.inference_request import (
     InferenceRequest,
@@ -11,7 +12,9 @@ from otel_lifecycle.instrumentation.http.requests.inference_request import (
 )
 from otel_lifecycle.instrumentation.routing import Routing
 from otel_lifecycle.model import InputTokenSource, RequestStart, Route
+from otel_lifecycle.model.request import NO_LABELS
 from otel_lifecycle.runtime.forks import repair_in_forked_child
+from otel_lifecycle.tracking.asked.asked import Asked
 from otel_lifecycle.tracking.store import LifecycleStore
 
 # Of our own, as a router may seed the common one; each process has others.
@@ -27,6 +30,7 @@ class InboundRequest:
         headers: Those that are read, in lower case.
         path: Where it came to.
         request: What its body says, where that is known already.
+        asked: What else is recorded of it.
 
     Attributes:
         headers: As given.
@@ -36,7 +40,7 @@ class InboundRequest:
         sent_id: The id that the router has sent on to an engine; empty when it did not.
     """
 
-    __slots__ = ("_body", "headers", "is_whole", "operation", "path", "sent_id")
+    __slots__ = ("_asked", "_body", "headers", "is_whole", "operation", "path", "sent_id")
 
     def __init__(
         self,
@@ -44,13 +48,15 @@ class InboundRequest:
         headers: Mapping[str, str],
         path: str,
         request: InferenceRequest | None,
+        asked: Asked,
     ) -> None:
         self.operation = operation
         self.headers = headers
         self.path = path
         self.is_whole = request is not None
         self.sent_id = ""
-        self._body = RequestReader(request)
+        self._asked = asked
+        self._body = RequestReader(request, asked.body)
 
     def feed(self, body: bytes, *, more: bool) -> None:
         """Take the next bytes of the body."""
@@ -86,7 +92,12 @@ class InboundRequest:
             decision_reason=routing.decision_reason,
             engine_request_id=self.sent_id or None,
             operation=self.operation,
+            labels=self._labels() if self._asked.body is not None else NO_LABELS,
         )
+
+    def _labels(self) -> Mapping[str, Any]:
+        """Return the labels, of which the tracker itself could read only those in headers."""
+        return self._asked.labels_in(self.headers, self._body.fields)
 
     def _id(self, routing: Routing, store: LifecycleStore) -> str:
         """Return the client's id, else the one the router sent on or gave it.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cache
 
+from msgspec import UNSET
+
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.telemetry.attributes import Details, span_attributes
 from otel_lifecycle.telemetry.setters.record import KeptAttributes, Moments, RecordSetters
@@ -28,7 +30,8 @@ def has_at_most(
         roles = ("prefill",)
     else:
         roles = ("prefill", "decode")
-    if _most(details, roles) <= limit:
+    labels = 0 if record.labels is UNSET else len(record.labels)
+    if _most(details, roles) + labels <= limit:
         return True  # to count takes a fifth of the time to encode them
     counted = _Counted()
     _SETTERS.put_all(counted, record, at, details, views)

@@ -20,6 +20,7 @@ from otel_lifecycle.telemetry.attributes import (
     setter,
 )
 from otel_lifecycle.telemetry.setters.decision import set_decision
+from otel_lifecycle.telemetry.setters.labels import set_labels
 
 
 class KeptAttributes(Protocol):
@@ -66,7 +67,7 @@ class RecordSetters(Generic[_Set]):
         )
         self._set_request = _set_of(output, "request")
         self._set_route = _set_of(output, "route", "decision", "load")
-        self._set_result = _set_of(output, "prediction", "result")
+        self._set_result = _set_of(output, "prediction", "result", "label", "slo")
         self._set_legs = _set_of(output, "leg")
         self._roles = tuple(_role(name, output) for name in RouteSnapshot.__struct_fields__)
 
@@ -178,6 +179,7 @@ def _set_of(output: Output, *sections: str) -> Setter:
         ),
         by_hand={
             "decision": set_decision,
+            "labels": set_labels,
             "input_token_length": _set_input_token_length,
             "served_endpoint": _set_served_endpoint,
             "missing_feature_reasons": _set_missing_feature_reasons,

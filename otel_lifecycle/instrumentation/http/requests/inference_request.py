@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -11,6 +12,7 @@ from otel_lifecycle.instrumentation.http.requests.top_level_scanner import (
     TopLevelScanner,
     without_strings,
 )
+from otel_lifecycle.tracking.asked.body import BodyFields, Path
 
 MAX_BUFFERED_BYTES = 1 << 20
 _CHARACTERS_PER_TOKEN = 4
@@ -234,11 +236,19 @@ class RequestReader:
 
     Args:
         request: What has been read already, if anything.
+        wanted: Reads further fields; None: none.
+
+    Attributes:
+        fields: Further fields of the body, as of the last `read`.
     """
 
-    __slots__ = ("_body", "_request", "_scanner")
+    __slots__ = ("_body", "_request", "_scanner", "_wanted", "fields")
 
-    def __init__(self, request: InferenceRequest | None = None) -> None:
+    def __init__(
+        self, request: InferenceRequest | None = None, wanted: BodyFields | None = None
+    ) -> None:
+        self.fields: Mapping[Path, object] = {}
+        self._wanted = wanted
         self._body: bytes | bytearray = b""
         self._request = request
         self._scanner: TopLevelScanner | None = None
@@ -254,8 +264,7 @@ class RequestReader:
                 self._body = bytearray(self._body) + chunk
             return
         if self._scanner is None:
-            self._scanner = TopLevelScanner(_SCANNED)
-            self._scanner.feed(bytes(self._body))
+            self._scanner = self._new_scanner()
             self._body = b""
         self._scanner.feed(chunk)
 
@@ -266,15 +275,29 @@ class RequestReader:
         scanner = self._scanner
         if not whole:
             if scanner is None:
-                scanner = TopLevelScanner(_SCANNED)
-                scanner.feed(bytes(self._body))
-            return InferenceRequest.of_scan(scanner)
+                scanner = self._new_scanner()
+            return self._of_scan(scanner)
         if scanner is None:
-            self._request = InferenceRequest.of_body(bytes(self._body))
+            body = bytes(self._body)
+            self._request = InferenceRequest.of_body(body)
+            if self._wanted is not None:
+                self.fields = self._wanted.read(body)
         else:
-            self._request = InferenceRequest.of_scan(scanner)
+            self._request = self._of_scan(scanner)
         self._body, self._scanner = b"", None
         return self._request
+
+    def _new_scanner(self) -> TopLevelScanner:
+        """Return what finds single values in the bytes so far."""
+        wanted = () if self._wanted is None else self._wanted.names
+        scanner = TopLevelScanner((*_SCANNED, *wanted))
+        scanner.feed(bytes(self._body))
+        return scanner
+
+    def _of_scan(self, scanner: TopLevelScanner) -> InferenceRequest:
+        if self._wanted is not None:
+            self.fields = self._wanted.read_values(scanner.values)
+        return InferenceRequest.of_scan(scanner)
 
 
 def _scalar(raw: msgspec.Raw | bytes) -> object:
