@@ -101,6 +101,9 @@ def test_works(start: Callable[..., Command], tmp_path: Path, collector: int) ->
     assert found["settings"] == words(
         f"store_name router ({file})",
         "paths not set (default)",
+        "labels not set (default)",
+        "labels_key not set (default)",
+        "slo not set (default)",
         "release_on_first_chunk prefill (default)",
         "max_inflight 500 (OTEL_LIFECYCLE_MAX_INFLIGHT)",
         "stale_after 5s (default)",
