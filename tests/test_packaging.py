@@ -34,6 +34,7 @@ NEEDS = {
         "cli/selection.py",
     ),
     "envoy": ("observation/envoy_config.py",),
+    "top": ("analysis/live/", "cli/records/top.py"),
     "cli": ("analysis/", "cli/report.py", "cli/terminal.py"),
 }
 # The package and its examples, and names that only type checkers see.

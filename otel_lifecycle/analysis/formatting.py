@@ -15,6 +15,30 @@ def milliseconds(value: float | None) -> str:
     return f"{value:,.{digits}f}"
 
 
+def latency(value: float | None) -> str:
+    """Format milliseconds in at most six characters or so: as seconds from 100,000 on."""
+    if value is None or value < 100_000:
+        return milliseconds(value)
+    return f"{compact(value / 1e3)}s"
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Format with so many significant digits, and separators from 1,000 on."""
+    if abs(value) >= 1_000:
+        return f"{value:,.0f}"
+    return f"{float(f'{value:.{digits}g}'):g}"
+
+
+def compact(value: float | None) -> str:
+    """Format a large number as `12.3k` or `4.5M`."""
+    if value is None:
+        return UNKNOWN
+    for size, unit, suffix in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if abs(value) >= size:
+            return significant(value / unit) + suffix
+    return significant(value)
+
+
 def percent(fraction: float) -> str:
     """Format a fraction as a whole percentage."""
     return f"{fraction * 100:.0f} %"

@@ -23,3 +23,8 @@ def endpoint_name(endpoint: EndpointSnapshot) -> str:
     """Return `namespace/pod` or `host:port`, followed by the rank's name if there is one."""
     name = endpoint.id.partition("://")[2] or endpoint.address or "?"
     return printable(f"{name}#{endpoint.name}" if endpoint.name else name)
+
+
+def name_of_label(label: str) -> str:
+    """Return the same name from an endpoint's label, as metrics and decisions have it."""
+    return printable(label.partition("://")[2] or label)

@@ -13,11 +13,11 @@ from otel_lifecycle.model.record import LifecycleRecord
 
 CACHE_HIT_SCORE = 0.5
 
-_LABEL_WIDTH = 18
+LABEL_WIDTH = 18
 _ID_LENGTH = 40
 _WAITING, _STREAMING, _UNDIVIDED = "░", "█", "▒"
 _STYLES = {_WAITING: "yellow", _STREAMING: "green", _UNDIVIDED: "cyan"}
-_LEGEND = f"{_WAITING} to the first chunk  {_STREAMING} to the end  {_UNDIVIDED} no first chunk"
+LEGEND = f"{_WAITING} to the first chunk  {_STREAMING} to the end  {_UNDIVIDED} no first chunk"
 
 _PLAIN, _PD, _CACHE_HIT, _REROUTED = "plain", "prefill/decode", "prefix-cache hit", "rerouted"
 _ORDER = (
@@ -50,15 +50,15 @@ class Waterfalls:
         if not shown:
             return
         console.print(Text("Requests, aligned at dispatch", style="bold"))
-        console.print(Text(_LEGEND, style="dim"))
-        width = console.width - _LABEL_WIDTH
+        console.print(Text(LEGEND, style="dim"))
+        width = console.width - LABEL_WIDTH
         longest = max(0.0, *(record.actual.e2e_ms or 0.0 for _, record in shown)) or 1.0
-        console.print(_axis(longest, width), style="dim")
+        console.print(axis(longest, width), style="dim")
         for kind, record in shown:
-            bar = _bar(record, longest, width)
-            console.print(Text.assemble(kind.replace("_", " ").ljust(_LABEL_WIDTH), *bar))
-            facts = Text(_facts(record), style="dim", overflow="fold")
-            console.print(Padding(facts, (0, 0, 0, _LABEL_WIDTH), expand=False))
+            label = kind.replace("_", " ").ljust(LABEL_WIDTH)
+            console.print(Text.assemble(label, *bar(record, longest, width)))
+            details = Text(facts(record), style="dim", overflow="fold")
+            console.print(Padding(details, (0, 0, 0, LABEL_WIDTH), expand=False))
         console.print()
 
 
@@ -77,13 +77,16 @@ def _preference(record: LifecycleRecord) -> tuple[int, bool]:
     return sum(value is not None for value in predicted), record.first_chunk_at is not None
 
 
-def _axis(longest_ms: float, width: int) -> str:
+def axis(longest_ms: float, width: int) -> str:
+    """Return the line above bars of a width, after the labels."""
     start, middle, end = "0 ms", milliseconds(longest_ms / 2), f"{milliseconds(longest_ms)} ms"
     half = width // 2
-    return " " * _LABEL_WIDTH + start.ljust(half) + middle.ljust(width - half - len(end)) + end
+    return " " * LABEL_WIDTH + start.ljust(half) + middle.ljust(width - half - len(end)) + end
 
 
-def _bar(record: LifecycleRecord, longest_ms: float, width: int) -> list[tuple[str, str]]:
+def bar(record: LifecycleRecord, longest_ms: float, width: int) -> list[tuple[str, str]]:
+    """Return the bar of a request from its dispatch on, as pieces with their styles."""
+
     def cells(ms: float) -> float:
         return min(1.0, max(0.0, ms / longest_ms)) * width
 
@@ -96,7 +99,8 @@ def _bar(record: LifecycleRecord, longest_ms: float, width: int) -> list[tuple[s
     return [(part, _STYLES[part[0]]) for part in parts if part]
 
 
-def _facts(record: LifecycleRecord) -> str:
+def facts(record: LifecycleRecord) -> str:
+    """Return what is known of a request, in a few lines."""
     endpoints = " → ".join(endpoint_name(endpoint) for _, endpoint in counted_endpoints(record))
     lines = [f"{printable(record.request_id, _ID_LENGTH)} · {endpoints or 'no endpoint'}"]
     if record.prefix_cache_score is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
@@ -112,6 +113,16 @@ def build_parser() -> argparse.ArgumentParser:
         help="continue with new records, through rotation, until interrupted",
     )
     tail.set_defaults(run=_tail)
+    top = commands.add_parser(
+        "top",
+        help="show live what a router does, from the records it writes",
+        description="Shows the requests that ended within a window up to now: rates, latencies "
+        "and outcomes, each endpoint with its load, the slowest requests, and why one went where "
+        "it went. Without a terminal it prints plain lines. Exit code: 0 if it was stopped, 2 if "
+        "a path is missing or cannot be read.",
+        allow_abbrev=False,
+    )
+    _add_top(top)
     ship = commands.add_parser(
         "ship",
         help="send records as OTLP spans, as they are written",
@@ -123,7 +134,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_ship(ship)
     add_unhooked(commands.add_parser)
-    for command in (report, export, validate, tail, ship):
+    for command in (report, export, validate, tail, top, ship):
         command.add_argument("paths", metavar="PATH", type=Path, nargs="+", help=_PATH_HELP)
     return parser
 
@@ -193,6 +204,32 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
         help="only requests dispatched since then: a duration such as 30m or 24h before now, or a "
         "date or time in UTC such as 2026-11-29 or 2026-11-29T08:00:00Z",
     )
+
+
+def _add_top(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--window",
+        metavar="DURATION",
+        type=_between("1s", "24h"),
+        default="60s",
+        help="length of the window, 1s to 24h (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--every",
+        metavar="DURATION",
+        type=_between("100ms", "1h"),
+        default="1s",
+        help="time between two frames, 100ms to 1h (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--metrics",
+        metavar="URL",
+        action="append",
+        default=[],
+        help="metrics page of a router for Prometheus: what is in flight now; once per router",
+    )
+    parser.add_argument("--once", action="store_true", help="print one frame and exit")
+    parser.set_defaults(run=_top)
 
 
 def _add_ship(parser: argparse.ArgumentParser) -> None:
@@ -307,19 +344,29 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    from otel_lifecycle.cli.validate import run
+    from otel_lifecycle.cli.records.validate import run
 
     return run(arguments.paths)
 
 
 def _tail(arguments: argparse.Namespace) -> int:
-    from otel_lifecycle.cli.tail import run
+    from otel_lifecycle.cli.records.tail import run
 
     return run(arguments.paths, follow=arguments.follow)
 
 
+def _top(arguments: argparse.Namespace) -> int:
+    _require("top", "top", "rich", "prompt_toolkit")
+    if arguments.metrics:
+        _require("top --metrics", "collect", "aiohttp")
+    from otel_lifecycle.cli.records.top import TopOptions, run
+
+    options = {name: value for name, value in vars(arguments).items() if name != "run"}
+    return run(TopOptions(**options))
+
+
 def _ship(arguments: argparse.Namespace) -> int:
-    from otel_lifecycle.cli.ship import ShipOptions, run
+    from otel_lifecycle.cli.records.ship import ShipOptions, run
 
     options = {name: value for name, value in vars(arguments).items() if name != "run"}
     return run(ShipOptions(**options))
@@ -331,6 +378,18 @@ def _require(command: str, extra: str, *modules: str) -> None:
         raise CommandError(
             f"{command} needs {', '.join(missing)}: pip install 'otel-lifecycle[{extra}]'"
         )
+
+
+def _between(lowest: str, highest: str) -> Callable[[str], float]:
+    """Return what reads a duration that is not outside some limits, in milliseconds."""
+
+    def parse(text: str) -> float:
+        value = _milliseconds(text)
+        if not _milliseconds(lowest) <= value <= _milliseconds(highest):
+            raise argparse.ArgumentTypeError(f"must be {lowest} to {highest}, got {text!r}")
+        return value
+
+    return parse
 
 
 def _milliseconds(text: str) -> float:

@@ -43,8 +43,7 @@ def run_until_signal(
         finally:
             ended.set()
 
-    for number in _ENDING_SIGNALS:
-        signal.signal(number, _interrupt)
+    interrupt_once()
     try:
         threading.Thread(target=run, name=f"otel-lifecycle-{name}", daemon=True).start()
         ended.wait()
@@ -53,6 +52,12 @@ def run_until_signal(
     if failure is not None:
         raise failure
     return finished
+
+
+def interrupt_once() -> None:
+    """Raise KeyboardInterrupt at the first SIGINT or SIGTERM, and ignore all later ones."""
+    for number in _ENDING_SIGNALS:
+        signal.signal(number, _interrupt)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

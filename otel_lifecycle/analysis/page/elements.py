@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from otel_lifecycle.analysis.formatting import compact, significant
 from otel_lifecycle.runtime.text import printable
 
 UNKNOWN = "–"
@@ -23,19 +24,12 @@ def number(value: float | None, digits: int = 3) -> str:
     """Format with so many significant digits, and separators from 1,000 on."""
     if value is None or not math.isfinite(value):
         return UNKNOWN
-    if abs(value) >= 1_000:
-        return f"{value:,.0f}"
-    return f"{float(f'{value:.{digits}g}'):g}"
+    return significant(value, digits)
 
 
 def short(value: float | None) -> str:
     """Format a large number as `12.3k` or `4.5M`."""
-    if value is None:
-        return UNKNOWN
-    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= size:
-            return number(value / (1e3 if suffix == "k" else size)) + suffix
-    return number(value)
+    return UNKNOWN if value is None or not math.isfinite(value) else compact(value)
 
 
 def ms(value: float | None) -> str:
