@@ -2,6 +2,7 @@
 
 from otel_lifecycle.config.collection import CollectionConfig, TargetConfig
 from otel_lifecycle.config.prediction import PredictionConfig
+from otel_lifecycle.config.prompt import PromptConfig
 from otel_lifecycle.config.settings import ConfigError
 from otel_lifecycle.config.tracker import (
     CONFIG_FILE_VARIABLE,
@@ -17,6 +18,7 @@ __all__ = [
     "ConfigError",
     "PersistenceConfig",
     "PredictionConfig",
+    "PromptConfig",
     "TargetConfig",
     "TrackerConfig",
     "environment_variables",

@@ -26,6 +26,7 @@ from otel_lifecycle.config.go_json import parse_json, sections_of
 from otel_lifecycle.config.labels import Labels, parse_labels
 from otel_lifecycle.config.paths import Paths
 from otel_lifecycle.config.prediction import PredictionConfig
+from otel_lifecycle.config.prompt import PromptConfig
 from otel_lifecycle.config.settings import (
     ConfigError,
     Duration,
@@ -148,6 +149,7 @@ class TrackerConfig(Settings):
         persistence: The record file.
         collection: Collection of engine and device state that the router does not have.
         prediction: Shadow prediction, for requests that the router did not predict.
+        prompt: Hashes of the blocks of each prompt, for the record only.
         paths: Further paths of inference requests, for zero code. Each is the end of a path, with
             `*` for any one segment, and may name the operation: `/ask`, `/v3/*/run=chat`. An empty
             operation, `/messages=`, removes a built-in path. As text, separated by commas.
@@ -181,6 +183,7 @@ class TrackerConfig(Settings):
     persistence: PersistenceConfig = PersistenceConfig()
     collection: CollectionConfig = CollectionConfig()
     prediction: PredictionConfig = PredictionConfig()
+    prompt: PromptConfig = PromptConfig()
     paths: Paths = Field(default=(), strict=False)
     labels: Labels = no_entries()
     labels_key: Secret = secret()
@@ -253,7 +256,8 @@ class TrackerConfig(Settings):
         Args:
             environment: Default: `os.environ`.
             **arguments: Fields of `TrackerConfig`, and fields of its sections with the prefix
-                `persistence_`, `collection_` or `prediction_`. None counts as not given.
+                `persistence_`, `collection_`, `prediction_` or `prompt_`. None counts as not
+                given.
 
         Raises:
             ConfigError: A setting is invalid, or the file cannot be read.

@@ -87,6 +87,9 @@ class InstrumentorOptions:
     prediction_training_url: str | None = None
     prediction_timeout: str | None = None
     prediction_max_queue: int | None = None
+    prompt_blocks: int | None = None
+    prompt_max_blocks: int | None = None
+    prompt_key: str | None = None
 
 
 class RouterInstrumentor(BaseInstrumentor):

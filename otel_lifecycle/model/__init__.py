@@ -16,6 +16,7 @@ from otel_lifecycle.model.endpoint import (
 )
 from otel_lifecycle.model.features import MissingReason
 from otel_lifecycle.model.finish_reason import FinishReason
+from otel_lifecycle.model.prompt import PromptBlocks
 from otel_lifecycle.model.record import SCHEMA_VERSION, LifecycleRecord
 from otel_lifecycle.model.request import (
     SLO,
@@ -49,6 +50,7 @@ __all__ = [
     "NPUDevice",
     "NPUState",
     "Outcome",
+    "PromptBlocks",
     "RequestCompletion",
     "RequestStart",
     "Route",

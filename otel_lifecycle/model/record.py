@@ -26,6 +26,7 @@ from otel_lifecycle.model.fields import (
 )
 from otel_lifecycle.model.finish_reason import FinishReason
 from otel_lifecycle.model.latency import ActualLatency, PredictionError
+from otel_lifecycle.model.prompt import PromptBlocks
 from otel_lifecycle.model.request import InputTokenSource, LegOutcome, LegRole, Outcome
 from otel_lifecycle.model.route import LatencyPrediction, RouteSnapshot
 from otel_lifecycle.model.slo import RecordedSLO
@@ -206,6 +207,10 @@ class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
         InputTokenSource,
         declare("Source of the prompt's length.", attribute=semconv.INPUT_TOKENS_SOURCE),
     ] = InputTokenSource.UNKNOWN
+    prompt_blocks: Annotated[
+        PromptBlocks | msgspec.UnsetType,
+        declare("Keyed hashes of the prompt's blocks; absent unless `prompt.blocks` is set."),
+    ] = msgspec.UNSET
     output_length: Annotated[
         Count | None,
         declare(

@@ -11,6 +11,7 @@ import msgspec
 
 from otel_lifecycle.model.decision import Candidate
 from otel_lifecycle.model.endpoint import Endpoint
+from otel_lifecycle.model.prompt import PromptBlocks, TokenIds
 from otel_lifecycle.model.route import LatencyPrediction, Route
 
 
@@ -130,6 +131,9 @@ class RequestStart(msgspec.Struct, frozen=True):
             Recorded as they are, unless the setting `labels` has the name too. They come before
             what the setting reads.
         slo: Targets of its latencies; they come before those of the setting `slo`.
+        prompt: The prompt: text (bytes are UTF-8), token ids, or the router's own hashes of its
+            blocks. Read only if `prompt.blocks` is set, and forgotten once its blocks are hashed.
+            Default: no blocks are recorded.
     """
 
     request_id: str
@@ -152,6 +156,7 @@ class RequestStart(msgspec.Struct, frozen=True):
     filtered: int | None = None
     labels: Mapping[str, str | int | float | bool] = NO_LABELS
     slo: SLO | None = None
+    prompt: str | bytes | memoryview | Sequence[int] | TokenIds | PromptBlocks | None = None
 
 
 class RequestCompletion(msgspec.Struct, frozen=True):

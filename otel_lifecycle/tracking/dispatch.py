@@ -45,6 +45,7 @@ from otel_lifecycle.model.timestamps import format_timestamp
 from otel_lifecycle.telemetry.live_span import link
 from otel_lifecycle.telemetry.told import Kept
 from otel_lifecycle.tracking.decisions import Considered, decide, invalid_candidate_values
+from otel_lifecycle.tracking.prompts import Prompt
 
 if TYPE_CHECKING:
     from otel_lifecycle.tracking.lifecycle import Lifecycle
@@ -259,6 +260,7 @@ def _invalid_completion_values(
     """The same for what the router said when the request ended, and of all its candidates."""
     return (
         invalid_candidate_values(start)
+        + (start.prompt is not None and record.prompt_blocks is msgspec.UNSET)
         + (completion.outcome != record.outcome)
         + (completion.output_tokens is not None and record.output_length is None)
         + (completion.cached_tokens is not None and record.cached_tokens is None)
@@ -292,7 +294,10 @@ def complete_record(
     if isinstance(completion.served_endpoint, Endpoint):
         record.served_endpoint = sanitize.text(completion.served_endpoint.id) or None
     record.legs = _legs(completion.legs)
-    decide(record, lifecycle.dispatch.start)
+    start = lifecycle.dispatch.start
+    decide(record, start)
+    if isinstance(start.prompt, Prompt):
+        record.prompt_blocks = start.prompt.blocks() or msgspec.UNSET
     if record.selected_route is not None:
         record.dispatch_inflight = lifecycle.dispatch_load
     record.endpoint_deleted = list(lifecycle.deleted_roles)

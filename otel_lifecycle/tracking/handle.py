@@ -202,9 +202,11 @@ class TrackedRequest:
         """More of the request became known, by a router that chooses before it has read it all.
 
         Args:
-            start: The request; its model, input tokens, streaming and labels are taken over.
+            start: The request; its model, prompt, input tokens, streaming and labels are taken
+                over.
         """
         if self._lifecycle is not None:
+            prompt = {} if start.prompt is None else {"prompt": start.prompt}
             self._recorder.reroute(
                 self._lifecycle,
                 None,
@@ -213,6 +215,7 @@ class TrackedRequest:
                 input_token_source=start.input_token_source,
                 streaming=start.streaming,
                 labels=start.labels,
+                **prompt,
             )
 
     def inject(self, headers: MutableMapping[str, str]) -> None:

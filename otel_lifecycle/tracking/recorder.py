@@ -34,6 +34,7 @@ from otel_lifecycle.tracking.dispatch import (
     rerouted,
 )
 from otel_lifecycle.tracking.lifecycle import Lifecycle
+from otel_lifecycle.tracking.prompts import PromptNotes
 from otel_lifecycle.tracking.shadowing import open_shadow
 from otel_lifecycle.tracking.store import LifecycleStore
 
@@ -84,6 +85,7 @@ class LifecycleRecorder:
             self._shadow = open_shadow(config)
             self._use_provider(tracer_provider)
             self._background = Background()
+            self._prompts = PromptNotes(config, self._background.submit)
             self._metrics = LifecycleMetrics(
                 self.store, config, meter_provider, self._background.drain, clock
             )
@@ -206,7 +208,7 @@ class LifecycleRecorder:
             if start.labels is not old.labels or start.slo is not old.slo:
                 start, invalid = self.asked.take_again(old, start)
                 self._count_invalid(invalid)
-            start = self._decisions.take_again(old, start, now_ns, reason)
+            start = self._decisions.take_again(old, self._prompts.take(start), now_ns, reason)
             to = dispatch(start, self.store.look, now_ns)
             if not self.store.reroute(lifecycle, to, rerouted(lifecycle, to, reason)):
                 self.store.ignore("already_finished")
@@ -308,7 +310,7 @@ class LifecycleRecorder:
         if start.labels is not NO_LABELS or start.slo is not None or self.asked.reads:
             start, invalid = self.asked.take(start, headers)
             self._count_invalid(invalid)
-        start = self._decisions.take(start, timing.started_ns)
+        start = self._decisions.take(self._prompts.take(start), timing.started_ns)
         sent = dispatch(start, self.store.look, timing.started_ns)
         lifecycle = Lifecycle(self, self._manner, self._spans, sent, timing, self._stale_after_ns)
         try:

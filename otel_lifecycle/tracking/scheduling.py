@@ -104,7 +104,8 @@ def request_start(request: SchedulingRequest, result: SchedulingResult) -> Reque
 
 def request_facts(request: SchedulingRequest) -> RequestStart:
     """What is known of a request without a scheduling result."""
-    tokens, source = _input_tokens(request)
+    token_ids = _token_ids(request)
+    tokens, source = _input_tokens(request, token_ids)
     stream = read(read(request, "body"), "stream")
     return RequestStart(
         request_id=request.request_id,
@@ -116,6 +117,7 @@ def request_facts(request: SchedulingRequest) -> RequestStart:
         attempt=read(request, "attempt", UNUSABLE),
         operation=read(request, "operation", UNUSABLE),
         received_at=moment(request, "received_at"),
+        prompt=token_ids,
     )
 
 
@@ -369,15 +371,18 @@ def _prefix_cache_score(endpoint: object) -> Any:
     return UNUSABLE if matched is None or total is None else matched / total
 
 
-def _input_tokens(request: SchedulingRequest) -> tuple[Any, InputTokenSource]:
+def _token_ids(request: SchedulingRequest) -> Any:
+    """The tokenized prompt, if there is one."""
     token_ids = read(read(request, "tokenized_prompt"), "token_ids")
-    if token_ids is not None and not isinstance(token_ids, (str, bytes)):
-        try:
-            length = len(token_ids)
-        except Exception:
-            length = 0
-        if length > 0:
-            return length, InputTokenSource.TOKENIZED
+    try:
+        return token_ids if not isinstance(token_ids, (str, bytes)) and len(token_ids) else None
+    except Exception:
+        return None
+
+
+def _input_tokens(request: SchedulingRequest, token_ids: Any) -> tuple[Any, InputTokenSource]:
+    if token_ids is not None:
+        return len(token_ids), InputTokenSource.TOKENIZED
     for name, source in _TOKEN_COUNTS:
         tokens = number(request, name)
         if tokens is not None:

@@ -100,6 +100,11 @@ class RequestLifecycleTracker:
         return self._recorder.asked
 
     @property
+    def takes_prompts(self) -> bool:
+        """Whether the blocks of prompts are hashed. For instrumentations."""
+        return self._config.prompt.blocks > 0
+
+    @property
     def is_aside(self) -> bool:
         """Whether new requests are left alone, because tracking failed again and again.
 

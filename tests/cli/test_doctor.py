@@ -127,6 +127,7 @@ def test_works(start: Callable[..., Command], tmp_path: Path, collector: int) ->
         "persistence.fsync never (default)",
         "collection.enabled false (default)",
         "prediction.url not set (default)",
+        "prompt.blocks 0 (default)",
     )
     assert found["record file"] == words(
         f"path {records}", "state does not exist yet; its folder can be written"

@@ -24,6 +24,7 @@ from otel_lifecycle import (
 from otel_lifecycle.config import environment_variables
 from otel_lifecycle.config.collection import CollectionConfig, TargetConfig
 from otel_lifecycle.config.prediction import PredictionConfig
+from otel_lifecycle.config.prompt import PromptConfig
 from otel_lifecycle.instrumentation import environment_variables as declared
 from tests.wording import words
 
@@ -105,7 +106,8 @@ def test_every_parameter() -> None:
       "phaseSpans": true,
       "otlpEncoder": "sdk",
       "maxMetricValues": 20,
-      "closeTimeout": "250ms"
+      "closeTimeout": "250ms",
+      "prompt": {"blocks": 512, "maxBlocks": 64, "key": "sixteen letters."}
     }"""
     expected = TrackerConfig(
         store_name="s",
@@ -130,6 +132,7 @@ def test_every_parameter() -> None:
         otlp_encoder="sdk",
         max_metric_values=20,
         close_timeout=timedelta(milliseconds=250),
+        prompt=PromptConfig(blocks=512, max_blocks=64, key="sixteen letters."),
     )
     assert expected == TrackerConfig.from_json(text)
 
@@ -514,6 +517,14 @@ _FROM_VARIABLES |= {
         ("training_url", "http://localhost:8000", "http://localhost:8000"),
         ("timeout", "20ms", timedelta(seconds=0.02)),
         ("max_queue", "16", 16),
+    ]
+}
+_FROM_VARIABLES |= {
+    f"OTEL_LIFECYCLE_PROMPT_{name.upper()}": (text, {"prompt": PromptConfig(**{name: value})})
+    for name, text, value in [
+        ("blocks", "512", 512),
+        ("max_blocks", "64", 64),
+        ("key", "sixteen letters.", "sixteen letters."),
     ]
 }
 _VARIABLES = [

@@ -21,6 +21,7 @@ from otel_lifecycle import (
     LegRole,
     RequestCompletion,
 )
+from otel_lifecycle.config import PromptConfig
 from otel_lifecycle.model.schema import record_schema
 from tests.conftest import Bench
 from tests.routes import aggregated, bare, disaggregated, endpoint, start
@@ -36,7 +37,7 @@ def completed(bench: Bench) -> None:
 
 
 def completed_pd(bench: Bench) -> None:
-    """The same on a PD route, with candidates, a label and targets."""
+    """The same on a PD route, with candidates, a prompt, a label and targets."""
     candidates = [
         Candidate(endpoint("prefill-0"), 1.0, {"load": 1.0}, 0.5, LatencyPrediction(9.0), "prefill")
     ]
@@ -45,6 +46,7 @@ def completed_pd(bench: Bench) -> None:
         candidates=candidates,
         labels={"tenant": "acme"},
         slo=SLO(ttft_ms=500, tpot_ms=50, e2e_ms=30_000),
+        prompt="Hello",
     )
     with bench.tracker.track(request) as tracked:
         tracked.chunk()
@@ -98,9 +100,10 @@ def test_records_are_valid(bench: Bench, request_: Callable[[Bench], None]) -> N
     validator().validate(line(bench, request_))
 
 
-def test_all_fields_are_in_the_schema(bench: Bench) -> None:
+def test_all_fields_are_in_the_schema(make_bench: Callable[..., Bench]) -> None:
     """The schema lists exactly the fields of a record, in their order."""
     schema = record_schema()["$defs"]["LifecycleRecord"]
+    bench = make_bench(prompt=PromptConfig(blocks=16))
 
     assert list(schema["properties"]) == list(line(bench, completed_pd))
 

@@ -29,7 +29,7 @@ from otel_lifecycle import (
     TrackerConfig,
     read_records,
 )
-from otel_lifecycle.config import CollectionConfig, PredictionConfig, TargetConfig
+from otel_lifecycle.config import CollectionConfig, PredictionConfig, PromptConfig, TargetConfig
 from otel_lifecycle.records import Batch, Follower, Position
 from otel_lifecycle.testing import InMemoryTelemetry, ManualClock
 
@@ -60,6 +60,7 @@ def settings() -> TrackerConfig:
         persistence=persistence,
         collection=collection,
         prediction=PredictionConfig(timeout="20ms"),
+        prompt=PromptConfig(blocks=512, key="a secret of this program"),
         stale_after=timedelta(seconds=2),
         close_timeout="1s",
         max_inflight=None,

@@ -23,8 +23,8 @@ from otel_lifecycle.records.ownership import ForeignFile, check
 from otel_lifecycle.runtime.files import read_file
 from otel_lifecycle.runtime.text import without_secrets
 
-_RARE = ("collection.", "prediction.")  # shown only if they are set
-_ALWAYS_SHOWN = ("collection.enabled", "prediction.url")
+_RARE = ("collection.", "prediction.", "prompt.")  # shown only if they are set
+_ALWAYS_SHOWN = ("collection.enabled", "prediction.url", "prompt.blocks")
 _WRITABLE = "can be written"
 _NOT_EXISTING = "does not exist yet; its folder can be written"
 

@@ -404,4 +404,7 @@ class Exchange:
         return legs.complete(judge(end), attempt, tracked.epoch_ns)
 
     def _start(self, route: Route | None) -> RequestStart:
-        return self._inbound.start(route, self.routing, self._tracker.store)
+        tracker = self._tracker
+        return self._inbound.start(
+            route, self.routing, tracker.store, takes_prompts=tracker.takes_prompts
+        )

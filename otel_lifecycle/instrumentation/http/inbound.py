@@ -67,13 +67,21 @@ class InboundRequest:
         """Return what the body says so far."""
         return self._body.read(whole=self.is_whole)
 
-    def start(self, route: Route | None, routing: Routing, store: LifecycleStore) -> RequestStart:
+    def start(
+        self,
+        route: Route | None,
+        routing: Routing,
+        store: LifecycleStore,
+        *,
+        takes_prompts: bool = False,
+    ) -> RequestStart:
         """Return what a tracker has to know.
 
         Args:
             route: Where it goes; None when that is not known.
             routing: What the router tells.
             store: The requests in flight.
+            takes_prompts: Whether the prompt is to be told.
         """
         request = self.read()
         tokens, source = request.input_tokens, request.input_token_source
@@ -93,6 +101,7 @@ class InboundRequest:
             engine_request_id=self.sent_id or None,
             operation=self.operation,
             labels=self._labels() if self._asked.body is not None else NO_LABELS,
+            prompt=request.take_prompt(wanted=takes_prompts),
         )
 
     def _labels(self) -> Mapping[str, Any]:

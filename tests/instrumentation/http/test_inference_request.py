@@ -12,6 +12,7 @@ from otel_lifecycle.instrumentation.http.requests.inference_request import (
     InferenceRequest,
     RequestReader,
 )
+from otel_lifecycle.model.prompt import TokenIds
 
 
 def read(body: Any, *, chunk: int = 1 << 16) -> dict[str, Any]:
@@ -20,12 +21,17 @@ def read(body: Any, *, chunk: int = 1 << 16) -> dict[str, Any]:
     reader = RequestReader()
     for start in range(0, len(content), chunk):
         reader.feed(content[start : start + chunk])
-    return vars(reader.read(whole=True))
+    return said_by(reader.read(whole=True))
+
+
+def said_by(request: InferenceRequest) -> dict[str, Any]:
+    """What a request says, but for its prompt."""
+    return {name: value for name, value in vars(request).items() if name[0] != "_"}
 
 
 def request(**changes: Any) -> dict[str, Any]:
     """The result for a request with nothing special."""
-    nothing = vars(InferenceRequest())
+    nothing = said_by(InferenceRequest())
     assert set(changes) <= set(nothing)
     return {**nothing, "streaming": False, **changes}
 
@@ -125,7 +131,47 @@ def test_of_call() -> None:
         (object(), None, None),
         ("\ud800", None, None),
     ):
-        found = vars(InferenceRequest.of_call("m", prompt, streaming=True))
+        found = said_by(InferenceRequest.of_call("m", prompt, streaming=True))
         assert found == request(
             model="m", streaming=True, input_tokens=tokens, input_token_source=source
         )
+
+
+@pytest.mark.parametrize(
+    ("body", "prompt"),
+    [
+        ({"prompt": "héllo"}, b'"h\\u00e9llo"'),
+        ({"prompt": [1, 22, 3]}, b"[1, 22, 3]"),
+        ({"input_ids": [1, 2], "text": None}, b"[1, 2]"),
+        (
+            {"messages": [{"role": "user"}], "model": "m", "system": "s", "tools": [{"a": 1}]},
+            b'[{"a": 1}]"s"[{"role": "user"}]',
+        ),
+        ({"input": "i", "prompt": None, "tools": None, "system": None}, b'"i"'),
+        ({"input": "i", "instructions": "do", "model": 3}, b'"do""i"'),
+        ({"prompt": ["a", "b"]}, None),
+        ({"prompt": [[1], [2]]}, None),
+        ({"model": "m"}, None),
+        ({"messages": "x" * MAX_BUFFERED_BYTES}, None),
+    ],
+)
+def test_prompt(body: Any, prompt: bytes | None) -> None:
+    """A single prompt can be taken once, as it is in the body: tools and instructions first."""
+    reader = RequestReader()
+    reader.feed(json.dumps(body).encode())
+    request = reader.read(whole=True)
+
+    taken = request.take_prompt(wanted=True)
+
+    is_tokenized = isinstance(taken, TokenIds)
+    assert (taken.json if isinstance(taken, TokenIds) else taken) == prompt
+    assert is_tokenized == (prompt in (b"[1, 22, 3]", b"[1, 2]"))
+    assert request.take_prompt(wanted=True) is None
+
+
+def test_unwanted_prompt() -> None:
+    """Nothing is kept of a prompt that nobody wants."""
+    request = InferenceRequest.of_body(b'{"prompt": "p"}')
+
+    assert request.take_prompt(wanted=False) is None
+    assert request.take_prompt(wanted=True) is None

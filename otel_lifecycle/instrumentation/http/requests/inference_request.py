@@ -12,10 +12,12 @@ from otel_lifecycle.instrumentation.http.requests.top_level_scanner import (
     TopLevelScanner,
     without_strings,
 )
+from otel_lifecycle.model.prompt import TokenIds
 from otel_lifecycle.tracking.asked.body import BodyFields, Path
 
 MAX_BUFFERED_BYTES = 1 << 20
 _CHARACTERS_PER_TOKEN = 4
+_TOKENIZED = "tokenized"
 _MAX_PARTS = 20_000  # of a prompt; the length of one that has more is not estimated
 _MAX_CHOICES = 1 << 10
 _NOT_OF_TOKEN_IDS = bytes(byte for byte in range(256) if byte not in b"0123456789,[]")
@@ -54,6 +56,9 @@ class _Request(msgspec.Struct):
     input_ids: msgspec.Raw = _NULL
     messages: msgspec.Raw = _NULL
     input: msgspec.Raw = _NULL
+    tools: msgspec.Raw = _NULL
+    system: msgspec.Raw = _NULL
+    instructions: msgspec.Raw = _NULL
 
 
 # What a body has that asks for output: something to answer, and how.
@@ -87,6 +92,9 @@ class _Usual(msgspec.Struct):
     input_ids: msgspec.Raw = _NULL
     messages: msgspec.Raw = _NULL
     input: msgspec.Raw = _NULL
+    tools: msgspec.Raw = _NULL
+    system: msgspec.Raw = _NULL
+    instructions: msgspec.Raw = _NULL
 
 
 _Text = _Scalar | _Part | list[_Scalar | _Part]
@@ -131,6 +139,7 @@ class InferenceRequest:
         self.samples = 1
         self.choices = 1
         self.is_one_token = False
+        self._prompt: tuple[msgspec.Raw | bytes, ...] = ()
 
     @classmethod
     def of_body(cls, body: bytes) -> InferenceRequest:
@@ -178,7 +187,19 @@ class InferenceRequest:
             encoded = msgspec.json.encode(prompt)
             if not request._measure_ids(encoded):
                 request._measure([encoded])
+            request._prompt = (encoded,)
         return request
+
+    def take_prompt(self, *, wanted: bool) -> bytes | memoryview | TokenIds | None:
+        """Return the prompt as it is in the body; None if it is not wanted, or not one.
+
+        It is forgotten either way: the request lives longer than its body should.
+        """
+        parts, self._prompt = self._prompt, ()
+        if not wanted or not parts or self.choices != self.samples:
+            return None
+        prompt = memoryview(parts[0]) if len(parts) == 1 else b"".join(map(bytes, parts))
+        return TokenIds(prompt) if self.input_token_source == _TOKENIZED else prompt
 
     def _read(self, body: _Request) -> None:
         self._set(_scalar(body.model), _scalar(body.n))
@@ -195,9 +216,19 @@ class InferenceRequest:
         for prompts in (body.prompt, body.text, body.input_ids):
             if prompts is not _NULL:
                 self.choices = max(self.choices, self.samples * _prompts(bytes(prompts)))
-        if not self._measure_ids(body.prompt) and not self._measure_ids(body.input_ids):
-            texts = (body.prompt, body.text, body.messages, body.input)
-            self._measure([bytes(text) for text in texts if text is not _NULL])
+        for ids in (body.prompt, body.input_ids):
+            if self._measure_ids(ids):
+                self._prompt = (ids,)
+                return
+        texts = [
+            text
+            for text in (body.prompt, body.text, body.messages, body.input)
+            if text is not _NULL
+        ]
+        self._measure([bytes(text) for text in texts])
+        # What chat templates put before the messages.
+        before = (body.tools, body.system, body.instructions)
+        self._prompt = tuple([one for one in (*before, *texts) if one != _NULL])
 
     def _set(self, model: object, samples: object) -> None:
         if isinstance(model, str):
@@ -215,7 +246,7 @@ class InferenceRequest:
         if compact.translate(None, _NOT_OF_TOKEN_IDS) != compact or b"[]" in compact:
             return False
         self.input_tokens = compact.count(b",") + 1
-        self.input_token_source = "tokenized"
+        self.input_token_source = _TOKENIZED
         return True
 
     def _measure(self, texts: list[bytes]) -> None:
