@@ -204,6 +204,87 @@ def test_only_the_best_are_recorded(make_bench: Callable[..., Bench]) -> None:
     assert [record.candidates for record in bench.records] == [20, 10_000, 10_000]
 
 
+class Unseen(float):
+    """A router's own number."""
+
+
+@pytest.mark.parametrize(
+    "odd", [None, math.nan, math.inf, -math.inf, "9", True, 10**400, object(), Unseen(0.25)]
+)
+@pytest.mark.parametrize("count", [9, 2_000])
+def test_odd_scores_among_many(make_bench: Callable[..., Bench], odd: Any, count: int) -> None:
+    """However many there are, the result is the same: what is no finite number is no score."""
+    bench = make_bench(decision_candidates=3)
+    candidates: list[Any] = [scored(f"qwen-{number}", -number) for number in range(count)]
+    candidates[5] = scored("qwen-5", odd)
+    candidates[7] = "no candidate"
+    known = isinstance(odd, Unseen)
+
+    for pod, rank in (("qwen-0", 1), ("qwen-6", 6), (f"qwen-{count - 1}", count - 2)):
+        found = ranks(bench, considered(*candidates, pod=pod))
+        assert found[0] == rank + known
+    last = ranks(bench, considered(*candidates, pod="qwen-5"))
+    assert last[0] == (1 if known else None)
+
+
+@pytest.mark.parametrize("count", [9, 2_000])
+def test_many_without_scores(bench: Bench, count: int) -> None:
+    """They are recorded in the router's order, with the chosen one; there is no rank."""
+    candidates = [scored(f"qwen-{number}", None) for number in range(count)]
+
+    rank, margin, names = ranks(bench, considered(*candidates, pod=f"qwen-{count - 1}"))
+
+    assert (rank, margin) == (None, None)
+    assert names == [*(f"qwen-{number}" for number in range(7)), f"qwen-{count - 1}"]
+
+
+@pytest.mark.parametrize("count", [9, 2_000])
+def test_many_with_one_named_twice(bench: Bench, count: int) -> None:
+    """Its better score counts, and it counts once, even if it is far behind."""
+    candidates = [
+        *(scored(f"qwen-{number}", -number) for number in range(1, count)),
+        *(scored("qwen-2", score) for score in (-1.5, -9_000)),
+        *(scored("qwen-0", score) for score in (-9_500, -9_100)),
+    ]
+
+    rank, margin, names = ranks(bench, considered(*candidates))
+
+    assert (rank, margin, names[-1]) == (count, -9_099.0, "qwen-0")
+    assert names[:3] == ["qwen-1", "qwen-2", "qwen-3"]
+
+
+def test_many_of_two_roles(bench: Bench) -> None:
+    """Each role is ranked on its own, with the load of its best endpoints and of the chosen one."""
+    roles = ("prefill", "decode")
+    busy = [bench.tracker.track(start(role, Route(bare(f"{role}-0")))) for role in roles]
+    request = msgspec.structs.replace(
+        start(route=disaggregated()),
+        candidates=[
+            Candidate(
+                endpoint(f"{role}-{number}"),
+                number * (1 if role == "decode" else -1),
+                role=role,
+                prediction=LatencyPrediction(50.0 + number, 20.0 - number / 500),
+            )
+            for role in roles
+            for number in range(1_000)
+        ],
+    )
+
+    prefill, decode = decision(bench, request)["picks"]
+
+    assert (prefill["role"], prefill["chosenRank"], prefill["regretMillis"]) == ("prefill", 1, 0)
+    assert (decode["role"], decode["chosenRank"], decode["regretMillis"]) == (
+        "decode",
+        1_000,
+        1.998,
+    )
+    assert prefill["candidates"][0]["inflight"]["requests"] == 1
+    assert decode["candidates"][-1]["id"] == "pod://llm/decode-0"
+    assert decode["candidates"][-1]["inflight"]["requests"] == 1
+    assert all(tracked.is_tracked for tracked in busy)
+
+
 def test_the_chosen_one_may_be_none_of_them(make_bench: Callable[..., Bench]) -> None:
     """It is recorded all the same, and the decision says so, unless the router has a reason."""
     bench = make_bench(decision_candidates=2)
