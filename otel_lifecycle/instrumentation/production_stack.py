@@ -72,6 +72,8 @@ def _chosen(routing: Routing, call: Call) -> None:
     routing.policy = type(call.instance).__name__
     # A policy may fall back to an endpoint that did not match.
     routing.prefix_cache_score = _score(match, url)
+    if match is not None:
+        routing.decision_reason = "prefix_match" if routing.prefix_cache_score else "fallback"
     stats = call.argument(1, "engine_stats")
     routing.choose_from(_candidates(endpoints, stats, match))
     info = next((info for info in endpoints if info.url == url), None)

@@ -79,8 +79,13 @@ class Routing:
         return Route(decode) if prefill is None else Route(decode, prefill, decode)
 
     def choose_from(self, candidates: Iterable[Candidate]) -> None:
-        """The router chooses an endpoint for one role among these; the other roles stay."""
+        """The router chooses an endpoint for one role among these; the other roles stay.
+
+        Nothing is known of a choice from none.
+        """
         new = list(candidates)
+        if not new:
+            return
         roles = {candidate.role for candidate in new}
         old = self.candidates if isinstance(self.candidates, list) else []
         self.candidates = [*(one for one in old if one.role not in roles), *new]

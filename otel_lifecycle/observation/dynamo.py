@@ -30,6 +30,7 @@ from otel_lifecycle.model.endpoint_state import EndpointState, EndpointView
 from otel_lifecycle.model.features import POD_TYPES, MissingFeature
 from otel_lifecycle.model.fields import MAX_MILLISECONDS
 from otel_lifecycle.model.latency import prediction_error
+from otel_lifecycle.model.prompt import BlockUnit, PromptBlocks
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.telemetry.attributes import Details
 from otel_lifecycle.telemetry.live_span import SpanMaker
@@ -37,6 +38,7 @@ from otel_lifecycle.telemetry.told import Manner
 from otel_lifecycle.tracking.arrival import Timing
 from otel_lifecycle.tracking.dispatch import begin_record, complete_record, dispatch
 from otel_lifecycle.tracking.lifecycle import Lifecycle
+from otel_lifecycle.tracking.prompts import PromptNotes
 
 SCHEMA = "dynamo.request.trace.v1"
 _REQUEST_END = "request_end"
@@ -57,6 +59,8 @@ class _Finish(msgspec.Struct):
 
 class _Replay(msgspec.Struct):
     input_length: int | None = None
+    trace_block_size: int | None = None
+    input_sequence_hashes: list[int] | None = None
 
 
 class _Request(msgspec.Struct):
@@ -87,8 +91,12 @@ class _Wrapped(msgspec.Struct):
     event: msgspec.Raw
 
 
-def record_of_line(line: bytes) -> LifecycleRecord | None:
+def record_of_line(line: bytes, prompts: PromptNotes | None = None) -> LifecycleRecord | None:
     """Return the record of a request's line; None for a line that is about something else.
+
+    Args:
+        line: The line.
+        prompts: What hashes Dynamo's hashes of prompts with a key; None: leave them out.
 
     Raises:
         ValueError: The line is none of Dynamo's; the text gives the reason.
@@ -105,10 +113,10 @@ def record_of_line(line: bytes) -> LifecycleRecord | None:
         return None
     if event.request is None or not event.request.request_id:
         raise ValueError("has no request, or no request_id")
-    return _record(event, event.request)
+    return _record(event, event.request, prompts)
 
 
-def _record(event: _Event, request: _Request) -> LifecycleRecord:
+def _record(event: _Event, request: _Request, prompts: PromptNotes | None) -> LifecycleRecord:
     received_ms = request.request_received_ms
     if received_ms is None or not 0 <= received_ms < _END_OF_TIME_MS:
         raise ValueError("request_received_ms is missing, or no time between 1970 and 2262")
@@ -128,7 +136,10 @@ def _record(event: _Event, request: _Request) -> LifecycleRecord:
         streaming=None,
         prefix_cache_score=request.kv_hit_rate,
         engine_request_id=request.request_id,
+        prompt=None if prompts is None else _prompt(request.replay),
     )
+    if prompts is not None:
+        start = prompts.take(start)
     sent = dispatch(start, _look, started_ns)
     timing = Timing(started_ns, started_ns, started_ns - received_ns)
     lifecycle = Lifecycle(_NOBODY, _MANNER, _SPANS, sent, timing, 0)
@@ -151,6 +162,13 @@ def _record(event: _Event, request: _Request) -> LifecycleRecord:
         record.completed_at = record.actual.e2e_ms = record.actual.tpot_ms = None
         record.prediction_error = prediction_error(record.actual, record.prediction)
     return record
+
+
+def _prompt(replay: _Replay | None) -> PromptBlocks | None:
+    if replay is None or not replay.trace_block_size or replay.input_sequence_hashes is None:
+        return None
+    hashes = tuple(replay.input_sequence_hashes)
+    return PromptBlocks(BlockUnit.TOKEN, replay.trace_block_size, hashes)
 
 
 def _completion(request: _Request) -> RequestCompletion:

@@ -73,6 +73,26 @@ COMPACT = json.dumps(
 ).encode()
 
 
+def test_blocks_of_prompts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Dynamo's hashes are not secret, so they are hashed with a key, if they are asked for."""
+    path = tmp_path / "trace.jsonl"
+    path.write_bytes(COMPACT + b"\n" + line())
+    main(["import", "dynamo", str(path)])
+    assert "promptBlocks" not in capsys.readouterr().out
+    monkeypatch.setenv("OTEL_LIFECYCLE_PROMPT_BLOCKS", "512")
+    monkeypatch.setenv("OTEL_LIFECYCLE_PROMPT_KEY", "a secret of this test")
+
+    assert main(["import", "dynamo", str(path)]) == 0
+
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    blocks = first["promptBlocks"]
+    assert (blocks["unit"], blocks["blockSize"], len(blocks["hashes"])) == ("token", 64, 2)
+    assert set(blocks["hashes"]).isdisjoint({14879255164371896291, 274632075616497421})
+    assert "promptBlocks" not in second
+
+
 def record(text: bytes) -> dict[str, Any]:
     """The record of a line, as it is written."""
     found = record_of_line(text)

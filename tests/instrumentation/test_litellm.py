@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from opentelemetry.trace import SpanKind
 
@@ -19,6 +20,7 @@ from tests.instrumentation.exchanges import (
     ANY_ID,
     disconnected,
     failed,
+    picks,
     plain,
     streamed,
     whole_answer,
@@ -73,9 +75,16 @@ class Program(Observed):
             persistence_output_path=str(path),
         )
 
-    def router(self, *urls: str, **settings: Any) -> Any:
+    def router(self, *urls: str, prices: Any = None, **settings: Any) -> Any:
         """A router with one group of deployments."""
-        deployments = [{"model_name": "m", "litellm_params": {"api_base": url}} for url in urls]
+        deployments = [
+            {
+                "model_name": "m",
+                "litellm_params": {"api_base": url, **extra},
+                "model_info": {"id": f"id-{place}"},
+            }
+            for place, (url, extra) in enumerate(zip(urls, prices or [{}] * len(urls), strict=True))
+        ]
         return self.litellm.Router(deployments, **settings)
 
     def stop(self) -> None:
@@ -150,6 +159,79 @@ def test_retry(program: Program) -> None:
     ] == [
         (f"addr://{nobody.removeprefix('http://')}", endpoint_id(engine), "httpx.ConnectError"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("module", "handler", "known", "expected"),
+    [
+        (
+            "lowest_latency",
+            "LowestLatencyLoggingHandler",
+            {"id-1": 0.5},
+            [(0.0, {"latency": 0.0}), (-0.5, {"latency": -0.5})],
+        ),
+        (
+            "lowest_tpm_rpm_v2",
+            "LowestTPMLoggingHandler_v2",
+            {"id-0": 3, "id-1": 7},
+            [(-3.0, {"tpm": -3.0}), (-7.0, {"tpm": -7.0, "rpm": -2.0})],
+        ),
+        (
+            "least_busy",
+            "LeastBusyLoggingHandler",
+            {"id-1": 4},
+            [(0.0, {"requests": 0.0}), (-4.0, {"requests": -4.0})],
+        ),
+        (
+            "lowest_cost",
+            "LowestCostLoggingHandler",
+            {},
+            [(-3.5, {"cost": -3.5}), (-5.25, {"cost": -5.25})],
+        ),
+    ],
+)
+def test_strategies(
+    program: Program, module: str, handler: str, known: dict[str, Any], expected: Any
+) -> None:
+    """What a strategy compares becomes the score of each deployment: the lowest is best."""
+    engine, other = program.add_engine("engine"), closed_port()
+    strategy = importlib.import_module(f"litellm.router_strategy.{module}")
+    prices = [{"input_cost_per_token": 1.5, "output_cost_per_token": 2.0}, {"model": "listed"}]
+    router = program.router(
+        engine.url, other, strategy=getattr(strategy, handler)(known), prices=prices
+    )
+    asyncio.run(router.acompletion("m", MESSAGES, max_tokens=8))
+
+    record = program.record()
+    (pick,) = picks(record)
+    assert (record.policy, record.candidates, pick["chosenRank"]) == (handler, 2, 1)
+    assert [(one["score"], one["scores"]) for one in pick["candidates"]] == expected
+    assert pick["candidates"][0]["id"] == endpoint_id(engine)
+
+
+def test_reason_of_a_group(program: Program) -> None:
+    """Why an automatic router chose the group is the reason of the decision."""
+    engine = program.add_engine("engine")
+    router = program.router(engine.url, closed_port(), cause="keyword_rule")
+    asyncio.run(router.acompletion("m", MESSAGES, max_tokens=8))
+
+    record = program.record()
+    assert record.decision is not msgspec.UNSET
+    assert record.decision.reason == "keyword_rule"
+    (pick,) = picks(record)
+    assert [one.get("score") for one in pick["candidates"]] == [None, None]
+
+
+def test_cloud_providers(program: Program) -> None:
+    """A deployment without an address has no endpoint: there is only a number of candidates."""
+    engine = program.add_engine("engine")
+    busy = importlib.import_module("litellm.router_strategy.least_busy")
+    strategy = busy.LeastBusyLoggingHandler({"id-1": 1})
+    router = program.router(engine.url, "", strategy=strategy)
+    asyncio.run(router.acompletion("m", MESSAGES, max_tokens=8))
+
+    record = program.record()
+    assert (record.candidates, record.decision) == (2, msgspec.UNSET)
 
 
 def test_cut_stream_with_a_made_up_end(program: Program) -> None:

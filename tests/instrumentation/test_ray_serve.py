@@ -22,6 +22,7 @@ from tests.instrumentation.exchanges import (
     disconnected,
     failed,
     metrics,
+    picks,
     plain,
     streamed,
     whole_answer,
@@ -216,6 +217,12 @@ def test_one_deployment(serve: Serve) -> None:
     stats = {"runningRequestsSize": 3, "waitingQueueSize": 2, "kvCacheUsagePercent": 0.25}
     leader = replica("Engine/r0", **stats)
     assert serve.record() == routed("Engine/r0", 2, leader=leader)
+    (record,) = serve.records()
+    (pick,) = picks(record)
+    assert (pick["chosenRank"], pick["margin"]) == (1, 0.0)
+    assert [
+        (one["id"], one["score"], one["waiting"], one["kvCacheUsage"]) for one in pick["candidates"]
+    ] == [(f"ray://default/Engine/r{number}", -3.0, 2, 0.25) for number in (0, 1)]
 
 
 def test_trace_reaches_the_replica(serve: Serve) -> None:

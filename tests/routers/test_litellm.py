@@ -24,6 +24,7 @@ import uvicorn
 from demo.otlp_receiver import OTLPReceiver
 
 from otel_lifecycle import LifecycleRecord, read_records
+from otel_lifecycle.model.decision import Decision
 from tests.examples.cluster import Server
 from tests.instrumentation.exchanges import (
     ANY_ID,
@@ -76,6 +77,8 @@ class Engines:
         self.fake = FakeEngine()
         self.server = Server(self.fake.app)
         self.url = self.server.url
+        self.second = Server(self.fake.app)
+        self.other = self.second.url
         self.nobody = closed_port()
 
 
@@ -85,6 +88,7 @@ def engines() -> Iterator[Engines]:
     engines = Engines()
     yield engines
     engines.server.stop()
+    engines.second.stop()
 
 
 class Telemetry:
@@ -505,12 +509,16 @@ def test_its_own_tracing(tmp_path: Path, engines: Engines, version: str) -> None
 
 
 def run_program(
-    engines: Engines, process_environment: Mapping[str, str], *prefix: str
+    engines: Engines,
+    process_environment: Mapping[str, str],
+    *prefix: str,
+    program: str = "litellm_program",
 ) -> list[Any]:
-    """Run the program that calls the router; return its output."""
-    command = [*prefix, sys.executable, "-m", "tests.routers.litellm_program"]
+    """Run a program that calls the router; return its output."""
+    command = [*prefix, sys.executable, "-m", f"tests.routers.{program}"]
+    urls = [engines.url, engines.other if program == "litellm_strategies" else engines.nobody]
     done = subprocess.run(
-        [*command, engines.url, engines.nobody],
+        [*command, *urls],
         env=process_environment,
         cwd=ROOT,
         capture_output=True,
@@ -577,3 +585,36 @@ def test_program_gets_the_same(tmp_path: Path, engines: Engines) -> None:
         )
 
     assert observed == run_program(engines, bare_environment())
+
+
+def test_program_strategies(tmp_path: Path, engines: Engines) -> None:
+    """What each strategy compares becomes the score of each deployment; the best is chosen."""
+    path = tmp_path / "records.jsonl"
+    with OTLPReceiver() as receiver:
+        run_program(engines, environment(path, receiver), *INSTRUMENT, program="litellm_strategies")
+    last = {record.policy: record.decision for record in read_records(path)}
+
+    compared: dict[str, Any] = {}
+    for policy, decision in last.items():
+        assert isinstance(decision, Decision)
+        (pick,) = decision.picks
+        assert {one.id for one in pick.candidates} == {
+            "addr://" + url.removeprefix("http://") for url in (engines.url, engines.other)
+        }
+        # By latency, it takes any that is about as fast as the fastest.
+        assert pick.chosen_rank == 1 or policy == "latency-based-routing"
+        compared[policy] = [(one.score, one.scores) for one in pick.candidates]
+    in_flight = (0.0, {"requests": 0.0})
+    assert compared == {
+        "least-busy": [in_flight, in_flight],
+        "latency-based-routing": [
+            (latency, {"latency": latency}) for latency, _ in compared["latency-based-routing"]
+        ],
+        "usage-based-routing-v2": [
+            (tokens, {"tpm": tokens, **requests})
+            for tokens, requests in compared["usage-based-routing-v2"]
+        ],
+        "cost-based-routing": [(-1.25, {"cost": -1.25}), (-1.5, {"cost": -1.5})],
+    }
+    assert min(score for score, _ in compared["latency-based-routing"]) < 0
+    assert max(score for score, _ in compared["usage-based-routing-v2"]) <= 0

@@ -11,12 +11,13 @@ from typing import BinaryIO, cast
 
 from otel_lifecycle.analysis.formatting import plural
 from otel_lifecycle.cli.errors import FAILED, USAGE, CommandError, warn
-from otel_lifecycle.config import PersistenceConfig
+from otel_lifecycle.config import PersistenceConfig, TrackerConfig
 from otel_lifecycle.observation.dynamo import record_of_line
 from otel_lifecycle.observation.log_file import LONGEST_LINE
 from otel_lifecycle.observation.sinks import Printer, Recorder
 from otel_lifecycle.records import FilePosition
 from otel_lifecycle.runtime.files import check_file
+from otel_lifecycle.tracking.prompts import PromptNotes
 
 _MOST_NAMED = 10
 _BATCH = 512
@@ -26,6 +27,7 @@ def run(paths: Sequence[Path], output: Path | None) -> int:
     """Import files; return the exit code."""
     try:
         sink = Printer(sys.stdout) if output is None else _recorder(output)
+        prompts = _prompts(output)
     except (OSError, ValueError, RuntimeError) as error:
         raise CommandError(f"{output}: {error}") from error
     records = others = bad = missing = 0
@@ -33,7 +35,7 @@ def run(paths: Sequence[Path], output: Path | None) -> int:
         try:
             for number, line in enumerate(_lines(path), 1):
                 try:
-                    record = record_of_line(line)
+                    record = record_of_line(line, prompts)
                 except ValueError as error:
                     bad += 1
                     if bad <= _MOST_NAMED:
@@ -63,6 +65,12 @@ def run(paths: Sequence[Path], output: Path | None) -> int:
 def _recorder(output: Path) -> Recorder:
     config = PersistenceConfig(enabled=True, output_path=str(output))
     return Recorder(config, warn, FilePosition())
+
+
+def _prompts(output: Path | None) -> PromptNotes:
+    """Return what hashes prompts, as the environment says."""
+    config = TrackerConfig.from_environment(persistence_output_path=output and str(output))
+    return PromptNotes(config, lambda *_: None)
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from otel_lifecycle.model import (
+    Candidate,
     Endpoint,
     EndpointEvent,
     EndpointEventType,
@@ -60,6 +61,17 @@ def chosen_replica(router: Any, replica: Any) -> RouteEndpoint:
     known = {name: stats[name] for name in EndpointMetrics.__struct_fields__ if name in stats}
     known.setdefault("running_requests", router.replica_queue_len_cache.get(replica.replica_id))
     return RouteEndpoint(replica_endpoint(replica), EndpointMetrics(**known))
+
+
+def considered(router: Any) -> Iterator[Candidate]:
+    """Return the running replicas, with the queue lengths that the router knows.
+
+    Whatever replicas a policy proposes, Ray takes the one with the shortest queue of them.
+    """
+    for replica in router.curr_replicas.values():
+        length = router.replica_queue_len_cache.get(replica.replica_id)
+        known = chosen_replica(router, replica)
+        yield Candidate(known.endpoint, None if length is None else -length, metrics=known.metrics)
 
 
 def asks_for_inference(pending_request: Any) -> bool:

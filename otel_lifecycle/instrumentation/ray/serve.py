@@ -35,6 +35,7 @@ from otel_lifecycle.instrumentation.ray.replicas import (
     ReplicaEvents,
     asks_for_inference,
     chosen_replica,
+    considered,
 )
 from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.tracking.current_request import CurrentRequest, current_request, restore
@@ -155,7 +156,7 @@ class RayServeInstrumentor(RouterInstrumentor):
         elif exchange in self._asked:  # a call for another part of the same request
             return
         exchange.routing.policy = type(router).__name__
-        exchange.routing.candidates = len(router.curr_replicas)
+        exchange.routing.choose_from(considered(router))
         carrier: dict[str, str] = {}
         if exchange.routed(chosen_replica(router, replica), carrier, retry=retry) is not None:
             metadata.tracing_context = {**carrier, _FOLLOWED: "1"}

@@ -59,10 +59,14 @@ class CustomStreamWrapper:
 
 
 class Router:
-    def __init__(self, model_list: list[Any], num_retries: int = 0) -> None:
+    def __init__(
+        self, model_list: list[Any], num_retries: int = 0, strategy: Any = None, cause: str = ""
+    ) -> None:
         self.model_list = model_list
         self.num_retries = num_retries
-        self.routing_strategy = "simple-shuffle"
+        self.routing_strategy = "simple-shuffle" if strategy is None else type(strategy).__name__
+        self.strategy = strategy
+        self.cause = cause
 
     async def acompletion(
         self, model: str, messages: list[Any], stream: bool = False, **kwargs: Any
@@ -87,6 +91,8 @@ class Router:
     async def _call(self, model: str, path: str, call: dict[str, Any]) -> Any:
         client = httpx.AsyncClient(timeout=30, trust_env=False, limits=NO_POOL)
         request_kwargs = {"litellm_trace_id": str(uuid4()), "metadata": {}}
+        if self.cause:
+            request_kwargs["metadata"]["routing_decision"] = {"cause": self.cause}
         for attempt in range(self.num_retries + 1):
             deployments = self._deployments(model)
             for callback in litellm.callbacks:
@@ -99,6 +105,15 @@ class Router:
                         parent_otel_span=None,
                     )
             chosen = deployments[attempt % len(deployments)]
+            if self.strategy is not None:
+                more = (
+                    {"request_kwargs": request_kwargs}
+                    if hasattr(self.strategy, "_get_available_deployments")
+                    else {}
+                )
+                chosen = await self.strategy.async_get_available_deployments(
+                    model, deployments, **more
+                )
             url = chosen["litellm_params"]["api_base"]
             request = client.build_request("POST", f"{url}{path}", json=call)
             try:

@@ -10,18 +10,21 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from otel_lifecycle.instrumentation.base import RouterInstrumentor, Wrapper
+from otel_lifecycle.instrumentation.base import Wrapper
+from otel_lifecycle.instrumentation.enriching import EnrichingInstrumentor, Observer
 from otel_lifecycle.instrumentation.http.current import current_exchange, current_routing
 from otel_lifecycle.instrumentation.http.requests.inference_request import InferenceRequest
+from otel_lifecycle.instrumentation.litellm import strategies
 from otel_lifecycle.instrumentation.router_call import RouterCall, follow, follow_blocking
 from otel_lifecycle.runtime.logs import get_logger
 
 _logger = get_logger(__name__)
 
+_ROUTER = "litellm.router"
 _CALLBACKS = "litellm.integrations.custom_logger"
 
 
-class LiteLLMInstrumentor(RouterInstrumentor):
+class LiteLLMInstrumentor(EnrichingInstrumentor):
     """Adds policy, candidates and LiteLLM's id, and follows calls of a `Router` without a proxy.
 
     LiteLLM rebuilds every answer: it ends a truncated stream properly, and fills in zeros if the
@@ -31,15 +34,26 @@ class LiteLLMInstrumentor(RouterInstrumentor):
     _callback: Any = None
 
     def wrappers(self) -> Mapping[str, Mapping[str, Wrapper]]:
-        """Return the router's constructor, and its methods that call engines."""
+        """Return the router's constructor, its methods that call engines, and its strategies."""
         return {
-            "litellm.router": {
+            _ROUTER: {
                 "Router.__init__": self._constructed,
                 "Router.acompletion": self._called("chat", "messages", follow),
                 "Router.atext_completion": self._called("text_completion", "prompt", follow),
                 "Router.completion": self._called("chat", "messages", follow_blocking),
-            }
+            },
+            strategies.LATENCY: self._observed(strategies.LATENCY, self.after),
+            strategies.COST: self._observed(strategies.COST, self.after),
+            strategies.USAGE: self._observed(strategies.USAGE, self.before),
+            strategies.BUSY: self._observed(strategies.BUSY, self.before),
         }
+
+    def needs_tracker(self, module: str) -> bool:
+        """Only the router does: strategies tell more of what it follows."""
+        return module == _ROUTER
+
+    def _observed(self, module: str, when: Callable[[Observer], Wrapper]) -> Mapping[str, Wrapper]:
+        return {name: when(observe) for name, observe in strategies.observers(module).items()}
 
     def _uninstrument(self, **kwargs: Any) -> None:
         super()._uninstrument(**kwargs)
@@ -102,6 +116,10 @@ class LiteLLMInstrumentor(RouterInstrumentor):
             routing.rebuilds_answers = True
             routing.candidates = len(deployments)
             given: Mapping[str, Any] = request or {}
+            decision = strategies.metadata_of(given).get("routing_decision")
+            if decision:  # why a group was chosen; never what it quotes of the prompt
+                routing.decision_reason = decision.get("cause") or ""
+                routing.choose_from(strategies.considered(deployments))
             # The proxy's answer has the first as `x-litellm-call-id`; a program's has the second.
             routing.request_id = given.get("litellm_call_id") or given.get("litellm_trace_id") or ""
             if not routing.policy:
