@@ -192,7 +192,9 @@ def test_prefix_match(router: Stack) -> None:
         "inputTokenLength": 120,
         "requestId": ANY_ID,
     }
-    first, second = map(plain, router.records(2))
+    records = router.records(2)
+    assert [record.decision.reason for record in records] == ["fallback", "prefix_match"]  # type: ignore[union-attr]
+    first, second = map(plain, records)
     assert first == streamed(engine.url, **known, prefixCacheScore=0.0)
     assert second == streamed(engine.url, **known, prefixCacheScore=1.0)
 
@@ -234,7 +236,9 @@ def test_kv_aware(router: Stack, threshold: int, score: float | None) -> None:
     router.start(router.modules.logic.KvawareRouter(manager, kv_aware_threshold=threshold))
     router.post(headers=ID, **ASKED)
 
-    assert plain(router.record()) == streamed(
+    record = router.record()
+    assert record.decision.reason == ("prefix_match" if score else "fallback")  # type: ignore[union-attr]
+    assert plain(record) == streamed(
         holder.url if score else other.url,
         policy="KvawareRouter",
         candidates=2,

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from otel_lifecycle import (
+    Candidate,
     ConfigError,
     Endpoint,
     EndpointEvent,
@@ -28,6 +29,7 @@ from otel_lifecycle import (
     TrackerConfig,
 )
 from otel_lifecycle.config.collection import CollectionConfig
+from otel_lifecycle.model.decision import Decision
 from otel_lifecycle.model.features import PredictionInput
 from tests.conftest import Bench
 from tests.matchers import MEASURED
@@ -100,6 +102,28 @@ def test_span_record_and_gauges_agree(collecting: Callable[..., Bench], site: Si
         ): 1
         for source in ("engine", "npu_exporter")
     }
+
+
+def test_candidates(collecting: Callable[..., Bench], site: Site, make_site: Any) -> None:
+    """Every candidate has the collected state of its engine, whichever was chosen."""
+    other = make_site()
+    site.answers = {"/metrics": engine_exposition(3, 1, 0.25)}
+    other.answers = {"/metrics": engine_exposition(2, 5, 0.75)}
+    bench = collecting()
+    endpoints = [endpoint_of(site), endpoint_of(other, "qwen-1")]
+    for endpoint in endpoints:
+        eventually(lambda one=endpoint: reasons(request(bench, one)).keys() <= set(_NPU_FEATURES))
+    candidates = [Candidate(endpoint, score) for score, endpoint in enumerate(endpoints)]
+    start = RequestStart("request", Route(RouteEndpoint(endpoints[0])), candidates=candidates)
+    with bench.tracker.track(start) as tracked:
+        tracked.complete()
+
+    decision = bench.records[-1].decision
+    assert isinstance(decision, Decision)
+    assert [(one.id, one.waiting, one.kv_cache_usage) for one in decision.picks[0].candidates] == [
+        ("pod://llm/qwen-1", 5, 0.75),
+        ("pod://llm/qwen-0", 1, 0.25),
+    ]
 
 
 def test_models_of_one_port(collecting: Callable[..., Bench], site: Site) -> None:

@@ -13,7 +13,7 @@ class LowestCostLoggingHandler:
         model_group,
         healthy_deployments,
         messages=None,
-        input=None,
-        request_kwargs=None,  # noqa: A002
+        input=None,  # noqa: A002
+        request_kwargs=None,
     ):
         return healthy_deployments[0]

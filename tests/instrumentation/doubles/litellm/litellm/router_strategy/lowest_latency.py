@@ -9,8 +9,8 @@ class LowestLatencyLoggingHandler:
         model_group,
         healthy_deployments,
         messages=None,
-        input=None,
-        request_kwargs=None,  # noqa: A002
+        input=None,  # noqa: A002
+        request_kwargs=None,
     ):
         return self._get_available_deployments(
             model_group, healthy_deployments, messages, input, request_kwargs, self.known

@@ -1,4 +1,4 @@
-class LowestTPMLoggingHandler_v2:
+class LowestTPMLoggingHandler_v2:  # noqa: N801
     """Tokens and requests of this minute, by id."""
 
     def __init__(self, known):
