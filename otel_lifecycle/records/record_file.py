@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from otel_lifecycle.config import PersistenceConfig
+from otel_lifecycle.records.destination import Destination, Owner
 from otel_lifecycle.records.housekeeping import Housekeeping
 from otel_lifecycle.records.names import (
     NO_SEGMENT,
@@ -19,12 +20,18 @@ from otel_lifecycle.records.segment import Segment
 _RETRY_SECONDS = 60.0
 
 
-class RecordFile:
+def open_record_file(config: PersistenceConfig, owner: Owner) -> RecordFile:
+    """Open the live file of this process, for a writer."""
+    return RecordFile(config, owner.warn)
+
+
+class RecordFile(Destination):
     """The live file of a process, and its rotation. Not thread-safe, like `Segment`.
 
     Args:
         config: Enabled settings.
         warn: Called with a description of each problem other than a failed write.
+        live: The live file, if it is not that of this process.
 
     Raises:
         OSError: The file cannot be opened.
@@ -32,14 +39,17 @@ class RecordFile:
         RuntimeError: The path begins with `~` and there is no home folder.
     """
 
-    def __init__(self, config: PersistenceConfig, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: PersistenceConfig, warn: Callable[[str], None], live: Path | None = None
+    ) -> None:
         self._config = config
         self._warn = warn
         self._interval = config.rotate_interval.total_seconds()
         self._syncs = config.fsync != "never"
         self._last = self._next = NO_SEGMENT
         self._failed_at = -_RETRY_SECONDS
-        self._segment = Segment(live_path(config.output_path), sync=config.fsync == "flush")
+        live = live or live_path(config.output_path)
+        self._segment = Segment(live, sync=config.fsync == "flush")
         self._housekeeping = Housekeeping(config, self._segment.path, warn)
         self._housekeeping.begin()
 
@@ -50,7 +60,7 @@ class RecordFile:
             BlockingIOError: Another process holds the lock; no line was written.
             OSError: The lines could not be written; none of them is in the file.
         """
-        self.rotate_if_old()
+        self.attend()
         written = self._segment.append(lines, self._config.rotate_bytes)
         if written == 0:
             # If renaming fails, keep appending: that is better than losing records.
@@ -58,7 +68,7 @@ class RecordFile:
             written = self._segment.append(lines, limit)
         return written
 
-    def rotates_in(self) -> float | None:
+    def due_in(self) -> float | None:
         """Return the seconds until the segment is too old; None: never."""
         age = self._segment.age
         if not self._interval or age is None:
@@ -66,13 +76,13 @@ class RecordFile:
         failed = self._failed_at + _RETRY_SECONDS - time.monotonic()
         return max(0.0, self._interval - age, failed)
 
-    def rotate_if_old(self) -> None:
+    def attend(self) -> None:
         """Close the segment if it is older than the interval.
 
         Raises:
             BlockingIOError: Another process has the lock.
         """
-        if self.rotates_in() == 0:
+        if self.due_in() == 0:
             self._rotate()
 
     def finish(self) -> None:

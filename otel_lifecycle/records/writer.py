@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import operator
+import math
 import os
 import threading
 import time
@@ -11,13 +11,15 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
+from operator import attrgetter
 from queue import Empty, SimpleQueue
-from typing import TypeVar
-
-import msgspec
+from typing import Any, TypeVar
 
 from otel_lifecycle.config import PersistenceConfig
-from otel_lifecycle.records.record_file import RecordFile
+from otel_lifecycle.records.destination import Destination, Owner, patiently
+from otel_lifecycle.records.encoding import LineEncoder
+from otel_lifecycle.records.record_file import open_record_file
+from otel_lifecycle.runtime.clock import Deadline, waitable
 from otel_lifecycle.runtime.forks import repair_in_forked_child
 from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.runtime.process_exit import run_at_exit
@@ -31,11 +33,9 @@ _PAUSE_SECONDS = 0.0001
 _SHORTEST_INTERVAL_SECONDS = 0.001
 _RETRY_SECONDS = 1.0
 _LOG_INTERVAL_SECONDS = 60.0
-_LOCK_PATIENCE_SECONDS = 1.0  # other processes hold the lock of a file while they append
-_SHORTEST_LOCK_PAUSE, _LONGEST_LOCK_PAUSE = 0.0005, 0.02
 _GRACE_SECONDS = 0.1
 
-_Result = TypeVar("_Result")
+_T = TypeVar("_T")
 
 _writers: weakref.WeakSet[RecordWriter] = weakref.WeakSet()
 
@@ -50,6 +50,8 @@ class RecordWriter:
 
     Args:
         config: Enabled settings.
+        open_file: Opens what lines are appended to.
+        content: Returns what stands for an entry that is not yet a record in its line.
 
     Raises:
         OSError: The file cannot be opened.
@@ -57,16 +59,22 @@ class RecordWriter:
         RuntimeError: The path begins with `~` and there is no home folder.
     """
 
-    def __init__(self, config: PersistenceConfig) -> None:
+    def __init__(
+        self,
+        config: PersistenceConfig,
+        open_file: Callable[[PersistenceConfig, Owner], Destination] = open_record_file,
+        content: Callable[[Any], object] = attrgetter("record"),
+    ) -> None:
         self._config = config
+        self._open_file = open_file
         self._path = config.output_path
         self._max_queue = config.max_queue
         self._backlog = min(_BATCH_RECORDS, config.max_queue // 2)
         interval = config.flush_interval.total_seconds()
-        self._interval = max(_waitable(interval), _SHORTEST_INTERVAL_SECONDS) if interval else None
+        self._interval = max(waitable(interval), _SHORTEST_INTERVAL_SECONDS) if interval else None
         # With neither threshold nor interval every record is due at once.
         self._threshold = config.flush_threshold or (0 if interval else 1)
-        self._encoder = msgspec.json.Encoder(enc_hook=operator.attrgetter("record"))
+        self._encoder = LineEncoder(content, self.count_drop)
         self._queue: deque[Entry] = deque()
         self._flushes: deque[_Flush] = deque()
         self._write_lock = threading.Lock()
@@ -79,12 +87,12 @@ class RecordWriter:
         self._locked_out = False  # it fails because another process holds the lock
         self._failure = ""  # why the last write failed
         self._logged_at: dict[str, float] = {}
-        self._file: RecordFile | None = RecordFile(config, self._warn)
+        self._appended = 0  # less those that are lost
+        self.dropped = 0
+        self._file: Destination | None = self._open_file(config, self)
         self._pid = 0
         self._thread: threading.Thread | None = None
         self._thread_lock = threading.Lock()
-        self.written = 0
-        self.dropped = 0
         _writers.add(self)
         repair_in_forked_child(self, RecordWriter._after_fork_in_child)
         self._start_thread()
@@ -92,7 +100,12 @@ class RecordWriter:
     @property
     def queued(self) -> int:
         """Number of records that wait to be written."""
-        return len(self._queue)
+        return len(self._queue) + self._unconfirmed
+
+    @property
+    def written(self) -> int:
+        """Number of records in the file."""
+        return self._appended - self._unconfirmed
 
     @property
     def closed(self) -> bool:
@@ -129,10 +142,19 @@ class RecordWriter:
         if self._finished:  # closed during this call: nothing reads the queue any more
             self._shorten_queue(0, "the writer is closed")
 
-    def count_drop(self, reason: str) -> None:
-        """Count a lost record."""
-        self.dropped += 1
+    def count_drop(self, reason: str, count: int = 1) -> None:
+        """Count lost records."""
+        self.dropped += count
         self._log("drop", f"{self.dropped} records dropped so far: {reason}")
+
+    def lose(self, count: int, reason: str) -> None:
+        """Count appended records that never reach the file."""
+        self._appended -= count
+        self.count_drop(reason, count)
+
+    def warn(self, message: str) -> None:
+        """Log a problem other than a failed write."""
+        self._log("segments", message)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Write everything that is queued now.
@@ -143,14 +165,18 @@ class RecordWriter:
         Returns:
             Whether everything is in the file.
         """
+        deadline = Deadline(waitable(timeout))
         thread = self._thread
+        flush = _Flush()
         if thread is not None and thread.is_alive():
-            flush = _Flush()
             self._flushes.append(flush)
             self._wake.put(True)
-            if not self._finished:
-                return flush.done.wait(_waitable(timeout)) and flush.succeeded
-        return self._write_queued(timeout)
+        if thread is None or not thread.is_alive() or self._finished:
+            flush.succeeded = self._write_queued(timeout)
+        else:
+            flush.done.wait(deadline.seconds_left)
+        file = self._file
+        return flush.succeeded and (file is None or file.confirm(deadline.seconds_left))
 
     def close(self, timeout: float | None = 5.0) -> None:
         """Write the queued records and accept no more; idempotent, within `timeout` seconds.
@@ -161,7 +187,7 @@ class RecordWriter:
         thread = self._thread
         if thread is not None:
             self._wake.put(True)
-            seconds = _waitable(timeout)
+            seconds = waitable(timeout)
             grace = min(_GRACE_SECONDS, seconds / 10)
             thread.join(seconds - grace)
             self._given_up = True
@@ -178,6 +204,11 @@ class RecordWriter:
         self._closed = True
         self._wake.put(True)
 
+    @property
+    def _unconfirmed(self) -> int:
+        file = self._file
+        return 0 if file is None else file.unconfirmed
+
     def _after_fork_in_child(self) -> None:
         """Leave the queue to the parent and reopen the file: the lock belongs to the descriptor."""
         self._queue = deque()
@@ -188,7 +219,7 @@ class RecordWriter:
         self._thread_lock = threading.Lock()
         self._finished = self._closed
         self._failing = self._locked_out = False
-        self.written = self.dropped = 0
+        self._appended = self.dropped = 0
         file, self._file = self._file, None
         if file is not None:
             file.close()
@@ -209,10 +240,10 @@ class RecordWriter:
         """Return how long the thread may sleep; None: until it is woken."""
         if self._failing:
             return _RETRY_SECONDS
-        rotates_in = self._file.rotates_in() if self._file is not None else None
-        if rotates_in is None:
+        due_in = self._file.due_in() if self._file is not None else None
+        if due_in is None:
             return self._interval
-        return _waitable(rotates_in if self._interval is None else min(rotates_in, self._interval))
+        return waitable(due_in if self._interval is None else min(due_in, self._interval))
 
     def _work(self, timeout: float | None) -> None:
         waiting: list[_Flush] = []
@@ -234,9 +265,9 @@ class RecordWriter:
         self._drop_rest()
 
     def _write_queued(self, timeout: float | None) -> bool:
-        if not self._write_lock.acquire(timeout=_waitable(timeout)):
+        if not self._write_lock.acquire(timeout=waitable(timeout)):
             return False
-        patience = _LOCK_PATIENCE_SECONDS if timeout is None else timeout
+        patience = math.inf if timeout is None else timeout
         try:
             while self._queue:
                 batch: list[Entry] = []
@@ -254,7 +285,7 @@ class RecordWriter:
             self._locked_out = False
             if self._file is not None:
                 with contextlib.suppress(BlockingIOError):  # the next attempt comes soon
-                    self._patiently(self._file.rotate_if_old, patience)
+                    self._patiently(self._file, self._file.attend, patience)
             return True
         finally:
             if self._finished:
@@ -266,7 +297,8 @@ class RecordWriter:
         try:
             file = self._file
             if file is None:
-                file = self._file = RecordFile(self._config, self._warn)
+                file = self._file = self._open_file(self._config, self)
+            self._patiently(file, file.prepare, patience)
             while batch:
                 self._write_slice(batch, file, patience)
         except Exception as error:
@@ -277,38 +309,25 @@ class RecordWriter:
         else:
             self._failing = self._locked_out = False
 
-    def _write_slice(self, batch: list[Entry], file: RecordFile, patience: float) -> None:
+    def _write_slice(self, batch: list[Entry], file: Destination, patience: float) -> None:
         # Lines go to the file while the cache has them: joining those of a batch costs as much as
         # encoding them. Only if each write is forced to disk, one write of all is cheaper.
         size = len(batch) if self._config.fsync == "flush" else _SLICE_RECORDS
         lines, left = self._encode(batch, size)
         while lines:
-            written = self._patiently(partial(file.append, lines), patience)
+            written = self._patiently(file, partial(file.append, lines), patience)
             # To count the lines costs as much as to write them.
             count = left if written == len(lines) else lines.count(b"\n", 0, written)
             left -= count
             del batch[:count]
             lines = lines[written:]
-            self.written += count
+            self._appended += count
         if batch:
             self._pause()
 
-    def _patiently(self, call: Callable[[], _Result], patience: float) -> _Result:
-        """Retry a call while another process holds the lock.
-
-        Raises:
-            BlockingIOError: It holds the lock for unusually long, or no time is left.
-        """
-        deadline = time.monotonic() + min(patience, _LOCK_PATIENCE_SECONDS)
-        pause = _SHORTEST_LOCK_PAUSE
-        while True:
-            try:
-                return call()
-            except BlockingIOError:
-                if self._given_up or time.monotonic() >= deadline:
-                    raise
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_LOCK_PAUSE)
+    def _patiently(self, file: Destination, call: Callable[[], _T], seconds: float) -> _T:
+        """Repeat a call that raises BlockingIOError, unless no time is left."""
+        return patiently(call, min(seconds, file.patience), lambda: self._given_up)
 
     def _encode(self, batch: list[Entry], size: int) -> tuple[bytes, int]:
         """Return the lines of the first `size` records of a batch, and their number.
@@ -320,12 +339,8 @@ class RecordWriter:
         for start in range(0, min(size, len(batch)), _SLICE_RECORDS):
             if start:
                 self._pause()
-            records = batch[start : start + _SLICE_RECORDS]
-            try:
-                lines.append(self._encoder.encode_lines(records))
-            except Exception:
-                records = [record for record in records if self._can_encode(record)]
-                lines.append(self._encoder.encode_lines(records))
+            encoded_lines, records = self._encoder.encode(batch[start : start + _SLICE_RECORDS])
+            lines.append(encoded_lines)
             encoded += records
         batch[:size] = encoded
         return b"".join(lines), len(encoded)
@@ -335,24 +350,18 @@ class RecordWriter:
         if len(self._queue) < self._backlog:
             time.sleep(_PAUSE_SECONDS)
 
-    def _can_encode(self, record: Entry) -> bool:
-        try:
-            self._encoder.encode(record)
-        except Exception as error:
-            self.count_drop(f"a record cannot be encoded: {error}")
-            return False
-        return True
-
     def _close_file(self, patience: float) -> None:
-        file, self._file = self._file, None
+        file = self._file
         if file is None:
             return
         try:
-            self._patiently(file.finish, patience)
+            self._patiently(file, file.finish, patience)
         except BlockingIOError as error:
-            self._warn(f"is not closed at the end: {error}")
+            self.warn(f"is not closed at the end: {error}")
         finally:
             file.close()
+            self._appended -= file.unconfirmed
+            self._file = None
 
     def _drop_rest(self) -> None:
         before = self.dropped
@@ -371,9 +380,6 @@ class RecordWriter:
             except IndexError:  # the thread was faster
                 return
             self.count_drop(reason)
-
-    def _warn(self, message: str) -> None:
-        self._log("segments", message)
 
     def _log(self, kind: str, message: str) -> None:
         """Log at most one line per minute and kind: a full disk must not fill up with log lines."""
@@ -404,11 +410,6 @@ class _Flush:
     def __init__(self) -> None:
         self.done = threading.Event()
         self.succeeded = False
-
-
-def _waitable(seconds: float | None) -> float:
-    """Limit seconds to what the standard library can wait; Go's longest duration is longer."""
-    return threading.TIMEOUT_MAX if seconds is None else min(seconds, threading.TIMEOUT_MAX)
 
 
 def _close_all() -> None:

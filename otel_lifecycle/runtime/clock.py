@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Protocol
 
@@ -46,3 +47,8 @@ class Deadline:
     def seconds_left(self) -> float:
         """The remaining seconds; 0 after the deadline."""
         return max(0.0, self._ends_at - time.monotonic())
+
+
+def waitable(seconds: float | None) -> float:
+    """Limit seconds to what the standard library can wait; Go's longest duration is longer."""
+    return threading.TIMEOUT_MAX if seconds is None else min(seconds, threading.TIMEOUT_MAX)
