@@ -49,7 +49,7 @@ class Positioned(msgspec.Struct, Generic[Parsed], frozen=True):
     Attributes:
         record: The record; for a reader with a parser of its own, what that returned.
         path: The file, with the name it had when it was opened.
-        line: Number of the line, from 1.
+        line: Number of the line, from 1; 0 if that is not known.
         size: Size of the line in bytes, before compression.
     """
 
@@ -57,6 +57,11 @@ class Positioned(msgspec.Struct, Generic[Parsed], frozen=True):
     path: Path
     line: int
     size: int
+
+    @property
+    def place(self) -> str:
+        """Where it was found, as messages name it."""
+        return f"{self.path}:{self.line}" if self.line else str(self.path)
 
 
 PositionedRecord: TypeAlias = Positioned[LifecycleRecord]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from otel_lifecycle.cli.errors import FAILED, USAGE, CommandError, warn
 from otel_lifecycle.cli.record_paths import warn_of_missing
 from otel_lifecycle.cli.until_signal import WaitForEnd, run_until_signal
 from otel_lifecycle.records import Follower
-from otel_lifecycle.records.shipping import Checkpoint, Counts, Sender, Shipper
+from otel_lifecycle.records.shipping import Checkpoint, Counts, Sender, Shipper, quiet_exporters
+from otel_lifecycle.telemetry.attributes import Details
 from otel_lifecycle.telemetry.span_reader import RESOURCE_KEYS
 
 _ANSWER_SECONDS = 2.0  # for the collector to answer the current request
@@ -44,8 +44,7 @@ def run(options: ShipOptions) -> int:
     # The records of a batch live together and end together: to look for cycles among them while
     # they do, as often as by default, takes a fifth of the CPU.
     gc.set_threshold(_ALLOCATIONS_BEFORE_COLLECTION)
-    # Its messages would quote an invalid header, and secrets in it.
-    logging.getLogger("opentelemetry.util.re").addFilter(_without_arguments)
+    quiet_exporters()
     with ExitStack() as stack:
         try:
             sender = Sender()
@@ -64,7 +63,7 @@ def run(options: ShipOptions) -> int:
             sender,
             warn,
             unsampled=options.all,
-            devices=options.devices,
+            details=Details(options.devices),
             resource=_own_resource(),
         )
         finished = _run(shipper, sender, follow=not options.once)
@@ -76,11 +75,6 @@ def run(options: ShipOptions) -> int:
     return FAILED if options.once and (left_out or not finished) else 0
 
 
-def _without_arguments(record: logging.LogRecord) -> bool:
-    record.args = ("***",) * len(record.args or ())
-    return True
-
-
 def _run(shipper: Shipper, sender: Sender, *, follow: bool) -> bool:
     """Ship; a hanging collector does not delay the end."""
 
@@ -90,8 +84,6 @@ def _run(shipper: Shipper, sender: Sender, *, follow: bool) -> bool:
             sender.close()
             wait(_END_SECONDS)
 
-    # They log each attempt; the shipper reports failures once a minute.
-    logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
     return run_until_signal("ship", lambda: shipper.run(follow=follow), stop)
 
 

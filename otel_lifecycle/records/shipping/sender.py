@@ -8,6 +8,7 @@ may be changed, so each request gets its own deadline.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -97,6 +98,18 @@ class _Deadline:
         if seconds <= 0:
             raise TimeoutError(f"no answer within {self.seconds:g} s")
         return seconds
+
+
+def quiet_exporters() -> None:
+    """Keep from the log what the exporters say of each attempt: who sends reports failures."""
+    logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
+    # Its messages would quote an invalid header, and secrets in it.
+    logging.getLogger("opentelemetry.util.re").addFilter(_without_arguments)
+
+
+def _without_arguments(record: logging.LogRecord) -> bool:
+    record.args = ("***",) * len(record.args or ())
+    return True
 
 
 class Sender:

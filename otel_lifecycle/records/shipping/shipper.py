@@ -7,11 +7,11 @@ import random
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from opentelemetry.util.types import AttributeValue
 
-from otel_lifecycle.records import Batch, Follower, RecordError
+from otel_lifecycle.records import Batch, Position, RecordError
 from otel_lifecycle.records.shipping.checkpoint import Checkpoint
 from otel_lifecycle.records.shipping.notices import Notices
 from otel_lifecycle.records.shipping.sender import Answer, Fate, Sender
@@ -24,6 +24,7 @@ BATCH = 512  # spans per request, as in the SDK's own processor
 _IDLE_SECONDS = 0.5
 _FIRST_PAUSE_SECONDS = 1.0
 _PAUSE_DOUBLINGS = 5
+_NO_DETAILS = Details()
 _PLACES = 10  # lines per minute that name skipped records
 
 
@@ -46,6 +47,19 @@ class Counts:
     problems: int = 0
 
 
+class Source(Protocol):
+    """Where records come from; a `Follower`, for instance."""
+
+    @property
+    def position(self) -> Position:
+        """The position after the records so far."""
+        ...
+
+    def poll(self, limit: int) -> Batch:
+        """Return the next records."""
+        ...
+
+
 class _Sendable(NamedTuple):
     span: EncodedSpan
     place: str
@@ -58,12 +72,12 @@ class Shipper:
     most one batch twice. One batch is in memory. Not thread-safe, except for `stop`.
 
     Args:
-        follower: Reads the records, starting at the checkpoint.
-        checkpoint: Saves the position.
+        source: Reads the records, starting at the checkpoint.
+        checkpoint: Saves the position; None: it stays the same.
         sender: Sends the spans.
         tell: Called with each line for the user.
         unsampled: Whether to send unsampled requests too.
-        devices: Whether to add the per-device NPU arrays.
+        details: Which optional attributes to add.
         resource: Resource attributes that a record does not keep.
 
     Attributes:
@@ -72,22 +86,22 @@ class Shipper:
 
     def __init__(
         self,
-        follower: Follower,
-        checkpoint: Checkpoint,
+        source: Source,
+        checkpoint: Checkpoint | None,
         sender: Sender,
         tell: Callable[[str], None],
         *,
         unsampled: bool = False,
-        devices: bool = False,
+        details: Details = _NO_DETAILS,
         resource: Mapping[str, AttributeValue] | None = None,
     ) -> None:
         self.counts = Counts()
-        self._follower = follower
+        self._source = source
         self._checkpoint = checkpoint
         self._sender = sender
         self._notices = Notices(tell)
         self._unsampled = unsampled
-        self._encoder = RecordEncoder(Details(devices), resource)
+        self._encoder = RecordEncoder(details, resource)
         self._stopped = threading.Event()
 
     def run(self, *, follow: bool) -> bool:
@@ -99,9 +113,9 @@ class Shipper:
         Returns:
             Whether all records were sent; False if it was stopped before.
         """
-        saved = self._follower.position
+        saved = self._source.position
         while not self._stopped.is_set():
-            batch = self._follower.poll(BATCH)
+            batch = self._source.poll(BATCH)
             self._report(batch.problems)
             if not self._deliver(self._sendable(batch)):
                 return False
@@ -140,7 +154,7 @@ class Shipper:
                 except (ValueError, OverflowError) as error:
                     self._report([RecordError(entry.path, entry.line, str(error))])
                 else:
-                    sendable.append(_Sendable(span, f"{entry.path}:{entry.line}"))
+                    sendable.append(_Sendable(span, entry.place))
         return sendable
 
     def _deliver(self, spans: list[_Sendable]) -> bool:
@@ -201,7 +215,8 @@ class Shipper:
     def _save(self, batch: Batch) -> bool:
         def save() -> str | None:
             try:
-                self._checkpoint.save(batch.position)
+                if self._checkpoint is not None:
+                    self._checkpoint.save(batch.position)
             except OSError as error:
                 return f"the checkpoint cannot be written: {error}"
             return None

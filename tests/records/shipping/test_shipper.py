@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from otel_lifecycle.records.shipping import Counts, notices, shipper
 from otel_lifecycle.records.shipping.shipper import BATCH
+from otel_lifecycle.telemetry.attributes import Details
 from tests.records.helpers import make_tracker, numbered
 from tests.records.segments import append, closed, lines
 from tests.records.shipping.collectors import (
@@ -72,7 +73,7 @@ def test_device_arrays(collector: Collector, folder: Path, shipping: Shipping) -
     tracker = make_tracker(folder / "records.jsonl", TracerProvider(shutdown_on_exit=False))
     tracker.track(start("request")).complete()
     tracker.close()
-    shipping.once(devices=True)
+    shipping.once(details=Details(npu_device_attributes=True))
     ids = collector.spans[0]["attributes"]["llm_router.route.leader.npu.device.ids"]
     assert ids == ["0", "1"]
 
