@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from pydantic import (
     AliasChoices,
@@ -50,6 +50,8 @@ CONFIG_FILE_VARIABLE = "OTEL_LIFECYCLE_CONFIG_FILE"
 _BATCHES = {"flush_threshold": 100, "flush_interval": timedelta(milliseconds=100)}
 
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
+
+Writer: TypeAlias = Literal["thread", "process"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -173,6 +175,8 @@ class TrackerConfig(Settings):
             waterfall shows both endpoints.
         otlp_encoder: Under zero code, what encodes the spans that the SDK's OTLP exporters send:
             `lifecycle`, for a fraction of the CPU, or `sdk`.
+        writer: What writes the record file: a `thread`, or a `process` of its own, which under zero
+            code also sends the spans that the SDK's OTLP exporter would send.
         max_metric_values: Limit of values with their own series, for endpoints, models, error types
             and so on each; others count as `_OTHER` until a value is unused or deleted. In its
             lifetime a tracker accepts ten times as many.
@@ -196,6 +200,7 @@ class TrackerConfig(Settings):
     first_byte_attribute: bool = False
     phase_spans: bool = False
     otlp_encoder: Literal["lifecycle", "sdk"] = "lifecycle"
+    writer: Writer = "thread"
     max_metric_values: int = Field(default=1_000, ge=1)
     close_timeout: Duration = duration(seconds=5)
 

@@ -21,7 +21,9 @@ from opentelemetry.trace import TracerProvider
 
 from otel_lifecycle.config import ConfigError, TrackerConfig, unknown_variables
 from otel_lifecycle.instrumentation import export_logs, providers
+from otel_lifecycle.records.process import hand_over, take_back
 from otel_lifecycle.runtime.logs import get_logger
+from otel_lifecycle.telemetry.attributes import Details
 from otel_lifecycle.telemetry.otlp.adoption import adopt_all, release_all
 from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 
@@ -49,6 +51,7 @@ class InstrumentorOptions:
     first_byte_attribute: bool | None = None
     phase_spans: bool | None = None
     otlp_encoder: str | None = None
+    writer: str | None = None
     max_metric_values: int | None = None
     close_timeout: str | None = None
     persistence_enabled: bool | None = None
@@ -156,6 +159,7 @@ class RouterInstrumentor(BaseInstrumentor):
         tracker, self._tracker = self._tracker, None
         export_logs.unlimit(type(self))
         release_all(type(self))
+        take_back(type(self))
         for module, wrappers in self.wrappers().items():
             loaded = sys.modules.get(module)
             for name in wrappers if loaded is not None else ():
@@ -195,7 +199,12 @@ class RouterInstrumentor(BaseInstrumentor):
                     "set OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH, or install opentelemetry-distro",
                 )
         export_logs.limit(type(self))
-        return RequestLifecycleTracker(config, tracer_provider, meter_provider)
+        tracker = RequestLifecycleTracker(config, tracer_provider, meter_provider)
+        sink = tracker.store.sink
+        if tracer_provider is None and sink is not None and sink.handover is not None:
+            details = Details.of(config)
+            hand_over(trace.get_tracer_provider(), sink.handover, details, type(self))
+        return tracker
 
     def _wrap(self, module: ModuleType, wrappers: Mapping[str, Wrapper]) -> None:
         for name, wrapper in wrappers.items():

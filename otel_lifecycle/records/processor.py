@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Iterator
+from functools import partial
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
 from otel_lifecycle.config import ConfigError, PersistenceConfig
+from otel_lifecycle.config.tracker import Writer
+from otel_lifecycle.records.process import Handover, ProcessFile
 from otel_lifecycle.records.writer import RecordWriter
 from otel_lifecycle.telemetry.lifecycle_span import told_by
 from otel_lifecycle.telemetry.span_reader import is_lifecycle_span, record_from_span
@@ -28,16 +31,30 @@ class LifecycleSpanProcessor(SpanProcessor):
     Args:
         config: Enabled settings.
         store_name: Write only the spans of that store; None: of all stores.
+        writer: Who writes: a `thread`, or a `process` of its own.
+
+    Attributes:
+        handover: Which spans that process sends, too; None: there is none.
 
     Raises:
         ConfigError: Persistence is not enabled, or the file cannot be written.
     """
 
-    def __init__(self, config: PersistenceConfig, store_name: str | None = None) -> None:
+    def __init__(
+        self,
+        config: PersistenceConfig,
+        store_name: str | None = None,
+        writer: Writer = "thread",
+    ) -> None:
         if not config.enabled:
             raise ConfigError("persistence.enabled is False: there is nothing to process")
+        self.handover = Handover(store_name) if writer == "process" else None
         try:
-            self._writer = RecordWriter(config)
+            if self.handover is None:
+                self._writer = RecordWriter(config)
+            else:
+                open_file = partial(ProcessFile, self.handover)
+                self._writer = RecordWriter(config, open_file, self.handover.content)
         except (OSError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"persistence.outputPath {config.output_path!r} cannot be written: {error}"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
+from otel_lifecycle.config import TrackerConfig
 from otel_lifecycle.model import semconv
 from otel_lifecycle.model.fields import DeclarationError, Field, fields_of, prefixed
 from otel_lifecycle.model.record import LifecycleRecord
@@ -33,6 +34,11 @@ class Details(NamedTuple):
 
     npu_device_attributes: bool = False
     first_byte_attribute: bool = False
+
+    @classmethod
+    def of(cls, config: TrackerConfig) -> Details:
+        """Return those that the settings of a tracker ask for."""
+        return cls(*(getattr(config, name) for name in cls._fields))
 
 
 Setter: TypeAlias = Callable[[Any, Any, int, Details], None]

@@ -167,7 +167,7 @@ class LifecycleSpan(SDKSpan):
 
         An exporter need not read attributes and events then.
         """
-        return self._said(self._uncut, None) if self._is_plain else None
+        return self._said(self._uncut, None) if self.is_plain else None
 
     @property
     def dropped_attributes(self) -> int:
@@ -177,7 +177,7 @@ class LifecycleSpan(SDKSpan):
     @property
     def dropped_events(self) -> int:
         """How many events the limits have cost."""
-        return 0 if self._is_plain else super().dropped_events
+        return 0 if self.is_plain else super().dropped_events
 
     @property
     def links(self) -> Sequence[Link]:
@@ -197,7 +197,8 @@ class LifecycleSpan(SDKSpan):
         return None
 
     @property
-    def _is_plain(self) -> bool:
+    def is_plain(self) -> bool:
+        """Whether it has ended, is sampled, and says what its record says and nothing else."""
         if not self._is_whole or not _BY_OTHERS.isdisjoint(vars(self)):
             return False
         global _last_limits

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+import msgspec
+
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.telemetry.attributes import Attributes, Details
 from otel_lifecycle.telemetry.spans import (
@@ -75,15 +77,17 @@ class Told:
     Attributes:
         manner: What it has in common with others.
         taken_by: Who has put its record in a file.
+        span_goes_along: Whether the process that writes the record sends the span, too.
     """
 
-    __slots__ = ("_ended", "_request", "manner", "taken_by")
+    __slots__ = ("_ended", "_request", "manner", "span_goes_along", "taken_by")
 
     def __init__(self, request: Request, manner: Manner) -> None:
         self._request: Request | None = request
         self._ended: Ended | None = None
         self.manner = manner
         self.taken_by: tuple[object, ...] = ()
+        self.span_goes_along = False
 
     @property
     def record(self) -> LifecycleRecord:
@@ -128,5 +132,5 @@ class Told:
         return [] if ended is None else span_events(ended.recorded.record, ended.recorded.at)
 
 
-Entry: TypeAlias = LifecycleRecord | Told
-"""What goes into the record file."""
+Entry: TypeAlias = LifecycleRecord | Told | msgspec.Raw
+"""What goes into the record file; raw: the JSON of a record."""

@@ -78,7 +78,7 @@ class LifecycleRecorder:
         self.asked = Asked(config)
         self._manner = Manner(
             self.store.name,
-            Details(config.npu_device_attributes, config.first_byte_attribute),
+            Details.of(config),
             self.breaker.failed,
         )
         try:

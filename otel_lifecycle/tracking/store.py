@@ -14,17 +14,21 @@ from typing import TYPE_CHECKING, ClassVar
 
 from otel_lifecycle.config import CollectionConfig, ConfigError, PersistenceConfig, TrackerConfig
 from otel_lifecycle.config.settings import missing_extra
+from otel_lifecycle.config.tracker import Writer
 from otel_lifecycle.model import Endpoint, Load, RouteEndpoint, sanitize
 from otel_lifecycle.model.endpoint_state import EndpointState, EndpointView
 from otel_lifecycle.model.record import Reroute
 from otel_lifecycle.records import LifecycleSpanProcessor
 from otel_lifecycle.runtime.clock import Deadline
 from otel_lifecycle.runtime.forks import repair_in_forked_child
+from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.tracking.dispatch import Dispatch
 from otel_lifecycle.tracking.lifecycle import Lifecycle
 
 if TYPE_CHECKING:
     from otel_lifecycle.state import Collector
+
+_logger = get_logger(__name__)
 
 _MAX_ENDPOINTS = 10_000
 
@@ -39,6 +43,7 @@ class LifecycleStore:
         name: Its name.
         persistence: Where its records go.
         sink: What takes them.
+        writer: What writes them.
         collection: What is collected of its endpoints.
         collector: What collects it.
         ignored: Calls and values that were not used, by reason.
@@ -52,6 +57,7 @@ class LifecycleStore:
         self.name = name
         self.persistence = PersistenceConfig()
         self.sink: LifecycleSpanProcessor | None = None
+        self.writer: Writer = "thread"
         self.collection = CollectionConfig()
         self.collector: Collector | None = None
         self.ignored: Counter[str] = Counter()
@@ -78,7 +84,7 @@ class LifecycleStore:
             store = cls._shared.get(config.store_name)
             if store is None:
                 store = cls(config.store_name)
-            store._persist(config.persistence)
+            store._persist(config)
             cls._shared[config.store_name] = store
             store._users += 1
             try:
@@ -88,12 +94,21 @@ class LifecycleStore:
                 raise
             return store
 
-    def _persist(self, persistence: PersistenceConfig) -> None:
+    def _persist(self, config: TrackerConfig) -> None:
+        persistence = config.persistence
         if not persistence.enabled:
+            if self.sink is None and config.writer == "process":
+                _logger.warning("writer=process does nothing without a record file")
             return
         if self.sink is None:
-            self.sink = LifecycleSpanProcessor(persistence, self.name)
+            self.sink = LifecycleSpanProcessor(persistence, self.name, config.writer)
             self.persistence = persistence
+            self.writer = config.writer
+        elif config.writer != self.writer and "writer" in config.model_fields_set:
+            raise ConfigError(
+                f"writer of store {self.name!r} is already set to {self.writer!r}, and cannot be "
+                f"{config.writer!r} as well; use one setting or two store names"
+            )
         elif not persistence.is_served_by(self.persistence):
             raise ConfigError(
                 f"persistence of store {self.name!r} is already set to {self.persistence}, "

@@ -112,6 +112,7 @@ def test_works(start: Callable[..., Command], tmp_path: Path, collector: int) ->
         "first_byte_attribute false (default)",
         "phase_spans false (default)",
         "otlp_encoder lifecycle (default)",
+        "writer thread (default)",
         "max_metric_values 1000 (default)",
         "close_timeout 5s (default)",
         "persistence.enabled true (there is an output path)",

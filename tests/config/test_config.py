@@ -64,6 +64,7 @@ def test_no_parameters(text: str | bytes) -> None:
         first_byte_attribute=False,
         phase_spans=False,
         otlp_encoder="lifecycle",
+        writer="thread",
         max_metric_values=1_000,
         close_timeout=timedelta(seconds=5),
     )
@@ -105,6 +106,7 @@ def test_every_parameter() -> None:
       "firstByteAttribute": true,
       "phaseSpans": true,
       "otlpEncoder": "sdk",
+      "writer": "process",
       "maxMetricValues": 20,
       "closeTimeout": "250ms",
       "prompt": {"blocks": 512, "maxBlocks": 64, "key": "sixteen letters."}
@@ -130,6 +132,7 @@ def test_every_parameter() -> None:
         first_byte_attribute=True,
         phase_spans=True,
         otlp_encoder="sdk",
+        writer="process",
         max_metric_values=20,
         close_timeout=timedelta(milliseconds=250),
         prompt=PromptConfig(blocks=512, max_blocks=64, key="sixteen letters."),
@@ -313,6 +316,10 @@ _NO_DURATION = "is not a Go duration such as 300ms, 1.5h or 1h2m3s (units ns, us
         ('{"staleAfter": "-1ns"}', "staleAfter must be >= 0, got '-1ns'"),
         ('{"closeTimeout": "x"}', f"closeTimeout must be a valid duration: 'x' {_NO_DURATION}"),
         (
+            '{"writer": "fork"}',
+            "writer must be one of 'thread' or 'process', got 'fork'",
+        ),
+        (
             '{"releaseOnFirstChunk": "some"}',
             "releaseOnFirstChunk must be one of 'prefill', 'all' or 'none', got 'some'",
         ),
@@ -426,6 +433,7 @@ _FROM_VARIABLES = {
     "OTEL_LIFECYCLE_DECISION_CANDIDATES": ("3", {"decision_candidates": 3}),
     "OTEL_LIFECYCLE_FIRST_BYTE_ATTRIBUTE": ("true", {"first_byte_attribute": True}),
     "OTEL_LIFECYCLE_PHASE_SPANS": ("true", {"phase_spans": True}),
+    "OTEL_LIFECYCLE_WRITER": ("process", {"writer": "process"}),
     "OTEL_LIFECYCLE_OTLP_ENCODER": ("sdk", {"otlp_encoder": "sdk"}),
     "OTEL_LIFECYCLE_MAX_METRIC_VALUES": ("13", {"max_metric_values": 13}),
     "OTEL_LIFECYCLE_CLOSE_TIMEOUT": ("0", {"close_timeout": timedelta(0)}),

@@ -22,10 +22,21 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from otel_lifecycle import RequestLifecycleTracker, TrackerConfig
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.records.writer import RecordWriter
-from tests.records.helpers import enabled, let_writer_follow, make_tracker, numbered, serve
+from tests.records.helpers import (
+    PATIENCE_SECONDS,
+    enabled,
+    let_process_write,
+    let_writer_follow,
+    make_tracker,
+    numbered,
+    open_descriptors,
+    serve,
+    writer_processes,
+)
 from tests.records.segments import lines
 from tests.records.shipping.collectors import ACCEPT, HTTP_PROTOBUF, Collector, Reply
 from tests.routes import start
+from tests.waiting import eventually
 
 SMALL_SEGMENTS = {"rotate_bytes": 256 << 10, "compression": "gzip"}
 
@@ -110,6 +121,8 @@ def serve_some(
 ) -> None:
     """Serve some requests, close, and report how many were written."""
     tracker = make_tracker(path, **settings)
+    if "writer" in settings:
+        let_process_write(tracker, path)
     serve(tracker, *numbered(name, count))
     tracker.close()
     sink = tracker.store.sink
@@ -154,10 +167,14 @@ def serve_with_a_limit(told: Connection, path: Path, name: str, count: int) -> N
     told.send(count)
 
 
-def fork_while_writing(told: Connection, path: Path, forks: int, count: int) -> None:
+def fork_while_writing(
+    told: Connection, path: Path, forks: int, count: int, writer: str = "thread"
+) -> None:
     """Fork repeatedly while the writer works; the children serve too."""
     warnings.simplefilter("ignore")  # warns that threads and forks do not mix
-    tracker = make_tracker(path, flush_threshold=1, **SMALL_SEGMENTS)
+    tracker = make_tracker(path, writer=writer, flush_threshold=1, **SMALL_SEGMENTS)
+    if writer == "process":
+        let_process_write(tracker, path)
     children: list[int] = []
     for fork in range(forks):
         serve(tracker, *(f"parent-{fork * count + number}" for number in range(count)))
@@ -251,3 +268,60 @@ def write_many(told: Connection, path: Path, count: int, settings: dict[str, Any
     writer.close()
     assert (writer.written, writer.dropped) == (count, 0)
     told.send(count)
+
+
+def serve_on_command(told: Connection, path: Path, name: str, settings: dict[str, Any]) -> None:
+    """Serve 20 requests for each file `go-N`, have another process write them, and close at last.
+
+    Reports the id of that process, then the number of served requests whenever all are on their
+    way to it; after `close` how many are written and how many are dropped.
+    """
+    tracker = make_tracker(path, writer="process", **settings)
+    sink = tracker.store.sink
+    assert sink is not None
+    let_process_write(tracker, path)
+    told.send(writer_processes()[0])
+    served = 0
+    while not (path.parent.parent / f"{name}-close").exists():
+        if (path.parent.parent / f"{name}-go-{served}").exists():
+            serve(tracker, *(f"{name}-{served + number}" for number in range(20)))
+            served += 20
+            # Not `queued`: that is 0 for a moment before they are sent.
+            eventually(lambda: sink._writer._file.unconfirmed == 20)  # pyright: ignore
+            told.send(served)
+        time.sleep(0.001)
+    tracker.close()
+    told.send(sink.written)
+    told.send(sink.dropped)
+
+
+def serve_until_told(told: Connection, path: Path, name: str, settings: dict[str, Any]) -> None:
+    """Serve until a file `stop` is there, and have another process write.
+
+    Makes a file `dropped` once a record is. Reports the id of the process, whenever another one has
+    written; after `close` how many requests were
+    served, how many are written and how many are dropped.
+    """
+    tracker = make_tracker(path, writer="process", **settings)
+    sink = tracker.store.sink
+    assert sink is not None
+    process = 0
+    served = 0
+    let_process_write(tracker, path)
+    while not (path.parent.parent / "stop").exists():
+        serve(tracker, f"{name}-{served}")
+        served += 1
+        if served % 50 == 0:
+            now = writer_processes()
+            if now and now != [process] and not open_descriptors(path):
+                serve(tracker, f"{name}-{served}")
+                served += 1
+                if tracker.flush(PATIENCE_SECONDS):
+                    (process,) = now
+                    told.send(process)
+            if sink.dropped:
+                (path.parent.parent / "dropped").touch()
+            time.sleep(0.01)
+    tracker.close()
+    for count in (served, sink.written, sink.dropped):
+        told.send(count)
