@@ -2,7 +2,7 @@
 
 Run with `python -m benchmarks.event_loop_lag`, or as part of `make bench`. It
 simulates the loop of a router on asyncio: requests arrive at a steady rate, and each is parsed,
-dispatched, streamed in a few chunks and ended. Five variants run in separate processes that take
+dispatched, streamed in a few chunks and ended. Six variants run in separate processes that take
 turns in short rounds. The lag is the delay of a timer of one millisecond.
 """
 
@@ -24,7 +24,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.metrics import NoOpMeterProvider
@@ -34,6 +34,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from benchmarks import sink
 from otel_lifecycle import PersistenceConfig, RequestLifecycleTracker, TrackerConfig, read_records
+from otel_lifecycle.records.process import hand_over
+from otel_lifecycle.telemetry.attributes import Details
 from otel_lifecycle.telemetry.otlp.exporter import adopt
 from otel_lifecycle.telemetry.spans import (
     end_attributes,
@@ -103,12 +105,16 @@ def _uninstrumented(path: Path, provider: TracerProvider) -> Callable[[str], Req
     return lambda request_id: nullcontext(lambda: None)
 
 
-def _tracked(path: Path, provider: TracerProvider) -> Callable[[str], Request]:
+def _tracked(
+    path: Path, provider: TracerProvider, writer: Literal["thread", "process"] = "thread"
+) -> Callable[[str], Request]:
     persistence = PersistenceConfig(
         enabled=True, output_path=str(path), flush_threshold=100, flush_interval="1s"
     )
-    config = TrackerConfig(store_name=str(path), persistence=persistence)
+    config = TrackerConfig(store_name=str(path), persistence=persistence, writer=writer)
     tracker = RequestLifecycleTracker(config, provider, NoOpMeterProvider())
+    if tracker.store.sink is not None and tracker.store.sink.handover is not None:
+        hand_over(provider, tracker.store.sink.handover, Details.of(config), "benchmark")
     route = disaggregated()
 
     @contextmanager
@@ -118,6 +124,10 @@ def _tracked(path: Path, provider: TracerProvider) -> Callable[[str], Request]:
             tracked.complete(output_tokens=CHUNKS)
 
     return request
+
+
+def _by_a_process(path: Path, provider: TracerProvider) -> Callable[[str], Request]:
+    return _tracked(path, provider, "process")
 
 
 def _stock(path: Path, provider: TracerProvider) -> Callable[[str], Request]:
@@ -157,6 +167,7 @@ VARIANTS = (
     Variant("uninstrumented, as busy as ours", _uninstrumented, exports=False),
     Variant("bare SDK span, BatchSpanProcessor, OTLP", _stock, exports=True),
     Variant("ours, BatchSpanProcessor, OTLP, file", _tracked, exports=True),
+    Variant("ours, a process sends and writes", _by_a_process, exports=True),
     Variant("ours, file, `ship` beside it", _tracked, exports=False),
 )
 
@@ -215,8 +226,9 @@ def _run(orders: Connection, number: int, path: Path, endpoint: str, rate: int) 
         resource=Resource({"service.name": variant.name}), shutdown_on_exit=False
     )
     if variant.exports:
-        exporter = OTLPSpanExporter(f"{endpoint}/v1/traces")
-        if variant.begin is _tracked:  # as under zero code
+        os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = endpoint  # as under zero code
+        exporter = OTLPSpanExporter()
+        if variant.begin is not _stock:
             adopt(exporter)
         provider.add_span_processor(BatchSpanProcessor(exporter))
     begin = variant.begin(path, provider)
