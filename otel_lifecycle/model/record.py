@@ -63,7 +63,7 @@ class Reroute(msgspec.Struct, rename=record_name, gc=False):
     ] = msgspec.UNSET
 
 
-class RecordedLeg(msgspec.Struct, rename=record_name, frozen=True):
+class RecordedLeg(msgspec.Struct, rename=record_name, frozen=True, gc=False):
     """One call of the router for a request."""
 
     role: Annotated[
@@ -98,7 +98,7 @@ class RecordedLeg(msgspec.Struct, rename=record_name, frozen=True):
     ] = None
 
 
-class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True):
+class LifecycleRecord(msgspec.Struct, rename=record_name, kw_only=True, gc=False):
     """One finished request.
 
     Timestamps are RFC 3339 text in UTC with nanoseconds. They start from the wall clock at dispatch

@@ -66,7 +66,7 @@ class LatencyPrediction(msgspec.Struct, frozen=True, rename=record_name, gc=Fals
     ] = None
 
 
-class EndpointSnapshot(msgspec.Struct, rename=record_name, omit_defaults=True):
+class EndpointSnapshot(msgspec.Struct, rename=record_name, omit_defaults=True, gc=False):
     """An endpoint of the route as the router saw it at dispatch, without this request."""
 
     id: Annotated[
@@ -105,7 +105,7 @@ class EndpointSnapshot(msgspec.Struct, rename=record_name, omit_defaults=True):
         return f"{self.id}#{self.name}" if self.name else self.id
 
 
-class RouteSnapshot(msgspec.Struct, rename=record_name, omit_defaults=True):
+class RouteSnapshot(msgspec.Struct, rename=record_name, omit_defaults=True, gc=False):
     """The route: a leader alone, or leader (identity only), prefill and decode."""
 
     leader: Annotated[

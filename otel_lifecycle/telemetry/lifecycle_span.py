@@ -192,9 +192,10 @@ class LifecycleSpan(SDKSpan):
     def _uncut(self) -> Recorded | None:
         """What its attributes are made of; None if there are more than the limit."""
         recorded, most = self.told.recorded(), self._limits.max_span_attributes
-        if recorded is None or most is None or has_at_most(most, *recorded):
+        if recorded is None or most is None:
             return recorded
-        return None
+        record, at = recorded.record, recorded.at
+        return recorded if has_at_most(most, record, at, recorded.details, recorded.views) else None
 
     @property
     def is_plain(self) -> bool:

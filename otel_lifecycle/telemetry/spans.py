@@ -8,8 +8,8 @@ on it, a request in flight holds little memory, and an unsampled request builds 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
+import msgspec
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -48,7 +48,7 @@ ALL_DETAILS = Details(*(True for _ in Details._fields))
 _KINDS = {"server": SpanKind.SERVER, "internal": SpanKind.INTERNAL}
 
 
-class Recorded(NamedTuple):
+class Recorded(msgspec.Struct, frozen=True, gc=False):
     """What attributes and events of a span are made of.
 
     Those of a span whose `recorded` is one of these say what the record says, and nothing else, and

@@ -17,16 +17,13 @@ from otel_lifecycle.telemetry.spans import (
 )
 
 
-class Kept:
+class Kept(msgspec.Struct, gc=False):
     """What an endpoint keeps, without the endpoint: spans may wait long for their export."""
 
-    __slots__ = ("attributes",)
-
-    def __init__(self, attributes: dict[Hashable, Any]) -> None:
-        self.attributes = attributes
+    attributes: dict[Hashable, Any]
 
 
-class Ended(NamedTuple):
+class Ended(msgspec.Struct, frozen=True, gc=False):
     """A request that has ended.
 
     Attributes:
@@ -123,8 +120,10 @@ class Told:
 
     def end_attributes(self) -> Attributes:
         """All other attributes of the span; none while the request is in flight."""
-        ended = self.ended()
-        return {} if ended is None else end_attributes(*ended.recorded)
+        told = self.recorded()
+        if told is None:
+            return {}
+        return end_attributes(told.record, told.at, told.details, told.views)
 
     def events(self) -> list[tuple[str, int, Attributes]]:
         """Name, Unix nanoseconds and attributes of each event of the span."""

@@ -86,7 +86,7 @@ def encode_recorded(span: ReadableSpan, recorded: Recorded) -> bytes:
     Raises:
         ValueError: It has no context, or half a character in its name.
     """
-    record, at, details, views = recorded
+    record, at = recorded.record, recorded.at
     context, parent = span.context, span.parent
     if context is None:
         raise ValueError("has no context")
@@ -101,7 +101,7 @@ def encode_recorded(span: ReadableSpan, recorded: Recorded) -> bytes:
         span.start_time or 0,
         span.end_time or 0,
         (
-            *_attribute_fields(record, at, details, views),
+            *_attribute_fields(record, at, recorded.details, recorded.views),
             *_event_fields(record, at),
             *encode_links(span),
         ),

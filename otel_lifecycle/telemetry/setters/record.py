@@ -6,6 +6,8 @@ from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+import msgspec
+
 from otel_lifecycle.model import InputTokenSource, semconv
 from otel_lifecycle.model.fields import Field
 from otel_lifecycle.model.record import LifecycleRecord
@@ -32,7 +34,7 @@ class KeptAttributes(Protocol):
 NO_VIEWS: Mapping[str, KeptAttributes] = MappingProxyType({})
 
 
-class Moments(NamedTuple):
+class Moments(msgspec.Struct, frozen=True, gc=False):
     """When a request came, was dispatched, answered first and ended; Unix nanoseconds.
 
     Attributes:
