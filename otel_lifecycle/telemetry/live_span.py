@@ -36,6 +36,7 @@ from otel_lifecycle.telemetry.spans import span_name
 from otel_lifecycle.telemetry.told import Told
 from otel_lifecycle.version import __version__
 
+_EMPTY = Context()
 _RANDOM_TRACE_ID = 2
 _FLAGS = tuple(map(TraceFlags, range(4)))
 
@@ -124,8 +125,10 @@ class SpanMaker:
         is_alone = not get_current()
         parent = INVALID_SPAN_CONTEXT if is_alone else trace.get_current_span().get_span_context()
         if not parent.is_valid and headers is not None:
-            context = remote_context(headers)
-            parent = trace.get_current_span(context).get_span_context()
+            context = _EMPTY
+            if _may_have_parent(headers):
+                context = remote_context(headers)
+                parent = trace.get_current_span(context).get_span_context()
         is_server = not parent.is_valid or parent.is_remote
         kind = SpanKind.SERVER if is_server else SpanKind.INTERNAL
         tracer = self._tracer
@@ -258,7 +261,7 @@ def inject(span: Span | None, context: SpanContext, headers: MutableMapping[str,
     """
     if not context.is_valid:
         propagate.inject(headers)
-    elif _writes_w3c(propagate.get_global_textmap()) and not baggage.get_all():
+    elif _is_w3c(propagate.get_global_textmap()) and not (get_current() and baggage.get_all()):
         headers["traceparent"] = (
             f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
         )
@@ -341,8 +344,21 @@ _NOTHING = {
 }
 
 
-def _writes_w3c(propagator: Any) -> bool:
+def _may_have_parent(headers: Mapping[str, str]) -> bool:
+    """Whether headers may name a parent: the default propagator reads one header alone."""
+    return "traceparent" in headers or not _is_w3c(propagate.get_global_textmap())
+
+
+def _is_w3c(propagator: object) -> bool:
     """Whether a propagator is the default one: trace context and baggage, both of W3C."""
-    return type(propagator) is CompositePropagator and [
-        type(each) for each in getattr(propagator, "_propagators", ())
-    ] == [TraceContextTextMapPropagator, W3CBaggagePropagator]
+    global _last_propagator
+    last = _last_propagator
+    if last[0] is not propagator:
+        is_default = type(propagator) is CompositePropagator and [
+            type(each) for each in getattr(propagator, "_propagators", ())
+        ] == [TraceContextTextMapPropagator, W3CBaggagePropagator]
+        last = _last_propagator = propagator, is_default
+    return last[1]
+
+
+_last_propagator: tuple[object, bool] = None, False

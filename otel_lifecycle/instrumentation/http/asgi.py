@@ -7,8 +7,8 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from functools import partial
-from typing import Any, TypeAlias, cast
+from functools import lru_cache, partial
+from typing import Any, TypeAlias
 
 from otel_lifecycle.instrumentation import providers
 from otel_lifecycle.instrumentation.http.current import current_exchange, exchange_of
@@ -26,7 +26,7 @@ _READ_OF_REQUEST = frozenset({b"x-request-id", b"traceparent", b"tracestate"})
 _READ_OF_RESPONSE = frozenset({b"content-length", b"content-type", b"content-encoding"})
 
 # Where applications and middleware that change no message have the next one.
-_PASSES_ON = {
+_PASS_ON = {
     ("uvicorn.middleware.proxy_headers", "ProxyHeadersMiddleware"): "app",
     ("starlette.applications", "Starlette"): "middleware_stack",
     ("fastapi.applications", "FastAPI"): "middleware_stack",
@@ -65,11 +65,12 @@ def follow(
     messages: _Messages | None = None
     is_direct = False
     try:
-        if is_inference(tracker, scope):
+        operation = _operation(tracker, scope)
+        if operation is not None:
             exchange = current_exchange()
             if exchange is None or exchange.answered:
                 server = getattr(receive, "__self__", None)
-                exchange = open_exchange(tracker, scope, server)
+                exchange = _open_exchange(tracker, operation, scope, server)
                 exchange.application = application
                 messages = _Messages(exchange.current, receive, send)
             else:
@@ -88,19 +89,27 @@ def follow(
 
 def open_exchange(tracker: RequestLifecycleTracker, scope: Message, server: Any = None) -> Exchange:
     """What follows one request; `server` knows whether the client is still there."""
+    operation = paths(tracker.config.paths).operation(scope["path"]) or ""
+    return _open_exchange(tracker, operation, scope, server)
+
+
+def _open_exchange(
+    tracker: RequestLifecycleTracker, operation: str, scope: Message, server: Any
+) -> Exchange:
     asked = tracker.asked.raw_header_names
     names = _READ_OF_REQUEST | asked if asked else _READ_OF_REQUEST
     headers = _headers(scope.get("headers", ()), names)
-    path: str = scope["path"]
-    name = paths(tracker.config.paths).operation(path) or ""
-    return Exchange(tracker, name, headers, server=server, path=path)
+    return Exchange(tracker, operation, headers, server=server, path=scope["path"])
 
 
 def observe_received(current: CurrentRequest, message: Message) -> None:
     """The next message of the client."""
     exchange = exchange_of(current)
-    if exchange is None:
-        return
+    if exchange is not None:
+        _received(exchange, message)
+
+
+def _received(exchange: Exchange, message: Message) -> None:
     try:
         if message["type"] == "http.request":
             exchange.received(message.get("body") or b"", more=bool(message.get("more_body")))
@@ -113,8 +122,11 @@ def observe_received(current: CurrentRequest, message: Message) -> None:
 def observe_sent(current: CurrentRequest, message: Message, *, routing: bool = False) -> None:
     """The next message to the client was sent; `routing` where there may be middleware above."""
     exchange = exchange_of(current)
-    if exchange is None:
-        return
+    if exchange is not None:
+        _sent(exchange, message, routing=routing)
+
+
+def _sent(exchange: Exchange, message: Message, *, routing: bool = False) -> None:
     try:
         if message["type"] == "http.response.start":
             headers = _headers(message.get("headers", ()), _READ_OF_RESPONSE)
@@ -181,9 +193,9 @@ class _Messages:
 
     async def receive(self) -> Message:
         message = await self._receive()
-        exchange = exchange_of(self.current)
+        exchange: Any = self.current.follower
         if exchange is not None and not exchange.claimed:
-            observe_received(self.current, message)
+            _received(exchange, message)
         return message
 
     async def send(self, message: Message) -> None:
@@ -191,7 +203,7 @@ class _Messages:
         if exchange is None or exchange.claimed:
             return await self._send(message)
         flows = exchange.flows and message.get("more_body")
-        if flows and exchange.needs_no_chunk:
+        if flows and exchange.is_routed:  # the routing below tells of it
             return await self._send(message)
         if not flows:
             exchange.look_at_client()
@@ -203,7 +215,7 @@ class _Messages:
         if flows:
             exchange.flowed(message.get("body"))
         else:
-            observe_sent(self.current, message)
+            _sent(exchange, message)
 
 
 def sends_directly(application: object, routing: object) -> bool:
@@ -216,25 +228,33 @@ def sends_directly(application: object, routing: object) -> bool:
     for _ in range(_MAX_DEPTH):
         if application is routing:
             return routing is not None
-        kind = type(application)
-        inner = _PASSES_ON.get((kind.__module__, kind.__qualname__))
+        inner = _next_of(type(application))
         if inner is None:
             return False
         application = getattr(application, inner)
     return False
 
 
+@lru_cache(maxsize=128)  # on the path of each request
+def _next_of(kind: type) -> str | None:
+    """Where an application of a kind that changes no message has the next one."""
+    return _PASS_ON.get((kind.__module__, kind.__qualname__))
+
+
 def is_inference(tracker: RequestLifecycleTracker, scope: Any) -> bool:
     """Whether a request is one to be followed."""
-    if not isinstance(scope, dict):
-        return False
-    asked = cast("Message", scope)
-    if asked.get("type") != "http" or asked.get("method") != "POST":
-        return False
-    path = asked.get("path")
-    if not isinstance(path, str):
-        return False
-    return paths(tracker.config.paths).operation(path) is not None
+    return _operation(tracker, scope) is not None
+
+
+def _operation(tracker: RequestLifecycleTracker, scope: Any) -> str | None:
+    """What a request asks for; None if it is not one to be followed."""
+    try:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            return None
+        path = scope["path"]
+    except (KeyError, TypeError):  # not what ASGI says
+        return None
+    return paths(tracker.config.paths).operation(path) if isinstance(path, str) else None
 
 
 async def flush(tracker: RequestLifecycleTracker) -> None:

@@ -126,8 +126,9 @@ def _reading_stream() -> Any:
 
         def feed_data(self, data: bytes, *args: Any, **kwargs: Any) -> Any:
             attempt = _reading.get(id(self))
-            if attempt is not None and attempt.relay is not None:
-                attempt.relay.feed(data)
+            relay = None if attempt is None else attempt.relay
+            if relay is not None:
+                relay.feed(data)
             return feed_data(self, data, *args, **kwargs)
 
         def feed_eof(self) -> None:

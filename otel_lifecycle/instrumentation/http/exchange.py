@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
-from functools import wraps
+from collections.abc import Mapping, MutableMapping
 from threading import RLock
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext
@@ -16,6 +15,7 @@ from otel_lifecycle.instrumentation.http.attempt import Attempt, Call
 from otel_lifecycle.instrumentation.http.caller import caller_span, unless_current
 from otel_lifecycle.instrumentation.http.client import has_left
 from otel_lifecycle.instrumentation.http.client_answer import ClientAnswer
+from otel_lifecycle.instrumentation.http.current import safely
 from otel_lifecycle.instrumentation.http.inbound import InboundRequest
 from otel_lifecycle.instrumentation.http.legs import Legs
 from otel_lifecycle.instrumentation.http.requests.inference_request import (
@@ -40,27 +40,6 @@ from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 
 _MANY: Final = 256  # requests in flight, of which each may hold as much as it needs
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-def _safely(
-    method: Callable[Concatenate[Exchange, _P], _R],
-) -> Callable[Concatenate[Exchange, _P], _R | None]:
-    """Does nothing for a claimed exchange, and keeps what goes wrong away from the router."""
-
-    @wraps(method)
-    def safe(self: Exchange, *args: _P.args, **kwargs: _P.kwargs) -> _R | None:
-        if self.claimed:
-            return None
-        try:
-            return method(self, *args, **kwargs)
-        except Exception:
-            self.give_up()
-            return None
-
-    return safe
-
 
 class Exchange:
     """Follows one inference request; every method may be called by code that must not fail.
@@ -79,9 +58,43 @@ class Exchange:
         current: What contexts know of it.
         routing: Where it goes.
         answered: The client has the whole answer.
+        flows: The client has some output, and its answer goes on.
+        is_routed: A routing below the server tells what the application answers.
         paths: The paths of inference requests.
         calls_seen: Calls of the router that were none to an engine.
     """
+
+    __slots__ = (
+        "__weakref__",
+        "_arrived_ns",
+        "_disconnected",
+        "_error",
+        "_has_output",
+        "_has_reached_client",
+        "_inbound",
+        "_is_direct",
+        "_is_routing",
+        "_is_starting",
+        "_legs",
+        "_lock",
+        "_response",
+        "_route",
+        "_server",
+        "_span_above",
+        "_status",
+        "_tracked",
+        "_tracker",
+        "answered",
+        "application",
+        "calls_seen",
+        "claimed",
+        "current",
+        "done",
+        "flows",
+        "is_routed",
+        "paths",
+        "routing",
+    )
 
     def __init__(
         self,
@@ -107,7 +120,8 @@ class Exchange:
         self._response = ClientAnswer()
         self._error: BaseException | None = None
         self._status = 0
-        self._is_routed = self._is_routing = self._is_direct = self._is_starting = False
+        self.is_routed = self.flows = False
+        self._is_routing = self._is_direct = self._is_starting = False
         self._has_reached_client = self._has_output = False
         self.done = self.answered = self._disconnected = False
         self._legs = Legs(self.routing, tracker.clock.monotonic_ns)
@@ -130,17 +144,7 @@ class Exchange:
         self.claimed = True
         self._tracker.failed("exchange")
 
-    @property
-    def flows(self) -> bool:
-        """Whether the client has some output, and its answer goes on."""
-        return self._has_output and self._has_reached_client
-
-    @property
-    def needs_no_chunk(self) -> bool:
-        """Whether the server need not tell of a chunk that is not the last."""
-        return self._is_routed and self.flows
-
-    @_safely
+    @safely
     def received(self, body: bytes, *, more: bool = False) -> None:
         """The next bytes of the request's body."""
         with self._lock:
@@ -164,7 +168,7 @@ class Exchange:
         if not self._disconnected and not self.answered:
             self._disconnected = has_left(self._server)
 
-    @_safely
+    @safely
     def calling(
         self,
         host: str,
@@ -180,7 +184,7 @@ class Exchange:
         mark = Mark(SIDE) if aside else read_mark(body)
         return self._routed(self.routing.at(*where), headers, mark, planned)
 
-    @_safely
+    @safely
     def routed(
         self,
         endpoint: RouteEndpoint,
@@ -231,7 +235,8 @@ class Exchange:
                     )
             elif reason:
                 self._tracked.reroute(route, reason=reason, **self.routing.news())
-                self._has_reached_client = False  # what it got is no part of the answer
+                # What it got is no part of the answer.
+                self._has_reached_client = self.flows = False
             elif route != self._route:
                 self._tracked.extend(route, self.routing.news()["candidates"])
             self._route = route
@@ -255,14 +260,14 @@ class Exchange:
         if directly:
             self._is_direct = True
             return True
-        if self._is_routed:  # middleware did not like the first answer
+        if self.is_routed:  # middleware did not like the first answer
             self._response.leave()
             self._response = ClientAnswer()
             self._error = None
-        self._is_routed = self._is_routing = True
+        self.is_routed = self._is_routing = True
         return True
 
-    @_safely
+    @safely
     def leave_routing(self, error: BaseException | None) -> None:
         """The routing is done with the request."""
         self._is_routing = False
@@ -272,22 +277,22 @@ class Exchange:
         if self.answered:
             self._conclude(None)
 
-    @_safely
+    @safely
     def answering(self, status: int, headers: Mapping[str, str], *, routing: bool = False) -> None:
         """The response begins."""
         if not routing:
             self._status = status
-        if routing or not self._is_routed:
+        if routing or not self.is_routed:
             self._response.begin(status, headers)
 
-    @_safely
+    @safely
     def sent(self, body: bytes, *, more: bool, routing: bool = False) -> None:
         """The next bytes of the response's body went to the client, or to the middleware."""
         if routing or (more and self._is_direct):
             self.look_at_client()
         if body:
             # What nobody got does not count as the answer's end.
-            if (routing or not self._is_routed) and not self._disconnected:
+            if (routing or not self.is_routed) and not self._disconnected:
                 self._response.feed(body, self._legs.attempts)
             if not routing:
                 self._reached_client()
@@ -302,12 +307,14 @@ class Exchange:
         if self.answered and not self._is_routing and not self._may_call_later:
             self._conclude(None)
 
-    @_safely
     def flowed(self, body: bytes) -> None:
         """Like `sent`, of bytes that are neither the first output nor the last."""
-        self.look_at_client()
-        if body and not self._disconnected:
-            self._response.feed(body, self._legs.attempts)
+        try:  # not `safely`, which costs as much as the rest
+            self.look_at_client()
+            if body and not self._disconnected:
+                self._response.feed(body, self._legs.attempts)
+        except Exception:
+            self.give_up()
 
     @property
     def _may_call_later(self) -> bool:
@@ -334,6 +341,7 @@ class Exchange:
         if self._has_reached_client or self._disconnected:
             return
         self._has_reached_client = True
+        self.flows = self._has_output
         if self._status < 400 and self._tracked is not None:
             self._tracked.first_byte()
 
@@ -341,10 +349,11 @@ class Exchange:
         if self._disconnected or self._status >= 400:
             return
         self._has_output = True
+        self.flows = self._has_reached_client
         if self._tracked is not None and self._response.is_stream:
             self._tracked.chunk()
 
-    @_safely
+    @safely
     def _conclude(self, error: BaseException | None) -> None:
         """Ends the request, with the exception that left the application if there is one."""
         if self.done:
@@ -387,7 +396,8 @@ class Exchange:
         route = self.routing.route
         if route is not self._route and route != self._route:
             tracked.extend(route, self.routing.news()["candidates"])
-        tracked.dispatched_at(legs.dispatched_ns)
+        if len(legs.attempts) > 1:  # else it is that of the only call
+            tracked.dispatched_at(legs.dispatched_ns)
         end = End(
             response=response,
             is_truncated=self._response.is_truncated,

@@ -102,7 +102,11 @@ class Answer:
         counts = self._counts
         if not counts:
             return None
-        total = _sum([count.output for count in counts.values()])
+        if len(counts) == 1:
+            (count,) = counts.values()
+            total = count.output
+        else:
+            total = _sum([count.output for count in counts.values()])
         if total == 0 and (self.has_output or self.input_tokens is None):
             return None
         return total

@@ -61,6 +61,8 @@ class EventStream:
 
     def finish(self) -> Sequence[Event]:
         """Return the event that the end of the stream may have left without its blank line."""
+        if self.is_between_events:
+            return ()
         events: list[Event] = []
         self._read([self._end_line(b""), b""], events)
         return events

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -42,12 +43,22 @@ _SIGNS: Final = (
     _Sign("bootstrap_room", "", _ANY, PAIR),  # SGLang
 )
 _LIMITS: Final = ("max_tokens", "max_completion_tokens")
-_FIELDS: Final = ("model", *_LIMITS, *dict.fromkeys(sign.field for sign in _SIGNS))
+_SIGNED: Final = tuple(dict.fromkeys(sign.field for sign in _SIGNS))
+_FIELDS: Final = ("model", *_LIMITS, *_SIGNED)
 _KEYS: Final = tuple(sign.key for sign in _SIGNS if sign.key)
 
 # Whatever they are, and null where they are not; the rest is skipped.
 _NULL: Final = msgspec.Raw(b"null")
 _Body = msgspec.defstruct("_Body", [(name, msgspec.Raw, _NULL) for name in _FIELDS])
+# A body whose fields are of the types that they should be.
+_Usual = msgspec.defstruct(
+    "_Usual",
+    [
+        ("model", str | None, None),
+        *((name, int | None, None) for name in _LIMITS),
+        *((name, msgspec.Raw, _NULL) for name in _SIGNED),
+    ],
+)
 _Parameters = msgspec.defstruct("_Parameters", [(key, msgspec.Raw, _NULL) for key in _KEYS])
 _Scalar = str | int | float | bool | None
 
@@ -103,6 +114,8 @@ class _Format:
         return self.scalar(raw) == sign.value
 
 
+_usual_decoder = msgspec.json.Decoder(_Usual)
+_limits_of, _signs_of = attrgetter(*_LIMITS), attrgetter(*_SIGNED)
 _JSON: Final = _Format(msgspec.json)
 _MESSAGE_PACK: Final = _Format(msgspec.msgpack)
 
@@ -113,12 +126,23 @@ def read_mark(body: bytes) -> Mark:
         if body[:1] >= _PACKED:
             return _read(_MESSAGE_PACK, _MESSAGE_PACK.body.decode(body), body)
         if len(body) <= _MAX_BYTES:
-            return _read(_JSON, _JSON.body.decode(body), body)
+            return _read_plain(body) or _read(_JSON, _JSON.body.decode(body), body)
         scanner = TopLevelScanner(_FIELDS)
         scanner.feed(body)
         return _read(_JSON, _Body(**scanner.values), body)
     except _UNREADABLE:
         return NO_MARK
+
+
+def _read_plain(body: bytes) -> Mark | None:
+    """Read JSON without any sign in it, as most is; None for all other."""
+    try:
+        usual: Any = _usual_decoder.decode(body)
+    except _UNREADABLE:
+        return None
+    if 1 in _limits_of(usual) or _signs_of(usual).count(_NULL) < len(_SIGNED):
+        return None
+    return Mark(model=usual.model or "")
 
 
 def telling(body: Mapping[Any, Any]) -> dict[str, Any]:
