@@ -152,16 +152,15 @@ def prediction_input(
         npu.hbm_bandwidth_utilization_avg,
         snapshot.address,
     )
-    absent = {entry.feature for entry in missing if entry.pod_type == pod_type}
-    if absent:
-        for field, feature in _FIELDS:
-            if feature in absent:
-                setattr(result, field, None)
+    for entry in missing:
+        field = _FIELDS.get(entry.feature)
+        if field is not None and entry.pod_type == pod_type:
+            setattr(result, field, None)
     return result
 
 
-_FIELDS = tuple(
-    zip(PredictionInput.__struct_fields__, PredictionInput.__struct_encode_fields__, strict=True)
+_FIELDS = dict(
+    zip(PredictionInput.__struct_encode_fields__, PredictionInput.__struct_fields__, strict=True)
 )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum
-from operator import is_
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import msgspec
@@ -12,7 +11,6 @@ import msgspec
 from otel_lifecycle.model import (
     Endpoint,
     InputTokenSource,
-    LatencyPrediction,
     Leg,
     LegOutcome,
     LegRole,
@@ -44,13 +42,19 @@ from otel_lifecycle.model.slo import judge_slo
 from otel_lifecycle.model.timestamps import format_timestamp
 from otel_lifecycle.telemetry.live_span import link
 from otel_lifecycle.telemetry.told import Kept
-from otel_lifecycle.tracking.decisions import Considered, decide, invalid_candidate_values
+from otel_lifecycle.tracking.decisions import decide, invalid_candidate_values
 from otel_lifecycle.tracking.prompts import Prompt
+from otel_lifecycle.tracking.usable import (
+    NO_PREDICTION,
+    clean_prediction,
+    invalid_values,
+    is_lost,
+    usable,
+)
 
 if TYPE_CHECKING:
     from otel_lifecycle.tracking.lifecycle import Lifecycle
 
-_NO_PREDICTION = LatencyPrediction()
 _LEADER, _PREFILL, _PAIR = ("leader",), ("prefill",), ("prefill", "decode")
 ERRORS = (Outcome.ERROR, Outcome.REJECTED)
 _MAX_LEGS = 256
@@ -145,37 +149,25 @@ def begin_record(lifecycle: Lifecycle) -> LifecycleRecord:
     """Begins the record of a request: what the router said of it is made safe here."""
     sent = lifecycle.dispatch
     start, leader = sent.start, sent.leader
-    given = start.candidates
-    tokens, candidates, attempt = sanitize.counts(
-        start.input_tokens, len(given) if isinstance(given, Considered) else given, start.attempt
-    )
-    score = sanitize.fraction(start.prefix_cache_score)
-    prediction = _prediction(start.prediction)
-    request_id, model, operation, provider, policy, engine_request_id = sanitize.texts(
-        start.request_id,
-        start.model,
-        start.operation,
-        start.provider,
-        start.policy,
-        start.engine_request_id,
-    )
+    used = usable(start)
+    tokens, score, prediction = used.input_token_length, used.prefix_cache_score, used.prediction
     record = LifecycleRecord(
-        request_id=request_id,
-        model=model,
-        operation=operation,
-        provider=provider,
+        request_id=used.request_id,
+        model=used.model,
+        operation=used.operation,
+        provider=used.provider,
         streaming=lifecycle.streaming,
         started_at=format_timestamp(lifecycle.started_ns),
         input_token_length=tokens,
         input_token_source=_source(start.input_token_source, tokens),
-        candidates=candidates,
-        policy=policy,
-        engine_request_id=engine_request_id or None,
-        attempt=max(1, attempt or 1),
+        candidates=used.candidates,
+        policy=used.policy,
+        engine_request_id=used.engine_request_id,
+        attempt=used.attempt,
         rerouted=list(lifecycle.rerouted),
         prefix_cache_score=score,
         prediction=prediction,
-        prediction_mode="" if prediction is _NO_PREDICTION else latency.prediction_mode(prediction),
+        prediction_mode="" if prediction is NO_PREDICTION else latency.prediction_mode(prediction),
         selected_route=None,
         route_mismatch=start.route_mismatch is True,
         actual=ActualLatency(),
@@ -223,37 +215,6 @@ def rerouted(lifecycle: Lifecycle, to: Dispatch, reason: str | None) -> tuple[Re
     return (*lifecycle.rerouted, change)[-MAX_REROUTES:]
 
 
-def invalid_values(start: RequestStart, record: LifecycleRecord) -> int:
-    """How many of the router's own values could not be used as they are."""
-    given = (
-        start.request_id,
-        start.model,
-        start.operation,
-        start.provider,
-        start.policy,
-        start.input_tokens,
-        start.prefix_cache_score,
-        start.engine_request_id or None,
-    )
-    kept = (
-        record.request_id,
-        record.model,
-        record.operation,
-        record.provider,
-        record.policy,
-        record.input_token_length,
-        record.prefix_cache_score,
-        record.engine_request_id,
-    )
-    invalid = start.candidates is not None and record.candidates is None
-    if not all(map(is_, given, kept)):
-        invalid += sum(map(_is_lost, given, kept))
-    for field in ("ttft_ms", "tpot_ms"):
-        if getattr(record.prediction, field) is None:
-            invalid += getattr(start.prediction, field, None) is not None
-    return invalid
-
-
 def _invalid_completion_values(
     completion: RequestCompletion, record: LifecycleRecord, start: RequestStart
 ) -> int:
@@ -265,7 +226,7 @@ def _invalid_completion_values(
         + (completion.output_tokens is not None and record.output_length is None)
         + (completion.cached_tokens is not None and record.cached_tokens is None)
         + (completion.prefill_ms is not None and record.actual.prefill_ms is None)
-        + _is_lost(completion.finish_reason or None, record.engine_finish_reason)
+        + is_lost(completion.finish_reason or None, record.engine_finish_reason)
     )
 
 
@@ -305,7 +266,7 @@ def complete_record(
         record.error = ErrorInfo(sanitize.text(completion.error_type) or "_OTHER")
     predicted = lifecycle.predicted
     if predicted is not None and latency.is_prediction(predicted):
-        record.prediction = _prediction(predicted)
+        record.prediction = clean_prediction(predicted)
         record.prediction_mode = latency.PREDICTION_MODE_SHADOW
     record.actual = latency.actual_latency(e2e_ns, first_chunk_ns, record.output_length)
     if record.selected_route is not None and waited_ns is not None:
@@ -316,7 +277,7 @@ def complete_record(
     route = record.selected_route
     if route is not None and route.prefill is not None and completion.prefill_ms is not None:
         record.actual.prefill_ms = sanitize.milliseconds(completion.prefill_ms)
-    if record.prediction is not _NO_PREDICTION:
+    if record.prediction is not NO_PREDICTION:
         record.prediction_error = latency.prediction_error(record.actual, record.prediction)
     inputs: list[PredictionInput] = []
     loads = dict(zip(lifecycle.dispatch.counted, lifecycle.loads, strict=False))
@@ -369,20 +330,14 @@ def _set_reported_length(record: LifecycleRecord, tokens: int | None) -> None:
     """The engine's own count of the prompt is better than an estimate, or than none."""
     if tokens is None or record.input_token_source is InputTokenSource.TOKENIZED:
         return
+    if record.input_token_length is None:
+        record.missing_feature_reasons = [
+            missing
+            for missing in record.missing_feature_reasons
+            if missing.feature != "inputTokenLength"
+        ]
     record.input_token_length = tokens
     record.input_token_source = InputTokenSource.REPORTED
-    record.missing_feature_reasons = [
-        missing
-        for missing in record.missing_feature_reasons
-        if missing.feature != "inputTokenLength"
-    ]
-
-
-def _is_lost(given: object, kept: object) -> bool:
-    """Whether a value is not what was given, or a number is unknown."""
-    if isinstance(given, str):
-        return given != kept
-    return given is not None and (kept is None or isinstance(kept, str))
 
 
 def _is_endpoint(entry: object) -> bool:
@@ -396,14 +351,6 @@ def _source(given: object, tokens: int | None) -> InputTokenSource:
         given = given.value
     source = _SOURCES.get(cast("str", given) or "", InputTokenSource.REPORTED)
     return InputTokenSource.REPORTED if source is InputTokenSource.UNKNOWN else source
-
-
-def _prediction(given: object) -> LatencyPrediction:
-    if not isinstance(given, LatencyPrediction) or given == _NO_PREDICTION:
-        return _NO_PREDICTION
-    return LatencyPrediction(
-        sanitize.milliseconds(given.ttft_ms), sanitize.milliseconds(given.tpot_ms)
-    )
 
 
 def outcome_of(completion: RequestCompletion) -> Outcome:

@@ -29,7 +29,6 @@ from otel_lifecycle.tracking.breaker import STEPPED_ASIDE, Breaker
 from otel_lifecycle.tracking.decisions import DecisionNotes
 from otel_lifecycle.tracking.dispatch import (
     dispatch,
-    invalid_values,
     is_trackable,
     rerouted,
 )
@@ -37,6 +36,7 @@ from otel_lifecycle.tracking.lifecycle import Lifecycle
 from otel_lifecycle.tracking.prompts import PromptNotes
 from otel_lifecycle.tracking.shadowing import open_shadow
 from otel_lifecycle.tracking.store import LifecycleStore
+from otel_lifecycle.tracking.usable import invalid_values, usable
 
 if TYPE_CHECKING:
     from otel_lifecycle.prediction.shadow import ShadowPrediction
@@ -198,7 +198,7 @@ class LifecycleRecorder:
             if lifecycle.finished:
                 self.store.ignore("already_finished")
                 return
-            old, model, record = lifecycle.dispatch.start, lifecycle.model, lifecycle.record
+            old, model = lifecycle.dispatch.start, lifecycle.model
             start: RequestStart = msgspec.structs.replace(old, **changes)
             if not is_trackable(start):
                 self.store.ignore("no_endpoint")
@@ -213,7 +213,7 @@ class LifecycleRecorder:
             if not self.store.reroute(lifecycle, to, rerouted(lifecycle, to, reason)):
                 self.store.ignore("already_finished")
                 return
-            self._count_invalid(invalid_values(old, record))
+            self._background.submit(self._count_unusable, old)
             self._predict(lifecycle)
             if lifecycle.model != model and lifecycle.span is not None:
                 lifecycle.spans.rename(lifecycle.span, lifecycle)
@@ -340,6 +340,9 @@ class LifecycleRecorder:
         if limit is not None and self.store.active_requests >= limit:
             return None if self.store.find(start.request_id) else "table_full"
         return None
+
+    def _count_unusable(self, start: RequestStart) -> None:
+        self._count_invalid(invalid_values(start, usable(start)))
 
     def _count_invalid(self, values: int) -> None:
         for _ in range(values):

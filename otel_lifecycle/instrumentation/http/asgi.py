@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any, TypeAlias
@@ -292,12 +292,15 @@ def read_response_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: headers[name] for name in names if name in headers}
 
 
-def _headers(raw: Iterable[tuple[bytes, bytes]], names: Collection[bytes]) -> dict[str, str]:
+def _headers(raw: Iterable[tuple[bytes, bytes]], names: frozenset[bytes]) -> dict[str, str]:
     """The few headers that are read; what comes twice is read as W3C Trace Context says."""
     read: dict[str, str] = {}
     repeated: dict[str, list[str]] = {}
     try:
-        for name, value in raw:
+        pairs = list(raw)
+        if names.isdisjoint(dict(pairs)):  # most requests have none of them
+            return read
+        for name, value in pairs:
             if name in names:
                 key, text = name.decode("latin-1"), value.decode("latin-1")
                 if key in read:

@@ -237,10 +237,13 @@ def _set_input_token_length(attributes: Receiver, record: LifecycleRecord) -> No
 
 def _set_missing_feature_reasons(attributes: Receiver, record: LifecycleRecord) -> None:
     if record.missing_feature_reasons:
+        # Not generators, which cost more than all that they give.
         attributes[semconv.MISSING_FEATURES] = tuple(
-            f"{missing.pod_type}.{missing.feature}" if missing.pod_type else missing.feature
-            for missing in record.missing_feature_reasons
+            [
+                f"{missing.pod_type}.{missing.feature}" if missing.pod_type else missing.feature
+                for missing in record.missing_feature_reasons
+            ]
         )
         attributes[semconv.MISSING_REASONS] = tuple(
-            missing.reason.value for missing in record.missing_feature_reasons
+            [missing.reason.value for missing in record.missing_feature_reasons]
         )

@@ -21,6 +21,16 @@ class EventStream:
         is_between_events: Whether nothing of a next event has been seen yet.
     """
 
+    __slots__ = (
+        "_after_cr",
+        "_data",
+        "_line",
+        "_name",
+        "_skipping",
+        "dropped",
+        "is_between_events",
+    )
+
     def __init__(self) -> None:
         self.dropped = False
         self.is_between_events = True

@@ -131,6 +131,16 @@ class InferenceRequest:
         is_one_token: Whether a single token is asked for.
     """
 
+    __slots__ = (
+        "choices",
+        "input_token_source",
+        "input_tokens",
+        "is_one_token",
+        "model",
+        "samples",
+        "streaming",
+    )
+
     def __init__(self) -> None:
         self.model = ""
         self.streaming: bool | None = None
