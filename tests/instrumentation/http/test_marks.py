@@ -75,6 +75,22 @@ def test_message_pack(body: dict[str, Any], leg: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"model":"m","max_tokens":1.0}', Mark("", True, "m")),
+        (b'{"model":"m","max_tokens":"1"}', Mark("", False, "m")),
+        (b'{"model":["m"],"max_completion_tokens":1}', Mark("", True, "")),
+        (b'{"model":null,"max_tokens":null,"with_cache":null}', NO_MARK),
+        (b'{"model":5,"with_cache":true}', Mark("prefill", False, "")),
+    ],
+    ids=["float", "text", "list", "null", "number"],
+)
+def test_other_types(body: bytes, expected: Mark) -> None:
+    """What a body has of another type than it should is unknown, and the rest is read."""
+    assert read_mark(body) == expected
+
+
+@pytest.mark.parametrize(
     "body",
     [
         b"",
