@@ -7,7 +7,6 @@ import json
 import os
 import socket
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,17 +15,14 @@ from pathlib import Path
 
 import httpx
 
+from demo.engines import MODEL, NAMESPACE, PREFILL_TOKENS_PER_SECOND, TPOT_MS, engine_names
 from demo.processes import Processes
 from otel_lifecycle.cli.errors import FAILED, CommandError
 
-MODEL = "Qwen/Qwen3-8B"
-NAMESPACE = "demo"
 ROUTER = "router"
 
 _HOST = "127.0.0.1"
-_TPOT_MS = 10.0
 _CHUNK_SECONDS = 0.08  # between chunks, at any speed: each costs every process some work
-_PREFILL_TOKENS_PER_SECOND = {64: 6_000.0, 512: 40_000.0}
 _START_SECONDS = 60.0
 
 
@@ -50,16 +46,6 @@ class Engine:
         }
 
 
-def engine_roles(mode: str, engines: int) -> list[str]:
-    """Return the roles: `aggregated`, or a leader in front of prefill and decode engines."""
-    if mode == "aggregated":
-        return ["aggregated"] * engines
-    prefills = engines // 2
-    if prefills == 0:
-        raise CommandError("--engines 1: pd mode needs at least one prefill and one decode engine")
-    return ["leader", *["prefill"] * prefills, *["decode"] * (engines - prefills)]
-
-
 class Fleet:
     """A router in front of engines, each a process.
 
@@ -77,12 +63,10 @@ class Fleet:
         self._block_size = block_size
         self._speed = speed
         *ports, self._router_port = _free_ports(len(roles) + 1)
-        numbers: Counter[str] = Counter()
-        self.engines: list[Engine] = []
-        for role, port in zip(roles, ports, strict=True):
-            prefix = "engine" if role == "aggregated" else role
-            self.engines.append(Engine(f"{prefix}-{numbers[role]}", role, port))
-            numbers[role] += 1
+        self.engines = [
+            Engine(name, role, port)
+            for name, role, port in zip(engine_names(roles), roles, ports, strict=True)
+        ]
 
     @property
     def url(self) -> str:
@@ -137,15 +121,15 @@ class Fleet:
         return "aggregated" if self.engines[0].role == "aggregated" else "pd"
 
     def _start_engine(self, engine: Engine) -> None:
-        tokens_per_chunk = ceil(_CHUNK_SECONDS * self._speed * 1000 / _TPOT_MS)
+        tokens_per_chunk = ceil(_CHUNK_SECONDS * self._speed * 1000 / TPOT_MS)
         options = {
             "--port": engine.port,
             "--name": engine.name,
             "--namespace": NAMESPACE,
             "--role": engine.role,
             "--model": MODEL,
-            "--tpot-ms": _TPOT_MS,
-            "--prefill-tokens-per-second": _PREFILL_TOKENS_PER_SECOND[self._block_size],
+            "--tpot-ms": TPOT_MS,
+            "--prefill-tokens-per-second": PREFILL_TOKENS_PER_SECOND[self._block_size],
             "--block-size": self._block_size,
             "--time-scale": 1 / self._speed,
             "--tokens-per-chunk": tokens_per_chunk,

@@ -15,7 +15,8 @@ from typing import Any, NoReturn, TypeVar
 
 from demo.environment import chosen_endpoint, router_environment
 from demo.evidence import Evidence, gather_evidence
-from demo.fleet import Fleet, engine_roles
+from demo.engines import engine_roles
+from demo.fleet import Fleet
 from demo.otlp_receiver import OTLPReceiver
 from demo.processes import Processes
 from demo.traffic import Traffic

@@ -8,7 +8,8 @@ from collections import Counter
 import httpx
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from demo.fleet import MODEL, Engine, Fleet
+from demo.engines import MODEL
+from demo.fleet import Engine, Fleet
 from demo.replay import Answer, replay
 from demo.workload import Workload
 from otel_lifecycle.cli.errors import FAILED, CommandError

@@ -7,6 +7,7 @@ import random
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -17,8 +18,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from engine_sim.config import EngineConfig
-from engine_sim.engine import Engine, Job
-from engine_sim.exposition import Load, npu_metrics, vllm_metrics
+from engine_sim.engine import Engine, Job, Load
+from engine_sim.exposition import npu_metrics, vllm_metrics
 from engine_sim.faults import SLOW_FACTOR, Fault
 from engine_sim.openai_format import Renderer
 from engine_sim.pd_proxy import CACHED_TOKENS_HEADER, KV_TRANSFERRED_HEADER, PDProxy
@@ -136,15 +137,8 @@ class EngineApp:
             self._traceparents.append({name: request.headers.get(name) for name in names})
 
     def _load(self) -> Load:
-        engine = self._engine
-        return Load(
-            running=engine.running if self._proxy is None else self._proxy.in_flight,
-            waiting=engine.waiting,
-            kv_cache_usage=engine.cache.usage,
-            prefilling=engine.prefilling,
-            prefix_cache_queries=engine.prefix_cache_queries,
-            prefix_cache_hits=engine.prefix_cache_hits,
-        )
+        load = self._engine.load
+        return load if self._proxy is None else replace(load, running=self._proxy.in_flight)
 
 
 def create_app(config: EngineConfig) -> Starlette:

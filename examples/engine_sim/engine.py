@@ -6,7 +6,6 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from time import monotonic
 
 from engine_sim.config import EngineConfig
 from engine_sim.kv_cache import Allocation, KVCache
@@ -34,8 +33,20 @@ class Job:
     allocation: Allocation | None = None
 
 
+@dataclass(frozen=True)
+class Load:
+    """How busy an engine is at one moment."""
+
+    running: int
+    waiting: int
+    kv_cache_usage: float
+    prefilling: bool
+    prefix_cache_queries: int
+    prefix_cache_hits: int
+
+
 class Engine:
-    """Admits jobs first in, first out, and advances them in simulated time."""
+    """Admits jobs first in, first out, and advances them in the time of the event loop."""
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
@@ -48,9 +59,16 @@ class Engine:
         self._prefill_turn = asyncio.Lock()
 
     @property
-    def waiting(self) -> int:
-        """Return the requests that are not in the running batch yet."""
-        return len(self._waiting)
+    def load(self) -> Load:
+        """Return how busy it is; those not in the running batch yet are waiting."""
+        return Load(
+            running=self.running,
+            waiting=len(self._waiting),
+            kv_cache_usage=self.cache.usage,
+            prefilling=self.prefilling,
+            prefix_cache_queries=self.prefix_cache_queries,
+            prefix_cache_hits=self.prefix_cache_hits,
+        )
 
     def check(self, job: Job) -> None:
         """Refuse a job that could never be admitted."""
@@ -101,12 +119,13 @@ class Engine:
     async def _decode(self, job: Job) -> AsyncGenerator[int, None]:
         yield 1
         produced = 1
-        due = monotonic()
+        clock = asyncio.get_running_loop()
+        due = clock.time()
         while produced < job.output_tokens:
             tokens = min(self.config.tokens_per_chunk, job.output_tokens - produced)
             seconds = tokens * self._decode_step_seconds() * job.slowdown
             due += seconds * self.config.time_scale
-            await asyncio.sleep(max(0.0, due - monotonic()))
+            await asyncio.sleep(max(0.0, due - clock.time()))
             produced += tokens
             yield tokens
 

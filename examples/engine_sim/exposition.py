@@ -4,24 +4,11 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass
-
 from engine_sim.config import EngineConfig
+from engine_sim.engine import Load
 
 HBM_TOTAL_MB = 65536
 HBM_WEIGHTS_PERCENT = 30.0  # model weights occupy memory whatever the load
-
-
-@dataclass(frozen=True)
-class Load:
-    """How busy an engine is at one moment."""
-
-    running: int
-    waiting: int
-    kv_cache_usage: float
-    prefilling: bool
-    prefix_cache_queries: int
-    prefix_cache_hits: int
 
 
 def vllm_metrics(config: EngineConfig, load: Load) -> str:
@@ -52,21 +39,8 @@ def vllm_metrics(config: EngineConfig, load: Load) -> str:
 
 
 def npu_metrics(config: EngineConfig, load: Load, jitter: random.Random) -> str:
-    """Return npu-exporter's metrics for this engine's chips; utilization follows the load."""
-    batch = load.running / config.max_running
-    core = 90.0 if load.prefilling else 60.0 * batch
-    memory = HBM_WEIGHTS_PERCENT + (95.0 - HBM_WEIGHTS_PERCENT) * load.kv_cache_usage
-    bandwidth = 85.0 * min(1.0, batch * 1.5)
-    chips = [
-        {
-            "utilization": _percent(core, jitter),
-            "hbm_utilization": _percent(memory, jitter),
-            "hbm_bandwidth_utilization": _percent(bandwidth, jitter),
-            "hbm_used_memory": round(HBM_TOTAL_MB * memory / 100),
-            "hbm_total_memory": HBM_TOTAL_MB,
-        }
-        for _ in range(config.npus)
-    ]
+    """Return npu-exporter's metrics for this engine's chips."""
+    chips = npu_values(config, load, jitter)
     helps = {
         "utilization": "the ai core utilization",
         "hbm_utilization": "the npu hbm utilization",
@@ -84,6 +58,26 @@ def npu_metrics(config: EngineConfig, load: Load, jitter: random.Random) -> str:
             for chip, values in enumerate(chips)
         ]
     return "".join(f"{line}\n" for line in lines)
+
+
+def npu_values(
+    config: EngineConfig, load: Load, jitter: random.Random
+) -> list[dict[str, float]]:
+    """Return the values of each chip by name; utilization, in percent, follows the load."""
+    batch = load.running / config.max_running
+    core = 90.0 if load.prefilling else 60.0 * batch
+    memory = HBM_WEIGHTS_PERCENT + (95.0 - HBM_WEIGHTS_PERCENT) * load.kv_cache_usage
+    bandwidth = 85.0 * min(1.0, batch * 1.5)
+    return [
+        {
+            "utilization": _percent(core, jitter),
+            "hbm_utilization": _percent(memory, jitter),
+            "hbm_bandwidth_utilization": _percent(bandwidth, jitter),
+            "hbm_used_memory": round(HBM_TOTAL_MB * memory / 100),
+            "hbm_total_memory": HBM_TOTAL_MB,
+        }
+        for _ in range(config.npus)
+    ]
 
 
 def _percent(value: float, jitter: random.Random) -> int:

@@ -102,7 +102,8 @@ class SchedulingResult:
         profile_results: `default`, and in disaggregated mode `prefill` and `decode`.
         primary_route: Set in disaggregated mode only.
         candidates: Number of endpoints considered.
-        policy: The scores that were used, such as `prefix+load`.
+        policy: Name of the policy.
+        reason: A short word if the policy did not decide.
     """
 
     primary_profile_name: str
@@ -110,6 +111,7 @@ class SchedulingResult:
     primary_route: Route | None
     candidates: int
     policy: str
+    reason: str = ""
 
     @property
     def target(self) -> ScheduledEndpoint:

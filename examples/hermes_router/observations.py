@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from math import isfinite
 
@@ -58,9 +58,17 @@ def npu_state(samples: Iterable[Sample], target: str, now: datetime) -> NPUState
             chips[sample.labels["id"]][value_name] = sample.value
             if sample.timestamp_ms is not None:
                 observed.append(sample.timestamp_ms / 1000)
+    observed_at = datetime.fromtimestamp(min(observed), timezone.utc) if observed else now
+    return npu_state_of(chips, target, observed_at)
+
+
+def npu_state_of(
+    chips: Mapping[str, Mapping[str, float]], target: str, observed_at: datetime
+) -> NPUState:
+    """Return the state of chips, from the values of each by its id."""
     core, memory, bandwidth = ([chip.get(name) for chip in chips.values()] for name in _NPU_VALUES)
     return NPUState(
-        observation_time=datetime.fromtimestamp(min(observed), timezone.utc) if observed else now,
+        observation_time=observed_at,
         data_status=_status([*core, *memory, *bandwidth]),
         device_count=len(chips),
         ai_core_utilization_avg=_average(core),

@@ -26,7 +26,7 @@ def parse_request(path: str, headers: Mapping[str, str], content: bytes) -> Infe
         prompt=text_prompt(source) if is_text else token_prompt(source),
         inbound_headers=headers,
         tokenized_prompt=None if is_text else TokenizedPrompt(source),
-        prompt_tokens_estimate=_estimate_tokens(source) if is_text else None,
+        prompt_tokens_estimate=estimate_tokens(source) if is_text else None,
     )
 
 
@@ -54,7 +54,8 @@ def _prompt_source(path: str, payload: Mapping[str, Any]) -> str | list[int]:
     raise InvalidFieldError("prompt", payload.get("prompt"), PROMPT_FORMS)
 
 
-def _estimate_tokens(text: str) -> int:
+def estimate_tokens(text: str) -> int:
+    """Return about how many tokens a text has."""
     return max(1, round(len(text) / CHARACTERS_PER_TOKEN))
 
 

@@ -1,8 +1,9 @@
-"""Chooses endpoints by a weighted sum of scores."""
+"""Chooses endpoints by the scores of a policy."""
 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -23,12 +24,11 @@ from hermes_router.model import (
     SchedulingResult,
     SelectedPod,
 )
+from hermes_router.policies import DEFAULT_POLICY, LOAD, POLICIES, PREDICTION, PREFIX
 from hermes_router.predictor import TPOT, TTFT, LatencyPredictor, observed_features
 
 PROFILE = "default"
-PREFIX_WEIGHT = 2.0
-LOAD_WEIGHT = 2.0
-PREDICTION_WEIGHT = 1.0
+EXPLORED = "explored"
 HALVING_LOAD = 8  # number of requests that halves the score of an idle endpoint
 
 
@@ -44,7 +44,7 @@ class Candidate:
     @property
     def score(self) -> float:
         """What it is ranked by."""
-        return sum(self.scores.values())
+        return sum(self.scores.values(), 0.0)
 
     @property
     def load(self) -> float:
@@ -75,30 +75,54 @@ class Candidate:
 
 
 class Scheduler:
-    """Schedules for one mode: a single endpoint, or a leader with a prefill/decode pair."""
+    """Schedules for one mode: a single endpoint, or a leader with a prefill/decode pair.
 
-    def __init__(self, datastore: Datastore, mode: str, predictor: LatencyPredictor | None) -> None:
+    Args:
+        datastore: The endpoints.
+        mode: `aggregated` or `pd`.
+        predictor: Predicts latencies; None: nothing is predicted.
+        policy: A name in `POLICIES`.
+        explore: The fraction of requests that goes to endpoints chosen by chance, so that records
+            can tell what other policies would have achieved.
+        seed: Seed of all chance.
+    """
+
+    def __init__(
+        self,
+        datastore: Datastore,
+        mode: str,
+        predictor: LatencyPredictor | None,
+        policy: str = DEFAULT_POLICY,
+        explore: float = 0.0,
+        seed: int = 0,
+    ) -> None:
         self._datastore = datastore
         self._disaggregated = mode == "pd"
         self._predictor = predictor
-        self._ties = random.Random(0)
+        self._name = policy
+        self._policy = POLICIES[policy]
+        self._explore = explore
+        self._chance = random.Random(seed)
+        self._turns: Counter[str] = Counter()
 
     def schedule(
         self, request: InferenceRequest, excluded: Collection[NamespacedName] = ()
     ) -> SchedulingResult | None:
         """Return the decision for one attempt; None if a role has no endpoint left."""
+        explored = self._explore > 0.0 and self._chance.random() < self._explore
         if self._disaggregated:
-            return self._schedule_pair(request, excluded)
+            return self._schedule_pair(request, excluded, explored)
         candidates = [
             self._prefilling(request, endpoint, AGGREGATED)
             for endpoint in self._available(AGGREGATED, excluded)
         ]
         if not candidates:
             return None
-        return _result({PROFILE: _snapshots(self._ranked(candidates))}, None, candidates)
+        ranked = self._ranked(candidates, explored)
+        return self._result({PROFILE: _snapshots(ranked)}, None, ranked, explored)
 
     def _schedule_pair(
-        self, request: InferenceRequest, excluded: Collection[NamespacedName]
+        self, request: InferenceRequest, excluded: Collection[NamespacedName], explored: bool
     ) -> SchedulingResult | None:
         leaders = [
             Candidate(endpoint, None, LatencyPredictionInfo())
@@ -111,12 +135,12 @@ class Scheduler:
         decode_endpoints = self._available(DECODE, excluded)
         if not (leaders and prefills and decode_endpoints):
             return None
-        prefills = self._ranked(prefills)
+        prefills = self._ranked(prefills, explored)
         prefill = prefills[0]
         decodes = [
             self._decoding(request, endpoint, prefill.prefix) for endpoint in decode_endpoints
         ]
-        decodes, leaders = self._ranked(decodes), self._ranked(leaders)
+        decodes, leaders = self._ranked(decodes, explored), self._ranked(leaders, explored)
         decode, leader = decodes[0], leaders[0]
         group = PDGroupInfo(SelectedPod(prefill.snapshot()), SelectedPod(decode.snapshot()))
         route = Route(*(pick.endpoint.metadata for pick in (leader, prefill, decode)))
@@ -125,7 +149,7 @@ class Scheduler:
             PREFILL: _snapshots(prefills),
             DECODE: _snapshots(decodes),
         }
-        return _result(profiles, route, [*leaders, *prefills, *decodes])
+        return self._result(profiles, route, [*leaders, *prefills, *decodes], explored)
 
     def _available(self, role: str, excluded: Collection[NamespacedName]) -> list[Endpoint]:
         endpoints = [
@@ -164,24 +188,50 @@ class Scheduler:
             tpot=self._predictor.predict(role, TPOT, features),
         )
 
-    def _ranked(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """The candidates with their scores, best first; chance decides between equals."""
+    def _ranked(self, candidates: Sequence[Candidate], explored: bool) -> list[Candidate]:
+        """The candidates with their scores, best first; any of them is first if explored."""
+        scored = self._scored(candidates)
+        if self._policy.in_turn:
+            role = scored[0].endpoint.metadata.role
+            first = self._turns[role] % len(scored)
+            self._turns[role] += 1
+            scored = [*scored[first:], *scored[:first]]
+        else:
+            self._chance.shuffle(scored)
+        ranked = sorted(scored, key=lambda candidate: candidate.score, reverse=True)
+        if explored:
+            ranked.insert(0, ranked.pop(self._chance.randrange(len(ranked))))
+        return ranked
+
+    def _scored(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         ttfts = _relative([candidate.prediction.ttft for candidate in candidates])
         tpots = _relative([candidate.prediction.tpot for candidate in candidates])
-        scored = [
-            replace(
-                candidate,
-                scores={
-                    "prefix": PREFIX_WEIGHT
-                    * (0.0 if candidate.prefix is None else candidate.prefix.score),
-                    "load": LOAD_WEIGHT / (1 + candidate.load / HALVING_LOAD),
-                    "prediction": PREDICTION_WEIGHT * (ttft + tpot) / 2,
-                },
-            )
-            for candidate, ttft, tpot in zip(candidates, ttfts, tpots, strict=True)
-        ]
-        self._ties.shuffle(scored)
-        return sorted(scored, key=lambda candidate: candidate.score, reverse=True)
+        scored: list[Candidate] = []
+        for candidate, ttft, tpot in zip(candidates, ttfts, tpots, strict=True):
+            parts = {
+                PREFIX: 0.0 if candidate.prefix is None else candidate.prefix.score,
+                LOAD: 1 / (1 + candidate.load / HALVING_LOAD),
+                PREDICTION: (ttft + tpot) / 2,
+            }
+            scores = {name: weight * parts[name] for name, weight in self._policy.weights.items()}
+            scored.append(replace(candidate, scores=scores))
+        return scored
+
+    def _result(
+        self,
+        profiles: Mapping[str, list[ScheduledEndpoint]],
+        route: Route | None,
+        candidates: Sequence[Candidate],
+        explored: bool,
+    ) -> SchedulingResult:
+        return SchedulingResult(
+            primary_profile_name=PROFILE,
+            profile_results={name: ProfileRunResult(targets) for name, targets in profiles.items()},
+            primary_route=route,
+            candidates=len(candidates),
+            policy=self._name,
+            reason=EXPLORED if explored else "",
+        )
 
 
 def _relative(latencies: Sequence[float | None]) -> list[float]:
@@ -194,18 +244,3 @@ def _relative(latencies: Sequence[float | None]) -> list[float]:
 
 def _snapshots(candidates: Sequence[Candidate]) -> list[ScheduledEndpoint]:
     return [candidate.snapshot() for candidate in candidates]
-
-
-def _result(
-    profiles: Mapping[str, list[ScheduledEndpoint]],
-    route: Route | None,
-    candidates: Sequence[Candidate],
-) -> SchedulingResult:
-    predicted = any(candidate.prediction != LatencyPredictionInfo() for candidate in candidates)
-    return SchedulingResult(
-        primary_profile_name=PROFILE,
-        profile_results={name: ProfileRunResult(targets) for name, targets in profiles.items()},
-        primary_route=route,
-        candidates=len(candidates),
-        policy="prefix+load+prediction" if predicted else "prefix+load",
-    )

@@ -1,0 +1,1 @@
+"""Runs the example router and its engines in virtual time, in one process."""
