@@ -38,7 +38,7 @@ NEEDS = {
     "cli": ("analysis/", "cli/report.py", "cli/terminal.py"),
 }
 # The package and its examples, and names that only type checkers see.
-OWN = {"otel_lifecycle", "demo", "_typeshed"}
+OWN = {"otel_lifecycle", "demo", "simulation", "_typeshed"}
 # A client library and its parts, used only if a router has called it.
 OF_THE_ROUTER = {"aiohttp", "multidict", "yarl"}
 

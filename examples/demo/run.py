@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from demo.engines import engine_roles
 from demo.environment import chosen_endpoint, router_environment
 from demo.evidence import Evidence, gather_evidence
-from demo.engines import engine_roles
 from demo.fleet import Fleet
 from demo.otlp_receiver import OTLPReceiver
 from demo.processes import Processes

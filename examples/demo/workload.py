@@ -157,8 +157,12 @@ class _TraceLine(msgspec.Struct):
     hash_ids: list[int]
 
 
-def read_trace(path: Path, count: int) -> list[PlannedRequest]:
+def read_trace(path: Path, count: int | None) -> list[PlannedRequest]:
     """Return the first requests of a Mooncake trace, by time.
+
+    Args:
+        path: The file.
+        count: How many; None: all.
 
     Raises:
         CommandError: The file cannot be read or is not such a trace.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+
 from engine_sim.config import EngineConfig
 from engine_sim.engine import Load
 
@@ -60,9 +61,7 @@ def npu_metrics(config: EngineConfig, load: Load, jitter: random.Random) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def npu_values(
-    config: EngineConfig, load: Load, jitter: random.Random
-) -> list[dict[str, float]]:
+def npu_values(config: EngineConfig, load: Load, jitter: random.Random) -> list[dict[str, float]]:
     """Return the values of each chip by name; utilization, in percent, follows the load."""
     batch = load.running / config.max_running
     core = 90.0 if load.prefilling else 60.0 * batch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -70,10 +70,6 @@ class Fleet:
     def engine(self, metadata: EndpointMetadata) -> Engine:
         """Return the engine of an endpoint."""
         return self._engines[metadata.namespaced_name]
-
-    def endpoints(self) -> Iterator[EndpointMetadata]:
-        """Yield the endpoints."""
-        return (endpoint.metadata for endpoint in self._datastore)
 
     def scrape(self, now: datetime) -> None:
         """Tell the router the engines' current metrics, as its scraper would read them."""

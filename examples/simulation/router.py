@@ -7,7 +7,6 @@ from contextlib import aclosing
 from math import inf
 
 import anyio
-
 from demo.replay import PATIENCE_SECONDS
 from demo.workload import PlannedRequest
 from engine_sim.engine import Job
@@ -21,6 +20,7 @@ from hermes_router.model import (
     Usage,
 )
 from hermes_router.predictor import REFRESH_SECONDS, LatencyPredictor
+
 from otel_lifecycle import RequestLifecycleTracker
 from simulation.fleet import Fleet
 from simulation.requests import inference_request, job
@@ -51,9 +51,7 @@ class SimulatedRouter:
         self._predictor = predictor
         self._clock = clock
 
-    async def run(
-        self, requests: Sequence[PlannedRequest], on_answer: Callable[[], None]
-    ) -> None:
+    async def run(self, requests: Sequence[PlannedRequest], on_answer: Callable[[], None]) -> None:
         """Serve all requests, each at its time.
 
         Args:

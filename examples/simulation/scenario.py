@@ -7,18 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from demo.workload import PlannedRequest
+from engine_sim.config import EngineConfig
+from hermes_router.predictor import LatencyPredictor
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-from demo.workload import PlannedRequest
-from engine_sim.config import EngineConfig
-from hermes_router.predictor import LatencyPredictor
 from otel_lifecycle import (
-    EndpointEvent,
-    EndpointEventType,
     PersistenceConfig,
     RequestLifecycleTracker,
     TrackerConfig,
@@ -65,8 +63,6 @@ class Scenario:
             fleet = Fleet(self.engines, self.routing, predictor)
             tracker = self._tracker(unfinished, clock)
             try:
-                for endpoint in fleet.endpoints():
-                    tracker.extract_endpoint(EndpointEvent(EndpointEventType.ADD_OR_UPDATE, endpoint))
                 router = SimulatedRouter(fleet, tracker, predictor, clock)
                 run(loop, router.run(self.requests, on_answer))
                 if not tracker.flush():

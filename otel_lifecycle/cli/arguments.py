@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
-from otel_lifecycle.cli.errors import USAGE, CommandError
-from otel_lifecycle.cli.numbers import positive, whole_number
+from otel_lifecycle.cli.errors import USAGE, CommandError, require
+from otel_lifecycle.cli.numbers import between, positive, whole_number
+from otel_lifecycle.cli.policies.arguments import add_policies, add_targets
 from otel_lifecycle.cli.unhooked.arguments import add_unhooked
-from otel_lifecycle.config.durations import parse_go_duration
 from otel_lifecycle.version import __version__
 
 _PATH_HELP = (
@@ -134,6 +132,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_ship(ship)
     add_unhooked(commands.add_parser)
+    add_policies(commands.add_parser)
     for command in (report, export, validate, tail, top, ship):
         command.add_argument("paths", metavar="PATH", type=Path, nargs="+", help=_PATH_HELP)
     return parser
@@ -147,13 +146,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="write the report as one HTML page, which needs no network; other options are for it",
     )
-    for name, meaning in (("ttft", "time to first token"), ("tpot", "time per output token")):
-        parser.add_argument(
-            f"--{name}",
-            metavar="DURATION",
-            type=_milliseconds,
-            help=f"target for the {meaning}, such as 500ms (default: none, and no verdict)",
-        )
+    add_targets(parser)
     parser.add_argument(
         "--link",
         metavar="URL",
@@ -210,14 +203,14 @@ def _add_top(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--window",
         metavar="DURATION",
-        type=_between("1s", "24h"),
+        type=between("1s", "24h"),
         default="60s",
         help="length of the window, 1s to 24h (default: %(default)s)",
     )
     parser.add_argument(
         "--every",
         metavar="DURATION",
-        type=_between("100ms", "1h"),
+        type=between("100ms", "1h"),
         default="1s",
         help="time between two frames, 100ms to 1h (default: %(default)s)",
     )
@@ -303,7 +296,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    _require(
+    require(
         "demo", "demo", "duckdb", "httpx", "opentelemetry.distro", "rich", "starlette", "uvicorn"
     )
     from otel_lifecycle.cli.demo import run
@@ -318,7 +311,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    _require("report", "cli", "rich")
+    require("report", "cli", "rich")
     if arguments.output is None:
         from otel_lifecycle.cli.report import run
 
@@ -326,7 +319,7 @@ def _report(arguments: argparse.Namespace) -> int:
             if getattr(arguments, name):
                 raise CommandError(f"--{name} is for the page: --output FILE is missing")
         return run(arguments.paths)
-    _require("report --output", "report", "duckdb")
+    require("report --output", "report", "duckdb")
     from otel_lifecycle.cli.page import PageOptions, run_page
 
     options = {name: value for name, value in vars(arguments).items() if name != "run"}
@@ -334,9 +327,9 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    _require("export", "report", "duckdb")
+    require("export", "report", "duckdb")
     if arguments.format == "llm-d":
-        _require("export --format llm-d", "collect", "aiohttp")
+        require("export --format llm-d", "collect", "aiohttp")
     from otel_lifecycle.cli.export import ExportOptions, run
 
     options = {name: value for name, value in vars(arguments).items() if name != "run"}
@@ -356,9 +349,9 @@ def _tail(arguments: argparse.Namespace) -> int:
 
 
 def _top(arguments: argparse.Namespace) -> int:
-    _require("top", "top", "rich", "prompt_toolkit")
+    require("top", "top", "rich", "prompt_toolkit")
     if arguments.metrics:
-        _require("top --metrics", "collect", "aiohttp")
+        require("top --metrics", "collect", "aiohttp")
     from otel_lifecycle.cli.records.top import TopOptions, run
 
     options = {name: value for name, value in vars(arguments).items() if name != "run"}
@@ -370,33 +363,3 @@ def _ship(arguments: argparse.Namespace) -> int:
 
     options = {name: value for name, value in vars(arguments).items() if name != "run"}
     return run(ShipOptions(**options))
-
-
-def _require(command: str, extra: str, *modules: str) -> None:
-    missing = [module for module in modules if find_spec(module) is None]
-    if missing:
-        raise CommandError(
-            f"{command} needs {', '.join(missing)}: pip install 'otel-lifecycle[{extra}]'"
-        )
-
-
-def _between(lowest: str, highest: str) -> Callable[[str], float]:
-    """Return what reads a duration that is not outside some limits, in milliseconds."""
-
-    def parse(text: str) -> float:
-        value = _milliseconds(text)
-        if not _milliseconds(lowest) <= value <= _milliseconds(highest):
-            raise argparse.ArgumentTypeError(f"must be {lowest} to {highest}, got {text!r}")
-        return value
-
-    return parse
-
-
-def _milliseconds(text: str) -> float:
-    try:
-        nanoseconds = parse_go_duration(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    if nanoseconds <= 0:
-        raise argparse.ArgumentTypeError(f"must be longer than 0, got {text!r}")
-    return nanoseconds / 1e6

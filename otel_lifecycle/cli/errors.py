@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 
 from otel_lifecycle.analysis.formatting import printable
 
@@ -27,3 +28,12 @@ class CommandError(Exception):
     def __init__(self, message: str, exit_code: int = USAGE) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def require(command: str, extra: str, *modules: str) -> None:
+    """Raise an error that names the extra to install if a module of a command is missing."""
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise CommandError(
+            f"{command} needs {', '.join(missing)}: pip install 'otel-lifecycle[{extra}]'"
+        )

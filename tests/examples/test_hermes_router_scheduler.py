@@ -132,7 +132,11 @@ def test_the_snapshot_of_an_aggregated_pick() -> None:
     get(datastore, "a").prefix_index.add(request.prompt.block_hashes(16)[:4])
     result = Scheduler(datastore, "aggregated", None).schedule(request)
     assert result is not None
-    assert (result.candidates, result.policy, result.primary_route) == (1, "prefix+load+prediction", None)
+    assert (result.candidates, result.policy, result.primary_route) == (
+        1,
+        "prefix+load+prediction",
+        None,
+    )
     assert result.target.metrics is METRICS
     assert result.target.attributes == {"PrefixCacheMatchInfoKey": PrefixCacheMatchInfo(4, 11, 16)}
 

@@ -1,0 +1,1 @@
+"""Judges routing policies by the records of their requests."""

@@ -1,0 +1,1 @@
+"""The commands that judge routing policies: `simulate` and `judge`."""

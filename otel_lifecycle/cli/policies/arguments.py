@@ -1,0 +1,127 @@
+"""The options of these commands."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from otel_lifecycle.cli.errors import require
+from otel_lifecycle.cli.numbers import fraction, milliseconds, positive, whole_number
+
+
+def add_policies(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the commands.
+
+    Args:
+        add_parser: Adds one, as `argparse` does.
+    """
+    _add_simulate(
+        add_parser(
+            "simulate",
+            help="compare routing policies on a workload, in virtual time",
+            description="Runs the example router and simulated engines in one process, in virtual "
+            "time, once for each policy and seed. Prints goodput, latencies, prefix-cache hits, "
+            "balance and regret of each policy, and writes the records of every run. Equal options "
+            "give equal records.",
+            allow_abbrev=False,
+        )
+    )
+
+
+def add_targets(parser: argparse.ArgumentParser) -> None:
+    """Add the options for latency targets."""
+    for name, meaning in (("ttft", "time to first token"), ("tpot", "time per output token")):
+        parser.add_argument(
+            f"--{name}",
+            metavar="DURATION",
+            type=milliseconds,
+            help=f"target for the {meaning}, such as 500ms (default: none, and no verdict)",
+        )
+
+
+def _add_simulate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--policy",
+        metavar="NAME",
+        action="append",
+        help="a routing policy: least_load, prediction, prefix, prefix+load+prediction (default), "
+        "random or round_robin; repeat it to compare several",
+    )
+    parser.add_argument(
+        "--mode",
+        choices=("aggregated", "pd"),
+        default="aggregated",
+        help="both prefill and decode on each engine, or separate engines (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--engines",
+        metavar="N",
+        type=whole_number(1),
+        default=4,
+        help="number of engines; in pd mode half of them prefill (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--trace",
+        metavar="FILE",
+        type=Path,
+        help="replay a Mooncake trace (JSON Lines) instead of the bundled workload",
+    )
+    parser.add_argument(
+        "--requests",
+        metavar="N",
+        type=whole_number(1),
+        help="number of requests (default: 1000, or all of the trace)",
+    )
+    pace = parser.add_mutually_exclusive_group()
+    pace.add_argument(
+        "--speed",
+        metavar="X",
+        type=positive,
+        help="send the requests X times as fast; the engines keep their speed (default: 1)",
+    )
+    pace.add_argument(
+        "--rate",
+        metavar="R",
+        type=positive,
+        help="send R requests per second at random times (a Poisson process) instead",
+    )
+    parser.add_argument(
+        "--explore",
+        metavar="FRACTION",
+        type=fraction,
+        default=0.0,
+        help="send this fraction of the requests to endpoints chosen by chance (default: 0)",
+    )
+    add_targets(parser)
+    parser.add_argument(
+        "--seed",
+        metavar="N",
+        type=whole_number(0),
+        default=0,
+        help="seed of the bundled workload, of --rate and of all chance (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seeds",
+        metavar="N",
+        type=whole_number(1),
+        default=1,
+        help="run each policy with N seeds, from --seed on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="RECORDS",
+        type=Path,
+        help="the record file to write; with several runs, a folder for their files",
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", type=Path, help="write the comparison as JSON, too"
+    )
+    parser.set_defaults(run=_simulate)
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    require("simulate", "demo", "anyio", "duckdb", "httpx", "rich")
+    from otel_lifecycle.cli.policies.simulate import run
+
+    return run(arguments)
