@@ -21,10 +21,10 @@ from demo.workload import (
 from hermes_router.policies import DEFAULT_POLICY, POLICIES
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from otel_lifecycle.analysis.exports.whole_file import whole_file
 from otel_lifecycle.analysis.page.facts import Targets
-from otel_lifecycle.analysis.policies.comparison import as_json, compare, print_comparison
+from otel_lifecycle.analysis.policies.comparison import compare
 from otel_lifecycle.analysis.policies.measures import Measures, measure
+from otel_lifecycle.analysis.policies.printing import print_comparison, write_json
 from otel_lifecycle.analysis.tables import Records
 from otel_lifecycle.cli.errors import CommandError
 from otel_lifecycle.cli.terminal import open_console
@@ -85,8 +85,7 @@ def run(options: SimulationOptions) -> int:
                 runs[scenario.routing.policy].append(measure(records, targets))
     comparison = compare(runs)
     if options.json is not None:
-        with whole_file(options.json) as unfinished:
-            unfinished.write_bytes(as_json(comparison))
+        write_json(comparison, options.json)
     print_comparison(comparison, options.seeds, open_console())
     return 0
 

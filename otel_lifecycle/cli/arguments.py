@@ -132,8 +132,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_ship(ship)
     add_unhooked(commands.add_parser)
-    add_policies(commands.add_parser)
-    for command in (report, export, validate, tail, top, ship):
+    judge = add_policies(commands.add_parser)
+    _add_selection(judge)
+    for command in (report, export, validate, tail, top, ship, judge):
         command.add_argument("paths", metavar="PATH", type=Path, nargs="+", help=_PATH_HELP)
     return parser
 

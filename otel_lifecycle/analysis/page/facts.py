@@ -42,6 +42,7 @@ SELECT row_number() OVER () AS n, request_id, model, policy, outcome, error_type
         decision_candidates_prediction_ttft_ms[pick], decision_candidates_inflight_requests[pick]),
         lambda c: {'name': short_name(c[1], c[2], NULL), 'score': c[3], 'cached': c[4],
             'predicted': c[5], 'requests': c[6]}) AS considered,
+    list_sum(list_transform(decision_candidates_id, lambda c: len(c))) AS recorded_candidates,
     epoch_us(coalesce(list_last(rerouted_at), started_at)) / 1e6 AS chosen,
     leader_id IS NOT NULL OR leader_address IS NOT NULL AS has_route,
     prefill_id IS NOT NULL OR prefill_address IS NOT NULL AS has_prefill,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from statistics import fmean, stdev
 
 import msgspec
@@ -36,6 +37,46 @@ def mean(values: Sequence[float]) -> Estimate:
         return Estimate(middle)
     half = student_t(len(values) - 1) * stdev(values) / math.sqrt(len(values))
     return Estimate(middle, middle - half, middle + half)
+
+
+def ratio(pairs: Sequence[tuple[float, float]], batches: int) -> Estimate | None:
+    """Return the sum of the first numbers by that of the second, with an interval.
+
+    The interval comes from leaving out one batch of consecutive pairs at a time (the jackknife), so
+    that neighbours may depend on each other.
+
+    Args:
+        pairs: In order of time.
+        batches: Number of batches; with fewer pairs there is no interval.
+
+    Returns:
+        None if the second numbers add up to 0.
+    """
+    whole = _quotient(pairs)
+    if whole is None or len(pairs) < batches:
+        return None if whole is None else Estimate(whole)
+    sums = [
+        [math.fsum(column) for column in zip(*pairs[start:end], strict=True)]
+        for start, end in _edges(len(pairs), batches)
+    ]
+    top, bottom = (math.fsum(column) for column in zip(*sums, strict=True))
+    without = [(top - a) / (bottom - b) for a, b in sums if bottom - b]
+    if len(without) < 2:
+        return Estimate(whole)
+    middle = fmean(without)
+    variance = (len(without) - 1) / len(without) * math.fsum((x - middle) ** 2 for x in without)
+    half = student_t(len(without) - 1) * math.sqrt(variance)
+    return Estimate(whole, whole - half, whole + half)
+
+
+def _quotient(pairs: Sequence[tuple[float, float]]) -> float | None:
+    bottom = math.fsum(pair[1] for pair in pairs)
+    return math.fsum(pair[0] for pair in pairs) / bottom if bottom else None
+
+
+def _edges(length: int, batches: int) -> list[tuple[int, int]]:
+    ends = [round(length * number / batches) for number in range(batches + 1)]
+    return list(pairwise(ends))
 
 
 def student_t(freedom: int) -> float:

@@ -10,11 +10,16 @@ from otel_lifecycle.cli.errors import require
 from otel_lifecycle.cli.numbers import fraction, milliseconds, positive, whole_number
 
 
-def add_policies(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+def add_policies(
+    add_parser: Callable[..., argparse.ArgumentParser],
+) -> argparse.ArgumentParser:
     """Add the commands.
 
     Args:
         add_parser: Adds one, as `argparse` does.
+
+    Returns:
+        The one that reads records.
     """
     _add_simulate(
         add_parser(
@@ -27,6 +32,19 @@ def add_policies(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
             allow_abbrev=False,
         )
     )
+    judge = add_parser(
+        "judge",
+        help="estimate from records what other routing policies would have achieved",
+        description="Estimates goodput and mean latencies of other policies from the records of a "
+        "router that chose partly by chance, by inverse propensity; without chance it gives bounds "
+        "of goodput. The records must hold the endpoints considered (docs/decisions.md). Exit "
+        "code: 0 if every line is a record, 1 if not, 2 for unusable input.",
+        allow_abbrev=False,
+    )
+    add_targets(judge)
+    judge.add_argument("--json", metavar="FILE", type=Path, help="write the result as JSON, too")
+    judge.set_defaults(run=_judge)
+    return judge
 
 
 def add_targets(parser: argparse.ArgumentParser) -> None:
@@ -125,3 +143,11 @@ def _simulate(arguments: argparse.Namespace) -> int:
     from otel_lifecycle.cli.policies.simulate import run
 
     return run(arguments)
+
+
+def _judge(arguments: argparse.Namespace) -> int:
+    require("judge", "report", "duckdb", "rich")
+    from otel_lifecycle.cli.policies.judge import JudgeOptions, run
+
+    options = {name: value for name, value in vars(arguments).items() if name != "run"}
+    return run(JudgeOptions(**options))
