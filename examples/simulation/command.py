@@ -61,6 +61,7 @@ def run(options: SimulationOptions) -> int:
     for policy in policies:
         if policy not in POLICIES:
             raise CommandError(f"--policy {policy!r}: must be one of {', '.join(sorted(POLICIES))}")
+    _check_outputs(options)
     seeds = range(options.seed, options.seed + options.seeds)
     workloads = {seed: _workload(options, seed) for seed in seeds}
     block_size = CONVERSATION_BLOCK_SIZE if options.trace is None else TRACE_BLOCK_SIZE
@@ -90,6 +91,14 @@ def run(options: SimulationOptions) -> int:
     return 0
 
 
+def _check_outputs(options: SimulationOptions) -> None:
+    for name, path in (("output", options.output), ("json", options.json)):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise CommandError(f"--{name} {path}: No such file or directory: {path.parent}")
+    if options.output is not None and options.output.exists():
+        raise CommandError(f"--output {options.output}: exists already")
+
+
 def _workload(options: SimulationOptions, seed: int) -> list[PlannedRequest]:
     if options.trace is None:
         requests = generate(options.requests or DEFAULT_REQUESTS, seed)
@@ -108,8 +117,6 @@ def _workload(options: SimulationOptions, seed: int) -> list[PlannedRequest]:
 @contextmanager
 def _files(output: Path | None, scenarios: Sequence[Scenario]) -> Generator[list[Path]]:
     """Yield a record file for each run: the output, files in that folder, or temporary ones."""
-    if output is not None and output.exists():
-        raise CommandError(f"--output {output}: exists already")
     names = [f"{one.routing.policy}-{one.routing.seed}.jsonl" for one in scenarios]
     try:
         if output is None:
@@ -126,13 +133,15 @@ def _files(output: Path | None, scenarios: Sequence[Scenario]) -> Generator[list
 
 @contextmanager
 def _progress(scenarios: Sequence[Scenario]) -> Generator[Callable[[], None]]:
+    console = open_console()
     with Progress(
         TextColumn("requests"),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        console=open_console(),
+        console=console,
         transient=True,
+        disable=not console.is_terminal,
     ) as progress:
         task = progress.add_task("", total=sum(len(one.requests) for one in scenarios))
         yield lambda: progress.advance(task)

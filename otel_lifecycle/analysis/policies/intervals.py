@@ -16,12 +16,12 @@ class Estimate(msgspec.Struct, frozen=True):
     """A value and the interval that contains the true one, with 95 % confidence.
 
     Attributes:
-        value: The best estimate.
+        value: The best estimate; None if there are only bounds.
         low: Lower end of the interval; None if there is no interval.
         high: Upper end of the interval; None if there is no interval.
     """
 
-    value: float
+    value: float | None
     low: float | None = None
     high: float | None = None
 

@@ -144,8 +144,7 @@ def _bounded(weighed: Sequence[_Weighed], has_targets: bool) -> Judgement:
         if worst is not None and best is not None:
             low = worst.value if worst.low is None else worst.low
             high = best.value if best.high is None else best.high
-            middle = (worst.value + best.value) / 2
-            goodput = Estimate(middle, max(0.0, low), min(1.0, high))
+            goodput = Estimate(None, max(0.0, low or 0.0), min(1.0, 1.0 if high is None else high))
     return Judgement(BOUNDED, len(weighed), _agreement(weighed), None, goodput, None, None)
 
 

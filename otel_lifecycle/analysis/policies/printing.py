@@ -63,7 +63,7 @@ def print_judgements(judgements: Mapping[str, Judgement], console: Console) -> N
             count(one.requests),
             percent(one.agreement),
             count(effective),
-            _range(one.goodput, 100.0) if one.effective is None else _cell(one.goodput, 100.0),
+            _cell(one.goodput, 100.0),
             _cell(one.ttft_ms),
             _cell(one.tpot_ms),
         )
@@ -99,13 +99,12 @@ def _scale(name: str) -> float:
 def _cell(estimate: Estimate | None, scale: float = 1.0) -> str:
     if estimate is None:
         return UNKNOWN
-    cell = milliseconds(estimate.value * scale)
-    if estimate.high is not None:
-        cell += f"\n± {milliseconds((estimate.high - estimate.value) * scale)}"
-    return cell
-
-
-def _range(estimate: Estimate | None, scale: float) -> str:
-    if estimate is None or estimate.low is None or estimate.high is None:
-        return UNKNOWN
-    return f"{milliseconds(estimate.low * scale)} to {milliseconds(estimate.high * scale)}"
+    value, low, high = (
+        None if end is None else end * scale
+        for end in (estimate.value, estimate.low, estimate.high)
+    )
+    if high is None:
+        return milliseconds(value)
+    if value is None:
+        return f"{milliseconds(low)} to {milliseconds(high)}"
+    return f"{milliseconds(value)}\n± {milliseconds(high - value)}"
