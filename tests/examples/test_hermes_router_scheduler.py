@@ -212,3 +212,37 @@ def test_an_endpoint_that_comes_back_starts_at_zero() -> None:
     datastore.apply(EndpointEvent(EndpointEventType.ADD_OR_UPDATE, metadata))
     director.response_body(request, InferenceResponse(end_of_stream=True), metadata)
     assert get(datastore, "a").inflight_requests == 0
+
+
+def picks(policy: str, number: int, explore: float = 0.0) -> list[tuple[str, str]]:
+    """The first endpoints that a policy chooses of four alike, and its reasons."""
+    datastore = make_datastore(dict.fromkeys("abcd", "aggregated"))
+    scheduler = Scheduler(datastore, "aggregated", None, policy, explore)
+    results = [scheduler.schedule(make_request()) for _ in range(number)]
+    return [
+        (result.target.metadata.pod_name, result.reason) for result in results if result is not None
+    ]
+
+
+def test_policies_that_look_at_nothing() -> None:
+    """Endpoints take turns, or chance decides among all."""
+    assert "".join(name for name, _ in picks("round_robin", 8)) == "abcdabcd"
+    assert {name for name, _ in picks("random", 40)} == set("abcd")
+
+
+def test_a_policy_ranks_by_its_own_scores_only() -> None:
+    """Least load ignores what is cached, and tells no other score."""
+    datastore, request = make_datastore(TWO), make_request()
+    get(datastore, "a").prefix_index.add(request.prompt.block_hashes(16))
+    get(datastore, "a").inflight_requests = 3
+    result = Scheduler(datastore, "aggregated", None, "least_load").schedule(request)
+    assert result is not None
+    assert (result.target.metadata.pod_name, result.policy) == ("b", "least_load")
+    assert dict(result.target.scores) == {"load": 1.0}
+
+
+def test_exploration_is_told() -> None:
+    """A share of the requests goes anywhere, with a reason; the others follow the policy."""
+    explored = [name for name, reason in picks("round_robin", 400, explore=0.25) if reason]
+    assert 60 < len(explored) < 140
+    assert set(explored) == set("abcd")
