@@ -33,7 +33,7 @@ NEEDS = {
         "cli/page.py",
         "cli/selection.py",
     ),
-    "envoy": ("observation/envoy_config.py",),
+    "envoy": ("observation/envoy/config.py",),
     "top": ("analysis/live/", "cli/records/top.py"),
     "cli": ("analysis/", "cli/report.py", "cli/terminal.py"),
 }

@@ -16,17 +16,23 @@ from otel_lifecycle.config import PersistenceConfig, TrackerConfig
 from otel_lifecycle.config.settings import missing_extra
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.observation.endpoints import Endpoints, read_endpoints
+from otel_lifecycle.observation.envoy.join import Counts, Joiner
+from otel_lifecycle.observation.envoy.lifecycles import Lifecycles
 from otel_lifecycle.observation.exports import SpanExport, open_meter_provider
-from otel_lifecycle.observation.join import Counts, Joiner
-from otel_lifecycle.observation.lifecycles import Lifecycles
 from otel_lifecycle.observation.log_file import LogFile
 from otel_lifecycle.observation.observer import Observer
-from otel_lifecycle.observation.otlp_logs import OtlpLogs
+from otel_lifecycle.observation.otlp.logs import LOGS, OtlpLogs
+from otel_lifecycle.observation.otlp.server import OtlpServer
+from otel_lifecycle.observation.otlp.traces import TRACES, OtlpTraces
+from otel_lifecycle.observation.picker.log import PickerLog
+from otel_lifecycle.observation.picker.picker import Picker
+from otel_lifecycle.observation.picker.spans import PickerSpans
 from otel_lifecycle.observation.progress import Progress, ProgressFile
 from otel_lifecycle.observation.sinks import Printer, Recorder
 from otel_lifecycle.records import FilePosition
 from otel_lifecycle.records.names import absolute
 from otel_lifecycle.records.shipping import Counts as SpanCounts
+from otel_lifecycle.records.shipping import Sender
 from otel_lifecycle.runtime.clock import SystemClock
 from otel_lifecycle.telemetry.metrics import LifecycleMetrics
 from otel_lifecycle.telemetry.otlp.destinations import has_destination
@@ -45,11 +51,14 @@ class Options:
 
     Attributes:
         log: Envoy's access log; None: it comes over OTLP.
-        otlp: Where to listen for it, `host:port`; empty: it is a file.
+        otlp: Where to listen for the picker's spans, and for the log if it is no file, `host:port`;
+            empty: nowhere.
         output: The record file; None: records are printed.
         checkpoint: File for the progress. Default: the record file's name with `.observe`.
         endpoints: File with what is known of endpoints beside their address.
         abandon_after: Seconds after which a request whose end did not come counts as abandoned.
+        picker_log: The picker's debug log; None: it is not read.
+        picker_wait: Seconds to wait for what the picker tells of a request that has ended.
     """
 
     log: Path | None
@@ -58,6 +67,8 @@ class Options:
     checkpoint: Path | None
     endpoints: Path | None
     abandon_after: float
+    picker_log: Path | None = None
+    picker_wait: float = 10.0
 
 
 class Observatory:
@@ -103,7 +114,8 @@ class Observatory:
             path = options.checkpoint or options.output.with_name(f"{options.output.name}.observe")
             self._progress_file = self._stack.enter_context(ProgressFile(path))
             progress = self._progress_file.load(str(self._log_name))
-            sink = self._recorder = Recorder(persistence, tell, progress.written)
+            written = None if progress.saved_ns is None else progress.written
+            sink = self._recorder = Recorder(persistence, tell, written)
             self._stack.callback(self._recorder.close)
         resource = Resource.create()
         store = LifecycleStore.shared(config)
@@ -118,13 +130,15 @@ class Observatory:
             store, config, provider or NoOpMeterProvider(), lambda: None, clock
         )
         self._stack.callback(metrics.close)
+        picker = self._open_picker(options, progress)
         lifecycles = Lifecycles(
             config,
             store,
-            Endpoints({} if options.endpoints is None else read_endpoints(options.endpoints)),
+            self._open_endpoints(options, config),
             clock,
             resource_attributes(resource.attributes),
             self._open_shadow(config),
+            picker,
         )
 
         def done(record: LifecycleRecord) -> None:
@@ -132,21 +146,24 @@ class Observatory:
             if provider is not None:
                 metrics.record(record)
 
-        self._joiner = Joiner(lifecycles, done, abandon_after=options.abandon_after)
+        self._joiner = Joiner(lifecycles, done, abandon_after=options.abandon_after, picker=picker)
         self._joiner.restore(progress.open)
         self._log: LogFile | OtlpLogs
         if options.log is None:
-            self._log = OtlpLogs(options.otlp)
+            self._log = OtlpLogs()
         else:
             self._log = LogFile(options.log, progress.position, progress.saved_ns)
         self._stack.callback(self._log.close)
+        if options.otlp:
+            self._serve(options.otlp)
         save = None
         if self._progress_file is not None:
             if progress.saved_ns is None:
                 progress.saved_ns = clock.wall_ns()
+                progress.written = self._written()
             self._progress_file.save(progress)  # fail now if it cannot be written
             save = self._save
-        self._observer = Observer(self._log, self._joiner, sink, save, tell)
+        self._observer = Observer(self._log, self._picker_log, self._joiner, sink, save, tell)
         if has_destination("TRACES"):
             self._open_spans(options, resource, tell)
 
@@ -167,6 +184,42 @@ class Observatory:
             tell,
         )
         self._stack.callback(self._spans.close)
+
+    def _open_picker(self, options: Options, progress: Progress) -> Picker | None:
+        hold_for = options.abandon_after
+        self._picker_log: PickerLog | None = None
+        if options.picker_log is not None:
+            self._picker_log = PickerLog(options.picker_log, progress.picker, hold_for=hold_for)
+            self._stack.callback(self._picker_log.close)
+        self._picker_spans: PickerSpans | None = None
+        if options.otlp:
+            self._picker_spans = PickerSpans(progress.spans, hold_for=hold_for)
+        if self._picker_log is None and self._picker_spans is None:
+            return None
+        return Picker(self._picker_log, self._picker_spans, options.picker_wait)
+
+    def _serve(self, address: str) -> None:
+        assert self._picker_spans is not None
+        traces = OtlpTraces(self._picker_spans, Sender() if has_destination("TRACES") else None)
+        exports = {TRACES: traces.export}
+        if isinstance(self._log, OtlpLogs):
+            exports[LOGS] = self._log.export
+        server = OtlpServer(address, exports)
+        self._stack.callback(server.close)
+        self._stack.callback(traces.close)
+
+    def _open_endpoints(self, options: Options, config: TrackerConfig) -> Endpoints:
+        named = {} if options.endpoints is None else read_endpoints(options.endpoints)
+        if not config.collection.engine_pods:
+            return Endpoints(named)
+        try:
+            from otel_lifecycle.observation.pods import EnginePods  # needs an extra
+        except ImportError as error:
+            raise missing_extra("collection.engine_pods", error) from error
+        pods = EnginePods(config.collection)
+        self._stack.callback(pods.close, _CLOSE_SECONDS)
+        pods.wait(_CLOSE_SECONDS)
+        return Endpoints(named, pods.by_address)
 
     def _open_shadow(self, config: TrackerConfig) -> ShadowPrediction | None:
         if not (config.prediction.url or config.prediction.training_url):
@@ -234,14 +287,20 @@ class Observatory:
         self._stack.close()
 
     def _save(self) -> None:
-        written = FilePosition() if self._recorder is None else self._recorder.position()
+        in_flight = self._joiner.request_ids()
+        log, spans = self._picker_log, self._picker_spans
         assert self._progress_file is not None
         self._progress_file.save(
             Progress(
                 str(self._log_name),
                 self._log.position if isinstance(self._log, LogFile) else FilePosition(),
-                written,
+                self._written(),
                 self._joiner.saved(),
                 time.time_ns(),
+                None if log is None else log.saved(in_flight),
+                [] if spans is None else spans.saved(in_flight),
             )
         )
+
+    def _written(self) -> FilePosition:
+        return FilePosition() if self._recorder is None else self._recorder.position()

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from otel_lifecycle.observation.entry import parse_entry
-from otel_lifecycle.observation.join import Joiner
+from otel_lifecycle.observation.envoy.entry import parse_entry
+from otel_lifecycle.observation.envoy.join import Joiner
 from otel_lifecycle.observation.log_file import LONGEST_LINE, Lines
 from otel_lifecycle.observation.sinks import Sink
 from otel_lifecycle.records.shipping.notices import Notices
@@ -17,6 +17,7 @@ _IDLE_SECONDS = 0.2
 _RETRY_SECONDS = 1.0
 _SAVE_SECONDS = 1.0
 _SAVING_SHARE = 20  # saving takes at most a part of the time, however much is in flight
+_MOST_WAITING = 1_024  # requests, before the picker's log is read first
 _PLACES = 10  # lines a minute that name what was left out
 
 
@@ -47,6 +48,7 @@ class Observer:
 
     Args:
         source: The log.
+        picker: The log of the picker; None: there is none.
         joiner: Makes records of entries, and hands them to the sink.
         sink: Writes them.
         save: Saves the progress; None: nothing is to be saved.
@@ -59,6 +61,7 @@ class Observer:
     def __init__(
         self,
         source: Source,
+        picker: Source | None,
         joiner: Joiner,
         sink: Sink,
         save: Save | None,
@@ -66,6 +69,7 @@ class Observer:
     ) -> None:
         self.problems = 0
         self._source = source
+        self._picker = picker
         self._joiner = joiner
         self._sink = sink
         self._save = save
@@ -84,26 +88,33 @@ class Observer:
         """
         finished = False
         while not self._stopped.is_set() and not finished:
-            read = self._source.poll()
-            for problem in read.problems:
-                self._report(problem)
-            for number, line in enumerate(read.lines, read.first):
-                self._take(line, f"{read.path}:{number}")
-            finished = read.caught_up and not follow
+            caught_up = self._picker is None or self._read(self._picker)
+            if caught_up or self._joiner.waiting < _MOST_WAITING:
+                caught_up &= self._read(self._source)
+            finished = caught_up and not follow
             self._joiner.expire(at_end=finished)
             if not self._retry(self._sink.flush, "the records cannot be written"):
                 return False
-            if read.caught_up:
+            if caught_up:
                 self._sink.caught_up()
             if not self._save_progress(now=finished):
                 return False
-            if read.caught_up and follow:
+            if caught_up and follow:
                 self._stopped.wait(_IDLE_SECONDS)
         return finished or self._save_progress(now=True)
 
     def stop(self) -> None:
         """Let `run` return soon; callable from any thread."""
         self._stopped.set()
+
+    def _read(self, source: Source) -> bool:
+        """Take what is new; return whether that was all."""
+        read = source.poll()
+        for problem in read.problems:
+            self._report(problem)
+        for number, line in enumerate(read.lines, read.first):
+            self._take(line, f"{read.path}:{number}")
+        return read.caught_up
 
     def _take(self, line: bytes | None, place: str) -> None:
         try:

@@ -8,7 +8,9 @@ from types import TracebackType
 
 import msgspec
 
-from otel_lifecycle.observation.join import SavedRequest
+from otel_lifecycle.observation.envoy.requests import SavedRequest
+from otel_lifecycle.observation.picker.log import SavedLog
+from otel_lifecycle.observation.picker.spans import SavedTrace
 from otel_lifecycle.records import FilePosition
 from otel_lifecycle.records.names import absolute
 from otel_lifecycle.runtime.files import lock_beside, read_file, replace_file
@@ -30,6 +32,8 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
             lines that will be read again.
         open: The requests in flight at that position.
         saved_ns: When this was saved, Unix nanoseconds; None: never.
+        picker: How far the picker's log was read; None: none was.
+        spans: What the picker's spans told of requests in flight.
     """
 
     log: str
@@ -37,6 +41,8 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
     written: FilePosition = FilePosition()
     open: list[SavedRequest] = []
     saved_ns: int | None = None
+    picker: SavedLog | None = None
+    spans: list[SavedTrace] = []
 
 
 class _Content(msgspec.Struct, forbid_unknown_fields=True):

@@ -72,7 +72,7 @@ class Recorder:
     Args:
         config: Enabled settings of the file.
         warn: Called with a description of each problem other than a failed write.
-        written: The position that `position` returned when progress was saved last.
+        written: The position that `position` returned when progress was saved last; None: never.
 
     Raises:
         OSError: The file cannot be opened.
@@ -83,14 +83,14 @@ class Recorder:
         self,
         config: PersistenceConfig,
         warn: Callable[[str], None],
-        written: FilePosition,
+        written: FilePosition | None,
     ) -> None:
         self._path = absolute(config.output_path)
-        self._written = written
         self._catching_up = True
         self._already: set[str | None] = set()
-        if written != FilePosition():
+        if written is not None:
             self._already = _span_ids(self._path, written)
+        self._written = written
         self._file = RecordFile(config, warn)
         self._encoder = msgspec.json.Encoder()
         self._records: list[LifecycleRecord] = []
@@ -131,7 +131,7 @@ class Recorder:
         Raises:
             OSError: The file cannot be read or synced.
         """
-        if self._already and self._catching_up:
+        if self._written is not None and self._already and self._catching_up:
             return self._written
         handle = open_if_there(self._path)
         if handle is None:

@@ -8,11 +8,15 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
 
 from otel_lifecycle.records import Follower, RecordError, read_records
 from tests.cli.command import Command
+from tests.envoy.programs import free_port
 from tests.observation.entries import OBSERVED, end, whole
+from tests.observation.picked import LOG, export, spans
 from tests.records.shipping.collectors import GRPC, HTTP_PROTOBUF, Collector
 from tests.waiting import eventually
 
@@ -42,6 +46,60 @@ def test_printed(start: Callable[..., Command]) -> None:
     assert error == (
         "otel-lifecycle: 16 records of 32 entries, 0 of them abandoned; still in flight: 0; left "
         "out: 0 not inference, 0 without an id, 0 late entries, 0 problems\n"
+    )
+
+
+def test_picker_log(tmp_path: Path, start: Callable[..., Command]) -> None:
+    """What the log of a picker tells is in the record, also of what was in flight at a restart."""
+    log, picker = tmp_path / "access.log", tmp_path / "picker.log"
+    output = tmp_path / "records.jsonl"
+    lines = OBSERVED.read_bytes().splitlines()
+    append(log, *lines[:3])  # the second request has only begun
+    picker.write_bytes(LOG.read_bytes())
+    arguments = (
+        "observe",
+        "--envoy-log",
+        log,
+        "--picker-log",
+        picker,
+        "--output",
+        output,
+        "--once",
+    )
+    assert start(*arguments).wait()[0] == 0
+    append(log, lines[3])
+    assert start(*arguments).wait()[0] == 0
+
+    found = [json.loads(line)["decision"]["picks"] for line in output.read_text().splitlines()]
+    assert [[pick["role"] for pick in picks] for picks in found] == [
+        ["prefill", "decode"],
+        ["leader"],
+    ]
+    assert found[1][0]["candidates"][0]["scores"] == {
+        "prefix-cache-scorer": 1.0,
+        "queue-scorer": 1.0,
+    }
+
+
+def test_picker_spans(tmp_path: Path, start: Callable[..., Command]) -> None:
+    """Spans that come after the end of their request are part of its record."""
+    log, output = tmp_path / "access.log", tmp_path / "records.jsonl"
+    append(log, *OBSERVED.read_bytes().splitlines()[:2])
+    port = free_port()
+    observing = start(
+        "observe", "--envoy-log", log, "--otlp", port, "--output", output, "--picker-wait", "600"
+    )
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = TraceServiceStub(channel)
+        stub.Export(export(spans()[:1]), wait_for_ready=True, timeout=60)
+        append(log, *OBSERVED.read_bytes().splitlines()[2:4])
+        stub.Export(export(spans()), timeout=60)
+    eventually(lambda: output.exists() and len(ids(output)) == 2)
+    observing.process.terminate()
+
+    assert observing.wait()[0] == 0
+    assert [record.policy for record in read_records(output)][1] == (
+        "2*prefix-cache-scorer+1*queue-scorer"
     )
 
 
@@ -209,10 +267,27 @@ def test_wrong_addresses(start: Callable[..., Command], address: str) -> None:
 
 
 def test_one_source(start: Callable[..., Command]) -> None:
-    """The log is either a file or comes over OTLP, which has no end."""
-    for arguments in (("--otlp", 4319, "--envoy-log", OBSERVED), (), ("--otlp", 4319, "--once")):
+    """The log is a file or comes over OTLP, which has no end."""
+    for arguments in ((), ("--picker-log", LOG), ("--otlp", 4319, "--once")):
         code, _, error = start("observe", *arguments).wait()
         assert (code, error.count("\n")) == (2, 1)
+
+
+def test_killed_before_it_saved_anything(tmp_path: Path, start: Callable[..., Command]) -> None:
+    """Records that were written just before a crash are not written again, even the first."""
+    log, output = tmp_path / "access.log", tmp_path / "records.jsonl"
+    arguments = ("observe", "--envoy-log", log, "--output", output, "--once")
+    log.touch()
+    assert start(*arguments).wait()[0] == 0
+    checkpoint = tmp_path / "records.jsonl.observe"
+    at_start = checkpoint.read_bytes()
+    append(log, *whole("a"), *whole("b"))
+    assert start(*arguments).wait()[0] == 0
+    checkpoint.write_bytes(at_start)
+    append(log, *whole("c"))
+    assert start(*arguments).wait()[0] == 0
+
+    assert ids(output) == ["a", "b", "c"]
 
 
 def test_rotated_records(tmp_path: Path, start: Callable[..., Command]) -> None:

@@ -11,9 +11,9 @@ from otel_lifecycle.config import TrackerConfig
 from otel_lifecycle.model import Load
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.observation.endpoints import Endpoints
-from otel_lifecycle.observation.entry import parse_entry
-from otel_lifecycle.observation.join import Joiner
-from otel_lifecycle.observation.lifecycles import Lifecycles
+from otel_lifecycle.observation.envoy.entry import parse_entry
+from otel_lifecycle.observation.envoy.join import Joiner
+from otel_lifecycle.observation.envoy.lifecycles import Lifecycles
 from otel_lifecycle.runtime.clock import SystemClock
 from otel_lifecycle.tracking.store import LifecycleStore
 
@@ -82,11 +82,13 @@ class Joined:
         self.now = 0.0
         self.store = LifecycleStore("observation-test")
         config, clock = options.pop("config", TrackerConfig()), options.pop("clock", SystemClock())
-        shadow = options.pop("shadow", None)
-        lifecycles = Lifecycles(config, self.store, Endpoints(), clock, {}, shadow)
+        shadow, picker = options.pop("shadow", None), options.pop("picker", None)
+        endpoints = options.pop("endpoints", None) or Endpoints()
+        lifecycles = Lifecycles(config, self.store, endpoints, clock, {}, shadow, picker)
         self.joiner = Joiner(
             lifecycles,
             self.records.append,
+            picker=picker,
             **{"abandon_after": 3600.0, "monotonic": lambda: self.now, **options},
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from otel_lifecycle.observation.entry import Answer, parse_entry, unix_ns
+from otel_lifecycle.observation.envoy.entry import Answer, parse_entry, unix_ns
 from tests.observation.entries import end, line
 
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from otel_lifecycle.model import Load, Outcome
-from otel_lifecycle.observation.join import SavedRequest
+from otel_lifecycle.observation.envoy.requests import SavedRequest
 from tests.observation.entries import ENGINE, Joined, end, moment, ready, start, upstream_end, whole
 
 LABEL = f"addr://{ENGINE}"

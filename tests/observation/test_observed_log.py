@@ -88,6 +88,22 @@ def test_whole_record_of_a_pair() -> None:
         "trackedEndpoints": ["addr://127.0.0.1:9107", "addr://127.0.0.1:9101"],
         "candidates": 2,
         "policy": "",
+        "decision": {
+            "reason": "",
+            "filtered": None,
+            "picks": [
+                {
+                    "role": "decode",
+                    "chosenRank": 1,
+                    "margin": 0.0,
+                    "regretMillis": None,
+                    "candidates": [
+                        {"id": "addr://127.0.0.1:9101", "score": 1.0},
+                        {"id": "addr://127.0.0.1:9102", "score": 1.0},
+                    ],
+                }
+            ],
+        },
         "engineRequestId": "cmpl-e0-1",
         "attempt": 1,
         "rerouted": [],

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from otel_lifecycle.observation.entry import Answer, Entry
+from otel_lifecycle.observation.envoy.entry import Answer, Entry
 from scripts.envoy_presets import ROOT, presets
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from otel_lifecycle.cli.doctor.diagnosis import Diagnosis
 from otel_lifecycle.cli.errors import CommandError
-from otel_lifecycle.observation.envoy_config import examine, read_config
+from otel_lifecycle.observation.envoy.config import examine, read_config
 
 
 def examine_envoy(diagnosis: Diagnosis, path: Path) -> None:

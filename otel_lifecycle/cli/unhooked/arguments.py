@@ -39,13 +39,26 @@ def add_unhooked(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _add_observe(parser: argparse.ArgumentParser) -> None:
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--envoy-log", metavar="PATH", type=Path, help="the access log")
-    source.add_argument(
+    parser.add_argument("--envoy-log", metavar="PATH", type=Path, help="the access log")
+    parser.add_argument(
         "--otlp",
         metavar="[HOST:]PORT",
         type=_address,
-        help="receive the entries of the log over OTLP/gRPC instead (default of HOST: 127.0.0.1)",
+        help="receive the picker's spans over OTLP/gRPC and pass them on, and without --envoy-log "
+        "the entries of the access log too (default of HOST: 127.0.0.1)",
+    )
+    parser.add_argument(
+        "--picker-log",
+        metavar="PATH",
+        type=Path,
+        help="the picker's debug log (-v=4): scores, prefix cache hits and predictions",
+    )
+    parser.add_argument(
+        "--picker-wait",
+        metavar="SECONDS",
+        type=positive,
+        default=10.0,
+        help="wait so long for what the picker tells of a request that has ended (default: 10)",
     )
     parser.add_argument(
         "--output",

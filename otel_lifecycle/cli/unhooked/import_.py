@@ -15,7 +15,6 @@ from otel_lifecycle.config import PersistenceConfig, TrackerConfig
 from otel_lifecycle.observation.dynamo import record_of_line
 from otel_lifecycle.observation.log_file import LONGEST_LINE
 from otel_lifecycle.observation.sinks import Printer, Recorder
-from otel_lifecycle.records import FilePosition
 from otel_lifecycle.runtime.files import check_file
 from otel_lifecycle.tracking.prompts import PromptNotes
 
@@ -64,7 +63,7 @@ def run(paths: Sequence[Path], output: Path | None) -> int:
 
 def _recorder(output: Path) -> Recorder:
     config = PersistenceConfig(enabled=True, output_path=str(output))
-    return Recorder(config, warn, FilePosition())
+    return Recorder(config, warn, None)
 
 
 def _prompts(output: Path | None) -> PromptNotes:

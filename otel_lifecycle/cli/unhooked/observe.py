@@ -26,14 +26,18 @@ class ObserveOptions:
     output: Path | None
     checkpoint: Path | None
     endpoints: Path | None
+    picker_log: Path | None
+    picker_wait: float
     abandon_after: float
     once: bool
 
 
 def run(options: ObserveOptions) -> int:
     """Observe until stopped; return the exit code."""
+    if not (options.envoy_log or options.otlp):
+        raise CommandError("where is the access log: --envoy-log, or --otlp?")
     if options.once and options.otlp:
-        raise CommandError("--once needs a file: --envoy-log")
+        raise CommandError("--once reads files, and --otlp has no end")
     # The shipper reports what they would log at each attempt.
     logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
     with ExitStack() as stack:
@@ -46,6 +50,8 @@ def run(options: ObserveOptions) -> int:
                     checkpoint=options.checkpoint,
                     endpoints=options.endpoints,
                     abandon_after=options.abandon_after,
+                    picker_log=options.picker_log,
+                    picker_wait=options.picker_wait,
                 ),
                 sys.stdout,
                 warn,

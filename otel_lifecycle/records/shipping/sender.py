@@ -141,7 +141,11 @@ class Sender:
             spans: The spans; none checks whether the collector accepts requests.
         """
         spans = list(spans)
-        answer = self._send(EncodedRequest(encode_request(spans), len(spans)))
+        return self.send_encoded(EncodedRequest(encode_request(spans), len(spans)))
+
+    def send_encoded(self, request: EncodedRequest) -> Answer:
+        """Send a request, including the exporter's own retries."""
+        answer = self._send(request)
         return replace(answer, reason=self._redact(answer.reason))
 
     def close(self) -> None:

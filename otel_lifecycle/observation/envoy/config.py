@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from otel_lifecycle.observation.entry import END, READY, START, UPSTREAM_END
+from otel_lifecycle.observation.envoy.entry import END, READY, START, UPSTREAM_END
 from otel_lifecycle.runtime.files import read_file
 
 _MANAGER = "HttpConnectionManager"

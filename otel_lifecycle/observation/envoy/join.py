@@ -8,17 +8,15 @@ endpoints while requests are in flight, and of attempts that failed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
-import msgspec
-
 from otel_lifecycle.instrumentation.http.requests.operations import paths
 from otel_lifecycle.model import Outcome, RequestCompletion
 from otel_lifecycle.model.record import LifecycleRecord
-from otel_lifecycle.observation.entry import (
+from otel_lifecycle.observation.envoy.entry import (
     END,
     READY,
     START,
@@ -28,11 +26,14 @@ from otel_lifecycle.observation.entry import (
     selected,
     unix_ns,
 )
-from otel_lifecycle.observation.lifecycles import Attempt, Lifecycles, Observed, SavedDispatch
+from otel_lifecycle.observation.envoy.lifecycles import Lifecycles
+from otel_lifecycle.observation.envoy.requests import Attempt, Observed, SavedRequest
+from otel_lifecycle.observation.picker.picker import Picker
 
 _NO_INFERENCE = ("GET", "HEAD", "OPTIONS", "DELETE")
 _GRACE_SECONDS = 1.0  # for the entries of attempts, which may come after that of the end
 _ENDED = 16_384
+_MOST_HELD = 16_384  # ended requests of which something may still be told
 _MOST_ALIKE = 16  # requests in flight with the same id, among which attempts are told apart
 _MOST_ATTEMPTS = 64
 _MOST_ORPHANS = 1_024
@@ -59,15 +60,6 @@ class Counts:
     late: int = 0
 
 
-class SavedRequest(msgspec.Struct, omit_defaults=True):
-    """A request in flight, as it is kept while the observer is not running."""
-
-    entry: Entry
-    end: Entry | None
-    attempts: list[Attempt]
-    dispatch: SavedDispatch | None
-
-
 class _Orphan(NamedTuple):
     """An entry of an attempt whose request was not seen yet."""
 
@@ -85,6 +77,7 @@ class Joiner:
         lifecycles: Makes lifecycles of requests.
         done: Receives each finished record.
         abandon_after: Seconds after which a request whose end did not come counts as abandoned.
+        picker: What it tells of requests that have ended is waited for.
         max_open: Requests in flight; beyond it the oldest are abandoned.
         monotonic: Seconds, for time limits.
 
@@ -98,6 +91,7 @@ class Joiner:
         done: Callable[[LifecycleRecord], None],
         *,
         abandon_after: float,
+        picker: Picker | None = None,
         max_open: int = 1_000_000,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -105,6 +99,8 @@ class Joiner:
         self._lifecycles = lifecycles
         self._done = done
         self._abandon_after = abandon_after
+        self._picker = picker
+        self._grace = _GRACE_SECONDS if picker is None else max(_GRACE_SECONDS, picker.patience)
         self._max_open = max_open
         self._monotonic = monotonic
         self._operation = paths(lifecycles.config.paths).operation
@@ -117,9 +113,18 @@ class Joiner:
         self._tells_attempts = False
 
     @property
+    def waiting(self) -> int:
+        """How many requests have ended, and something of them may still be told."""
+        return len(self._held)
+
+    @property
     def open_requests(self) -> int:
         """How many requests are in flight."""
         return len(self._open)
+
+    def request_ids(self) -> Iterable[str]:
+        """Return the ids of the requests in flight."""
+        return self._by_id
 
     def take(self, entry: Entry) -> None:
         """Take one entry.
@@ -150,6 +155,7 @@ class Joiner:
                 others are as old as the log says.
         """
         now = self._monotonic()
+        self._finish_completed()
         while self._orphans:
             first = next(iter(self._orphans.values()))[0]
             if not at_end and now - first.seen_at < _GRACE_SECONDS:
@@ -157,7 +163,8 @@ class Joiner:
             self._drop_orphans()
         while self._held:
             oldest = next(iter(self._held.values()))
-            if not at_end and now - oldest.seen_at < _GRACE_SECONDS:
+            is_patient = len(self._held) <= _MOST_HELD and now - oldest.seen_at < self._grace
+            if is_patient and not at_end:
                 break
             self._finish(oldest)
         while self._open:
@@ -246,8 +253,8 @@ class Joiner:
         else:
             attempt.end = entry
             attempt.address = known(entry.up) or attempt.address
-        if request.end is not None and request.is_complete:
-            self._finish(request)
+        if request.end is not None:
+            self._finish_if_ready(request)
 
     def _request_of(self, entry: Entry, began_ns: int) -> Observed | None:
         """Return the request in flight that an attempt belongs to: the last that came before."""
@@ -274,8 +281,20 @@ class Joiner:
             self.counts.late += 1
             return
         self._hold(request, entry)
-        if request.is_complete or not self._tells_attempts:
+        self._finish_if_ready(request)
+
+    def _finish_if_ready(self, request: Observed) -> None:
+        """Finish a request that has ended, unless something of it may still be told."""
+        is_complete = request.is_complete or not self._tells_attempts
+        if is_complete and not self._lifecycles.is_expecting(request):
             self._finish(request)
+
+    def _finish_completed(self) -> None:
+        """Finish requests of which the picker has told the rest since."""
+        for request_id in () if self._picker is None else self._picker.completed():
+            for request in list(self._by_id.get(request_id, {}).values()):
+                if request.end is not None:
+                    self._finish_if_ready(request)
 
     def _hold(self, request: Observed, end: Entry) -> None:
         request.end = end

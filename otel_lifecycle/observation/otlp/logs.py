@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
 import msgspec
+from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
     ExportLogsServiceRequest,
     ExportLogsServiceResponse,
@@ -18,61 +18,30 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from otel_lifecycle.observation.log_file import Lines
+from otel_lifecycle.observation.otlp.server import refuse
 
-_SERVICE: Final = "opentelemetry.proto.collector.logs.v1.LogsService"
+LOGS: Final = "opentelemetry.proto.collector.logs.v1.LogsService"
 _MOST_BYTES: Final = 64 << 20  # of entries that wait
-_LARGEST_MESSAGE: Final = 4 << 20
-_MOST_CALLS: Final = 64
 _BATCH: Final = 1_024
 _METADATA: Final = ("llm", "lb")  # written as JSON
 _NAME: Final = Path("otlp")
 
 
 class OtlpLogs:
-    """Serves OTLP logs over gRPC; its lines are those of a log file.
+    """Takes the entries of exports; its lines are those of a log file.
 
     Entries beyond 64 MiB that nobody has read yet are rejected and counted. Nothing is kept across
     a restart. `poll` is not thread-safe.
-
-    Args:
-        address: Where to listen, `host:port`.
-
-    Raises:
-        OSError: The address cannot be listened on.
     """
 
     unfinished = ""  # a file may end in a line without its end
 
-    def __init__(self, address: str) -> None:
+    def __init__(self) -> None:
         self._lines: deque[bytes] = deque()
         self._lock = threading.Lock()
         self._bytes = 0
         self._rejected = 0
         self._read = 0
-        self._server = grpc.server(
-            # One thread, so that the entries of a request stay in order.
-            ThreadPoolExecutor(1, "otel-lifecycle-otlp"),
-            maximum_concurrent_rpcs=_MOST_CALLS,
-            options=[
-                ("grpc.max_receive_message_length", _LARGEST_MESSAGE),
-                ("grpc.so_reuseport", 0),
-            ],
-        )
-        handler = grpc.unary_unary_rpc_method_handler(
-            self._export,
-            request_deserializer=ExportLogsServiceRequest.FromString,
-            response_serializer=ExportLogsServiceResponse.SerializeToString,
-        )
-        self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(_SERVICE, {"Export": handler}),)
-        )
-        try:
-            self.port = self._server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}") from error
-        if not self.port:
-            raise OSError(f"cannot listen on {address}")
-        self._server.start()
 
     def poll(self) -> Lines:
         """Return entries that have come; never waits."""
@@ -87,12 +56,14 @@ class OtlpLogs:
         return read
 
     def close(self) -> None:
-        """Stop serving."""
-        self._server.stop(1.0).wait()
+        """Do nothing: nothing is open."""
 
-    def _export(
-        self, request: ExportLogsServiceRequest, context: grpc.ServicerContext
-    ) -> ExportLogsServiceResponse:
+    def export(self, body: bytes, context: grpc.ServicerContext) -> bytes:
+        """Take an export; return the answer."""
+        try:
+            request = ExportLogsServiceRequest.FromString(body)
+        except DecodeError:
+            return refuse(context, grpc.StatusCode.INVALID_ARGUMENT, "not an export of logs")
         lines = [
             _line(record)
             for resource in request.resource_logs
@@ -104,7 +75,7 @@ class OtlpLogs:
         if rejected:
             response.partial_success.rejected_log_records = rejected
             response.partial_success.error_message = "too many entries are waiting"
-        return response
+        return response.SerializeToString()
 
     def _keep(self, lines: list[bytes]) -> int:
         """Queue lines as far as there is room; return how many were left out."""

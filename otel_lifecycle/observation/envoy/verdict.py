@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from otel_lifecycle.model import Endpoint, Outcome, RequestCompletion
-from otel_lifecycle.observation.entry import Answer, Entry, known, selected
+from otel_lifecycle.observation.envoy.entry import Answer, Entry, known, selected
 
 _NOTHING_READ = Answer()
 _LEFT = ("DownstreamConnectionTermination", "DownstreamRemoteReset")

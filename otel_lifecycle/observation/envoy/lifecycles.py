@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -16,7 +13,6 @@ from otel_lifecycle.model import (
     Endpoint,
     InputTokenSource,
     Leg,
-    LegOutcome,
     LegRole,
     Load,
     MissingReason,
@@ -31,8 +27,20 @@ from otel_lifecycle.model.features import POD_TYPES, MissingFeature
 from otel_lifecycle.model.latency import prediction_error
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.observation.endpoints import Endpoints
-from otel_lifecycle.observation.entry import DESTINATION, Answer, Entry, known, selected, unix_ns
-from otel_lifecycle.observation.verdict import is_stream, judge
+from otel_lifecycle.observation.envoy.decisions import Decisions, complete
+from otel_lifecycle.observation.envoy.entry import (
+    Answer,
+    Entry,
+    known,
+    selected,
+    unix_ns,
+)
+from otel_lifecycle.observation.envoy.requests import Observed, SavedDispatch
+from otel_lifecycle.observation.envoy.times import end_ns, first_byte_ns, sent_ns
+from otel_lifecycle.observation.envoy.tracing import set_trace
+from otel_lifecycle.observation.envoy.verdict import is_stream, judge
+from otel_lifecycle.observation.picker.decision import prefill_of
+from otel_lifecycle.observation.picker.picker import Picker
 from otel_lifecycle.runtime.clock import Clock
 from otel_lifecycle.telemetry.attributes import Details
 from otel_lifecycle.telemetry.live_span import SpanMaker
@@ -46,102 +54,8 @@ if TYPE_CHECKING:
     from otel_lifecycle.prediction.shadow import ShadowPrediction
 
 _BYTES_PER_TOKEN = 4  # as the seed estimates a prompt
-_MICROSECOND, _MILLISECOND = 1_000, 1_000_000
-_LONGEST = 1 << 50  # microseconds; beyond it a duration is none
 _LONGEST_LAG_NS = 5_000_000_000
-_SCORES = f"{DESTINATION}-scores"
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
-_TRACE_ID, _SPAN_ID = re.compile("[0-9a-f]{32}"), re.compile("[0-9a-f]{16}")
 _NOTHING_READ = Answer()
-_SAMPLED = 1
-
-
-class Attempt(msgspec.Struct, gc=False, omit_defaults=True):
-    """One attempt of Envoy to have a request answered.
-
-    Attributes:
-        began: When, as in its entries.
-        address: Where it went.
-        end: The entry of its end; None: it was not told.
-    """
-
-    began: str
-    address: str
-    end: Entry | None = None
-
-    def leg(self, role: LegRole, endpoint: Endpoint, ended_ns: int | None) -> Leg:
-        """Return the attempt as a call of the router.
-
-        Args:
-            role: What it was for.
-            endpoint: Where it went.
-            ended_ns: When the request ended, which breaks off what has no end of its own.
-        """
-        began_ns = unix_ns(self.began)
-        end = self.end
-        if end is None:
-            return Leg(role, endpoint, began_ns, ended_ns, LegOutcome.CANCELLED)
-        failed = bool(known(end.flags)) or not 0 < (end.code or 0) < 400
-        outcome = LegOutcome.ERROR if failed else LegOutcome.COMPLETED
-        return Leg(role, endpoint, began_ns, _end_ns(end, began_ns), outcome)
-
-
-class Observed:
-    """One request in flight.
-
-    Attributes:
-        key: What its entries have in common.
-        request_id: Its id.
-        connection: Envoy's number of the client's connection; 0 is unknown.
-        entry: The first of its entries that tells of the client's side.
-        arrived_ns: When it came, Unix nanoseconds.
-        seen_at: When the observer saw the first or the last entry, monotonic seconds.
-        attempts: Those of Envoy.
-        end: The entry of its end.
-        lifecycle: Its lifecycle, once it was dispatched.
-        is_charged: Whether the load of its endpoints at dispatch is known.
-    """
-
-    __slots__ = (
-        "arrived_ns",
-        "attempts",
-        "connection",
-        "end",
-        "entry",
-        "is_charged",
-        "key",
-        "lifecycle",
-        "request_id",
-        "seen_at",
-    )
-
-    def __init__(self, key: str, entry: Entry, arrived_ns: int, seen_at: float) -> None:
-        self.key = key
-        self.request_id = known(entry.rid)
-        self.connection = entry.conn or 0
-        self.entry = entry
-        self.arrived_ns = arrived_ns
-        self.seen_at = seen_at
-        self.attempts: list[Attempt] = []
-        self.end: Entry | None = None
-        self.lifecycle: Lifecycle | None = None
-        self.is_charged = False
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the ends of all its attempts are known."""
-        expected = 0 if self.end is None else self.end.attempts or 0
-        return sum(attempt.end is not None for attempt in self.attempts) >= expected
-
-
-class SavedDispatch(msgspec.Struct):
-    """Where a request in flight was sent, and what was known then."""
-
-    ep: str
-    pf: str
-    at_ns: int
-    leader: Load
-    roles: dict[str, Load]
 
 
 class Lifecycles:
@@ -154,6 +68,7 @@ class Lifecycles:
         clock: Tells how old an entry is.
         resource: What records keep of the resource.
         shadow: Predicts latencies for the record.
+        picker: Tells why requests went where they went.
     """
 
     def __init__(
@@ -164,6 +79,7 @@ class Lifecycles:
         clock: Clock,
         resource: dict[str, str],
         shadow: ShadowPrediction | None = None,
+        picker: Picker | None = None,
     ) -> None:
         self.config = config
         self._store = store
@@ -175,6 +91,7 @@ class Lifecycles:
         self._shadow = shadow
         self._stale_after_ns = round(config.stale_after.total_seconds() * 1e9)
         self._operation = paths(config.paths).operation
+        self._decisions = Decisions(config, store, endpoints, picker)
 
     def dispatch(self, request: Observed, ep: str | None, pf: str | None, at_ns: int) -> None:
         """Charge a request to the endpoints of its route, at the time of an entry."""
@@ -190,6 +107,10 @@ class Lifecycles:
         if request.lifecycle is not None:
             self._store.finish(request.lifecycle, self)
 
+    def is_expecting(self, request: Observed) -> bool:
+        """Return whether the picker may still tell something of a request that has ended."""
+        return self._decisions.is_expecting(request)
+
     def finish(
         self, request: Observed, completion: RequestCompletion | None = None
     ) -> LifecycleRecord:
@@ -201,10 +122,12 @@ class Lifecycles:
         """
         end = request.end or request.entry
         received_ns = request.arrived_ns
-        sent_ns = _dispatched_ns(request, end)
-        dispatched_ns = received_ns if sent_ns is None else sent_ns
+        told_ns = _dispatched_ns(request, end)
+        dispatched_ns = received_ns if told_ns is None else told_ns
+        told = self._decisions.told(request)
+        self._follow_prefill(request, prefill_of(told))
         if request.lifecycle is None and not self._start(
-            request, selected(end), end.pf, dispatched_ns
+            request, selected(end), known(end.pf) or prefill_of(told), dispatched_ns
         ):
             self._start_unserved(request, dispatched_ns)
         lifecycle = request.lifecycle
@@ -212,25 +135,28 @@ class Lifecycles:
         self.release(request)
         if completion is None:
             completion = judge(end, self._endpoint(end.up))
-        ended_ns = None if request.end is None else _end_ns(end, received_ns)
+        ended_ns = None if request.end is None else end_ns(end, received_ns)
         lifecycle.started_ns = lifecycle.started_monotonic_ns = dispatched_ns
         lifecycle.waited_ns = dispatched_ns - received_ns
         lifecycle.ended_ns = max(dispatched_ns, ended_ns or dispatched_ns)
         if lifecycle.shadow is not None:
             _, lifecycle.predicted = lifecycle.shadow
+        settled = self._decisions.settle(lifecycle, end, told)
         record = begin_record(lifecycle)
         self._describe(record, end)
-        _set_trace(record, end, request.key)
+        set_trace(record, end, request.key)
         _mark_first(lifecycle, record, end, received_ns)
         if len(request.attempts) > 1:
-            legs = self._legs(request, end, ended_ns)
+            legs = self._legs(request, ended_ns)
             completion = msgspec.structs.replace(completion, legs=legs)
         if not request.is_charged:
             _forget_load(lifecycle, record)
         complete_record(record, lifecycle, completion)
+        complete(record, settled)
+        self._decisions.forget(request, told)
         if not request.is_charged:
             record.dispatch_inflight = None
-        if sent_ns is None:
+        if told_ns is None:
             record.actual.queue_ms = None
         if ended_ns is None:
             record.completed_at = record.actual.e2e_ms = record.actual.tpot_ms = None
@@ -272,8 +198,18 @@ class Lifecycles:
         start = RequestStart(
             request.request_id, route, input_tokens=tokens, input_token_source=source
         )
+        if request.end is None:
+            start = self._decisions.note(start, self._decisions.told(request), at_ns)
         self._begin(request, start, at_ns)
         return True
+
+    def _follow_prefill(self, request: Observed, prefill: str) -> None:
+        """Start anew, without its load, if Envoy's log did not tell of a prefill."""
+        lifecycle = request.lifecycle
+        route = None if lifecycle is None else lifecycle.dispatch.start.route
+        if prefill and route is not None and route.prefill is None:
+            self.release(request)
+            request.lifecycle, request.is_charged = None, False
 
     def _start_unserved(self, request: Observed, at_ns: int) -> None:
         self._begin(request, RequestStart(request.request_id, None), at_ns)
@@ -309,12 +245,11 @@ class Lifecycles:
         record.streaming = is_stream(end)
         record.engine_request_id = sanitize.text(answer.id) or None
         record.attempt = max(1, sanitize.count(end.attempts) or 1)
-        scores = (end.lb or {}).get(_SCORES)
-        if isinstance(scores, dict):
-            record.candidates = len(cast("dict[str, object]", scores))
 
-    def _legs(self, request: Observed, end: Entry, ended_ns: int | None) -> tuple[Leg, ...]:
-        role = LegRole.DECODE if known(end.pf) else LegRole.LEADER
+    def _legs(self, request: Observed, ended_ns: int | None) -> tuple[Leg, ...]:
+        route = None if request.lifecycle is None else request.lifecycle.dispatch.start.route
+        is_pair = route is not None and route.prefill is not None
+        role = LegRole.DECODE if is_pair else LegRole.LEADER
         legs: list[Leg] = []
         for attempt in request.attempts:
             endpoint = self._endpoint(attempt.address)
@@ -331,74 +266,24 @@ def _dispatched_ns(request: Observed, end: Entry) -> int | None:
     """Return when the first byte was sent to the first endpoint; None if that is unknown."""
     if len(request.attempts) > 1:
         return max(request.arrived_ns, unix_ns(request.attempts[0].began))
-    sent_ns = _elapsed_ns(end.up_tx_us)
-    if sent_ns is not None:
-        return request.arrived_ns + sent_ns
+    told_ns = sent_ns(end, request.arrived_ns)
+    if told_ns is not None:
+        return told_ns
     lifecycle = request.lifecycle
     return None if lifecycle is None else max(request.arrived_ns, lifecycle.started_ns)
-
-
-def _end_ns(entry: Entry, began_ns: int) -> int | None:
-    """Return when a request or an attempt ended."""
-    sent_ns = _elapsed_ns(entry.e2e_us)
-    if sent_ns is not None:
-        return began_ns + sent_ns
-    duration_ns = _elapsed_ns(entry.dur_ms, _MILLISECOND)
-    if duration_ns is None:
-        return None
-    ended_ns = began_ns + duration_ns
-    with suppress(ValueError):
-        now_ns = unix_ns(known(entry.now))
-        # More exact, unless the clock was set meanwhile.
-        if abs(now_ns - ended_ns) <= 2 * _MILLISECOND:
-            return max(began_ns, now_ns)
-    return ended_ns
-
-
-def _elapsed_ns(value: int | None, unit: int = _MICROSECOND) -> int | None:
-    return value * unit if value is not None and 0 <= value < _LONGEST else None
 
 
 def _mark_first(
     lifecycle: Lifecycle, record: LifecycleRecord, end: Entry, received_ns: int
 ) -> None:
     """Mark the first byte, and of a stream the first chunk; an error's body has none."""
-    first_ns = _first_byte_ns(end, received_ns)
+    first_ns = first_byte_ns(end, received_ns)
     if first_ns is None:
         return
     since = max(0, received_ns + first_ns - lifecycle.started_ns)
     lifecycle.first_byte_ns = since
     if record.streaming and (end.code or 0) < 400:
         lifecycle.first_chunk_ns = since
-
-
-def _first_byte_ns(end: Entry, received_ns: int) -> int | None:
-    elapsed = _elapsed_ns(end.ttfb_body_us)
-    if elapsed is not None:
-        return elapsed
-    first_us = (end.llm or _NOTHING_READ).first_us
-    if first_us is not None and first_us.isdecimal() and len(first_us) <= 16:
-        return max(0, int(first_us) * _MICROSECOND - received_ns)
-    return None
-
-
-def _set_trace(record: LifecycleRecord, end: Entry, key: str) -> None:
-    """Make the span a child of Envoy's, else of the client's, else the root of its own trace.
-
-    Its id is derived from the request, so that a request read twice is the same span.
-    """
-    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=24).hexdigest()
-    record.span_id, record.trace_id = digest[:16], digest[16:]
-    record.span_kind, record.trace_flags = "server", _SAMPLED
-    told = _TRACEPARENT.fullmatch(known(end.tp))
-    if told is not None:
-        trace_id, record.parent_span_id, flags = told.groups()
-        record.trace_id, record.trace_flags = trace_id, int(flags, 16) & _SAMPLED
-        if end.ts:
-            record.trace_state = sanitize.trace_state(known(end.ts))
-    trace, span = known(end.trace), known(end.span)
-    if _TRACE_ID.fullmatch(trace) and _SPAN_ID.fullmatch(span):
-        record.trace_id, record.parent_span_id, record.span_kind = trace, span, "internal"
 
 
 def _forget_load(lifecycle: Lifecycle, record: LifecycleRecord) -> None:

@@ -1,0 +1,1 @@
+"""Envoy's access log: its entries, joined to requests, become records."""

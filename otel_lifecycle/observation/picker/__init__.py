@@ -1,0 +1,1 @@
+"""What an endpoint picker tells of its decisions: its debug log and its spans."""
