@@ -20,17 +20,22 @@ from otel_lifecycle.observation.observatory import Observatory, Options
 REQUESTS: Final = 30_000
 IN_FLIGHT: Final = 256
 ENDPOINTS: Final = 16
+CANDIDATES: Final = 4
+RUNS: Final = 3
 _PATH: Final = "/v1/chat/completions"
 _START_NS: Final = 1_795_970_684_000_000_000
 
 
 def main() -> None:
-    """Prints the cost of one request, and of one in flight."""
+    """Prints the cost of one request, without and with what Envoy's log knows of its decision."""
     with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder, "access.log")
-        write_log(log, REQUESTS)
-        microseconds = min(observe(log, Path(folder, f"records-{run}.jsonl")) for run in range(3))
-        print(f"{microseconds:.1f} us of CPU a request, {log.stat().st_size / REQUESTS:.0f} bytes")
+        for scores in (0, CANDIDATES):
+            log = Path(folder, f"access-{scores}.log")
+            write_log(log, REQUESTS, scores)
+            outputs = [Path(folder, f"records-{scores}-{run}.jsonl") for run in range(RUNS)]
+            microseconds = min(observe(log, output) for output in outputs)
+            size = log.stat().st_size / REQUESTS
+            print(f"{scores} scores: {microseconds:.1f} us of CPU a request, {size:.0f} bytes")
 
 
 def observe(log: Path, output: Path) -> float:
@@ -48,14 +53,14 @@ def observe(log: Path, output: Path) -> float:
         observatory.close()
 
 
-def write_log(log: Path, requests: int) -> None:
-    """Writes a log of requests that overlap."""
+def write_log(log: Path, requests: int, scores: int) -> None:
+    """Writes a log of requests that overlap, each with the scores of so many candidates."""
     with log.open("w") as file:
         for number in range(requests + IN_FLIGHT):
             if number < requests:
                 file.writelines(_lines(_begin(number)))
             if number >= IN_FLIGHT:
-                file.writelines(_lines(_end(number - IN_FLIGHT)))
+                file.writelines(_lines(_end(number - IN_FLIGHT, scores)))
 
 
 def _lines(entries: Iterator[dict[str, Any]]) -> Iterator[str]:
@@ -81,7 +86,7 @@ def _begin(number: int) -> Iterator[dict[str, Any]]:
     yield _entry(number, "UpstreamPoolReady", 2000, ep=address, pf=None, up=address)
 
 
-def _end(number: int) -> Iterator[dict[str, Any]]:
+def _end(number: int, scores: int) -> Iterator[dict[str, Any]]:
     address = f"10.0.0.{number % ENDPOINTS}:8000"
     at = {"code": 200, "flags": "-", "dur_ms": 251, "now": "1795970684.260860"}
     yield _entry(number, "UpstreamEnd", 2000, ep=address, pf=None, up=address, **at)
@@ -113,7 +118,14 @@ def _end(number: int) -> Iterator[dict[str, Any]]:
             "completion_tokens": 20,
             "cached_tokens": 512,
         },
-        lb={"x-gateway-destination-endpoint-scores": {f"10.0.0.{i}:8000": 1.5 for i in range(4)}},
+        lb={
+            "x-gateway-destination-endpoint-scores": {
+                f"10.0.0.{(number + other) % ENDPOINTS}:8000": 1.5 - other / 4
+                for other in range(scores)
+            }
+        }
+        if scores
+        else None,
     )
 
 

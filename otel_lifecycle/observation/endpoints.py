@@ -24,22 +24,18 @@ _NO_PODS: Mapping[str, Pod] = MappingProxyType({})
 _RANK = re.compile(r"-rank-\d+$")  # what pickers add to the name of a pod
 
 
-def _no_pods() -> Mapping[str, Pod]:
-    return _NO_PODS
-
-
 class Endpoints:
     """Turns addresses into endpoints, each always the same object. Not thread-safe.
 
     Args:
         named: What is known of endpoints beside their address, by `host:port`.
-        pods: Returns the current pods, by IP address.
+        pods: Returns the current pods, by IP address; the same mapping until they change.
     """
 
     def __init__(
         self,
         named: Mapping[str, Endpoint] = _NONE,
-        pods: Callable[[], Mapping[str, Pod]] = _no_pods,
+        pods: Callable[[], Mapping[str, Pod]] | None = None,
     ) -> None:
         self._named = named
         self._list_pods = pods
@@ -51,10 +47,9 @@ class Endpoints:
 
     def of(self, text: str | None) -> RouteEndpoint | None:
         """Return the endpoint of `host:port`, the first of a list; None for any other text."""
+        if self._list_pods is not None:
+            self._learn_pods(self._list_pods())
         text = known(text)
-        pods = self._list_pods()
-        if pods is not self._pods:
-            self._learn_pods(pods)
         if text in self._known:
             return self._known[text]
         if (
@@ -90,6 +85,8 @@ class Endpoints:
         return f"{host}:{seen.pop()}" if len(seen) == 1 else ""
 
     def _learn_pods(self, pods: Mapping[str, Pod]) -> None:
+        if pods is self._pods:
+            return
         self._pods = pods
         self._known.clear()
         self._pod_addresses = {

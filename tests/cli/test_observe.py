@@ -15,7 +15,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceS
 from otel_lifecycle.records import Follower, RecordError, read_records
 from tests.cli.command import Command
 from tests.envoy.programs import free_port
-from tests.observation.entries import OBSERVED, end, whole
+from tests.observation.entries import ENGINE, OBSERVED, end, ready, whole
+from tests.observation.metrics import MetricsReceiver
 from tests.observation.picked import LOG, export, spans
 from tests.records.shipping.collectors import GRPC, HTTP_PROTOBUF, Collector
 from tests.waiting import eventually
@@ -242,6 +243,35 @@ def test_spans_and_metrics(tmp_path: Path, start: Callable[..., Command], protoc
         each for each in collector.spans if each["name"] == "route m" and "Z-ok" in str(each)
     )
     assert span["attributes"]["llm_router.route.leader.id"] == "addr://127.0.0.1:9101"
+
+
+def test_gauges_and_histograms(tmp_path: Path, start: Callable[..., Command]) -> None:
+    """The load of each endpoint while requests are in flight, and the latencies of the others."""
+    log, output = tmp_path / "access.log", tmp_path / "records.jsonl"
+    other = "10.0.0.2:8000"
+    append(log, *whole("a"), *whole("b")[:2], *whole("c")[:2])
+    append(log, whole("d")[0], ready("d", ep=other))
+    load = "llm_router.inflight.requests"
+    with MetricsReceiver() as receiver:
+        observing = start(
+            *("observe", "--envoy-log", log, "--output", output),
+            environment={
+                "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"http://127.0.0.1:{receiver.port}",
+                "OTEL_METRIC_EXPORT_INTERVAL": "200",
+            },
+        )
+        both = {f"addr://{ENGINE}": 2.0, f"addr://{other}": 1.0}
+        eventually(lambda: receiver.gauge(load) == both, what="the load is exported")
+        append(log, *whole("b")[2:], *whole("c")[2:])
+        eventually(lambda: receiver.gauge(load) == {**both, f"addr://{ENGINE}": 0.0})
+        observing.process.terminate()
+        assert observing.wait()[0] == 0
+
+        counts = {
+            name: receiver.counts(name)
+            for name in ("gen_ai.server.request.duration", "gen_ai.server.time_to_first_token")
+        }
+    assert counts == {name: 3 for name in counts}
 
 
 def test_endpoints_file(tmp_path: Path, start: Callable[..., Command]) -> None:

@@ -21,6 +21,7 @@ from otel_lifecycle.observation.picker.picker import Asked, Picker
 from otel_lifecycle.observation.picker.told import MOST_CANDIDATES, Considered, Told
 from otel_lifecycle.tracking.decisions import Considered as Noted
 from otel_lifecycle.tracking.decisions import DecisionNotes
+from otel_lifecycle.tracking.dispatch import Dispatch
 from otel_lifecycle.tracking.lifecycle import Lifecycle
 from otel_lifecycle.tracking.store import LifecycleStore
 
@@ -34,11 +35,13 @@ class Settled(NamedTuple):
 
     Attributes:
         known: What the picker told.
+        considered: How many candidates there were; None is unknown.
         is_late: Whether the candidates became known only after the dispatch, and so their load at
             that moment is not.
     """
 
     known: Deciding = _NOTHING
+    considered: int | None = None
     is_late: bool = False
 
 
@@ -95,26 +98,26 @@ class Decisions:
         if route is None:
             return Settled()
         known = self._deciding(told, route) if told else _NOTHING
-        scores = (end.lb or {}).get(_SCORES)
         is_late = not isinstance(start.candidates, Noted)
+        scores = (end.lb or {}).get(_SCORES)
+        considered, candidates = known.considered, known.candidates
         if is_late and isinstance(scores, dict):
-            known = self._with_scores(known, cast("dict[str, Any]", scores), route)
-        if known is _NOTHING:
-            return Settled()
-        start = _with(
-            start,
-            policy=known.policy,
-            prefix_cache_score=known.prefix_cache_score,
-            prediction=known.prediction,
-            decision_reason=known.reason,
-            filtered=known.filtered,
-        )
-        if is_late and known.candidates:
-            start = self._late_notes.take(
-                _with(start, candidates=known.candidates), lifecycle.started_ns
+            considered = considered or len(cast("dict[str, Any]", scores))
+            candidates = self._with_scores(candidates, cast("dict[str, Any]", scores), route)
+        if known is not _NOTHING:
+            start = _with(
+                start,
+                policy=known.policy,
+                prefix_cache_score=known.prefix_cache_score,
+                prediction=known.prediction,
+                decision_reason=known.reason,
+                filtered=known.filtered,
             )
-        lifecycle.dispatch = lifecycle.dispatch._replace(start=start)
-        return Settled(known, is_late)
+        if is_late and candidates:
+            start = _with(start, candidates=candidates)
+            start = self._late_notes.take(start, lifecycle.started_ns)
+        lifecycle.dispatch = Dispatch(start, *lifecycle.dispatch[1:])
+        return Settled(known, considered, is_late)
 
     def _deciding(self, told: Sequence[Told], route: Route) -> Deciding:
         prefill = None if route.prefill is None else route.prefill.endpoint
@@ -123,11 +126,12 @@ class Decisions:
     def _find(self, considered: Considered) -> Endpoint | None:
         return self._endpoints.named(considered.name, considered.address)
 
-    def _with_scores(self, known: Deciding, scores: dict[str, Any], route: Route) -> Deciding:
+    def _with_scores(
+        self, known: Sequence[Candidate], scores: dict[str, Any], route: Route
+    ) -> Sequence[Candidate]:
         """Add what Envoy's log has: the scores of the main profile, by address."""
         role = "" if route.prefill is None else "decode"
-        known = known._replace(considered=known.considered or len(scores))
-        if len(scores) > MOST_CANDIDATES or any(one.role == role for one in known.candidates):
+        if len(scores) > MOST_CANDIDATES or any(one.role == role for one in known):
             return known
         candidates: list[Candidate] = []
         for address, score in scores.items():
@@ -135,14 +139,14 @@ class Decisions:
             if found is None:
                 return known  # the others cannot be compared with it
             candidates.append(Candidate(found.endpoint, score, role=role))
-        return known._replace(candidates=(*candidates, *known.candidates))
+        return [*candidates, *known]
 
 
 def complete(record: LifecycleRecord, settled: Settled) -> None:
     """Complete the decision in a record."""
     known, decision = settled.known, record.decision
-    if known.considered is not None:
-        record.candidates = sanitize.count(known.considered)
+    if settled.considered is not None:
+        record.candidates = sanitize.count(settled.considered)
     if not isinstance(decision, Decision):
         return
     if settled.is_late:
