@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = "collector/envoy"
 VERSIONS = ("1.38", "1.37", "1.36")
 OTLP = f"{FOLDER}/envoy-1.38-otlp.yaml"
+LOG = "/var/log/envoy/access.log"
 
 _TYPE = "type.googleapis.com/envoy."
 _FILTERS = "extensions.filters.http."
@@ -114,6 +115,99 @@ def presets() -> dict[str, str]:
     return found
 
 
+def snippets() -> dict[str, str]:
+    """The text of what gateways are given instead of a configuration of Envoy, by its path."""
+    found: dict[str, str] = {}
+    for name, resources in (("envoy-gateway", _envoy_gateway()), ("istio", _istio())):
+        text = yaml.dump_all(resources, Dumper=_Dumper, sort_keys=False, width=100)
+        found[f"{FOLDER}/{name}.yaml"] = _SNIPPET_HEADING + text
+    return found
+
+
+_SNIPPET_HEADING = (
+    "# Made by scripts/envoy_presets.py; docs/envoy.md explains what to change. Never run there.\n"
+)
+_GATEWAY = {"name": "inference-gateway", "namespace": "llm"}
+_PLACE = LOG.rpartition("/")[0]
+
+
+def _envoy_gateway() -> list[dict[str, Any]]:
+    """For Envoy Gateway: the log of the ends of requests, and Lua for what passes."""
+    setting = {
+        "type": "Route",
+        "format": {"type": "JSON", "json": _ending("1.38")},
+        "sinks": [{"type": "File", "file": {"path": LOG}}],
+    }
+    volume = {"name": "access-log"}
+    deployment = {
+        "pod": {"volumes": [{**volume, "emptyDir": {}}]},
+        "container": {"volumeMounts": [{**volume, "mountPath": _PLACE}]},
+    }
+    provider = {"type": "Kubernetes", "kubernetes": {"envoyDeployment": deployment}}
+    return [
+        {
+            "apiVersion": "gateway.envoyproxy.io/v1alpha1",
+            "kind": "EnvoyProxy",
+            "metadata": _GATEWAY,
+            "spec": {"telemetry": {"accessLog": {"settings": [setting]}}, "provider": provider},
+        },
+        {
+            "apiVersion": "gateway.envoyproxy.io/v1alpha1",
+            "kind": "EnvoyExtensionPolicy",
+            "metadata": _GATEWAY,
+            "spec": {
+                "targetRefs": [
+                    {
+                        "group": "gateway.networking.k8s.io",
+                        "kind": "Gateway",
+                        "name": _GATEWAY["name"],
+                    }
+                ],
+                "lua": [{"type": "Inline", "inline": _LUA_USAGE}],
+            },
+        },
+    ]
+
+
+def _istio() -> list[dict[str, Any]]:
+    """For Istio: all that the preset of Envoy 1.37 has, as patches of the gateway's filters."""
+    whole = _http("1.37", reporter=False)
+    bodies, _, streams = _filters("1.37", reporter=False)
+    manager = {key: whole[key] for key in ("@type", "access_log", "access_log_options")}
+    router = whole["http_filters"][-1]
+    filter_chain = {"filter": {"name": "envoy.filters.network.http_connection_manager"}}
+    at_manager = {"context": "GATEWAY", "listener": {"filterChain": filter_chain}}
+    sub_filter = {**filter_chain["filter"], "subFilter": {"name": router["name"]}}
+    at_router = {"context": "GATEWAY", "listener": {"filterChain": {"filter": sub_filter}}}
+
+    def patch(kind: str, match: dict[str, Any], operation: str, value: Any) -> dict[str, Any]:
+        return {"applyTo": kind, "match": match, "patch": {"operation": operation, "value": value}}
+
+    patches = [
+        patch("NETWORK_FILTER", at_manager, "MERGE", {"typed_config": manager}),
+        patch("HTTP_FILTER", at_manager, "INSERT_FIRST", bodies),
+        patch("HTTP_FILTER", at_router, "INSERT_BEFORE", streams),
+        patch("HTTP_FILTER", at_router, "MERGE", router),
+    ]
+    return [
+        {
+            "apiVersion": "networking.istio.io/v1alpha3",
+            "kind": "EnvoyFilter",
+            "metadata": _GATEWAY,
+            "spec": {
+                "targetRefs": [
+                    {
+                        "group": "gateway.networking.k8s.io",
+                        "kind": "Gateway",
+                        "name": _GATEWAY["name"],
+                    }
+                ],
+                "configPatches": patches,
+            },
+        }
+    ]
+
+
 _OTLP_HEADING = "# The entries of the log go to `otel-lifecycle observe --otlp 4319`.\n"
 
 
@@ -148,7 +242,10 @@ def _otlp_log(keys: dict[str, str]) -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes text of several lines as such."""
+    """Writes text of several lines as such, and everything in full wherever it stands."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def _represent(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -164,8 +261,8 @@ def _dump(config: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Writes the presets."""
-    for name, text in presets().items():
+    """Writes the presets and the snippets."""
+    for name, text in {**presets(), **snippets()}.items():
         path = ROOT / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, "utf-8")
@@ -219,11 +316,7 @@ def _configuration(version: str, reporter: bool) -> dict[str, Any]:
 
 
 def _http(version: str, reporter: bool) -> dict[str, Any]:
-    ending = {**_COMMON, **_START, **_ROUTE, **_END, **_RESULT}
-    if version == "1.38":
-        ending["span"] = "%SPAN_ID%"
-    if version == "1.36":
-        del ending["ttfb_body_us"]
+    ending = _ending(version)
     router = _typed(
         f"{_FILTERS}router.v3.Router",
         upstream_log=[
@@ -280,6 +373,16 @@ def _http(version: str, reporter: bool) -> dict[str, Any]:
             {"name": "envoy.filters.http.router", "typed_config": router},
         ],
     )
+
+
+def _ending(version: str) -> dict[str, str]:
+    """What is logged at the end of a request."""
+    ending = {**_COMMON, **_START, **_ROUTE, **_END, **_RESULT}
+    if version == "1.38":
+        ending["span"] = "%SPAN_ID%"
+    if version == "1.36":
+        del ending["ttfb_body_us"]
+    return ending
 
 
 def _filters(version: str, reporter: bool) -> list[dict[str, Any]]:
@@ -381,7 +484,7 @@ def _log(keys: dict[str, str], *types: str) -> dict[str, Any]:
         "filter": {"log_type_filter": {"types": list(types)}},
         "typed_config": _typed(
             "extensions.access_loggers.file.v3.FileAccessLog",
-            path="/var/log/envoy/access.log",
+            path=LOG,
             log_format={"json_format": keys},
         ),
     }

@@ -13,6 +13,8 @@ import httpx
 
 from tests.envoy.picker import ASK_ENDPOINT, ASK_PREFILL, ASK_REFUSAL
 
+_PATIENCE_SECONDS = 3.0  # long enough for the request to reach the engine on a busy machine
+
 
 @dataclass
 class Seen:
@@ -97,7 +99,7 @@ async def _run(port: int, asks: list[Ask], at_once: int) -> dict[str, Seen]:
 
 async def _send(client: httpx.AsyncClient, ask: Ask, seen: Seen) -> None:
     seen.sent_ns = time.time_ns()
-    patience = httpx.Timeout(60, read=0.3 if ask.leave == 0 else 60)
+    patience = httpx.Timeout(60, read=_PATIENCE_SECONDS if ask.leave == 0 else 60)
     body = ask.body if ask.content is None else ask.content
     answer = b""
     try:

@@ -36,7 +36,7 @@ def envoy(tmp_path: Path) -> Iterator[Callable[..., Envoy]]:
             by_header = options.get("by_header", True)
             reports = preset.endswith("reporter")
             picker = stack.enter_context(Picker(by_header=by_header, reports=reports))
-            envoy = Envoy(tmp_path, preset, picker.port, **options)
+            envoy = Envoy(tmp_path, preset, picker, **options)
             stack.callback(envoy.close)
             return envoy
 

@@ -31,6 +31,7 @@ class Picker:
     """
 
     def __init__(self, *, by_header: bool = True, reports: bool = False) -> None:
+        self.traceparents: dict[str, str] = {}  # that it was given, by request
         self._by_header = by_header
         self._reports = reports
         self._server = grpc.server(ThreadPoolExecutor(256))
@@ -96,8 +97,11 @@ class Picker:
             )
 
     def _choose(self, headers: dict[str, str], body: bytes) -> Any:
+        self.traceparents[headers["x-request-id"]] = headers.get("traceparent", "")
         if ASK_REFUSAL in headers:
             return _refuse(int(headers[ASK_REFUSAL]), "saturated")
+        if headers.get("content-type") == "application/grpc":
+            body = body[5:]  # after the length of the message
         try:
             json.loads(body)
         except ValueError:

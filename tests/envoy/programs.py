@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from tests.envoy.picker import Picker
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -30,24 +31,27 @@ class Envoy:
     Args:
         folder: For its files.
         preset: The preset's name, `1.38` or `1.38-reporter`.
-        picker_port: Where the picker listens.
+        picker: The picker.
         collector_port: Where spans go.
         by_header: Whether the picker says its choice in a header.
         retries: How often Envoy tries again.
         observer_port: Where logs go.
+        http2: Whether it speaks HTTP/2 to engines as well, where clients do.
     """
 
     def __init__(
         self,
         folder: Path,
         preset: str,
-        picker_port: int,
+        picker: Picker,
         *,
         collector_port: int = 9,
         by_header: bool = True,
         retries: int = 0,
         observer_port: int = 9,
+        http2: bool = False,
     ) -> None:
+        self.picker = picker
         self.log = folder / "access.log"
         self.port, self._admin = free_port(), free_port()
         text = (ROOT / "collector" / "envoy" / f"envoy-{preset}.yaml").read_text("utf-8")
@@ -57,7 +61,7 @@ class Envoy:
         listener = resources["listeners"][0]
         listener["address"] = _address(self.port)
         engines, *others = resources["clusters"]
-        ports = {"picker": picker_port, "collector": collector_port, "observer": observer_port}
+        ports = {"picker": picker.port, "collector": collector_port, "observer": observer_port}
         for cluster in others:
             port = ports[cluster["name"]]
             (locality,) = cluster["load_assignment"]["endpoints"]
@@ -66,6 +70,14 @@ class Envoy:
         if not by_header:
             key = {"key": "envoy.lb", "path": [{"key": "x-gateway-destination-endpoint"}]}
             engines["original_dst_lb_config"] = {"metadata_key": key}
+        if http2:
+            name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+            engines["typed_extension_protocol_options"] = {
+                name: {
+                    "@type": f"type.googleapis.com/{name}",
+                    "use_downstream_protocol_config": {"http2_protocol_options": {}},
+                }
+            }
         http = listener["filter_chains"][0]["filters"][0]["typed_config"]
         if retries:
             route = http["route_config"]["virtual_hosts"][0]["routes"][0]["route"]

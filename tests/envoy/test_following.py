@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
 
 from otel_lifecycle.records import read_records
 from tests.cli.command import Command
 from tests.envoy.clients import Ask, Seen, run
-from tests.envoy.observing import ended, observe, settle
+from tests.envoy.observing import ended, observe
 from tests.envoy.programs import Engine, Envoy, free_port
+from tests.observation.picked import export, spans
 from tests.records.shipping.collectors import GRPC, Collector
 from tests.waiting import eventually
 
@@ -87,29 +93,60 @@ def test_trace(
     envoy: Callable[..., Envoy],
     observer: Callable[..., Command],
 ) -> None:
-    """Envoy's span, ours and the engine's are of one trace, and ours is a child of Envoy's."""
+    """The spans of Envoy, picker, observer and engine are of one trace, each below its caller's."""
     with Collector(GRPC) as collector:
-        port = int(collector.environment["OTEL_EXPORTER_OTLP_ENDPOINT"].rpartition(":")[2])
+        port = free_port()
         running = envoy("1.38", collector_port=port)
-        run(running.port, [Ask("traced", engines["other"].address)])
-        settle(running, 1)
         environment = {**collector.environment, "OTEL_METRICS_EXPORTER": "none"}
-        code, _, error = observer(running.log, "--once", environment=environment).wait()
-        assert code == 0, error
-        (record,) = read_records(tmp_path / "records.jsonl")
+        observing = observer(running.log, "--otlp", port, environment=environment)
+        eventually(lambda: is_listening(port), what="the observer listens")
+        send(port, export(spans()))  # of other requests: now it knows that the picker sends any
+        run(running.port, [Ask("traced", engines["other"].address)])
+        traceparent = running.picker.traceparents["traced"]
+        send(port, picked("traced", traceparent))
+        output = tmp_path / "records.jsonl"
+        eventually(lambda: output.exists() and list(read_records(output)), what="it is recorded")
+        (record,) = read_records(output)
         wanted = {record.span_id, record.parent_span_id}
         eventually(lambda: wanted <= {span["span_id"] for span in collector.spans})
-        spans = {span["span_id"]: span for span in collector.spans}
+        observing.process.terminate()
+        assert observing.wait()[0] == 0
+        found = [span for span in collector.spans if span["trace_id"] == record.trace_id]
     url = f"http://{engines['other'].address}/debug/traceparents"
     with urllib.request.urlopen(url, timeout=30) as response:
         told = json.load(response)["traceparents"]
 
+    by_id = {span["span_id"]: span for span in found}
     assert record.parent_span_id is not None
-    envoys = spans[record.parent_span_id]
+    envoys = by_id[record.parent_span_id]
     assert envoys["resource"]["service.name"] == "envoy"
-    assert envoys["trace_id"] == record.trace_id
+    assert traceparent == f"00-{record.trace_id}-{record.parent_span_id}-01"
+    below_envoy = {each["name"] for each in found if each["parent_span_id"] == envoys["span_id"]}
+    assert {"route m", "gateway.request"} <= below_envoy
     (at_engine,) = (each for each in told if each["x-request-id"] == "traced")
     assert at_engine["traceparent"].split("-")[1] == record.trace_id
+    assert record.policy == "2*prefix-cache-scorer+1*queue-scorer"
+
+
+def send(port: int, spans: ExportTraceServiceRequest) -> None:
+    """Sends spans as a picker does."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        TraceServiceStub(channel).Export(spans, timeout=60)
+
+
+def picked(request_id: str, traceparent: str) -> ExportTraceServiceRequest:
+    """The spans of a real decision, as that of another request."""
+    _, trace_id, parent, _ = traceparent.split("-")
+    found: list[dict[str, Any]] = []
+    for each in spans():
+        if each["trace"] == "99c923a5ababdb843a5ae69ea661e208":
+            span = {**each, "trace": trace_id, "start": time.time_ns()}
+            if span["name"] == "gateway.request":
+                span["parent"] = parent
+            if "gen_ai.request.id" in span["attrs"]:
+                span["attrs"] = {**span["attrs"], "gen_ai.request.id": request_id}
+            found.append(span)
+    return export(found)
 
 
 def test_otlp(

@@ -185,9 +185,6 @@ def _told(trace_id: str, spans: dict[str, _Span], request_id: str) -> Told:
     scorings: dict[str, ProfileRun] = {}
     roots: set[str] = set()
     for span_id, span in sorted(spans.items(), key=lambda each: each[1].start_ns):
-        scored = scorings.get(span.parent)
-        if scored is not None and span.name.startswith(_SCORER):
-            _weigh(scored, span.facts)
         if span.request_id != request_id:
             continue
         told.at_ns = told.at_ns or span.start_ns
@@ -203,6 +200,10 @@ def _told(trace_id: str, spans: dict[str, _Span], request_id: str) -> Told:
             roots.add(span.parent)
             told.reason = span.facts.get("reason") or told.reason
             told.prefill = span.facts.get("prefill") or told.prefill
+    for span in spans.values():
+        scored = scorings.get(span.parent)
+        if scored is not None and span.name.startswith(_SCORER):
+            _weigh(scored, span.facts)
     for span_id, run in runs.items():
         within = spans.get(span_id)
         if within is not None:
