@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ class Envoy:
         retries: How often Envoy tries again.
         observer_port: Where logs go.
         http2: Whether it speaks HTTP/2 to engines as well, where clients do.
+        change: Changes the HTTP connection manager.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Envoy:
         retries: int = 0,
         observer_port: int = 9,
         http2: bool = False,
+        change: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self.picker = picker
         self.log = folder / "access.log"
@@ -85,6 +89,8 @@ class Envoy:
                 "retry_on": "5xx,reset,connect-failure",
                 "num_retries": retries,
             }
+        if change is not None:
+            change(http)
         self.config = folder / "envoy.yaml"
         self.config.write_text(yaml.safe_dump(config))
         version = VERSIONS[preset.partition("-")[0]]
@@ -105,6 +111,11 @@ class Envoy:
         text = self._ask("/stats?filter=http.inference.downstream_rq_&format=json")
         values: list[dict[str, Any]] = yaml.safe_load(text)["stats"]
         return {each["name"].rpartition(".")[2]: each["value"] for each in values if "name" in each}
+
+    def cpu_seconds(self) -> float:
+        """The CPU time that it has used."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def reopen_logs(self) -> None:
         """Has Envoy open its log under its name again."""
