@@ -55,10 +55,13 @@ def _write(options: ExportOptions, records: Records) -> str:
             return plural(write_llm_d(records, options.output), "training row")
         case _:
             written = write_mooncake(records, options.output)
-            left_out = records.count() - written
+            left_out = records.count() - written.requests
             if left_out:
                 warn(f"{plural(left_out, 'request')} omitted: input or output length is unknown")
-            warn(
-                "records do not show which prompts share blocks: a replay has no prefix-cache hits"
-            )
-            return plural(written, "request")
+            unknown = written.requests - written.with_blocks
+            if unknown:
+                warn(
+                    f"{plural(unknown, 'request')} without promptBlocks: these share no blocks, so "
+                    "a replay has fewer prefix-cache hits"
+                )
+            return plural(written.requests, "request")

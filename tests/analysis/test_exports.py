@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import polars as pl
 import pytest
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from examples.demo.workload import read_trace
 from otel_lifecycle.analysis.tables import read_table
@@ -21,6 +22,8 @@ from otel_lifecycle.model.features import PredictionInput
 from otel_lifecycle.model.request import Outcome
 from otel_lifecycle.prediction import training_entries
 from tests.cli.records import aggregated, disaggregated, record, write
+from tests.conftest import Bench
+from tests.routes import start
 
 PAIR = disaggregated("prefill-0", "decode-0")
 RECORDS = [
@@ -131,9 +134,43 @@ def test_mooncake(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert [each.at for each in read_trace(output, 10)] == [0, 0.2]
     assert capsys.readouterr().err == (
         "otel-lifecycle: 1 request omitted: input or output length is unknown\n"
-        "otel-lifecycle: records do not show which prompts share blocks: "
-        "a replay has no prefix-cache hits\n"
+        "otel-lifecycle: 2 requests without promptBlocks: these share no blocks, so a replay has "
+        "fewer prefix-cache hits\n"
     )
+
+
+PROMPTS = [(1, 1_100), (1, 2_048), (2, 700), (1, 3_000), (2, 700)]
+
+
+@pytest.mark.parametrize(("block_size", "most"), [(16, 256), (512, 256), (1024, 256), (512, 1)])
+def test_mooncake_keeps_what_prompts_share(tmp_path: Path, block_size: int, most: int) -> None:
+    """A trace has the arrivals, and the common beginnings that the recorded blocks show."""
+    records, output = tmp_path / "records.jsonl", tmp_path / "trace.jsonl"
+    bench = Bench(records, ALWAYS_ON, prompt={"blocks": block_size, "max_blocks": most})
+    for number, (family, length) in enumerate(PROMPTS):
+        prompt = [family * 7] * min(length, 1_024) + [number] * max(0, length - 1_024)
+        request = msgspec.structs.replace(
+            start(f"request-{number}"), input_tokens=length, prompt=prompt
+        )
+        tracked = bench.tracker.track(request)
+        bench.clock.advance(250.0)
+        tracked.complete(output_tokens=2)
+    bench.tracker.close()
+    bench.telemetry.shutdown()
+
+    assert export(records, "mooncake", output) == 0
+
+    trace = read_trace(output, None)
+    assert [each.at for each in trace] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    ids = [each.prompt.block_ids for each in trace]  # pyright: ignore[reportAttributeAccessIssue]
+    shared = [
+        [sum(left == right for left, right in zip(one, other, strict=False)) for other in ids]
+        for one in ids
+    ]
+    whole = 1 if most == 1 else 2
+    assert shared[0] == [3, whole, 0, whole, 0]
+    assert shared[1] == [whole, 4, 0, whole, 0]
+    assert shared[2][4] == whole
 
 
 def test_perfetto(path: Path, tmp_path: Path) -> None:
