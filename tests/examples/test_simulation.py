@@ -66,7 +66,10 @@ def test_records_of_a_simulated_run(tmp_path: Path) -> None:
     assert 0 < outcomes[Outcome.CLIENT_DISCONNECT] <= leaving
     (pick,) = records[-1].decision.picks  # pyright: ignore[reportAttributeAccessIssue]
     assert len(pick.candidates) == 4
-    assert all(one.prediction.ttft_ms and one.prediction.tpot_ms for one in pick.candidates)
+    assert all(
+        one.prediction and one.prediction.ttft_ms and one.prediction.tpot_ms
+        for one in pick.candidates
+    )
     assert pick.regret_ms is not None
     completed = [record for record in records if record.outcome is Outcome.COMPLETED]
     assert all(record.output_length and record.cached_tokens is not None for record in completed)

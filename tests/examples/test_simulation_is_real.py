@@ -57,6 +57,7 @@ def test_a_simulated_run_looks_like_a_real_one(tmp_path: Path) -> None:
             shared = ["--trace", str(trace), "--mode", "aggregated", "--speed", "1"]
             assert main(["demo", *shared, "--output", str(folder)]) == 0
             real.append(medians(list(read_records(folder / "records.jsonl"))))
+    trace = tmp_path / f"trace-{REAL_RUNS}.jsonl"
     simulated = tmp_path / "simulated.jsonl"
     assert main(["simulate", "--trace", str(trace), "--output", str(simulated)]) == 0
 
