@@ -26,7 +26,7 @@ def read(body: Any, *, chunk: int = 1 << 16) -> dict[str, Any]:
 
 def said_by(request: InferenceRequest) -> dict[str, Any]:
     """What a request says, but for its prompt."""
-    return {name: value for name, value in vars(request).items() if name[0] != "_"}
+    return {name: getattr(request, name) for name in request.__slots__ if name[0] != "_"}
 
 
 def request(**changes: Any) -> dict[str, Any]:

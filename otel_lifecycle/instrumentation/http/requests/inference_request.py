@@ -132,6 +132,7 @@ class InferenceRequest:
     """
 
     __slots__ = (
+        "_prompt",
         "choices",
         "input_token_source",
         "input_tokens",
