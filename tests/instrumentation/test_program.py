@@ -74,7 +74,7 @@ def answers(port: int) -> int:
         return 0
 
 
-@pytest.mark.parametrize("kind", ["starlette", "plain"])
+@pytest.mark.parametrize("kind", ["starlette", pytest.param("plain", marks=pytest.mark.slow)])
 def test_two_lines_follow_a_program(tmp_path: Path, kind: str) -> None:
     """Its request has a record and a span with the service's name, without any variable."""
     with OTLPReceiver() as receiver:
@@ -92,7 +92,7 @@ def test_two_lines_follow_a_program(tmp_path: Path, kind: str) -> None:
 
 def test_without_a_destination_there_is_a_record(tmp_path: Path) -> None:
     """Without an endpoint nothing is exported or logged; the record has its ids."""
-    record, printed = serve_one("starlette", tmp_path, "")
+    record, printed = serve_one("plain", tmp_path, "")
 
     assert printed == ""
     assert (record.outcome, record.trace_id is None) == (Outcome.COMPLETED, False)
@@ -102,7 +102,7 @@ async def wsgi(environ: object, start_response: object) -> None:
     """Takes what WSGI gives."""
 
 
-@pytest.mark.parametrize("app", [None, 3, object, "app", wsgi], ids=repr)
+@pytest.mark.parametrize("app", [None, 3, object, "app", wsgi])
 def test_no_application_is_refused(app: Any) -> None:
     """What cannot be an ASGI application is refused in one sentence that shows it."""
     with pytest.raises(TypeError) as refused:
