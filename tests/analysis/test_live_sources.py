@@ -108,6 +108,9 @@ def test_old_records_are_not_read(tmp_path: Path) -> None:
         lines = sum(1 for _ in follower.read())
 
     assert 60 <= lines < 600
+    with RecordSource([tmp_path], 60.0, no_gauges) as source:
+        source.read_all()
+        assert source.snapshot().problems == [f"{lines} invalid lines left out"]
 
 
 def test_metrics_of_routers() -> None:

@@ -21,15 +21,17 @@ PODS = ("qwen-0", "qwen-1", "qwen-2")
 TARGET_MS = 150.0
 
 
-def run(bench: Bench, explore: float, hidden: bool = False) -> dict[str, float]:
-    """Route 600 requests; return the true goodput of policies.
+def run(
+    bench: Bench, explore: float, hidden: bool = False, requests: int = 600
+) -> dict[str, float]:
+    """Route requests; return the true goodput of policies.
 
     An endpoint's latency is about the predicted one, and qwen-0 is faster than predicted. The
     router prefers qwen-0, or with `hidden` the fastest, for a reason that no record tells.
     """
     chance = random.Random(7)
     good: dict[str, list[bool]] = {"prediction": [], "prefix": [], "random": []}
-    for number in range(600):
+    for number in range(requests):
         predicted = [chance.uniform(50, 300) for _ in PODS]
         cached = [chance.choice((0.0, 0.5)) for _ in PODS]
         actual = [
@@ -105,7 +107,7 @@ def test_bounds_hold_the_truth(bench: Bench, hidden: bool) -> None:
 
 def test_measures(bench: Bench) -> None:
     """An endpoint that was never chosen counts for the balance; regret is of the prefill."""
-    run(bench, explore=0.0)
+    run(bench, explore=0.0, requests=60)
     assert bench.tracker.flush(timeout=30)
 
     with Records(bench.path) as records:

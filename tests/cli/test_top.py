@@ -114,7 +114,11 @@ def recent(*names: str) -> list[LifecycleRecord]:
 
 @pytest.mark.parametrize(
     ("size", "end"),
-    [((80, 24), b"q"), ((160, 50), signal.SIGTERM), ((20, 8), signal.SIGINT)],
+    [
+        ((80, 24), signal.SIGTERM),
+        pytest.param((160, 50), signal.SIGINT, marks=pytest.mark.slow),
+        ((20, 8), b"q"),
+    ],
     ids=["80x24", "160x50", "20x8"],
 )
 def test_terminal(

@@ -177,7 +177,7 @@ def test_without_a_record_file(make_tracker: MakeTracker, caplog: pytest.LogCapt
     assert "writer=process does nothing" in caplog.text
 
 
-@pytest.mark.parametrize("protocol", [GRPC, HTTP_PROTOBUF])
+@pytest.mark.parametrize("protocol", [pytest.param(GRPC, marks=pytest.mark.slow), HTTP_PROTOBUF])
 def test_spans(
     make_tracker: MakeTracker, path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str
 ) -> None:
