@@ -16,7 +16,6 @@ from otel_lifecycle.model.endpoint import (
 )
 from otel_lifecycle.model.features import MissingReason
 from otel_lifecycle.model.finish_reason import FinishReason
-from otel_lifecycle.model.prompt import PromptBlocks
 from otel_lifecycle.model.record import SCHEMA_VERSION, LifecycleRecord
 from otel_lifecycle.model.request import (
     SLO,
@@ -25,6 +24,7 @@ from otel_lifecycle.model.request import (
     LegOutcome,
     LegRole,
     Outcome,
+    PromptBlocks,
     RequestCompletion,
     RequestStart,
 )

@@ -26,8 +26,13 @@ from otel_lifecycle.model.fields import (
 )
 from otel_lifecycle.model.finish_reason import FinishReason
 from otel_lifecycle.model.latency import ActualLatency, PredictionError
-from otel_lifecycle.model.prompt import PromptBlocks
-from otel_lifecycle.model.request import InputTokenSource, LegOutcome, LegRole, Outcome
+from otel_lifecycle.model.request import (
+    InputTokenSource,
+    LegOutcome,
+    LegRole,
+    Outcome,
+    PromptBlocks,
+)
 from otel_lifecycle.model.route import LatencyPrediction, RouteSnapshot
 from otel_lifecycle.model.slo import RecordedSLO
 

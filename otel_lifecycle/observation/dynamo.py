@@ -30,8 +30,8 @@ from otel_lifecycle.model.endpoint_state import EndpointState, EndpointView
 from otel_lifecycle.model.features import POD_TYPES, MissingFeature
 from otel_lifecycle.model.fields import MAX_MILLISECONDS
 from otel_lifecycle.model.latency import prediction_error
-from otel_lifecycle.model.prompt import BlockUnit, PromptBlocks
 from otel_lifecycle.model.record import LifecycleRecord
+from otel_lifecycle.model.request import BlockUnit, PromptBlocks
 from otel_lifecycle.telemetry.attributes import Details
 from otel_lifecycle.telemetry.live_span import SpanMaker
 from otel_lifecycle.telemetry.told import Manner

@@ -22,7 +22,7 @@ import msgspec
 from otel_lifecycle.config import ConfigError, TrackerConfig
 from otel_lifecycle.config.prompt import SHORTEST_KEY
 from otel_lifecycle.model import RequestStart, sanitize
-from otel_lifecycle.model.prompt import BlockUnit, PromptBlocks, TokenIds
+from otel_lifecycle.model.request import BlockUnit, PromptBlocks, TokenIds
 from otel_lifecycle.records.names import live_path
 from otel_lifecycle.runtime.files import read_file
 

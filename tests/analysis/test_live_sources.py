@@ -14,9 +14,9 @@ from otel_lifecycle import LifecycleRecord
 from otel_lifecycle.analysis.live import RecordSource
 from otel_lifecycle.analysis.live.gauges import Gauges, State
 from otel_lifecycle.analysis.live.metrics import MetricsReader, read_states
+from otel_lifecycle.analysis.live.recent import recent_position
 from otel_lifecycle.model.timestamps import format_timestamp
 from otel_lifecycle.records import Follower
-from otel_lifecycle.records.recent import recent_position
 from tests.cli.records import START_NS, aggregated, record, write
 from tests.state.servers import Site
 from tests.waiting import eventually

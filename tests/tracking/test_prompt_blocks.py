@@ -19,7 +19,7 @@ import pytest
 from otel_lifecycle import ConfigError, RequestLifecycleTracker, RequestStart, TrackerConfig
 from otel_lifecycle.config import PromptConfig
 from otel_lifecycle.model import PromptBlocks
-from otel_lifecycle.model.prompt import BlockUnit, TokenIds
+from otel_lifecycle.model.request import BlockUnit, TokenIds
 from otel_lifecycle.tracking.prompts import kept_key
 from tests.conftest import Bench
 from tests.routes import start

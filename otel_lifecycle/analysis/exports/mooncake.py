@@ -11,7 +11,7 @@ import msgspec
 
 from otel_lifecycle.analysis.exports.whole_file import whole_file
 from otel_lifecycle.analysis.tables.database import REQUESTS, Records, fetch
-from otel_lifecycle.model.prompt import BlockUnit
+from otel_lifecycle.model.request import BlockUnit
 
 MOONCAKE_BLOCK_TOKENS = 512
 """The size of a block in Mooncake's traces."""

@@ -13,11 +13,11 @@ from typing import TypeAlias
 
 from otel_lifecycle.analysis.formatting import plural
 from otel_lifecycle.analysis.live.gauges import Gauges
+from otel_lifecycle.analysis.live.recent import recent_position
 from otel_lifecycle.analysis.live.snapshot import Snapshot, take_snapshot
 from otel_lifecycle.analysis.live.window import LiveWindow
 from otel_lifecycle.records import Follower, RecordError
 from otel_lifecycle.records.names import absolute, record_files
-from otel_lifecycle.records.recent import recent_position
 
 _ENTRIES_BETWEEN_CLOCKS = 100
 

@@ -12,7 +12,7 @@ from otel_lifecycle.instrumentation.http.requests.inference_request import (
     InferenceRequest,
     RequestReader,
 )
-from otel_lifecycle.model.prompt import TokenIds
+from otel_lifecycle.model.request import TokenIds
 
 
 def read(body: Any, *, chunk: int = 1 << 16) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from otel_lifecycle.instrumentation.http.requests.top_level_scanner import (
     TopLevelScanner,
     without_strings,
 )
-from otel_lifecycle.model.prompt import TokenIds
+from otel_lifecycle.model.request import TokenIds
 from otel_lifecycle.tracking.asked.body import BodyFields, Path
 
 MAX_BUFFERED_BYTES = 1 << 20
