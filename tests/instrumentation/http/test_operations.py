@@ -100,12 +100,15 @@ def test_configured(configured: str, path: str, operation: str | None) -> None:
 
 def test_ways_to_configure() -> None:
     """Text and lists are equivalent, in JSON and in Python."""
-    expected = TrackerConfig(paths=("/ask", ":run=chat"))
+    ways = [
+        TrackerConfig(paths=("/ask", ":run=chat")),
+        TrackerConfig.from_json('{"paths": ["/ask", ":run=chat"]}'),
+        TrackerConfig.from_json('{"paths": "/ask, :run=chat"}'),
+        TrackerConfig.from_environment({}, paths="/ask,:run=chat"),
+    ]
 
-    assert TrackerConfig.from_json('{"paths": ["/ask", ":run=chat"]}') == expected
-    assert TrackerConfig.from_json('{"paths": "/ask, :run=chat"}') == expected
-    assert TrackerConfig.from_environment({}, paths="/ask,:run=chat") == expected
-    assert TrackerConfig.from_json('{"paths": ""}') == TrackerConfig()
+    assert [config.paths for config in ways] == [("/ask", ":run=chat")] * 4
+    assert TrackerConfig.from_json('{"paths": ""}') == TrackerConfig.from_json("{}")
 
 
 @pytest.mark.parametrize(
