@@ -113,7 +113,7 @@ def test_every_adapter_has_an_entry_point() -> None:
         )
     ]
     adapters = {
-        f"{adapter.__module__}:{adapter.__qualname__}"
+        adapter
         for module in modules
         for adapter in vars(module).values()
         if isinstance(adapter, type)
@@ -121,9 +121,13 @@ def test_every_adapter_has_an_entry_point() -> None:
         and adapter.__module__ == module.__name__
         and not inspect.isabstract(adapter)
     }
-    loaded = {entry.value for entry in entry_points(group="opentelemetry_instrumentor")}
+    loaded = {
+        entry.load()
+        for entry in entry_points(group="opentelemetry_instrumentor")
+        if entry.value.startswith(instrumentation.__name__)
+    }
 
-    assert adapters == {value for value in loaded if value.startswith(instrumentation.__name__)}
+    assert adapters == loaded
 
 
 def test_the_recipe_is_the_example() -> None:
