@@ -365,7 +365,7 @@ def test_rules_evaluate(fed: Fed) -> None:
 
     eventually(lambda: all(rule["health"] != "unknown" for rule in rules()), patience=60)
     assert {rule["health"] for rule in rules()} == {"ok"}
-    assert len(rules()) == 15
+    assert len(rules()) == 29
 
 
 def test_every_panel_is_expected() -> None:
