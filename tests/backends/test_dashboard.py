@@ -7,6 +7,7 @@ import math
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,15 @@ from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
-from otel_lifecycle import RequestLifecycleTracker, read_records
+from otel_lifecycle import (
+    Candidate,
+    LatencyPrediction,
+    RequestLifecycleTracker,
+    RequestStart,
+    Route,
+    RouteEndpoint,
+    read_records,
+)
 from otel_lifecycle.instrumentation.hermes_router import HermesRouterInstrumentor
 from tests.backends.exports import (
     Exports,
@@ -33,7 +42,7 @@ from tests.backends.exports import (
 )
 from tests.backends.programs import CONFIGURATIONS, HTTP, Backends, Prometheus
 from tests.examples.cluster import Cluster
-from tests.routes import aggregated, start
+from tests.routes import aggregated, endpoint, start
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.backends
@@ -48,6 +57,9 @@ REQUESTS = "llm_router.requests"
 TTFT, TPOT = "gen_ai.server.time_to_first_token", "gen_ai.server.time_per_output_token"
 PREDICTED_TTFT = "llm_router.predicted.time_to_first_token"
 PREDICTED_TPOT = "llm_router.predicted.time_per_output_token"
+SLO, SLO_TARGET = "llm_router.slo.requests", "llm_router.slo.target"
+QUEUE = "llm_router.queue.duration"
+DECIDED_BY = ("llm_router.route.policy", "llm_router.decision.role")
 DURATION, ERROR = "gen_ai.server.request.duration", "llm_router.prediction.error"
 ALL: frozenset[tuple[str, str]] = frozenset()
 
@@ -108,6 +120,22 @@ class Traffic:
         assert HTTP.post(f"{self._url}/v1/completions", json=self._body("no")).is_server_error
         self._break("none")
         self._tracker.track(start("", aggregated()))
+
+    def decided(self) -> None:
+        """Track requests whose router says when they arrived and what it weighed."""
+        chosen, other = endpoint("qwen-0"), endpoint("qwen-1")
+        for milliseconds in (5, 40):
+            request = RequestStart(
+                f"decided-{milliseconds}",
+                Route(RouteEndpoint(chosen)),
+                policy="prefix+load",
+                candidates=[
+                    Candidate(chosen, 1.5, prediction=LatencyPrediction(100.0 + milliseconds)),
+                    Candidate(other, 0.5, prediction=LatencyPrediction(100.0)),
+                ],
+                received_at=datetime.now(timezone.utc) - timedelta(milliseconds=milliseconds),
+            )
+            self._tracker.track(request).complete()
 
     def predicting(self) -> bool:
         """Return whether the router predicts already."""
@@ -171,6 +199,7 @@ def fed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fed]:
         store_name=str(folder),
         persistence_output_path=str(records),
         stale_after="10m",
+        slo=["ttft=1ms", "e2e=30s"],
     )
     try:
         tracker = instrumentor.tracker
@@ -181,6 +210,7 @@ def fed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fed]:
         for requests in (12, 30):
             traffic.completed(requests)
             traffic.failed()
+            traffic.decided()
             leave = traffic.held()
             assert tracker.flush(timeout=30)
             assert meters.force_flush()
@@ -237,6 +267,13 @@ def within_a_second(exports: Exports) -> Vector:
     )
 
 
+def goodput(exports: Exports) -> Vector:
+    """Return the share of requests that met each target."""
+    met = exports.increase(SLO, SLO_TARGET, read=value, where={"llm_router.slo.met": "True"})
+    whole = exports.increase(SLO, SLO_TARGET, read=value)
+    return {key: met.get(key, 0.0) / number for key, number in whole.items() if number}
+
+
 def engines(exports: Exports, name: str) -> Vector:
     """Return the engines' own metrics."""
     return exports.after.gauge(f"llm_router.endpoint.{name}", ENDPOINT, combine=max)
@@ -285,6 +322,14 @@ EXPECTED: dict[str, list[Callable[[Exports], Vector]]] = {
     ],
     "Distance of prediction and measurement": [lambda e: e.mean(ERROR, ENDPOINT, TARGET)],
     "Bias of predictions": [bias],
+    "Goodput": [goodput],
+    "Time in the queue": [
+        lambda e: e.quantile(0.5, QUEUE),
+        lambda e: e.quantile(0.95, QUEUE),
+        lambda e: e.quantile(0.99, QUEUE),
+    ],
+    "Margin of decisions": [lambda e: e.mean("llm_router.decision.margin", *DECIDED_BY)],
+    "Regret of decisions": [lambda e: e.mean("llm_router.decision.regret", *DECIDED_BY)],
     "Duration": [
         lambda e: e.quantile(0.5, DURATION),
         lambda e: e.quantile(0.95, DURATION),
@@ -332,6 +377,9 @@ def test_something_of_everything(fed: Fed) -> None:
     }
     assert len(devices(exports, "core")) == 4
     assert all(devices(exports, "memory").values())
+    assert sorted(value > 0 for value in goodput(exports).values()) == [False, True]
+    assert list(exports.mean("llm_router.decision.margin").values()) == [1.0]
+    assert list(exports.mean("llm_router.decision.regret").values()) == [pytest.approx(0.0225)]
 
 
 def test_exemplars(fed: Fed) -> None:
