@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import shutil
 import signal
 import tempfile
@@ -67,6 +68,9 @@ async def _run(workload: Workload, roles: Sequence[str], output: Path, *, kept: 
     console = open_console()
     where = f"; records and logs: {output}" if kept else ""
     console.print(f"starting {plural(len(roles), 'engine')} and a router{where}")
+    if kept:
+        command = f"otel-lifecycle top {shlex.quote(str(output))}"
+        console.print(f"to watch it: {command}", soft_wrap=True)  # to be copied
     with _cancelled_by_signals() as caught:
         try:
             evidence = await _play(workload, roles, output)

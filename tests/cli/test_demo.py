@@ -61,6 +61,7 @@ def test_pd(start: Start, tmp_path: Path) -> None:
     routes = [record.selected_route for record in read_records(tmp_path / "records.jsonl")]
     assert all(route is not None and route.prefill and route.decode for route in routes)
     assert "decode-1 crashes" in output
+    assert f"otel-lifecycle top {tmp_path}" in output
 
 
 @pytest.mark.slow
