@@ -150,6 +150,8 @@ def test_bad_lines(tmp_path: Path, start: Callable[..., Command]) -> None:
         ("--output", "{folder}/records.jsonl", "--checkpoint", "{folder}/foreign.jsonl"),
         ("--endpoints", "{folder}/foreign.jsonl"),
         ("--endpoints", "{folder}/none"),
+        ("--envoy-log", "{folder}/none"),
+        ("--picker-log", "{folder}/none"),
         ("--abandon-after", "0"),
     ],
 )
@@ -177,7 +179,9 @@ def test_two_observers(tmp_path: Path, start: Callable[..., Command]) -> None:
 
     running.process.send_signal(signal.SIGTERM)
     assert running.wait()[0] == 0
-    code, _, error = start("observe", "--envoy-log", tmp_path / "x", "--once", *arguments).wait()
+    other = tmp_path / "x"
+    other.touch()
+    code, _, error = start("observe", "--envoy-log", other, "--once", *arguments).wait()
     assert (code, "the checkpoint covers" in error) == (2, True)
 
 

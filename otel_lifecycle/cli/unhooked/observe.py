@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -38,6 +40,10 @@ def run(options: ObserveOptions) -> int:
         raise CommandError("where is the access log: --envoy-log, or --otlp?")
     if options.once and options.otlp:
         raise CommandError("--once reads files, and --otlp has no end")
+    if options.once:
+        for log in filter(None, (options.envoy_log, options.picker_log)):
+            if not log.exists():  # without --once it is waited for
+                raise CommandError(f"{log}: {os.strerror(errno.ENOENT)}")
     # The shipper reports what they would log at each attempt.
     logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
     with ExitStack() as stack:
