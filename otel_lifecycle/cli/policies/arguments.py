@@ -49,12 +49,15 @@ def add_policies(
 
 def add_targets(parser: argparse.ArgumentParser) -> None:
     """Add the options for latency targets."""
-    for name, meaning in (("ttft", "time to first token"), ("tpot", "time per output token")):
+    for name, meaning, example in (
+        ("ttft", "time to first token", "500ms"),
+        ("tpot", "time per output token", "20ms"),
+    ):
         parser.add_argument(
             f"--{name}",
             metavar="DURATION",
             type=milliseconds,
-            help=f"target for the {meaning}, such as 500ms (default: none, and no verdict)",
+            help=f"target for the {meaning}, such as {example} (default: none, and no verdict)",
         )
 
 

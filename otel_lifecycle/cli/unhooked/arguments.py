@@ -23,7 +23,8 @@ def add_unhooked(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
             "collector/envoy configures, through rotation, and writes a record of each request. "
             "Spans and metrics are sent if OpenTelemetry's variables name a place, such as "
             "OTEL_EXPORTER_OTLP_ENDPOINT. Exit code: 0, or with --once 1 if something was left "
-            "out or did not arrive; 2 for wrong usage, settings or checkpoint.",
+            "out or did not arrive; 2 for wrong usage, settings or checkpoint, and with --once "
+            "for a missing log.",
             allow_abbrev=False,
         )
     )
