@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS endpoints
     npu_hbm_utilization_max Nullable(Float64) COMMENT 'Device memory in use, on the fullest chip.',
     npu_hbm_bandwidth_utilization_avg Nullable(Float64) COMMENT 'Device memory bandwidth in use, averaged over the chips.',
     npu_hbm_bandwidth_utilization_max Nullable(Float64) COMMENT 'Device memory bandwidth in use, on the busiest chip.',
+    prefill_tokens Nullable(Int64) COMMENT 'Prompt tokens left to prefill: of requests in flight without a first output, less what the router believed to be cached.',
     feature_pod_type Nullable(String) COMMENT 'Predictor input; null if it cannot be trusted. `prefill`, `decode` or empty (aggregated).',
     feature_input_token_length Nullable(Int64) COMMENT 'Predictor input; null if it cannot be trusted. Length of the prompt.',
     feature_prefix_cache_score Nullable(Float64) COMMENT 'Predictor input; null if it cannot be trusted. Fraction of the prompt that is cached.',
@@ -39,7 +40,8 @@ CREATE TABLE IF NOT EXISTS endpoints
     feature_hbm_utilization Nullable(Float64) COMMENT 'Predictor input; null if it cannot be trusted. Device memory in use, averaged.',
     feature_ai_core_utilization Nullable(Float64) COMMENT 'Predictor input; null if it cannot be trusted. Compute in use, averaged.',
     feature_bandwidth_utilization Nullable(Float64) COMMENT 'Predictor input; null if it cannot be trusted. Device memory bandwidth in use, averaged.',
-    feature_server_ip Nullable(String) COMMENT 'Predictor input; null if it cannot be trusted. Host or IP address.'
+    feature_server_ip Nullable(String) COMMENT 'Predictor input; null if it cannot be trusted. Host or IP address.',
+    feature_prefill_tokens Nullable(Int64) COMMENT 'Predictor input; null if it cannot be trusted. Prompt tokens left to prefill on the endpoint.'
 )
 ENGINE = ReplacingMergeTree
 ORDER BY (request_id, started_at, role);

@@ -9,6 +9,7 @@ from typing import NoReturn
 from otel_lifecycle.cli.errors import USAGE, CommandError, require
 from otel_lifecycle.cli.numbers import between, positive, whole_number
 from otel_lifecycle.cli.policies.arguments import add_policies, add_targets
+from otel_lifecycle.cli.prediction.arguments import add_prediction
 from otel_lifecycle.cli.unhooked.arguments import add_unhooked
 from otel_lifecycle.version import __version__
 
@@ -134,7 +135,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_unhooked(commands.add_parser)
     judge = add_policies(commands.add_parser)
     _add_selection(judge)
-    for command in (report, export, validate, tail, top, ship, judge):
+    train = add_prediction(commands.add_parser)
+    for command in (report, export, validate, tail, top, ship, judge, train):
         command.add_argument("paths", metavar="PATH", type=Path, nargs="+", help=_PATH_HELP)
     return parser
 

@@ -60,6 +60,7 @@ class EndpointState:
         label: Its name in metrics.
         tokens: Prompt tokens in flight on it.
         requests: Requests in flight on it.
+        prefill_tokens: Prompt tokens of those without a first output, less what is believed cached.
         listed: Whether it is among the store's endpoints: it has carried load, or was added. The
             leader of a pair carries no load.
         live: False once it is deleted.
@@ -83,6 +84,7 @@ class EndpointState:
         "live",
         "metrics",
         "npu",
+        "prefill_tokens",
         "readings",
         "requests",
         "scraped_metrics",
@@ -96,6 +98,7 @@ class EndpointState:
         self.label = sanitize.text(endpoint.label)
         self.tokens = 0
         self.requests = 0
+        self.prefill_tokens = 0
         self.listed = False
         self.live = True
         self.metrics: EndpointMetrics | None = None

@@ -69,6 +69,10 @@ class PredictionInput(msgspec.Struct, rename=record_name, gc=False):
         Percent | None, declare("Device memory bandwidth in use, averaged.", source="device")
     ] = None
     server_ip: Annotated[Text | None, declare("Host or IP address.")] = None
+    prefill_tokens: Annotated[
+        Total | None,
+        declare("Prompt tokens left to prefill on the endpoint.", "{token}", source="load"),
+    ] = None
 
 
 class MissingFeature(msgspec.Struct, rename=record_name, gc=False):
@@ -151,6 +155,7 @@ def prediction_input(
         npu.ai_core_utilization_avg,
         npu.hbm_bandwidth_utilization_avg,
         snapshot.address,
+        snapshot.prefill_tokens,
     )
     for entry in missing:
         field = _FIELDS.get(entry.feature)

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 
 from otel_lifecycle.model.endpoint import Endpoint, EndpointMetrics, Load, NPUState
-from otel_lifecycle.model.fields import Milliseconds, Text, declare, record_name
+from otel_lifecycle.model.fields import Milliseconds, Text, Total, declare, record_name
 
 
 class RouteEndpoint(msgspec.Struct, frozen=True):
@@ -97,6 +97,16 @@ class EndpointSnapshot(msgspec.Struct, rename=record_name, omit_defaults=True, g
     npu: Annotated[
         NPUState | None,
         declare("State of the accelerators, if known.", attribute=".npu", source="device"),
+    ] = None
+    prefill_tokens: Annotated[
+        Total | None,
+        declare(
+            "Prompt tokens left to prefill: of requests in flight without a first output, less "
+            "what the router believed to be cached.",
+            "{token}",
+            ".prefill.tokens",
+            source="load",
+        ),
     ] = None
 
     @property

@@ -47,6 +47,11 @@ class InFlight(Protocol):
         """Load of each counted endpoint at dispatch, by role."""
         ...
 
+    @property
+    def role_prefill_tokens(self) -> Mapping[str, int]:
+        """What was left to prefill on each of them."""
+        ...
+
 
 class _Waiting(NamedTuple):
     """A dispatched request that waits for its prediction."""
@@ -54,6 +59,7 @@ class _Waiting(NamedTuple):
     request: InFlight
     record: LifecycleRecord
     loads: Mapping[str, Load]
+    prefill_tokens: Mapping[str, int]
 
 
 class ShadowPrediction:
@@ -81,7 +87,10 @@ class ShadowPrediction:
         if self._config.url and len(self._waiting) < self._config.max_queue:
             self._thread.ensure_running()
             # Take the record and loads now: rerouting the request replaces both.
-            self._waiting.append(_Waiting(request, request.record, request.role_loads))
+            waiting = _Waiting(
+                request, request.record, request.role_loads, request.role_prefill_tokens
+            )
+            self._waiting.append(waiting)
             self._thread.wake(self._work.set)
 
     def learn(self, record: LifecycleRecord) -> None:
@@ -131,7 +140,7 @@ class ShadowPrediction:
                 _logger.debug("%d requests could not be predicted", len(batch), exc_info=True)
 
     async def _predict(self, service: LLMDPredictor, batch: Sequence[_Waiting]) -> None:
-        inputs = [_inputs(waiting.record, waiting.loads) for waiting in batch]
+        inputs = [_inputs(waiting) for waiting in batch]
         predictions = iter(await predict_within(service, list(chain(*inputs)), self._timeout))
         for waiting, own in zip(batch, inputs, strict=True):
             prediction = route_prediction(own, list(islice(predictions, len(own))))
@@ -157,9 +166,10 @@ class ShadowPrediction:
                     _logger.warning("training data is accepted again")
 
 
-def _inputs(record: LifecycleRecord, loads: Mapping[str, Load]) -> list[PredictionInput]:
+def _inputs(waiting: _Waiting) -> list[PredictionInput]:
+    record = waiting.record
     inputs: list[PredictionInput] = []
-    for role, load in loads.items():
+    for role, load in waiting.loads.items():
         one = prediction_input(
             role,
             getattr(record.selected_route, role),
@@ -168,5 +178,6 @@ def _inputs(record: LifecycleRecord, loads: Mapping[str, Load]) -> list[Predicti
             missing=record.missing_feature_reasons,
         )
         one.inflight_tokens = load.tokens
+        one.prefill_tokens = waiting.prefill_tokens.get(role)
         inputs.append(one)
     return inputs

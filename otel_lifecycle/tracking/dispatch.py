@@ -24,6 +24,9 @@ from otel_lifecycle.model import (
 )
 from otel_lifecycle.model.endpoint_state import EndpointView
 from otel_lifecycle.model.features import (
+    POD_TYPES,
+    MissingFeature,
+    MissingReason,
     PredictionInput,
     missing_request_features,
     prediction_input,
@@ -280,10 +283,16 @@ def complete_record(
     if record.prediction is not NO_PREDICTION:
         record.prediction_error = latency.prediction_error(record.actual, record.prediction)
     inputs: list[PredictionInput] = []
-    loads = dict(zip(lifecycle.dispatch.counted, lifecycle.loads, strict=False))
+    loads, left = lifecycle.role_loads, lifecycle.role_prefill_tokens
     for role, load in loads.items():
         snapshot: EndpointSnapshot = getattr(record.selected_route, role)
         snapshot.inflight = load
+        snapshot.prefill_tokens = left.get(role)
+        if snapshot.prefill_tokens is None:
+            record.missing_feature_reasons = [
+                *record.missing_feature_reasons,
+                MissingFeature(POD_TYPES[role], "prefillTokens", MissingReason.INFLIGHT_MISSING),
+            ]
         inputs.append(
             prediction_input(
                 role,

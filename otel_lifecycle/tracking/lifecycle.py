@@ -59,6 +59,7 @@ class Lifecycle:
         first_chunk_ns: Dispatch to first chunk.
         dispatch_load: Load of the selected endpoint at dispatch, this request not counted.
         loads: The same for each counted endpoint, in the order of `dispatch.counted`.
+        prefill_tokens: What was left to prefill on each of these.
         leases: What it has charged and not given back.
         deleted_roles: Counted endpoints that were deleted while it charged them.
         handle: Tells when the handle that follows it is collected; None where there is none.
@@ -96,6 +97,7 @@ class Lifecycle:
         "owner",
         "parent",
         "predicted",
+        "prefill_tokens",
         "request_id",
         "rerouted",
         "shadow",
@@ -137,6 +139,7 @@ class Lifecycle:
         self.first_chunk_ns: int | None = None
         self.dispatch_load: Load | None = None
         self.loads: tuple[Load, ...] = ()
+        self.prefill_tokens: tuple[int, ...] = ()
         self.leases: list[Lease] = []
         self.deleted_roles: tuple[str, ...] = ()
         self.handle: _Following | None = None
@@ -165,6 +168,11 @@ class Lifecycle:
     def role_loads(self) -> Mapping[str, Load]:
         """Load of each counted endpoint at dispatch, by role."""
         return dict(zip(self.dispatch.counted, self.loads, strict=False))
+
+    @property
+    def role_prefill_tokens(self) -> Mapping[str, int]:
+        """What was left to prefill on each counted endpoint at dispatch, by role."""
+        return dict(zip(self.dispatch.counted, self.prefill_tokens, strict=False))
 
     @property
     def record(self) -> LifecycleRecord:
@@ -240,11 +248,14 @@ class Lifecycle:
         if leader_view is None:
             return
         tokens = sanitize.count(dispatch.start.input_tokens) or 0
+        cached = sanitize.fraction(dispatch.start.prefix_cache_score) or 0.0
+        uncached = round(tokens * (1.0 - cached)) if self.first_chunk_ns is None else 0
         leader = leader_view.state
         if not leader.live:
             leader = successor(leader)
         self.dispatch_load = Load(leader.tokens, leader.requests)
         loads: list[Load] = []
+        prefill_tokens: list[int] = []
         for role in counted:
             view: EndpointView = getattr(dispatch, role)
             state = view.state
@@ -254,9 +265,10 @@ class Lifecycle:
             loads.append(
                 self.dispatch_load if state is leader else Load(state.tokens, state.requests)
             )
+            prefill_tokens.append(state.prefill_tokens)
             # After the first chunk of a request that is sent again, nothing is left to prefill.
             if self.first_chunk_ns is None or role != "prefill" or len(counted) == 1:
-                lease = Lease(role, state, tokens)
+                lease = Lease(role, state, tokens, uncached if role != "decode" else 0)
                 self.leases.append(lease)  # first, for whoever gives it back
                 lease.charge()
             # Only the router's own: what was collected is there already.
@@ -265,7 +277,12 @@ class Lifecycle:
                 state.metrics = view.metrics or state.metrics
             if given.npu is not None:
                 state.npu = view.npu or state.npu
-        self.loads = tuple(loads)
+        self.loads, self.prefill_tokens = tuple(loads), tuple(prefill_tokens)
+
+    def end_prefill(self) -> None:
+        """Nothing of its prompt is left to prefill; under the same lock."""
+        for lease in self.leases:
+            lease.end_prefill()
 
     def move(self, dispatch: Dispatch, rerouted: tuple[Reroute, ...]) -> None:
         """It goes somewhere else; its load has been given back."""
@@ -336,12 +353,13 @@ class Lease:
     they call nothing.
     """
 
-    __slots__ = ("charged", "given_back", "role", "state", "tokens")
+    __slots__ = ("charged", "given_back", "role", "state", "tokens", "uncached")
 
-    def __init__(self, role: str, state: EndpointState, tokens: int) -> None:
+    def __init__(self, role: str, state: EndpointState, tokens: int, uncached: int) -> None:
         self.role = role
         self.state = state
         self.tokens = tokens
+        self.uncached = uncached
         self.charged = False
         self.given_back = False
 
@@ -352,6 +370,7 @@ class Lease:
         self.charged = True
         self.state.requests += 1
         self.state.tokens += self.tokens
+        self.state.prefill_tokens += self.uncached
 
     def give_back(self) -> bool:
         """Takes the charge off the counter it was put on; False when there is none."""
@@ -361,4 +380,11 @@ class Lease:
         self.charged = False
         self.state.requests -= 1
         self.state.tokens -= self.tokens
+        self.state.prefill_tokens -= self.uncached
         return True
+
+    def end_prefill(self) -> None:
+        """Takes what was left to prefill off the counter."""
+        if self.charged:
+            self.state.prefill_tokens -= self.uncached
+            self.uncached = 0

@@ -268,6 +268,7 @@ class LifecycleStore:
                 return
             lifecycle.streaming = True
             lifecycle.first_chunk_ns = elapsed_ns
+            lifecycle.end_prefill()
             if release == "all":
                 lifecycle.give_back()
             # A prefill lease that also stands for the decode (one endpoint) is kept.
@@ -357,7 +358,7 @@ class LifecycleStore:
             lifecycle.finished = True
         self._inflight.clear()
         for state in self._endpoints.values():
-            state.tokens = state.requests = 0
+            state.tokens = state.requests = state.prefill_tokens = 0
 
 
 def _has_moved(state: EndpointState, endpoint: Endpoint) -> bool:

@@ -72,7 +72,7 @@ def identified(pod: str) -> dict[str, Any]:
 
 def unscraped(pod: str) -> dict[str, Any]:
     """An endpoint of which only the load is known."""
-    return {**identified(pod), "inflight": {"tokens": 0, "requests": 0}}
+    return {**identified(pod), "inflight": {"tokens": 0, "requests": 0}, "prefillTokens": 0}
 
 
 # The route of `pd_leader`.

@@ -66,6 +66,7 @@ def endpoint(url: str, **known: Any) -> dict[str, Any]:
         "address": address,
         "port": port,
         "inflight": {"tokens": 0, "requests": 0},
+        "prefillTokens": 0,
         **known,
     }
 

@@ -185,6 +185,7 @@ def replica(name: str, **stats: Any) -> dict[str, Any]:
         "id": f"ray://default/{name}",
         "address": "10.0.0.1",
         "inflight": {"tokens": 0, "requests": 0},
+        "prefillTokens": 0,
         **known,
     }
 

@@ -356,6 +356,7 @@ def test_record(run: Run, scenario: Scenario) -> None:
             "id": Matching(f"ray://{scenario.application}/{scenario.deployment}/[0-9a-z]+"),
             "address": leader["address"],
             "inflight": {"tokens": 0, "requests": 0},
+            "prefillTokens": 0,
         },
         **{
             "requestId": scenario.name,

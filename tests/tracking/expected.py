@@ -68,10 +68,16 @@ def identity_attributes(role: str, pod: str) -> dict[str, Any]:
     }
 
 
-def load_attributes(role: str, requests: int = 0, tokens: int = 0) -> dict[str, Any]:
+def load_attributes(
+    role: str, requests: int = 0, tokens: int = 0, prefill: int = 0
+) -> dict[str, Any]:
     """Attributes of the load of an endpoint."""
     prefix = f"llm_router.route.{role}"
-    return {f"{prefix}.inflight.requests": requests, f"{prefix}.inflight.tokens": tokens}
+    return {
+        f"{prefix}.inflight.requests": requests,
+        f"{prefix}.inflight.tokens": tokens,
+        f"{prefix}.prefill.tokens": prefill,
+    }
 
 
 def known_attributes(role: str, pod: str) -> dict[str, Any]:
@@ -167,6 +173,7 @@ def snapshot(pod: str) -> dict[str, Any]:
             "updateTime": "2023-11-14T22:13:19.500000Z",
         },
         "inflight": {"tokens": 0, "requests": 0},
+        "prefillTokens": 0,
         "npu": {
             "observationTime": "2023-11-14T22:13:19.500000Z",
             "dataStatus": "fresh",
@@ -211,6 +218,7 @@ def prediction_input(pod_type: str, pod: str, **changes: Any) -> dict[str, Any]:
         "aiCoreUtilization": 60.0,
         "bandwidthUtilization": 39.0,
         "serverIp": f"{pod}.local",
+        "prefillTokens": 0,
         **changes,
     }
 

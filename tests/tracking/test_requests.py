@@ -567,6 +567,7 @@ def test_nothing_known(bench: Bench) -> None:
                     "address": "qwen-0.local",
                     "port": "8000",
                     "inflight": {"tokens": 0, "requests": 0},
+                    "prefillTokens": 0,
                 }
             },
             actual=latency(2790.0, ttftMillis=250.0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path as Path
 from typing import Any
 
 import otel_lifecycle as otel_lifecycle
@@ -16,6 +17,8 @@ from otel_lifecycle import (
 )
 from otel_lifecycle.model.features import PredictionInput
 from otel_lifecycle.model.latency import ActualLatency
+from otel_lifecycle.prediction.trained import TrainedModel as TrainedModel
+from otel_lifecycle.prediction.trained import TrainedPredictor as TrainedPredictor
 from otel_lifecycle.records import PositionedRecord
 
 app: Any

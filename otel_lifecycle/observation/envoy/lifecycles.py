@@ -98,6 +98,8 @@ class Lifecycles:
         if self._start(request, ep, pf, at_ns):
             assert request.lifecycle is not None
             self._store.start(request.lifecycle)
+            # The first byte is told of with the end: what is left to prefill is unknown until then.
+            request.lifecycle.prefill_tokens = ()
             request.is_charged = True
             if self._shadow is not None:
                 self._shadow.predict(request.lifecycle)

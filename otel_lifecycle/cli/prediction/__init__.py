@@ -1,0 +1,1 @@
+"""Commands that train a predictor, check it and serve it."""
