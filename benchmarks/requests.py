@@ -92,7 +92,6 @@ def start(request_id: str, route: Route) -> RequestStart:
         candidates=8,
         policy="prefix+load+prediction",
         operation="chat",
-        provider="vllm",
     )
 
 

@@ -57,7 +57,7 @@ def test_peers(monkeypatch: pytest.MonkeyPatch) -> None:
     ] == [
         ("ours, 40 attributes", 1, 40, 2, True),
         ("ours, one endpoint and its NPUs", 1, 49, 2, True),
-        ("ours, prefill and decode", 1, 72, 2, True),
+        ("ours, prefill and decode", 1, 73, 2, True),
         ("ours, not sampled, recorded", 0, 0, 0, True),
         ("production-stack's tracing", 2, 14, 0, False),
     ]

@@ -80,7 +80,7 @@ def prefilled(url: str, **changes: Any) -> dict[str, Any]:
 def identity(url: str) -> dict[str, Any]:
     """The leader of a PD route."""
     snapshot = endpoint(url)
-    del snapshot["inflight"]
+    del snapshot["inflight"], snapshot["prefillTokens"]
     return snapshot
 
 

@@ -57,7 +57,7 @@ def test_span_record_and_gauges_agree(collecting: Callable[..., Bench], site: Si
     attributes = bench.spans[-1]["attributes"]
     metrics = bench.telemetry.metrics()
     assert record.prediction_inputs == [
-        PredictionInput("", 8, 0.0, 1, 3, 0.25, 0, 71.0, 60.0, 40.0, "127.0.0.1")
+        PredictionInput("", 8, 0.0, 1, 3, 0.25, 0, 71.0, 60.0, 40.0, "127.0.0.1", 0)
     ]
     role = "llm_router.route.leader"
     assert {
