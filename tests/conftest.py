@@ -28,7 +28,10 @@ if TYPE_CHECKING:  # of the extra `browser`, which the default run does without
     from playwright.sync_api import Browser
 
 # A mutant is caught by any example that fails; looking for the smallest takes a minute.
-settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate])
+settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate], deadline=None)
+# A machine that is busy with other things is no failure.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 __all__ = ["guarded"]
 

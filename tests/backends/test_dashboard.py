@@ -378,8 +378,11 @@ def test_something_of_everything(fed: Fed) -> None:
     assert len(devices(exports, "core")) == 4
     assert all(devices(exports, "memory").values())
     assert sorted(value > 0 for value in goodput(exports).values()) == [False, True]
-    assert list(exports.mean("llm_router.decision.margin").values()) == [1.0]
-    assert list(exports.mean("llm_router.decision.regret").values()) == [pytest.approx(0.0225)]
+    decided = frozenset(
+        {("llm_router_route_policy", "prefix+load"), ("llm_router_decision_role", "leader")}
+    )
+    assert exports.mean("llm_router.decision.margin", *DECIDED_BY)[decided] == 1.0
+    assert exports.mean("llm_router.decision.regret", *DECIDED_BY)[decided] == pytest.approx(0.0225)
 
 
 def test_exemplars(fed: Fed) -> None:
