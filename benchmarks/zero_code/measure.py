@@ -149,8 +149,10 @@ class Router:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{self.served} requests gave {records} records")
             time.sleep(0.2)
-        if not self._around.sink.exports(self._around.folder.name):
-            raise RuntimeError("nothing was exported")
+        while not self._around.sink.exports(self._around.folder.name):
+            if time.monotonic() > deadline:
+                raise RuntimeError("nothing was exported")
+            time.sleep(0.2)
 
 
 def attempt(program: Program, rounds: int, requests: int) -> Result:
