@@ -8,7 +8,11 @@ from typing import NoReturn
 
 from otel_lifecycle.cli.errors import USAGE, CommandError, require
 from otel_lifecycle.cli.numbers import between, positive, whole_number
-from otel_lifecycle.cli.policies.arguments import add_policies, add_targets
+from otel_lifecycle.cli.policies.arguments import (
+    add_engines_and_trace,
+    add_policies,
+    add_targets,
+)
 from otel_lifecycle.cli.prediction.arguments import add_prediction
 from otel_lifecycle.cli.unhooked.arguments import add_unhooked
 from otel_lifecycle.version import __version__
@@ -255,25 +259,13 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
         default="pd",
         help="separate prefill and decode engines, or both on each engine (default: %(default)s)",
     )
-    parser.add_argument(
-        "--engines",
-        metavar="N",
-        type=whole_number(1),
-        default=4,
-        help="number of engines; in pd mode half of them prefill (default: %(default)s)",
-    )
+    add_engines_and_trace(parser)
     parser.add_argument(
         "--requests",
         metavar="N",
         type=whole_number(1),
         default=300,
         help="number of requests (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--trace",
-        metavar="FILE",
-        type=Path,
-        help="replay a Mooncake trace (JSON Lines) instead of the bundled workload",
     )
     parser.add_argument(
         "--speed",

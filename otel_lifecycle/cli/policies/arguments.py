@@ -47,6 +47,23 @@ def add_policies(
     return judge
 
 
+def add_engines_and_trace(parser: argparse.ArgumentParser) -> None:
+    """Add the options for what the example router is run with."""
+    parser.add_argument(
+        "--engines",
+        metavar="N",
+        type=whole_number(1),
+        default=4,
+        help="number of engines; in pd mode half of them prefill (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--trace",
+        metavar="FILE",
+        type=Path,
+        help="replay a Mooncake trace (JSON Lines) instead of the bundled workload",
+    )
+
+
 def add_targets(parser: argparse.ArgumentParser) -> None:
     """Add the options for latency targets."""
     for name, meaning, example in (
@@ -75,19 +92,7 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
         default="aggregated",
         help="both prefill and decode on each engine, or separate engines (default: %(default)s)",
     )
-    parser.add_argument(
-        "--engines",
-        metavar="N",
-        type=whole_number(1),
-        default=4,
-        help="number of engines; in pd mode half of them prefill (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--trace",
-        metavar="FILE",
-        type=Path,
-        help="replay a Mooncake trace (JSON Lines) instead of the bundled workload",
-    )
+    add_engines_and_trace(parser)
     parser.add_argument(
         "--requests",
         metavar="N",

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
 from opentelemetry import metrics, trace
-from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
@@ -13,7 +10,11 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from otel_lifecycle.instrumentation.providers import has_meter_provider, has_tracer_provider
-from otel_lifecycle.telemetry.otlp.destinations import metric_exporter, span_exporter
+from otel_lifecycle.telemetry.otlp.destinations import (
+    is_sdk_disabled,
+    metric_exporter,
+    span_exporter,
+)
 
 
 def set_up(service_name: str | None, endpoint: str | None) -> None:
@@ -26,7 +27,7 @@ def set_up(service_name: str | None, endpoint: str | None) -> None:
     Raises:
         ValueError: A variable is invalid; neither provider was set up.
     """
-    if os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true":
+    if is_sdk_disabled():
         return
     resource = Resource.create({SERVICE_NAME: service_name} if service_name else {})
     spans, values = span_exporter(endpoint), metric_exporter(endpoint)

@@ -27,9 +27,14 @@ def protocol(signal: Literal["TRACES", "METRICS"]) -> str:
     return asked
 
 
+def is_sdk_disabled() -> bool:
+    """Return whether OpenTelemetry's variables turn the SDK off."""
+    return os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true"
+
+
 def has_destination(signal: Literal["TRACES", "METRICS"], endpoint: str | None = None) -> bool:
     """Return whether anything is exported: to `endpoint`, or to that of a variable."""
-    if os.environ.get(OTEL_SDK_DISABLED, "").strip().lower() == "true":
+    if is_sdk_disabled():
         return False
     if os.environ.get(f"OTEL_{signal}_EXPORTER", "").strip() == "none":
         return False
