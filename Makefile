@@ -29,12 +29,10 @@ test: $(VENV)/.ready
 # The newest versions, and the lowest that pyproject.toml declares, each in a new environment.
 test-latest: RESOLUTION = highest
 test-lowest: RESOLUTION = lowest-direct
-# The lowest aiohttp leaves closed connections to the garbage collector.
-test-lowest: WARNINGS = -W "ignore:unclosed:ResourceWarning"
 test-latest test-lowest: test-%: $(UV)
 	$(UV) venv --quiet --clear --python $(PYTHON) .venv-$*
 	$(UV) pip install --quiet --compile-bytecode --python .venv-$* --resolution $(RESOLUTION) --editable '.[test]'
-	.venv-$*/bin/python -m pytest $(PARALLEL) $(WARNINGS) $(PYTEST_ARGS)
+	.venv-$*/bin/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.ready
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
