@@ -10,6 +10,8 @@ ACTIONLINT := .cache/actionlint/actionlint
 PIP := python -m pip install --quiet --disable-pip-version-check
 ROUTERS := $(patsubst %,.cache/routers/%/.ready,lean litellm production_stack ray)
 ENVOYS := $(patsubst %,.cache/envoy-%/.ready,1.40.0 1.37.0 1.36.4)
+# Tests start hundreds of processes, and each would compile every module again.
+export PYTHONDONTWRITEBYTECODE :=
 # The locked versions, each file by its hash; the package itself is built with the locked tools.
 LOCKED = $(BIN)/$(PIP) --require-hashes --requirement
 PACKAGE = $(BIN)/$(PIP) --no-deps --no-build-isolation --editable .
