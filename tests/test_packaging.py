@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import distributions, requires
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,6 +72,7 @@ def is_module(name: str) -> bool:
         return False
 
 
+@cache
 def declared(extra: str = "") -> set[str]:
     """The distributions that the package declares, with an extra and without."""
     found: set[str] = set()
@@ -87,14 +89,14 @@ def declared(extra: str = "") -> set[str]:
     return found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def owners() -> dict[str, str]:
     """The distribution of each installed file."""
-    return {
-        str(distribution.locate_file(file)): canonicalize_name(distribution.name)
-        for distribution in distributions()
-        for file in distribution.files or []
-    }
+    found: dict[str, str] = {}
+    for distribution in distributions():
+        name = canonicalize_name(distribution.name)  # parsed at each access
+        found |= {str(distribution.locate_file(file)): name for file in distribution.files or []}
+    return found
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
