@@ -6,6 +6,7 @@ filter of its own, older ones with Lua; 1.36 has no time of the first byte of a 
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ end
 """
 
 
+@cache
 def presets() -> dict[str, str]:
     """The text of each preset, by its path."""
     found: dict[str, str] = {}
