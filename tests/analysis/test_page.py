@@ -23,7 +23,7 @@ from otel_lifecycle.model.route import EndpointSnapshot, RouteSnapshot
 from otel_lifecycle.model.timestamps import parse_timestamp
 from tests.analysis.pages import Page
 from tests.analysis.test_tables import MOMENT
-from tests.cli.records import START_NS, aggregated, record, timestamp, write
+from tests.cli.records import START_NS, aggregated, disaggregated, record, timestamp, write
 
 
 def nearest_rank(values: Iterable[float], part: float) -> float:
@@ -213,6 +213,45 @@ def test_endpoints(page: Page) -> None:
         "problem",
         f"llm/prefill-10 takes {rows[1][1]} as long as its peers for similar requests",
     ) in page.verdicts
+
+
+def test_idle_endpoints(tmp_path: Path) -> None:
+    """An endpoint that was always a candidate and never chosen is the most unbalanced of all."""
+    names = ["pod-0", "pod-1", "pod-2"]
+    picks = {
+        role: Pick(role, candidates=[RecordedCandidate(id=f"pod://llm/{name}") for name in names])
+        for role in ("leader", "prefill", "decode")
+    }
+    aggregate, pair = aggregated("pod-0"), disaggregated("pod-0", "pod-1")
+    records = [
+        record(
+            f"request-{number}",
+            pair if number % 2 else aggregate,
+            number,
+            ttft_ms=5,
+            e2e_ms=9,
+            input_token_length=100,
+            # Of a pair the leader is a proxy: its candidates are no engines.
+            decision=Decision(picks=[*picks.values()] if number % 2 else [picks["leader"]]),
+        )
+        for number in range(12)
+    ]
+
+    page = report(tmp_path, *records)
+
+    for role in ("Prefill", "Engine", "Decode"):
+        head, *rows = page.tables[f"{role} endpoints"]
+        told = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+        assert list(told) == [f"llm/{name}" for name in names]
+        assert told["llm/pod-2"]["Requests"] == told["llm/pod-2"]["In flight, peak"] == "0"
+        assert told["llm/pod-2"]["Share of input tokens"] == "0.0 %"
+        assert told["llm/pod-2"]["Against peers"] == "–"
+    assert page.answers["endpoints"].startswith(
+        "Of 3 prefill endpoints the busiest got 3.00× an equal share of input tokens, "
+        "and 2 got no request. "
+    )
+    assert [level for level, text in page.verdicts if "equal share" in text] == ["problem"]
+    assert not [text for _, text in page.verdicts if "its peers" in text]
 
 
 def _prefill(one: LifecycleRecord) -> str:

@@ -50,6 +50,16 @@ SELECT role, endpoint, max(load) FROM (
         sum(change) OVER (PARTITION BY role, endpoint ORDER BY moment) AS load FROM steps
 ) GROUP BY ALL"""
 
+# The leader of a pair is a proxy: nothing was chosen.
+_CONSIDERED = """SELECT DISTINCT if(role = 'leader', 'engine', role), short_name(id, name, NULL)
+FROM (
+    SELECT role, is_pair, unnest(ids) AS id, unnest(names) AS name FROM (
+        SELECT unnest(decision_role) AS role, list_contains(decision_role, 'prefill') AS is_pair,
+            unnest(decision_candidates_id) AS ids, unnest(decision_candidates_name) AS names
+        FROM requests
+    )
+) WHERE id IS NOT NULL AND NOT (is_pair AND role = 'leader')"""
+
 
 class Share(NamedTuple):
     """One endpoint in one role."""
@@ -59,14 +69,14 @@ class Share(NamedTuple):
     requests: int
     request_share: float
     token_share: float | None
-    p50: float | None
-    p95: float | None
-    against_peers: float | None
-    from_cache: float | None
-    peak: int | None
-    busy: float | None
-    kv_cache: float | None
-    failed: int
+    p50: float | None = None
+    p95: float | None = None
+    against_peers: float | None = None
+    from_cache: float | None = None
+    peak: int | None = None
+    busy: float | None = None
+    kv_cache: float | None = None
+    failed: int = 0
 
 
 class Balance(NamedTuple):
@@ -74,7 +84,7 @@ class Balance(NamedTuple):
 
     Attributes:
         role: The role.
-        endpoints: Its endpoints, in natural order.
+        endpoints: Its endpoints, in natural order; also those that were considered and got nothing.
         busiest: The share of tokens of the busiest one, by an equal share; None if no prompt's
             length is known.
     """
@@ -85,15 +95,16 @@ class Balance(NamedTuple):
 
 
 def balances(facts: Facts) -> list[Balance]:
-    """Return each role with its endpoints."""
+    """Return each role that carried something, with its endpoints."""
     peers = {(role, name): value for role, name, value in facts.rows(_PEERS)}
     peaks = {(role, name): int(value) for role, name, value in facts.rows(_PEAKS)}
+    considered = facts.rows(_CONSIDERED)
     found: dict[str, list[tuple[Any, ...]]] = {}
     for row in facts.rows(_SHARES):
         found.setdefault(row[0], []).append(row)
     result: list[Balance] = []
     for role in _ROLES:
-        rows = sorted(found.get(role, []), key=lambda row: _natural(row[1]))
+        rows = found.get(role, [])
         if not rows:
             continue
         requests, tokens = sum(row[2] for row in rows), sum(row[3] or 0 for row in rows)
@@ -105,6 +116,9 @@ def balances(facts: Facts) -> list[Balance]:
             )
             for _, name, count, of_tokens, p50, p95, from_cache, busy, kv_cache, failed in rows
         ]  # fmt: skip
+        idle = {name for of, name in considered if of == role} - {row[1] for row in rows}
+        shares += [Share(role, name, 0, 0.0, 0.0 if tokens else None, peak=0) for name in idle]
+        shares.sort(key=lambda share: _natural(share.endpoint))
         known = [share.token_share for share in shares if share.token_share is not None]
         busiest = max(known) * len(shares) if known else None
         result.append(Balance(role, shares, busiest))
@@ -113,13 +127,12 @@ def balances(facts: Facts) -> list[Balance]:
 
 def slowest(found: list[Balance]) -> Share | None:
     """Return the endpoint that is slowest against its peers."""
-    compared = [
-        share
+    compared = (
+        [share for share in balance.endpoints if share.against_peers is not None]
         for balance in found
-        for share in balance.endpoints
-        if share.against_peers is not None and len(balance.endpoints) > 1
-    ]
-    return max(compared, key=lambda share: share.against_peers or 0.0, default=None)
+    )
+    with_peers = (share for shares in compared if len(shares) > 1 for share in shares)
+    return max(with_peers, key=lambda share: share.against_peers or 0.0, default=None)
 
 
 def section(facts: Facts, found: list[Balance]) -> Section:
@@ -129,14 +142,15 @@ def section(facts: Facts, found: list[Balance]) -> Section:
         "Is routing balanced, and is an endpoint slow?",
         "Endpoints",
         _answer(found),
-        how="Shares are of the requests and input tokens that endpoints of one role carried. "
+        how="Shares are of the requests and input tokens that endpoints of one role carried; an "
+        "endpoint that was only ever a recorded candidate has a share of 0. "
         "<b>Against peers</b>: each request's TTFT (on decode: TPOT) divided by the median of "
         "similar requests on all endpoints of the role; the median of these ratios. Similar: the "
         "same power of two of uncached input tokens and of tokens in flight at dispatch (on "
         "decode: of output tokens). Groups under five requests are left out. <b>In flight</b>: "
         "from the last choice of a route to the first chunk on a prefill endpoint, else to the "
         "end; the chart shows the mean of each stretch, in input tokens.",
-        queries=[_SHARES, _PEERS, _PEAKS],
+        queries=[_SHARES, _CONSIDERED, _PEERS, _PEAKS],
     )
     for balance in found:
         result.body.append(_table(balance))
@@ -150,7 +164,7 @@ def _answer(found: list[Balance]) -> str:
         return "No request has a route."
     sentences = [
         f"Of {len(balance.endpoints)} {balance.role} endpoints the busiest got "
-        f"{strong(times(balance.busiest))} an equal share of input tokens."
+        f"{strong(times(balance.busiest))} an equal share of input tokens{_idle(balance)}."
         for balance in found
         if len(balance.endpoints) > 1 and balance.busiest is not None
     ]
@@ -163,6 +177,11 @@ def _answer(found: list[Balance]) -> str:
     if all(len(balance.endpoints) == 1 for balance in found):
         return "There is one endpoint for each role, so nothing to compare."
     return " ".join(sentences) or "No request tells how long its prompt was."
+
+
+def _idle(balance: Balance) -> str:
+    count = sum(not share.requests for share in balance.endpoints)
+    return f", and {strong(str(count))} got no request" if count else ""
 
 
 def _table(balance: Balance) -> str:
