@@ -207,3 +207,11 @@ def test_unreadable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 1
     assert len(captured.err.splitlines()) == 4
+
+
+def test_nothing_to_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that is not there is one line, without a sum of nothing."""
+    path = tmp_path / "none.jsonl"
+
+    assert main(["import", "dynamo", str(path)]) == 2
+    assert capsys.readouterr().err == f"otel-lifecycle: {path}: No such file or directory\n"

@@ -54,10 +54,11 @@ def run(paths: Sequence[Path], output: Path | None) -> int:
         sink.close()
     else:
         sink.flush()
-    warn(
-        f"{plural(records, 'record')} of {plural(len(paths), 'file')}; left out: "
-        f"{plural(bad, 'bad line')}, {others:,} about other events"
-    )
+    if records or bad or others or not missing:
+        warn(
+            f"{plural(records, 'record')} of {plural(len(paths), 'file')}; left out: "
+            f"{plural(bad, 'bad line')}, {others:,} about other events"
+        )
     return USAGE if missing else FAILED if bad else 0
 
 
