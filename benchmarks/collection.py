@@ -25,7 +25,7 @@ from statistics import quantiles
 
 from otel_lifecycle import Endpoint, RequestLifecycleTracker, TrackerConfig
 from otel_lifecycle.config.collection import CollectionConfig, TargetConfig
-from otel_lifecycle.state import Collector
+from otel_lifecycle.state.collector import Collector
 
 SAMPLES = 300
 HUGE = 64 * 1024 * 1024

@@ -345,8 +345,6 @@ def _tail(arguments: argparse.Namespace) -> int:
 
 def _top(arguments: argparse.Namespace) -> int:
     require("top", "top", "rich", "prompt_toolkit")
-    if arguments.metrics:
-        require("top --metrics", "collect", "aiohttp")
     from otel_lifecycle.cli.records.top import TopOptions, run
 
     options = {name: value for name, value in vars(arguments).items() if name != "run"}

@@ -26,7 +26,7 @@ from otel_lifecycle.tracking.dispatch import Dispatch
 from otel_lifecycle.tracking.lifecycle import Lifecycle
 
 if TYPE_CHECKING:
-    from otel_lifecycle.state import Collector
+    from otel_lifecycle.state.collector import Collector
 
 _logger = get_logger(__name__)
 
@@ -120,8 +120,8 @@ class LifecycleStore:
         if not collection.enabled:
             return
         if self.collector is None:
-            try:
-                from otel_lifecycle.state import Collector  # needs an extra, and takes long
+            try:  # needs an extra, and takes long
+                from otel_lifecycle.state.collector import Collector
             except ImportError as error:
                 raise missing_extra("collection.enabled", error) from error
             self.collector = Collector(config, self.endpoints)

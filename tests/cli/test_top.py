@@ -23,6 +23,7 @@ from otel_lifecycle import LifecycleRecord
 from otel_lifecycle.cli import main
 from tests.cli.command import Command
 from tests.cli.records import START_NS, aggregated, record, write
+from tests.state.servers import Site
 from tests.waiting import eventually
 
 _COMMAND = "import sys; from otel_lifecycle.cli import main; sys.exit(main())"
@@ -180,6 +181,25 @@ def test_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert " ! 1 invalid line left out\n" in output.out
     assert "quit" not in output.out
     assert all(map(str.isprintable, output.out.split("\n")))
+
+
+def test_metrics_need_no_extra(tmp_path: Path) -> None:
+    """A metrics page is read without the client library that collection needs."""
+    write(tmp_path / "records.jsonl", *recent("first"))
+    page = 'llm_router_inflight_requests{llm_router_endpoint_id="pod://llm/pod-0"} 731\n'
+    site = Site()
+    site.answers["/metrics"] = page.encode()
+    code = f"import sys; sys.modules['aiohttp'] = None; {_COMMAND}"
+    arguments = ["top", "--once", "--metrics", f"{site.url}/metrics", str(tmp_path)]
+    try:
+        shown = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+        )
+    finally:
+        site.stop()
+
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "731" in shown.stdout
 
 
 def test_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
