@@ -29,6 +29,7 @@ class Evidence:
     """The counts at the end of a run.
 
     Attributes:
+        endpoints: Number of endpoints that the router has.
         answers: Number of requests by their end, as the clients saw it.
         records_path: The record file.
         record_span_ids: The span id of each record.
@@ -37,6 +38,7 @@ class Evidence:
         inflight_peak: Their highest values.
     """
 
+    endpoints: int
     answers: Counter[Answer]
     records_path: Path
     record_span_ids: list[str]
@@ -54,7 +56,7 @@ class Evidence:
             return True
         return (
             sorted(self.span_ids) == sorted(self.record_span_ids)
-            and bool(self.inflight)
+            and len(self.inflight) == self.endpoints
             and not any(self.inflight.values())
         )
 
@@ -105,23 +107,30 @@ class Evidence:
         left = [f"{name} {value:g}" for name, value in self.inflight.items() if value]
         now = f"NOT back at 0: {', '.join(left)}" if left else "back at 0"
         endpoints = plural(len(self.inflight), "endpoint")
+        if len(self.inflight) != self.endpoints:
+            endpoints += f" instead of {self.endpoints}"
         return f"gauges of {endpoints} {now}; the highest was {self.inflight_peak:g} requests"
 
 
 async def gather_evidence(
-    answers: Counter[Answer], records: Path, receiver: OTLPReceiver | None
+    endpoints: int, answers: Counter[Answer], records: Path, receiver: OTLPReceiver | None
 ) -> Evidence:
-    """Count, and wait a while for unfinished work."""
+    """Count, and wait a while for unfinished work.
+
+    The newest export may be older than the engine that came back last.
+    """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + SETTLE_SECONDS
     while True:
-        evidence = _evidence(answers, records, receiver)
+        evidence = _evidence(endpoints, answers, records, receiver)
         if evidence.agrees or loop.time() > deadline:
             return evidence
         await asyncio.sleep(POLL_SECONDS)
 
 
-def _evidence(answers: Counter[Answer], records: Path, receiver: OTLPReceiver | None) -> Evidence:
+def _evidence(
+    endpoints: int, answers: Counter[Answer], records: Path, receiver: OTLPReceiver | None
+) -> Evidence:
     spans = inflight = None
     peak = 0.0
     if receiver is not None:
@@ -136,6 +145,7 @@ def _evidence(answers: Counter[Answer], records: Path, receiver: OTLPReceiver | 
         }
         peak = max(receiver.peak(semconv.METRIC_INFLIGHT_REQUESTS).values(), default=0.0)
     return Evidence(
+        endpoints=endpoints,
         answers=answers,
         records_path=records,
         record_span_ids=[record.span_id or "" for record in read_records(records)],

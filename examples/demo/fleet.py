@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -16,12 +14,11 @@ from pathlib import Path
 import httpx
 
 from demo.engines import MODEL, NAMESPACE, PREFILL_TOKENS_PER_SECOND, TPOT_MS, engine_names
-from demo.processes import Processes
+from demo.processes import HOST, Processes
 from otel_lifecycle.cli.errors import FAILED, CommandError
 
 ROUTER = "router"
 
-_HOST = "127.0.0.1"
 _CHUNK_SECONDS = 0.08  # between chunks, at any speed: each costs every process some work
 _START_SECONDS = 60.0
 
@@ -40,7 +37,7 @@ class Engine:
             "name": self.name,
             "namespace": NAMESPACE,
             "pod": self.name,
-            "address": _HOST,
+            "address": HOST,
             "port": self.port,
             "role": self.role,
         }
@@ -62,16 +59,16 @@ class Fleet:
         self._processes = processes
         self._block_size = block_size
         self._speed = speed
-        *ports, self._router_port = _free_ports(len(roles) + 1)
+        self._router_port = processes.reserve_port()
         self.engines = [
-            Engine(name, role, port)
-            for name, role, port in zip(engine_names(roles), roles, ports, strict=True)
+            Engine(name, role, processes.reserve_port())
+            for name, role in zip(engine_names(roles), roles, strict=True)
         ]
 
     @property
     def url(self) -> str:
         """The router's URL."""
-        return f"http://{_HOST}:{self._router_port}"
+        return f"http://{HOST}:{self._router_port}"
 
     @property
     def dispensable(self) -> Engine | None:
@@ -92,7 +89,7 @@ class Fleet:
         endpoints.write_text(json.dumps([engine.endpoint() for engine in self.engines], indent=1))
         for engine in self.engines:
             self._start_engine(engine)
-        await self._answering(*(f"http://{_HOST}:{engine.port}" for engine in self.engines))
+        await self._answering(*(f"http://{HOST}:{engine.port}" for engine in self.engines))
         router = [sys.executable, "-m", "hermes_router", "--mode", self._mode()]
         router += ["--port", str(self._router_port), "--endpoints", str(endpoints)]
         router += ["--training-records", str(records)]
@@ -112,7 +109,7 @@ class Fleet:
     async def bring_back(self, engine: Engine) -> None:
         """Start an engine again and tell the router."""
         self._start_engine(engine)
-        await self._answering(f"http://{_HOST}:{engine.port}")
+        await self._answering(f"http://{HOST}:{engine.port}")
         async with _client() as client:
             response = await client.post(f"{self.url}/admin/endpoints", json=engine.endpoint())
             response.raise_for_status()
@@ -149,15 +146,6 @@ class Fleet:
                     if asyncio.get_running_loop().time() > deadline:
                         raise CommandError(f"{url} did not answer in time", FAILED)
                     await asyncio.sleep(0.1)
-
-
-def _free_ports(number: int) -> list[int]:
-    """Return free ports, all different."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(number)]
-        for one in sockets:
-            one.bind((_HOST, 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def _client() -> httpx.AsyncClient:

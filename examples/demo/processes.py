@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NoReturn
 
 from otel_lifecycle.cli.errors import FAILED, CommandError
 
+HOST = "127.0.0.1"
 STOP_SECONDS = 5.0
 POLL_SECONDS = 0.1
 
@@ -33,6 +35,19 @@ class Processes:
     def __init__(self, logs: Path) -> None:
         self._logs = logs
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._reserved = ExitStack()
+
+    def reserve_port(self) -> int:
+        """Return a port of `HOST` that no other program gets until all processes are stopped.
+
+        Connections are refused until a process listens there, which may set `SO_REUSEADDR`, as
+        servers do.
+        """
+        holder = self._reserved.enter_context(socket.socket())
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind((HOST, 0))
+        port: int = holder.getsockname()[1]
+        return port
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Start a process."""
@@ -56,6 +71,8 @@ class Processes:
             {name: self._running.pop(name) for name in names or tuple(self._running)},
             [signal.SIGTERM, signal.SIGKILL],
         )
+        if not names:
+            self._reserved.close()
 
     async def watch(self) -> NoReturn:
         """Raise `CommandError` as soon as a process ends by itself."""

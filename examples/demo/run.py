@@ -103,7 +103,7 @@ async def _play(workload: Workload, roles: Sequence[str], output: Path) -> Evide
         async def work() -> Evidence:
             await fleet.start(output, output / RECORDS, environment)
             answers = await traffic.run()
-            return await gather_evidence(answers, output / RECORDS, receiver)
+            return await gather_evidence(len(roles), answers, output / RECORDS, receiver)
 
         try:
             return await _unless(processes.watch(), work())

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from demo.processes import Processes
+from demo.processes import HOST, Processes
 
 from otel_lifecycle.cli.errors import CommandError
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -47,6 +49,34 @@ def test_early_death(processes: Processes, tmp_path: Path, program: str, obituar
         asyncio.run(processes.watch())
 
     assert (str(error.value), error.value.exit_code) == (f"{obituary} ({tmp_path}/engine-0.log)", 1)
+
+
+def test_reserved_port(processes: Processes) -> None:
+    """A reserved port refuses, nobody else gets it, and a server listens on it, again and again."""
+    port = processes.reserve_port()
+    serve = (
+        "import asyncio\n"
+        "async def serve():\n"
+        f"    server = await asyncio.start_server(lambda *_: None, '{HOST}', {port})\n"
+        "    await server.serve_forever()\n"
+        "asyncio.run(serve())"
+    )
+
+    def listens() -> bool:
+        try:
+            socket.create_connection((HOST, port), timeout=1).close()
+        except ConnectionRefusedError:
+            return False
+        return True
+
+    assert not listens()
+    with pytest.raises(OSError, match="in use"), socket.socket() as other:
+        other.bind((HOST, port))
+    for _ in range(2):
+        start(processes, "server", serve)
+        eventually(listens, what="the server listens")
+        processes.kill("server")
+        assert not listens()
 
 
 def test_stop_ends_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
