@@ -19,7 +19,7 @@ PACKAGE = $(BIN)/$(PIP) --no-deps --no-build-isolation --editable .
 PARALLEL := --numprocesses 4 --dist worksteal
 
 .PHONY: demo test test-latest test-lowest test-slow test-routers test-backends test-browser test-envoy test-faults mutants bench \
-  bench-check bench-soak docs site check check-workflows dist lock clean
+  bench-check bench-soak docs pictures site check check-workflows dist lock clean
 
 demo: $(VENV)/.ready
 	@echo "Starting the demo; it takes about half a minute."
@@ -84,6 +84,10 @@ bench-soak: $(VENV)/.ready .cache/routers/lean/.ready
 docs: $(VENV)/.ready
 	$(BIN)/python -m scripts.docs
 	$(BIN)/python -m scripts.envoy_presets
+
+# What the README shows of the demo; on a machine that has nothing else to do.
+pictures: $(VENV)/.ready-browser
+	$(BIN)/python -m scripts.pictures
 
 # The documentation, into the folder site; a link that leads nowhere is an error.
 site: $(VENV)/.ready-browser

@@ -193,4 +193,18 @@ def test_links_of_the_readme_work_on_an_index_page() -> None:
     assert [link for link in links if not link.startswith(("https://", "#"))] == []
     assert [path for path in own if not (ROOT / path).exists()] == []
     assert len(own) > 10
-    assert "docs/report.png" in own
+    assert {"docs/report.png", "benchmarks/results.svg"} <= set(own)
+
+
+def test_badges_of_the_readme_are_true() -> None:
+    """They name the Pythons and the licence that are declared, and a workflow that exists."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    core = ProjectMetadata(str(ROOT), PluginManager()).core
+    versions = re.findall(r"Python :: (3\.\d+)", "\n".join(core.classifiers))
+    (workflow,) = set(re.findall(r"/actions/(workflows/[a-z]+\.yml)/badge\.svg", text))
+
+    assert f"[![Python {versions[0]} to {versions[-1]}](" in text
+    assert f"/badge/python-{versions[0]}_to_{versions[-1]}-" in text
+    assert f"[![Licence {core.license_expression}](" in text
+    assert f"/badge/licence-{core.license_expression.replace('-', '--')}-" in text
+    assert (ROOT / ".github" / workflow).exists()

@@ -24,7 +24,7 @@ line { stroke: #d1d9e0 }
   .limit { stroke: #f0883e }
 }
 """
-_WIDTH, _LEFT, _RIGHT, _TOP, _ROW, _BAR = 860, 280, 130, 84, 38, 20
+_WIDTH, _LEFT, _RIGHT, _TOP, _ROW, _BAR = 860, 280, 150, 84, 38, 20
 
 
 class Bar(NamedTuple):

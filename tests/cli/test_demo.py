@@ -80,6 +80,8 @@ def test_leaves_only_the_page(start: Start, tmp_path: Path) -> None:
     assert page.read_text().startswith("<!doctype html>")
     assert str(page) in "".join(output.split())
     assert "this machine cannot keep up" in " ".join(output.split())
+    shown = (ROOT / "README.md").read_text("utf-8").partition("$ make demo\nrequests ")[2]
+    assert set(facts(output)) == {"clients", "records", "spans", "in flight"} <= set(facts(shown))
 
 
 @pytest.mark.slow
