@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from array import array
 from collections import defaultdict
 from statistics import median
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from otel_lifecycle.analysis.formatting import UNKNOWN, count, milliseconds, shortened
 from otel_lifecycle.analysis.routes import counted_endpoints, endpoint_name
+from otel_lifecycle.analysis.tabular import fits, open_table, print_table
 from otel_lifecycle.model.record import LifecycleRecord
 
 
@@ -54,14 +53,13 @@ class Accuracy:
         )
         # Both latencies side by side, or below each other on a narrow terminal.
         both = self._table("TTFT", "TPOT")
-        unlimited = console.options.update_width(sys.maxsize)
-        fits = console.measure(both, options=unlimited).maximum <= console.width
-        for table in (both,) if fits else (self._table("TTFT"), self._table("TPOT")):
-            console.print(table)
+        parts = (both,) if fits(both, console) else (self._table("TTFT"), self._table("TPOT"))
+        for table in parts:
+            print_table(table, console)
             console.print()
 
     def _table(self, *targets: str) -> Table:
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="")
+        table = open_table()
         table.add_column("\nendpoint", overflow="fold")
         table.add_column("\nrequests", justify="right", no_wrap=True)
         for target in targets:

@@ -6,13 +6,12 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterator
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from otel_lifecycle.analysis.formatting import count, shortened
 from otel_lifecycle.analysis.routes import counted_endpoints, endpoint_name
+from otel_lifecycle.analysis.tabular import open_table, print_table
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.model.timestamps import parse_timestamp
 
@@ -61,7 +60,7 @@ class LoadHistory:
             for name, changes in self._endpoints.items()
         }
         highest = max(max(curve) for curve in curves.values())
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="")
+        table = open_table()
         table.add_column("endpoint\n", overflow="fold")
         table.add_column("peak\nrequests", justify="right")
         table.add_column("peak\ntokens", justify="right")
@@ -72,7 +71,7 @@ class LoadHistory:
             table.add_row(
                 shortened(name), count(peak_requests), count(peak_tokens), Text(curve, "cyan")
             )
-        console.print(table)
+        print_table(table, console)
         console.print()
 
 

@@ -16,6 +16,7 @@ from otel_lifecycle.model import Outcome
 from otel_lifecycle.model.record import LifecycleRecord
 
 _BAR_WIDTH = 40
+_LABEL_WIDTH = 29
 
 
 def print_report(records: Iterable[LifecycleRecord], console: Console) -> None:
@@ -52,9 +53,10 @@ class Outcomes:
         if total:
             facts += [f"{percent(self._streams / total)} streaming", f"{self._rerouted:,} rerouted"]
         console.print(Text(" · ".join(facts), style="bold"))
+        width = min(_BAR_WIDTH, console.width - _LABEL_WIDTH)
         for outcome, number in self._outcomes.most_common():
-            bar = "█" * max(1, round(_BAR_WIDTH * number / total))
-            console.print(f"  {outcome.value:<18}{number:>7,}  {bar}")
+            bar = "█" * max(1, round(width * number / total)) if width > 0 else ""
+            console.print(f"  {outcome.value:<18}{number:>7,}  {bar}".rstrip())
         if self._errors:
             errors = ", ".join(
                 f"{printable(kind)} {number:,}" for kind, number in self._errors.most_common()

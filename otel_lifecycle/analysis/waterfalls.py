@@ -51,14 +51,17 @@ class Waterfalls:
             return
         console.print(Text("Requests, aligned at dispatch", style="bold"))
         console.print(Text(LEGEND, style="dim"))
-        width = console.width - LABEL_WIDTH
+        # Beside its bar there is no room for a label on a narrow terminal.
+        indent = LABEL_WIDTH if console.width >= 3 * LABEL_WIDTH else 0
+        width = console.width - indent
         longest = max(0.0, *(record.actual.e2e_ms or 0.0 for _, record in shown)) or 1.0
-        console.print(axis(longest, width), style="dim")
+        console.print(" " * indent + axis(longest, width), style="dim")
         for kind, record in shown:
-            label = kind.replace("_", " ").ljust(LABEL_WIDTH)
+            label = kind.replace("_", " ")
+            label = label.ljust(indent) if indent else f"{label}\n"
             console.print(Text.assemble(label, *bar(record, longest, width)))
             details = Text(facts(record), style="dim", overflow="fold")
-            console.print(Padding(details, (0, 0, 0, LABEL_WIDTH), expand=False))
+            console.print(Padding(details, (0, 0, 0, indent), expand=False))
         console.print()
 
 
@@ -78,10 +81,13 @@ def _preference(record: LifecycleRecord) -> tuple[int, bool]:
 
 
 def axis(longest_ms: float, width: int) -> str:
-    """Return the line above bars of a width, after the labels."""
+    """Return the line above bars of a width."""
     start, middle, end = "0 ms", milliseconds(longest_ms / 2), f"{milliseconds(longest_ms)} ms"
     half = width // 2
-    return " " * LABEL_WIDTH + start.ljust(half) + middle.ljust(width - half - len(end)) + end
+    room = width - half - len(end)
+    if len(middle) >= room:
+        middle = ""
+    return start.ljust(half) + middle.ljust(room) + end
 
 
 def bar(record: LifecycleRecord, longest_ms: float, width: int) -> list[tuple[str, str]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from otel_lifecycle.cli import main
+from tests.cli.test_report import on_a_terminal
 
 TRACE_LINE = '{"timestamp": 0, "input_length": 600, "output_length": 2, "hash_ids": [1, 2]}\n'
 
@@ -89,3 +91,19 @@ def test_a_trace_and_its_judgement(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "choose with --where" in capsys.readouterr().err
     assert run("judge", records, "--where", "policy = 'none'") == 2
     assert "no record tells" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", [40, 20])
+def test_narrow_terminal(tmp_path: Path, columns: int) -> None:
+    """No line is longer than the terminal is wide, and no policy and no number is cut."""
+    runs = tmp_path / "runs"
+    options = ("--requests", "30", "--seeds", "2", "--ttft", "10s", "--output", str(runs))
+    simulated = on_a_terminal(columns, "simulate", "--policy", "random", *options)
+    lines = [line.rstrip() for line in simulated.splitlines()]
+    table = lines[lines.index("random") :]
+    judged = on_a_terminal(columns, "judge", str(runs), "--ttft", "10s").splitlines()
+
+    assert max(len(line.rstrip()) for line in [*table, *judged]) <= columns
+    assert "…" not in "".join([*table, *judged])
+    assert re.match(r"  good %  [0-9.]+ ±", table[1])
+    assert judged[:2] == ["observed", "  method  observed"]

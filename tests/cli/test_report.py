@@ -311,18 +311,53 @@ def test_narrow_terminal(tmp_path: Path, columns: int) -> None:
     assert "…" not in shown.partition("Predicted against")[2].partition("In-flight load")[0]
 
 
+@pytest.mark.parametrize("columns", [40, 20])
+def test_very_narrow_terminal(tmp_path: Path, columns: int) -> None:
+    """Without room for tables, each endpoint has a list: no name and no number is cut."""
+    path = write(tmp_path / "records.jsonl", *RECORDS)
+    shown = on_a_terminal(columns, "report", str(path))
+    lines = [line.rstrip() for line in shown.splitlines()]
+
+    assert max(map(len, lines)) <= columns
+    assert "…" not in shown
+    at = lines.index("llm/solo-0", lines.index("llm/prefill-0"))
+    assert lines[at + 1 : at + 6] == [
+        "  requests  2",
+        "  TTFT n  1",
+        "  predicted  190",
+        "  actual  200",
+        "  error  10.0",
+    ]
+    assert "  peak tokens  6,010" in lines
+
+
+def test_no_colour(tmp_path: Path) -> None:
+    """A terminal whose user wants no colours gets none."""
+    path = str(write(tmp_path / "records.jsonl", *RECORDS))
+    colour = re.compile(r"\x1b\[[0-9;]*3[0-9]")
+
+    assert colour.search(raw_on_a_terminal(100, "report", path))
+    assert not colour.search(raw_on_a_terminal(100, "report", path, NO_COLOR="1"))
+
+
 def on_a_terminal(columns: int, *arguments: str) -> str:
     """Run the command on a terminal of that width; return what it shows, without colours."""
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", raw_on_a_terminal(columns, *arguments))
+
+
+def raw_on_a_terminal(columns: int, *arguments: str, **variables: str) -> str:
+    """The same with colours, and with more environment variables."""
     parent, child = pty.openpty()
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     code = "import sys; from otel_lifecycle.cli import main; sys.exit(main())"
-    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    others = ("COLUMNS", "NO_COLOR")
+    environment = {name: value for name, value in os.environ.items() if name not in others}
     process = subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         stdout=child,
         stderr=child,
         stdin=child,
-        env={**environment, "TERM": "xterm"},
+        env={**environment, "TERM": "xterm", **variables},
     )
     os.close(child)
     shown = b""
@@ -331,4 +366,4 @@ def on_a_terminal(columns: int, *arguments: str) -> str:
             shown += piece
     os.close(parent)
     assert process.wait(60) == 0
-    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+    return shown.decode()

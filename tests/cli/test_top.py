@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -152,6 +154,35 @@ def test_terminal(
     assert shown.output.count(_OPENED_SCREEN) == shown.output.count(_LEFT_SCREEN) == 1
     assert _HIDDEN_CURSOR in shown.output
     assert shown.now() == shown.settings
+
+
+def test_no_colour(tmp_path: Path, terminal: Callable[..., Terminal]) -> None:
+    """A terminal whose user wants no colours gets none, a dumb one plain lines."""
+    write(tmp_path / "records.jsonl", *recent("first"))
+    shown = terminal(80, 24, tmp_path, NO_COLOR="1")
+    shown.shows("llm/pod-0")
+    dumb = terminal(200, 24, "--every", "100ms", tmp_path, TERM="dumb")
+    dumb.shows("endpoint=llm/pod-0")
+
+    assert not re.search(rb"\x1b\[[0-9;]*3[0-9]", shown.output)
+    assert b"\x1b" not in dumb.output
+
+
+def test_vanishing_files(tmp_path: Path, terminal: Callable[..., Terminal]) -> None:
+    """A folder that vanishes while it is watched is told, and watched again once it is back."""
+    folder = tmp_path / "records"
+    folder.mkdir()
+    write(folder / "records.jsonl", *recent("first"))
+    shown = terminal(120, 24, "--every", "100ms", folder)
+    shown.shows("llm/pod-0")
+    shutil.rmtree(folder)
+    shown.shows("is no longer there: waiting for it")
+    folder.mkdir()
+    write(folder / "records.jsonl", *recent("second"))
+    shown.shows("second")
+    shown.press(b"q")
+
+    assert shown.process.wait(60) == 0
 
 
 def test_plain_lines(tmp_path: Path, start: Callable[..., Command]) -> None:

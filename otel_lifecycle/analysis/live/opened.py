@@ -52,7 +52,7 @@ def _waterfall(record: LifecycleRecord, width: int) -> Iterator[Text]:
     queued_ms = min(max(record.actual.queue_ms or 0.0, 0.0), total_ms)
     queue = round(queued_ms / total_ms * room)
     legend = f"{_QUEUE} in the router  {LEGEND}" if queue else LEGEND
-    yield Text(axis(total_ms, room), style="dim")
+    yield Text(" " * LABEL_WIDTH + axis(total_ms, room), style="dim")
     pieces = bar(record, total_ms - queued_ms or 1.0, room - queue) if queue < room else []
     yield Text.assemble(" request".ljust(LABEL_WIDTH), (_QUEUE * queue, "magenta"), *pieces)
     for leg in record.legs or ():

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +15,7 @@ from otel_lifecycle.analysis.formatting import UNKNOWN, count, milliseconds, per
 from otel_lifecycle.analysis.policies.comparison import Comparison
 from otel_lifecycle.analysis.policies.intervals import Estimate
 from otel_lifecycle.analysis.policies.judgement import Judgement
+from otel_lifecycle.analysis.tabular import open_table, print_table
 
 _COLUMNS = {
     "goodput": "good %",
@@ -42,7 +42,7 @@ def print_comparison(comparison: Comparison, runs: int, console: Console) -> Non
     table = _table("\npolicy", *(_COLUMNS[name] for name in shown))
     for policy, measures in comparison.items():
         table.add_row(policy, *(_cell(measures[name], _scale(name)) for name in shown))
-    console.print(table)
+    print_table(table, console)
     meaning = "latencies in ms"
     if runs > 1:
         meaning += f"; means of {runs} runs, below them ± half of the 95 % interval"
@@ -67,7 +67,7 @@ def print_judgements(judgements: Mapping[str, Judgement], console: Console) -> N
             _cell(one.ttft_ms),
             _cell(one.tpot_ms),
         )
-    console.print(table)
+    print_table(table, console)
     console.print(
         Text(
             "latencies in ms; below them ± half of the 95 % interval; each policy as if "
@@ -85,7 +85,7 @@ def write_json(known: object, path: Path) -> None:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="")
+    table = open_table()
     for number, column in enumerate(columns):
         is_text = column in ("\npolicy", "\nmethod")
         table.add_column(column, justify="left" if is_text else "right", no_wrap=number > 0)
