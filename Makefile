@@ -21,9 +21,9 @@ PARALLEL := --numprocesses 4 --dist worksteal
 .PHONY: demo test test-latest test-lowest test-slow test-routers test-backends test-browser test-envoy test-faults mutants bench \
   bench-check bench-soak docs pictures site check check-workflows dist lock clean
 
-demo: $(VENV)/.ready
+demo: $(VENV)/.ready-demo
 	@echo "Starting the demo; it takes about half a minute."
-	$(BIN)/otel-lifecycle demo $(DEMO_ARGS)
+	@$(BIN)/otel-lifecycle demo $(DEMO_ARGS)
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
@@ -114,19 +114,24 @@ lock: COMPILE = UV_CUSTOM_COMPILE_COMMAND='make lock' $(UV) pip compile --quiet 
   --universal --python-version 3.10 --generate-hashes --no-annotate --output-file
 lock: $(UV)
 	$(COMPILE) requirements/test.txt pyproject.toml --extra test
+	printf '%s\n' editables hatch-fancy-pypi-readme hatchling | \
+	  $(COMPILE) requirements/demo.txt --constraint requirements/test.txt pyproject.toml --extra demo -
 	$(COMPILE) requirements/dev.txt --constraint requirements/test.txt pyproject.toml --extra dev
 	$(COMPILE) requirements/browser.txt --constraint requirements/test.txt pyproject.toml --extra browser
 	$(COMPILE) requirements/backends.txt --constraint requirements/test.txt pyproject.toml --extra backends
 	$(COMPILE) requirements/mutants.txt --constraint requirements/test.txt pyproject.toml --extra mutants
 	echo uv | $(COMPILE) requirements/uv.txt -
 
-$(VENV)/.ready: pyproject.toml requirements/test.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, $(PYTHON) is " + sys.version.split()[0])'
-	@echo "Installing the package and what its tests need into $(VENV); the first time this takes a minute or two."
-	$(PYTHON) -m venv $(VENV)
-	$(LOCKED) requirements/test.txt
-	$(PACKAGE)
-	touch $@
+# With what the tests need, or the half of it that the demo needs.
+$(VENV)/.ready: LOCK = requirements/test.txt
+$(VENV)/.ready-demo: LOCK = requirements/demo.txt
+$(VENV)/.ready $(VENV)/.ready-demo: pyproject.toml requirements/test.txt requirements/demo.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, $(PYTHON) is " + sys.version.split()[0])'
+	@echo "Installing into $(VENV) what $(LOCK) lists; the first time this takes a minute or two."
+	@$(PYTHON) -m venv $(VENV)
+	@$(LOCKED) $(LOCK)
+	@$(PACKAGE)
+	@touch $@
 
 $(VENV)/.ready-%: requirements/%.txt $(VENV)/.ready
 	$(LOCKED) $<
