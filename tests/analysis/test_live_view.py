@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -253,6 +254,36 @@ def test_every_size(width: int) -> None:
         for view in views:
             lines = draw(snapshot, view, width, height)
             assert (len(lines), max(line.cell_len for line in lines) <= width) == (height, True)
+
+
+@pytest.mark.parametrize(
+    ("width", "title"),
+    [
+        (100, "otel-lifecycle top  /var/lib/routers/records.jsonl · last 60 s · 3 requests"),
+        (80, "otel-lifecycle top  /var/l…records.jsonl · last 60 s · 3 requests"),
+        (60, "otel-lifecycle top  /var…ds.jsonl · last 60 s"),
+        (44, "otel-lifecycle top  /v….jsonl"),
+    ],
+)
+def test_title_that_does_not_fit(width: int, title: str) -> None:
+    """The name is shortened and facts are left out: no number is cut."""
+    snapshot = replace(snapshot_of(pairs()[:3]), source="/var/lib/routers/records.jsonl")
+
+    line = text(snapshot, View(), width, 24).split("\n")[0]
+
+    assert line[: width - len("  12:03:41 LIVE")].rstrip() == title
+
+
+def test_narrow_summary() -> None:
+    """Facts that do not fit are left out; a note that is cut says so."""
+    lines = text(snapshot_of(pairs()), View(), 40, 24).split("\n")
+
+    assert lines[1:4] == [
+        "Requests  0.6/s  ok 93 %  left 3.3 %",
+        "TTFT ms   p50    300  p95    502",
+        "TPOT ms   p50   9.95  p95   9.95",
+    ]
+    assert lines[-2] == " Finished requests only: load, queue, K…"
 
 
 def test_opened_request() -> None:

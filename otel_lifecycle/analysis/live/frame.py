@@ -18,7 +18,7 @@ from otel_lifecycle.analysis.live.endpoints import (
 from otel_lifecycle.analysis.live.opened import opened_lines
 from otel_lifecycle.analysis.live.requests import ago, request_columns, span
 from otel_lifecycle.analysis.live.snapshot import Snapshot
-from otel_lifecycle.analysis.live.table import fitting, head, row_line, spark
+from otel_lifecycle.analysis.live.table import fitting, head, row_line, shorten, spark
 from otel_lifecycle.analysis.live.tally import (
     CACHED,
     CACHED_OF,
@@ -39,6 +39,8 @@ _TALL_LISTS = 20  # from here on, the selected request is shown below them
 _MIN_REQUESTS = 3
 _PRINTED_REQUESTS = 10
 _LABEL = 10
+_NAME = "otel-lifecycle top  "
+_SHORTEST_SOURCE = 8
 _FEWEST_BARS = 6
 _FACTOR_TWO = (0.5, 2.0)
 _KEYS = (
@@ -80,7 +82,7 @@ def draw(snapshot: Snapshot, view: View, width: int, height: int | None) -> list
         lines = lines[: max(0, height - len(end))]
     lines += end
     for line in lines:
-        line.truncate(width)
+        line.truncate(width, overflow="ellipsis")
     return lines
 
 
@@ -95,9 +97,9 @@ def _summary(snapshot: Snapshot, view: View, width: int) -> Iterator[Text]:
     models = [printable(name) for name in snapshot.models if name]
     if width > 120 and models:
         about.append(", ".join(models[:4]) + (", ..." if len(models) > 4 else ""))
-    about.insert(0, printable(snapshot.source))
-    title = Text.assemble(("otel-lifecycle top  ", "bold"), " · ".join(about))
-    title.truncate(max(0, width - cell_len(end) - 2), pad=True)
+    room = max(0, width - cell_len(end) - 2)
+    title = Text.assemble((_NAME, "bold"), _about(snapshot.source, about, room - len(_NAME)))
+    title.truncate(room, pad=True)
     yield title + Text.assemble("  ", (end, "bold green" if snapshot.is_live else "bold yellow"))
     left, completed = (
         counts[outcome.value] for outcome in (Outcome.CLIENT_DISCONNECT, Outcome.COMPLETED)
@@ -111,9 +113,9 @@ def _summary(snapshot: Snapshot, view: View, width: int) -> Iterator[Text]:
     )
     yield from _with_trends(
         {
-            "requests": _line("Requests", facts),
-            "ttft": _line("TTFT ms", _latencies(tally.ttft_ms, tally.ttft_ratio)),
-            "tpot": _line("TPOT ms", _latencies(tally.tpot_ms, tally.tpot_ratio)),
+            "requests": _line("Requests", facts, width),
+            "ttft": _line("TTFT ms", _latencies(tally.ttft_ms, tally.ttft_ratio), width),
+            "tpot": _line("TPOT ms", _latencies(tally.tpot_ms, tally.tpot_ratio), width),
         },
         snapshot.trend,
         width,
@@ -124,7 +126,16 @@ def _summary(snapshot: Snapshot, view: View, width: int) -> Iterator[Text]:
         f"cached {percentage(tally.ratio(CACHED, CACHED_OF))} %",
         f"expected {percentage(tally.ratio(EXPECTED, EXPECTED_OF))} %",
     )
-    yield _line("Tokens", facts)
+    yield _line("Tokens", facts, width)
+
+
+def _about(source: str, facts: Sequence[str], room: int) -> str:
+    """Return the source and what fits of the facts: a number that is cut is another number."""
+    name = printable(source)
+    kept = [f" · {fact}" for fact in facts]
+    while kept and room - cell_len("".join(kept)) < min(_SHORTEST_SOURCE, cell_len(name)):
+        kept.pop()
+    return shorten(name, room - cell_len("".join(kept))) + "".join(kept)
 
 
 def _state(snapshot: Snapshot, view: View) -> str:
@@ -135,8 +146,11 @@ def _state(snapshot: Snapshot, view: View) -> str:
     return "LIVE" if snapshot.is_live else "ENDED"
 
 
-def _line(label: str, facts: Iterable[str]) -> Text:
-    return Text.assemble((label.ljust(_LABEL), "bold"), "  ".join(facts))
+def _line(label: str, facts: Iterable[str], width: int) -> Text:
+    kept = list(facts)
+    while len(kept) > 1 and _LABEL + cell_len("  ".join(kept)) > width:
+        kept.pop()
+    return Text.assemble((label.ljust(_LABEL), "bold"), "  ".join(kept))
 
 
 def _with_trends(
