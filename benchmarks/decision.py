@@ -1,16 +1,19 @@
 """What it costs to record a decision: 8 candidates with their scores.
 
 Run with `python -m benchmarks.decision`. The same request says nothing of its candidates, how many
-there were, or all of them; the three take turns in one process.
+there were, or all of them; the three take turns in one process. So do three choices among 10,000
+candidates: the best, the one in the middle, and the last.
 """
 
 from __future__ import annotations
 
+import random
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import msgspec
 from opentelemetry.sdk.trace import TracerProvider
@@ -25,11 +28,22 @@ from benchmarks.requests import (
     tracker,
 )
 from benchmarks.timing import Timed, Variant, difference, interleave
-from otel_lifecycle import Candidate, LatencyPrediction, LifecycleRecord, RequestStart, read_records
+from otel_lifecycle import (
+    Candidate,
+    Endpoint,
+    LatencyPrediction,
+    LifecycleRecord,
+    RequestStart,
+    Route,
+    RouteEndpoint,
+    read_records,
+)
 
 CANDIDATES = 8
 ROUNDS = 60
 REQUESTS = 100
+CROWD = 10_000
+CROWD_ROUNDS = 20
 
 
 @dataclass(frozen=True)
@@ -101,6 +115,31 @@ def measure() -> Decision:
     return Decision((nothing, counted, scored))
 
 
+def measure_crowd() -> dict[str, float]:
+    """The milliseconds that 10,000 candidates add to the path, by the rank of the chosen one."""
+    crowd = tuple(
+        Candidate(Endpoint("llm", address=f"10.0.{number >> 8}.{number & 255}", port="8000"), score)
+        for number, score in enumerate(random.Random(7).sample(range(CROWD), CROWD))
+    )
+    ranked = sorted(crowd, key=lambda one: cast("int", one.score), reverse=True)
+    with tempfile.TemporaryDirectory() as name:
+        nothing, *choices = (
+            _path(
+                Path(name),
+                title,
+                RequestStart("request", Route(RouteEndpoint(chosen)), candidates=candidates),
+            )[0]
+            for title, chosen, candidates in (
+                ("none of them", ranked[0].endpoint, None),
+                ("the best", ranked[0].endpoint, crowd),
+                ("one in the middle", ranked[CROWD // 2].endpoint, crowd),
+                ("the last", ranked[-1].endpoint, crowd),
+            )
+        )
+        interleave([nothing, *choices], CROWD_ROUNDS, 5)
+    return {each.timed.name: difference(each.timed, nothing.timed) / 1e3 for each in choices}
+
+
 def _candidates() -> tuple[Candidate, ...]:
     """What a policy knows of each engine when it has scored them."""
     return tuple(
@@ -147,6 +186,8 @@ def main() -> None:
             f"{said.encoding.path.median:.1f} us of encoding, {said.record_bytes:,} bytes"
         )
     print("\n".join(map(str, decision.budgets)))
+    for chosen, milliseconds in measure_crowd().items():
+        print(f"{CROWD:,} candidates, {chosen} is chosen: {milliseconds:.1f} ms on the path")
 
 
 if __name__ == "__main__":

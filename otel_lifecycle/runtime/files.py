@@ -44,9 +44,15 @@ def lock_beside(path: str | os.PathLike[str]) -> int:
 
     Raises:
         BlockingIOError: Another process has locked it.
+        FileNotFoundError: There is no folder; the error names `path`, which a user knows.
         OSError: It cannot be created or locked.
     """
-    lock = os.open(f"{os.fspath(path)}.lock", os.O_RDWR | os.O_CREAT | _CAREFULLY, 0o600)
+    path = os.fspath(path)
+    try:
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | _CAREFULLY, 0o600)
+    except FileNotFoundError as error:
+        reason = f"there is no folder {os.path.dirname(path)}"
+        raise FileNotFoundError(error.errno, reason, path) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -144,6 +144,7 @@ def test_bad_lines(tmp_path: Path, start: Callable[..., Command]) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
+        ("--output", "{folder}/none/records.jsonl"),
         ("--output", "{folder}/none/records.jsonl", "--checkpoint", "{folder}/none/c"),
         ("--output", "{folder}"),
         ("--output", "{folder}/foreign.jsonl"),
@@ -164,7 +165,7 @@ def test_wrong_usage(
     given = [each.format(folder=tmp_path) for each in arguments]
     code, output, error = start("observe", "--envoy-log", OBSERVED, "--once", *given).wait()
 
-    assert (code, output, error.count("\n")) == (2, "", 1)
+    assert (code, output, error.count("\n"), ".lock" in error) == (2, "", 1, False)
     assert foreign.read_text() == "not ours\n"
 
 

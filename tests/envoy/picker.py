@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Any
 
 import grpc
 
 from tests.envoy.protocol import SERVICE, ProcessingRequest, ProcessingResponse
+from tests.grpc_service import GrpcService
 
 DESTINATION = "x-gateway-destination-endpoint"
 PREFILL = "x-prefiller-host-port"
@@ -22,8 +21,8 @@ REASON = "x-llm-d-request-dropped-reason"
 ASK_ENDPOINT, ASK_PREFILL, ASK_REFUSAL = "x-test-endpoint", "x-test-prefill", "x-test-refusal"
 
 
-class Picker:
-    """Serves until it is closed; a context manager.
+class Picker(GrpcService):
+    """Serves until it is closed.
 
     Args:
         by_header: Whether it says its choice in a header; else only in metadata.
@@ -31,31 +30,18 @@ class Picker:
     """
 
     def __init__(self, *, by_header: bool = True, reports: bool = False) -> None:
+        super().__init__(threads=256)
         self.traceparents: dict[str, str] = {}  # that it was given, by request
         self._by_header = by_header
         self._reports = reports
-        self._server = grpc.server(ThreadPoolExecutor(256))
         handler = grpc.stream_stream_rpc_method_handler(
             self._process,
             request_deserializer=ProcessingRequest.FromString,
             response_serializer=ProcessingResponse.SerializeToString,
         )
-        self._server.add_generic_rpc_handlers(
+        self.server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE, {"Process": handler}),)
         )
-        self.port = self._server.add_insecure_port("127.0.0.1:0")
-
-    def __enter__(self) -> Picker:
-        self._server.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._server.stop(None).wait()
 
     def _process(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
         headers: dict[str, str] = {}

@@ -17,6 +17,7 @@ import pytest
 
 from tests.faults.processes import PATIENCE_SECONDS, Worker
 from tests.faults.table import Result, as_markdown, put_into
+from tests.full_disk import mounted
 from tests.records.helpers import ROOT
 
 _RESULTS = pytest.StashKey[list[Result]]()
@@ -49,6 +50,13 @@ def folder() -> Iterator[Path]:
         if thread.name == "otel-lifecycle-housekeeping":
             thread.join(PATIENCE_SECONDS)
     shutil.rmtree(parent)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    with mounted(tmp_path / "disk") as folder:
+        yield folder
 
 
 @pytest.fixture

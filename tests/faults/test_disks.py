@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from tests.faults import workers
 from tests.faults.processes import PATIENCE_SECONDS, Found, Worker, read
 from tests.faults.table import Result
+from tests.full_disk import fill
 from tests.records.helpers import held, let_writer_follow, make_tracker, numbered, serve
 from tests.waiting import eventually
 
@@ -23,18 +23,6 @@ pytestmark = pytest.mark.faults
 
 Report = Callable[[Result], None]
 StartWorker = Callable[..., Worker]
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, check=False).returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_full_disk(small_disk: Path, report: Report) -> None:
@@ -71,16 +59,6 @@ def test_full_disk(small_disk: Path, report: Report) -> None:
             problems,
         )
     )
-
-
-def fill(filler: Path) -> None:
-    """Take all the space there is."""
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-        except OSError:
-            pass
 
 
 def clear(folder: Path, path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Any
 
 import grpc
@@ -19,28 +17,16 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import (
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 
 from otel_lifecycle.model import semconv
+from tests.grpc_service import GrpcService
 
 
-class MetricsReceiver(MetricsServiceServicer):
-    """Keeps the last export; a context manager."""
+class MetricsReceiver(GrpcService, MetricsServiceServicer):
+    """Keeps the last export."""
 
     def __init__(self) -> None:
+        super().__init__(threads=1)
         self._last = ExportMetricsServiceRequest()
-        self._server = grpc.server(ThreadPoolExecutor(1))
-        add_MetricsServiceServicer_to_server(self, self._server)
-        self.port = self._server.add_insecure_port("127.0.0.1:0")
-
-    def __enter__(self) -> MetricsReceiver:
-        self._server.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._server.stop(None).wait()
+        add_MetricsServiceServicer_to_server(self, self.server)
 
     def Export(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         self._last = request

@@ -422,6 +422,18 @@ def test_bounded_memory() -> None:
     assert list(values.younger(100.0)) == ["new"]
 
 
+def test_late_spans_of_an_old_trace() -> None:
+    """Spans of a trace that is given up for its age while they are taken are no error."""
+    now = 0.0
+    received = PickerSpans(hold_for=60.0, monotonic=lambda: now)
+    received.take(export(spans()[:1]))
+    now = 61.0
+
+    assert received.take(export(spans())) == len(spans())
+    assert received.take(export(spans())) == len(spans())
+    assert spans()[0]["trace"] in {each.trace_id for each in received.saved([])}
+
+
 def test_resumed(tmp_path: Path) -> None:
     """After a restart what was told of requests in flight is still known."""
     path = tmp_path / "log"

@@ -47,9 +47,11 @@ class Held(Generic[_Value]):
         self.grow(key, 1)
 
     def grow(self, key: str, by: int) -> None:
-        """Take note that the value of a key has grown, and give up what is too old or too much."""
-        self._entries[key].size += by
-        self._size += by
+        """Take note that a value has grown, unless it was given up; give up what is too much."""
+        entry = self._entries.get(key)
+        if entry is not None:
+            entry.size += by
+            self._size += by
         while self._size > self._most:
             self.drop(next(iter(self._entries)))
         earliest = self._monotonic() - self._longest

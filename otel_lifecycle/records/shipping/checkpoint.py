@@ -36,7 +36,7 @@ class Checkpoint:
         path: The file; it may be missing.
 
     Raises:
-        CheckpointError: Another process uses it, or its folder is missing.
+        CheckpointError: Another process uses it.
         OSError: The lock file cannot be created or locked.
     """
 
@@ -44,9 +44,6 @@ class Checkpoint:
         self._path = absolute(path)
         try:
             self._lock = lock_beside(self._path)
-        except FileNotFoundError as error:
-            folder = self._path.parent
-            raise CheckpointError(f"{self._path}: there is no folder {folder}") from error
         except BlockingIOError as error:
             raise CheckpointError(f"{self._path}: another process ships with it") from error
 
