@@ -1,4 +1,4 @@
-"""What `otel-lifecycle observe` costs a request: CPU from the line of a log to that of a record.
+"""What `otel-lifecycle observe` costs: CPU from the lines of a log to a record, and memory.
 
 Run it with `python -m benchmarks.observe`. Each request has four entries, as the presets make them:
 its arrival, the begin and the end of an attempt, and its end.
@@ -11,23 +11,27 @@ import json
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from otel_lifecycle.observation.observatory import Observatory, Options
+from otel_lifecycle.runtime.garbage import collect_rarely
 
 REQUESTS: Final = 30_000
 IN_FLIGHT: Final = 256
 ENDPOINTS: Final = 16
 CANDIDATES: Final = 4
 RUNS: Final = 3
+OPEN: Final = 100_000
 _PATH: Final = "/v1/chat/completions"
 _START_NS: Final = 1_795_970_684_000_000_000
 
 
 def main() -> None:
     """Prints the cost of one request, without and with what Envoy's log knows of its decision."""
+    collect_rarely()
     with tempfile.TemporaryDirectory() as folder:
         for scores in (0, CANDIDATES):
             log = Path(folder, f"access-{scores}.log")
@@ -36,6 +40,7 @@ def main() -> None:
             microseconds = min(observe(log, output) for output in outputs)
             size = log.stat().st_size / REQUESTS
             print(f"{scores} scores: {microseconds:.1f} us of CPU a request, {size:.0f} bytes")
+        print(f"{OPEN:,} requests in flight: {held(Path(folder)) / 1024:.1f} KiB each")
 
 
 def observe(log: Path, output: Path) -> float:
@@ -50,6 +55,25 @@ def observe(log: Path, output: Path) -> float:
         assert observatory.counts.records == REQUESTS, observatory.counts
         return spent / REQUESTS * 1e6
     finally:
+        observatory.close()
+
+
+def held(folder: Path) -> float:
+    """The memory of one request in flight, in bytes."""
+    log = folder / "open.log"
+    with log.open("w") as file:
+        for number in range(OPEN):
+            file.writelines(_lines(_begin(number)))
+    options = Options(log, "", folder / "open.jsonl", None, None, 3600.0)
+    observatory = Observatory(options, sys.stdout, print)
+    try:
+        tracemalloc.start()
+        observatory.run(follow=False)
+        gc.collect()
+        assert observatory.open_requests == OPEN
+        return tracemalloc.get_traced_memory()[0] / OPEN
+    finally:
+        tracemalloc.stop()
         observatory.close()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import wrapt
@@ -14,12 +14,24 @@ from otel_lifecycle.tracking.tracker import RequestLifecycleTracker
 
 
 class RouterCall(Exchange):
-    """One call; it ends when its answer does, or when nobody waits for it any more."""
+    """One call; it ends when its answer does, or when nobody waits for it any more.
+
+    Args:
+        tracker: Follows it.
+        operation: What it asks for.
+        request: What its arguments say.
+        arguments: Those with names, which the router sends on as fields of a body.
+    """
 
     def __init__(
-        self, tracker: RequestLifecycleTracker, operation: str, request: InferenceRequest
+        self,
+        tracker: RequestLifecycleTracker,
+        operation: str,
+        request: InferenceRequest,
+        arguments: Mapping[str, Any],
     ) -> None:
         super().__init__(tracker, operation, {}, request)
+        self._inbound.say(arguments)
         self.routing.rebuilds_answers = True
 
     def chunk(self) -> None:

@@ -31,6 +31,19 @@ def test_presets_tell_everything(name: str, capsys: pytest.CaptureFixture[str]) 
     assert "/var/log/envoy/access.log" in output
 
 
+def test_headers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Headers in the log, from which labels and targets may be taken, are named."""
+    config = yaml.safe_load((ROOT / "collector/envoy/envoy-1.38.yaml").read_text())
+    keys = http(config)["access_log"][1]["typed_config"]["log_format"]["json_format"]
+    keys["headers"] = {"x-tenant-id": "%REQ(X-TENANT-ID)%", "x-class": "%REQ(X-CLASS)%"}
+    path = tmp_path / "envoy.yaml"
+    path.write_text(yaml.safe_dump(config))
+
+    assert main(["doctor", "--envoy", str(path)]) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert "headers for labels and targets: x-class, x-tenant-id" in output
+
+
 def without_upstream_log(manager: dict[str, Any]) -> None:
     del manager["http_filters"][-1]["typed_config"]["upstream_log"]
 

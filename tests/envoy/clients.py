@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,7 @@ class Ask:
         tokens: Tokens of the answer.
         leave: After how many chunks the client leaves; None: never. 0: before any, soon.
         content: The body instead of a valid one.
+        more_headers: Headers beside those that the picker reads.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Ask:
     tokens: int = 4
     leave: int | None = None
     content: bytes | None = None
+    more_headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def headers(self) -> dict[str, str]:
@@ -68,7 +70,7 @@ class Ask:
             asked[ASK_PREFILL] = self.prefill
         if self.refusal:
             asked[ASK_REFUSAL] = str(self.refusal)
-        return {**asked, "content-type": "application/json"}
+        return {**asked, **self.more_headers, "content-type": "application/json"}
 
     @property
     def body(self) -> bytes:

@@ -22,6 +22,7 @@ from tests.cli.command import Command
 from tests.envoy.clients import Ask, Seen, run
 from tests.envoy.observing import ended, observe
 from tests.envoy.programs import Engine, Envoy, free_port
+from tests.full_disk import fill, mounted
 from tests.observation.picked import export, spans
 from tests.records.shipping.collectors import GRPC, Collector
 from tests.waiting import eventually
@@ -85,6 +86,40 @@ def test_killed_and_rotated(
     assert running.stats()["downstream_rq_completed"] == requests
     assert records.keys() == seen.keys()
     assert {record.outcome.value for record in records.values()} == {"completed"}
+
+
+def test_full_disk(
+    tmp_path: Path,
+    engines: dict[str, Engine],
+    envoy: Callable[..., Envoy],
+    start: Callable[..., Command],
+) -> None:
+    """While records have no room, Envoy logs on: each request that it completed is recorded."""
+    requests = 300
+    running = envoy("1.38")
+    asked = [Ask(f"r-{number}", engines["none"].address) for number in range(requests)]
+    with mounted(tmp_path / "disk") as disk:
+        output = disk / "records.jsonl"
+        observing = start("observe", "--envoy-log", running.log, "--output", output)
+        seen = run(running.port, asked[:100], 16)
+        eventually(lambda: output.exists() and list(read_records(output)))
+        fill(disk / "filler")
+        seen |= run(running.port, asked[100:], 16)
+        assert observing.process.stderr is not None
+        said = observing.process.stderr.readline()
+        (disk / "filler").unlink()
+        eventually(lambda: len(list(read_records(output))) == requests)
+        observing.process.terminate()
+        code, _, rest = observing.wait()
+        records = [record.request_id for record in read_records(output)]
+
+    assert running.stats()["downstream_rq_completed"] == len(records) == requests
+    assert set(records) == seen.keys()
+    assert said == (
+        "otel-lifecycle: the records cannot be written: No space left on device; will keep "
+        "retrying\n"
+    )
+    assert (code, rest.splitlines()[0]) == (0, "otel-lifecycle: observing resumed")
 
 
 def test_trace(

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from otel_lifecycle.model.record import LifecycleRecord
+from otel_lifecycle.model.slo import RecordedSLO, RecordedTarget
 from tests.envoy.clients import Ask, Seen, run
 from tests.envoy.observing import observe, settle, unix_ns
 from tests.envoy.programs import VERSIONS, Engine, Envoy, free_port
@@ -154,3 +157,31 @@ def test_choice_in_metadata(
 
     assert record.selected_endpoint == f"addr://{engines['none'].address}"
     assert record.dispatch_inflight is not None
+
+
+def test_headers(
+    tmp_path: Path,
+    engines: dict[str, Engine],
+    envoy: Callable[..., Envoy],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Headers that are added to the log, and named in the settings, are labels and targets."""
+    read = {"x-tenant-id": "%REQ(X-TENANT-ID)%", "x-slo-ttft-ms": "%REQ(X-SLO-TTFT-MS)%"}
+
+    def log_headers(http: dict[str, Any]) -> None:
+        for log in http["access_log"]:
+            log["typed_config"]["log_format"]["json_format"]["headers"] = read
+
+    running = envoy("1.38", change=log_headers)
+    headers = {"x-tenant-id": "acme", "x-slo-ttft-ms": "60000"}
+    engine = engines["none"].address
+    run(running.port, [Ask("said", engine, more_headers=headers), Ask("silent", engine)])
+    settle(running, 2)
+    monkeypatch.setenv("OTEL_LIFECYCLE_LABELS", "tenant=x-tenant-id;plain")
+    monkeypatch.setenv("OTEL_LIFECYCLE_SLO", "ttft=x-slo-ttft-ms")
+    records = observe(running.log, tmp_path / "records.jsonl")
+
+    assert records["said"].labels == {"tenant": "acme"}
+    assert isinstance(records["said"].slo, RecordedSLO)
+    assert records["said"].slo.ttft == RecordedTarget(60_000.0, met=True)
+    assert records["silent"].labels is records["silent"].slo is msgspec.UNSET

@@ -151,7 +151,7 @@ def streamed(selected: str | dict[str, Any], **changes: Any) -> dict[str, Any]:
         "traceState": "",
         "spanKind": "server",
     }
-    assert set(changes) <= {*whole, "legs"}
+    assert set(changes) <= {*whole, "legs", "labels", "slo"}
     return {**whole, **changes}
 
 

@@ -25,6 +25,7 @@ from tests.instrumentation.exchanges import (
     streamed,
     whole_answer,
 )
+from tests.instrumentation.test_asked import KEY, hashed
 from tests.instrumentation.test_generic import Observed, closed_port, endpoint_id
 
 DOUBLE = Path(__file__).parent / "doubles" / "litellm"
@@ -63,7 +64,7 @@ def double() -> Iterator[Any]:
 class Program(Observed):
     """A program that calls LiteLLM's router."""
 
-    def __init__(self, path: Path, litellm: Any) -> None:
+    def __init__(self, path: Path, litellm: Any, **options: Any) -> None:
         super().__init__(path)
         litellm.callbacks = []
         self.litellm = litellm
@@ -73,6 +74,7 @@ class Program(Observed):
             meter_provider=self.telemetry.meter_provider,
             store_name=str(path),
             persistence_output_path=str(path),
+            **options,
         )
 
     def router(self, *urls: str, prices: Any = None, **settings: Any) -> Any:
@@ -144,6 +146,35 @@ def test_blocking_stream(program: Program) -> None:
 
     assert chunks
     assert plain(program.record()) == streamed(engine.url, **{**KNOWN, "candidates": None})
+
+
+def test_labels(tmp_path: Path, double: Any) -> None:
+    """What the settings name is read in the arguments, as if they were the fields of a body."""
+    settings = "user=body:user;plain,tenant=body:metadata.tenant,team=x-team;plain"
+    program = Program(
+        tmp_path / "records.jsonl", double, labels=settings, labels_key=KEY, slo="ttft=1h"
+    )
+    try:
+        engine = program.add_engine("engine")
+        metadata = {"tenant": "acme", "user_api_key": "sk-of-nobody"}
+        list(
+            program.router(engine.url).completion(
+                "m", MESSAGES, user="alice", metadata=metadata, **ASKED
+            )
+        )
+        record = plain(program.record())
+    finally:
+        program.stop()
+
+    assert record == streamed(
+        engine.url,
+        **{
+            **KNOWN,
+            "candidates": None,
+            "labels": {"user": "alice", "tenant": hashed("acme")},
+            "slo": {"ttft": {"targetMillis": 3_600_000.0, "met": True}},
+        },
+    )
 
 
 def test_retry(program: Program) -> None:

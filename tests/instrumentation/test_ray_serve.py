@@ -6,7 +6,7 @@ import asyncio
 import importlib
 import json
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -66,7 +66,7 @@ async def engine(scope: Any, receive: Any, send: Any) -> None:
 class Serve:
     """An application of one deployment, `Engine`, or with an ingress in front of it."""
 
-    def __init__(self, path: Path, ray: Any) -> None:
+    def __init__(self, path: Path, ray: Any, **options: Any) -> None:
         self.ray = ray
         self.path = path
         self.telemetry = InMemoryTelemetry()
@@ -77,6 +77,7 @@ class Serve:
             store_name=str(path),
             persistence_output_path=str(path),
             persistence_flush_threshold=1_000,
+            **options,
         )
         ray.serve.deployments.clear()
         self.instrumentor._applications._several.clear()
@@ -117,6 +118,7 @@ class Serve:
         *,
         leaving: bool = False,
         late: bool = False,
+        headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> list[Message]:
         """Send one request through the proxy; return the client's answer."""
         got: list[Message] = []
@@ -132,7 +134,8 @@ class Serve:
                 if leaving and len(got) == 3:
                     raise asyncio.CancelledError
 
-            await self.ray.proxy.HTTPProxy(router)(SCOPE, receive, send)
+            scope = {**SCOPE, "headers": [*SCOPE["headers"], *headers]}
+            await self.ray.proxy.HTTPProxy(router)(scope, receive, send)
 
         asyncio.run(serve())
         return got
@@ -169,9 +172,15 @@ SCOPE = {
 
 
 @pytest.fixture
-def serve(tmp_path: Path, ray: Any) -> Iterator[Serve]:
+def settings() -> dict[str, Any]:
+    """Settings of the instrumentation; a test may have others."""
+    return {}
+
+
+@pytest.fixture
+def serve(tmp_path: Path, ray: Any, settings: dict[str, Any]) -> Iterator[Serve]:
     """Ray Serve, instrumented."""
-    serve = Serve(tmp_path / "records.jsonl", ray)
+    serve = Serve(tmp_path / "records.jsonl", ray, **settings)
     yield serve
     if serve.instrumentor.is_instrumented_by_opentelemetry:
         serve.instrumentor.uninstrument()
@@ -224,6 +233,31 @@ def test_one_deployment(serve: Serve) -> None:
     assert [
         (one["id"], one["score"], one["waiting"], one["kvCacheUsage"]) for one in pick["candidates"]
     ] == [(f"ray://default/Engine/r{number}", -3.0, 2, 0.25) for number in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"labels": "tenant=x-tenant-id;plain,user=body:user;plain", "slo": "e2e=x-slo-e2e-ms"}],
+)
+@pytest.mark.parametrize("has_ingress", [False, True])
+def test_labels(serve: Serve, has_ingress: bool) -> None:
+    """Labels and targets are read in the request, by the proxy and by an ingress."""
+
+    async def answer(router: Any, body: Any, send: Any) -> None:
+        await router.assign_request(serve.ray.common.RequestMetadata("request-1"), body)
+        await engine(SCOPE, _nothing, send)
+
+    router = serve.deploy("Engine", engine)
+    if has_ingress:
+        router = serve.with_ingress(router, answer)
+    headers = [(b"x-tenant-id", b"acme"), (b"x-slo-e2e-ms", b"1e9"), (b"x-other", b"a secret")]
+    serve.post(router, json.dumps({**BODY, "user": "alice"}).encode(), headers=headers)
+
+    assert serve.record() == routed(
+        "Engine/r0",
+        labels={"tenant": "acme", "user": "alice"},
+        slo={"e2e": {"targetMillis": 1e9, "met": True}},
+    )
 
 
 def test_trace_reaches_the_replica(serve: Serve) -> None:

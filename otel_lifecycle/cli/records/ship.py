@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,12 +16,12 @@ from otel_lifecycle.cli.record_paths import warn_of_missing
 from otel_lifecycle.cli.until_signal import WaitForEnd, run_until_signal
 from otel_lifecycle.records import Follower
 from otel_lifecycle.records.shipping import Checkpoint, Counts, Sender, Shipper, quiet_exporters
+from otel_lifecycle.runtime.garbage import collect_rarely
 from otel_lifecycle.telemetry.attributes import Details
 from otel_lifecycle.telemetry.span_reader import RESOURCE_KEYS
 
 _ANSWER_SECONDS = 2.0  # for the collector to answer the current request
 _END_SECONDS = 1.0
-_ALLOCATIONS_BEFORE_COLLECTION = 100_000
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,7 @@ def run(options: ShipOptions) -> int:
     missing = warn_of_missing(options.paths) if options.once else 0
     if missing == len(options.paths):
         return USAGE
-    # The records of a batch live together and end together: to look for cycles among them while
-    # they do, as often as by default, takes a fifth of the CPU.
-    gc.set_threshold(_ALLOCATIONS_BEFORE_COLLECTION)
+    collect_rarely()
     quiet_exporters()
     with ExitStack() as stack:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import sys
 import time
 from collections.abc import Sequence
@@ -18,11 +17,10 @@ from otel_lifecycle.cli.errors import USAGE, CommandError, warn
 from otel_lifecycle.cli.terminal import open_console, open_screen
 from otel_lifecycle.cli.until_signal import interrupt_once
 from otel_lifecycle.records.reader import check_readable
+from otel_lifecycle.runtime.garbage import collect_rarely
 
 if TYPE_CHECKING:
     from otel_lifecycle.analysis.live.metrics import MetricsReader
-
-_ALLOCATIONS_BEFORE_COLLECTION = 100_000  # few records live long, and none has cycles
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def run(options: TopOptions) -> int:
             _print_frame(source)
             return 0
         interrupt_once()
-        gc.set_threshold(_ALLOCATIONS_BEFORE_COLLECTION)
+        collect_rarely()
         with contextlib.suppress(KeyboardInterrupt):  # the usual end
             _follow(source, options.every / 1e3)
     return 0

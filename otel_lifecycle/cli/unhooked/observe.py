@@ -15,6 +15,7 @@ from otel_lifecycle.cli.errors import FAILED, CommandError, warn
 from otel_lifecycle.cli.until_signal import WaitForEnd, run_until_signal
 from otel_lifecycle.config import ConfigError
 from otel_lifecycle.observation.observatory import Observatory, Options
+from otel_lifecycle.runtime.garbage import collect_rarely
 
 _END_SECONDS = 10.0
 
@@ -44,6 +45,7 @@ def run(options: ObserveOptions) -> int:
         for log in filter(None, (options.envoy_log, options.picker_log)):
             if not log.exists():  # without --once it is waited for
                 raise CommandError(f"{log}: {os.strerror(errno.ENOENT)}")
+    collect_rarely()
     # The shipper reports what they would log at each attempt.
     logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
     with ExitStack() as stack:

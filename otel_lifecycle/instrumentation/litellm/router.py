@@ -86,7 +86,7 @@ class LiteLLMInstrumentor(EnrichingInstrumentor):
                 _argument(args, kwargs, 1, prompt),
                 streaming=kwargs.get("stream") is True,
             )
-            call = RouterCall(self.tracker, operation, request)
+            call = RouterCall(self.tracker, operation, request, kwargs)
             call.routing.policy = _policy(router)
             return follow_call(call, wrapped, args, kwargs)
 

@@ -116,6 +116,9 @@ def _findings(manager: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             fact.what, bool(found), text or f"no {' or '.join(fact.keys)}: {fact.without}"
         )
+    headers = ", ".join(map(str, _mapping(formats.get("headers"))))
+    if headers:
+        yield Finding("headers", True, f"for labels and targets: {headers}")
     yield _first_byte(manager, formats)
     options = _mapping(manager.get("access_log_options"))
     at_start = bool(options.get("flush_access_log_on_new_request"))

@@ -23,7 +23,7 @@ DESTINATION = "x-gateway-destination-endpoint"
 
 _END_OF_TIME_NS = 1 << 63
 _NANOSECONDS = {6: 1_000, 9: 1, 3: 1_000_000}
-_UNKNOWN = ("", "-")  # what text formats and failed operators write
+UNKNOWN = ("", "-")  # what text formats and failed operators write
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
@@ -90,6 +90,7 @@ class Entry(msgspec.Struct, gc=False, omit_defaults=True):
         dur_ms: End of the stream, in milliseconds.
         llm: What was read in the bodies.
         lb: What the picker told of its decision.
+        headers: Headers of the request that the settings may ask for, in lower case.
     """
 
     type: str
@@ -121,6 +122,7 @@ class Entry(msgspec.Struct, gc=False, omit_defaults=True):
     dur_ms: int | None = None
     llm: Answer | None = None
     lb: dict[str, Any] | None = None
+    headers: dict[str, Any] | None = None
 
 
 def parse_entry(line: bytes) -> Entry:
@@ -159,7 +161,7 @@ def unix_ns(moment: str) -> int:
 
 def known(text: str | None) -> str:
     """Return a text of an entry; empty: unknown."""
-    return "" if text is None or text in _UNKNOWN else text
+    return "" if text is None or text in UNKNOWN else text
 
 
 def selected(entry: Entry) -> str:

@@ -8,10 +8,10 @@ endpoints while requests are in flight, and of attempts that failed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from otel_lifecycle.instrumentation.http.requests.operations import paths
 from otel_lifecycle.model import Outcome, RequestCompletion
@@ -135,6 +135,7 @@ class Joiner:
         arrived_ns = unix_ns(entry.t)
         self._newest_ns = arrived_ns
         self.counts.entries += 1
+        headers, entry.headers = entry.headers, None  # neither kept nor saved
         if not known(entry.rid):
             self.counts.without_id += entry.type == END
         elif entry.type in (READY, UPSTREAM_END):
@@ -145,7 +146,7 @@ class Joiner:
         elif entry.type == START:
             self._begin(entry, arrived_ns)
         else:
-            self._end(entry, arrived_ns)
+            self._end(entry, arrived_ns, headers)
 
     def expire(self, *, at_end: bool = False) -> None:
         """Finish what has waited too long for entries that did not come.
@@ -196,7 +197,12 @@ class Joiner:
         """Return the requests in flight, for `restore`."""
         return [
             SavedRequest(
-                request.entry, request.end, request.attempts, self._lifecycles.save(request)
+                request.entry,
+                request.end,
+                request.attempts,
+                self._lifecycles.save(request),
+                dict(request.labels),
+                request.slo,
             )
             for request in self._open.values()
         ]
@@ -206,6 +212,7 @@ class Joiner:
         for each in saved:
             request = self._add(each.entry, unix_ns(each.entry.t))
             request.attempts = each.attempts
+            request.labels, request.slo = each.labels, each.slo
             if each.dispatch is not None:
                 self._lifecycles.restore(request, each.dispatch)
             if each.end is not None:
@@ -269,7 +276,7 @@ class Joiner:
             found = request if is_same else found
         return found
 
-    def _end(self, entry: Entry, arrived_ns: int) -> None:
+    def _end(self, entry: Entry, arrived_ns: int, headers: Mapping[str, Any] | None) -> None:
         key = _key(entry)
         request = self._open.get(key)
         if request is None:
@@ -280,6 +287,7 @@ class Joiner:
         elif request.end is not None:
             self.counts.late += 1
             return
+        self._lifecycles.ask(request, headers)
         self._hold(request, entry)
         self._finish_if_ready(request)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from opentelemetry.trace import NoOpTracerProvider
@@ -26,9 +27,11 @@ from otel_lifecycle.model.endpoint_state import EndpointView
 from otel_lifecycle.model.features import POD_TYPES, MissingFeature
 from otel_lifecycle.model.latency import prediction_error
 from otel_lifecycle.model.record import LifecycleRecord
+from otel_lifecycle.model.slo import judge_slo
 from otel_lifecycle.observation.endpoints import Endpoints
 from otel_lifecycle.observation.envoy.decisions import Decisions, complete
 from otel_lifecycle.observation.envoy.entry import (
+    UNKNOWN,
     Answer,
     Entry,
     known,
@@ -46,6 +49,7 @@ from otel_lifecycle.telemetry.attributes import Details
 from otel_lifecycle.telemetry.live_span import SpanMaker
 from otel_lifecycle.telemetry.told import Manner
 from otel_lifecycle.tracking.arrival import Timing
+from otel_lifecycle.tracking.asked.asked import Asked
 from otel_lifecycle.tracking.dispatch import begin_record, complete_record, dispatch
 from otel_lifecycle.tracking.lifecycle import Lifecycle
 from otel_lifecycle.tracking.store import LifecycleStore
@@ -91,6 +95,7 @@ class Lifecycles:
         self._shadow = shadow
         self._stale_after_ns = round(config.stale_after.total_seconds() * 1e9)
         self._operation = paths(config.paths).operation
+        self._asked = Asked(config)
         self._decisions = Decisions(config, store, endpoints, picker)
 
     def dispatch(self, request: Observed, ep: str | None, pf: str | None, at_ns: int) -> None:
@@ -103,6 +108,15 @@ class Lifecycles:
             request.is_charged = True
             if self._shadow is not None:
                 self._shadow.predict(request.lifecycle)
+
+    def ask(self, request: Observed, headers: Mapping[str, Any] | None) -> None:
+        """Take labels and targets from the headers of a request, as the settings ask for them."""
+        if self._asked.reads:
+            told = {name: text for name, text in (headers or {}).items() if text not in UNKNOWN}
+            asking, invalid = self._asked.take(RequestStart(request.request_id, None), told)
+            request.labels, request.slo = asking.labels, asking.slo
+            for _ in range(invalid):
+                self._store.ignore("invalid_value")
 
     def release(self, request: Observed) -> None:
         """Give back the load of a request that has ended."""
@@ -122,6 +136,8 @@ class Lifecycles:
             request: The request.
             completion: How it ended. Default: as its last entry says.
         """
+        if request.end is None:
+            self.ask(request, None)
         end = request.end or request.entry
         received_ns = request.arrived_ns
         told_ns = _dispatched_ns(request, end)
@@ -143,6 +159,11 @@ class Lifecycles:
         lifecycle.ended_ns = max(dispatched_ns, ended_ns or dispatched_ns)
         if lifecycle.shadow is not None:
             _, lifecycle.predicted = lifecycle.shadow
+        if request.labels or request.slo is not None:
+            start = msgspec.structs.replace(
+                lifecycle.dispatch.start, labels=request.labels, slo=request.slo
+            )
+            lifecycle.dispatch = lifecycle.dispatch._replace(start=start)
         settled = self._decisions.settle(lifecycle, end, told)
         record = begin_record(lifecycle)
         self._describe(record, end)
@@ -163,6 +184,8 @@ class Lifecycles:
         if ended_ns is None:
             record.completed_at = record.actual.e2e_ms = record.actual.tpot_ms = None
             record.prediction_error = prediction_error(record.actual, record.prediction)
+            if request.slo is not None:
+                record.slo = judge_slo(request.slo, record.outcome, record.actual)
         if self._shadow is not None:
             self._shadow.learn(record)
         return record

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
-from otel_lifecycle.model import Endpoint, Leg, LegOutcome, LegRole, Load
+from otel_lifecycle.model import SLO, Endpoint, Leg, LegOutcome, LegRole, Load
+from otel_lifecycle.model.request import NO_LABELS
 from otel_lifecycle.observation.envoy.entry import Entry, known, unix_ns
 from otel_lifecycle.observation.envoy.times import end_ns
 from otel_lifecycle.tracking.lifecycle import Lifecycle
@@ -54,6 +57,8 @@ class Observed:
         end: The entry of its end.
         lifecycle: Its lifecycle, once it was dispatched.
         is_charged: Whether the load of its endpoints at dispatch is known.
+        labels: What the settings ask for of its headers.
+        slo: Its targets.
     """
 
     __slots__ = (
@@ -64,9 +69,11 @@ class Observed:
         "entry",
         "is_charged",
         "key",
+        "labels",
         "lifecycle",
         "request_id",
         "seen_at",
+        "slo",
     )
 
     def __init__(self, key: str, entry: Entry, arrived_ns: int, seen_at: float) -> None:
@@ -80,6 +87,8 @@ class Observed:
         self.end: Entry | None = None
         self.lifecycle: Lifecycle | None = None
         self.is_charged = False
+        self.labels: Mapping[str, str | int | float | bool] = NO_LABELS
+        self.slo: SLO | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -105,3 +114,5 @@ class SavedRequest(msgspec.Struct, omit_defaults=True):
     end: Entry | None
     attempts: list[Attempt]
     dispatch: SavedDispatch | None
+    labels: dict[str, str | int | float | bool] = {}
+    slo: SLO | None = None

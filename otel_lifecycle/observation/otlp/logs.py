@@ -98,6 +98,8 @@ def _line(record: LogRecord) -> bytes:
 
 def _value(key: str, value: AnyValue) -> Any:
     kind = value.WhichOneof("value")
+    if kind == "kvlist_value":
+        return {each.key: _value(each.key, each.value) for each in value.kvlist_value.values}
     if kind not in ("string_value", "int_value", "double_value", "bool_value"):
         return None
     plain = getattr(value, kind)

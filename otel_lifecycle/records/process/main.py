@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import os
 import select
@@ -20,6 +19,7 @@ from otel_lifecycle.records.destination import Owner
 from otel_lifecycle.records.process.orders import Export, Orders, answer, records_in
 from otel_lifecycle.records.record_file import RecordFile
 from otel_lifecycle.records.writer import RecordWriter
+from otel_lifecycle.runtime.garbage import collect_rarely
 from otel_lifecycle.runtime.logs import get_logger
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ _logger = get_logger("otel_lifecycle.writer")
 _STDIN = 0
 _NICENESS = 10  # the router comes first
 _READ_BYTES = 1 << 20
-_ALLOCATIONS_BEFORE_COLLECTION = 100_000  # records live and end together, as for `ship`
 _RETRY_SECONDS = 1.0
 _END_SECONDS = 5.0
 
@@ -42,7 +41,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         os.nice(_NICENESS)
-    gc.set_threshold(_ALLOCATIONS_BEFORE_COLLECTION)
+    collect_rarely()
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     with socket.socket(fileno=_STDIN) as connection:
         router = _Router(connection)

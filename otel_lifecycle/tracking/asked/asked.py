@@ -80,6 +80,17 @@ class Asked:
                     break
         return found
 
+    def fields_in(self, payload: Mapping[str, Any]) -> Mapping[Path, object]:
+        """Return the fields that are asked for of a body that is decoded already."""
+        fields: dict[Path, object] = {}
+        for path in () if self.body is None else self.body.paths:
+            value: Any = payload
+            for name in path:
+                value = value.get(name) if isinstance(value, Mapping) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+            if value is not None:
+                fields[path] = value
+        return fields
+
     def of_request(self, start: RequestStart, request: object) -> RequestStart:
         """Return the start of a request with what a scheduler's object of it has.
 
@@ -91,7 +102,7 @@ class Asked:
         payload = read(read(request, "body"), "payload")
         labels = self.labels_in(
             headers if isinstance(headers, Mapping) else None,  # pyright: ignore[reportUnknownArgumentType]
-            _flat(payload, self.body) if isinstance(payload, Mapping) else _NO_FIELDS,  # pyright: ignore[reportUnknownArgumentType]
+            self.fields_in(payload) if isinstance(payload, Mapping) else _NO_FIELDS,  # pyright: ignore[reportUnknownArgumentType]
             request,
         )
         slo = self._slo(None, headers) if isinstance(headers, Mapping) else None  # pyright: ignore[reportUnknownArgumentType]
@@ -201,15 +212,3 @@ def _attribute(source: object, path: Path) -> object:
     for name in path:
         source = read(source, name)
     return source
-
-
-def _flat(payload: Mapping[str, Any], body: BodyFields | None) -> dict[Path, object]:
-    """The wanted fields of a body that is decoded already."""
-    fields: dict[Path, object] = {}
-    for path in () if body is None else body.paths:
-        value: Any = payload
-        for name in path:
-            value = value.get(name) if isinstance(value, Mapping) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        if value is not None:
-            fields[path] = value
-    return fields
