@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from otel_lifecycle.config.collection import Url
-from otel_lifecycle.config.settings import Duration, Settings, duration
+from otel_lifecycle.config.settings import Duration, FieldError, Settings, duration
 
 
 class PredictionConfig(Settings):
-    """The service of llm-d's latency predictor, for requests that the router did not predict.
+    """A trained model or llm-d's latency predictor, for requests that the router did not predict.
 
     Attributes:
+        model: A model of `otel-lifecycle train`, read by each process at its first request; empty:
+            ask `url`. `~` is expanded.
         url: URL of the prediction server; empty: predict nothing.
         training_url: URL of the training server, which receives the measured latencies; empty:
             send nothing.
@@ -20,7 +22,14 @@ class PredictionConfig(Settings):
             are dropped.
     """
 
+    model: str = ""
     url: Url = ""
     training_url: Url = ""
     timeout: Duration = duration(milliseconds=100)
     max_queue: int = Field(default=1_000, ge=1)
+
+    @model_validator(mode="after")
+    def _check_model(self) -> PredictionConfig:
+        if self.model and self.url:
+            raise FieldError("model", "and url exclude each other: set one of them")
+        return self

@@ -24,10 +24,10 @@ class ConfigError(ValueError):
     """An invalid setting; the text names the field, the value and what is allowed."""
 
 
-def missing_extra(setting: str, error: ImportError) -> ConfigError:
-    """Return the error of a setting that needs the extra `collect`."""
+def missing_extra(setting: str, error: ImportError, extra: str = "collect") -> ConfigError:
+    """Return the error of a setting that needs an extra."""
     return ConfigError(
-        f"{setting}: {error}; install the extra: pip install 'otel-lifecycle[collect]'"
+        f"{setting}: {error}; install the extra: pip install 'otel-lifecycle[{extra}]'"
     )
 
 

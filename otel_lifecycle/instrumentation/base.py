@@ -86,6 +86,7 @@ class InstrumentorOptions:
     collection_cert_file: str | None = None
     collection_key_file: str | None = None
     collection_tls_verify: bool | None = None
+    prediction_model: str | None = None
     prediction_url: str | None = None
     prediction_training_url: str | None = None
     prediction_timeout: str | None = None

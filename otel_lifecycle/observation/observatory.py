@@ -37,6 +37,7 @@ from otel_lifecycle.runtime.clock import SystemClock
 from otel_lifecycle.telemetry.metrics import LifecycleMetrics
 from otel_lifecycle.telemetry.otlp.destinations import has_destination
 from otel_lifecycle.telemetry.span_reader import RESOURCE_KEYS, resource_attributes
+from otel_lifecycle.tracking.shadowing import open_shadow
 from otel_lifecycle.tracking.store import LifecycleStore
 
 if TYPE_CHECKING:
@@ -222,14 +223,9 @@ class Observatory:
         return Endpoints(named, pods.by_address)
 
     def _open_shadow(self, config: TrackerConfig) -> ShadowPrediction | None:
-        if not (config.prediction.url or config.prediction.training_url):
-            return None
-        try:
-            from otel_lifecycle.prediction.shadow import ShadowPrediction  # needs an extra
-        except ImportError as error:
-            raise missing_extra("prediction.url", error) from error
-        shadow = ShadowPrediction(config.prediction)
-        self._stack.callback(shadow.close, _CLOSE_SECONDS)
+        shadow = open_shadow(config)
+        if shadow is not None:
+            self._stack.callback(shadow.close, _CLOSE_SECONDS)
         return shadow
 
     @property

@@ -6,15 +6,17 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from otel_lifecycle.config.prediction import PredictionConfig
+from otel_lifecycle.config.settings import missing_extra
 from otel_lifecycle.model import LatencyPrediction, Load
 from otel_lifecycle.model.features import PredictionInput, prediction_input
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.prediction.llm_d import LLMDPredictor
 from otel_lifecycle.prediction.llm_d_format import training_entries
-from otel_lifecycle.prediction.predictor import predict_within, route_prediction
+from otel_lifecycle.prediction.predictor import Predictor, predict_within, route_prediction
 from otel_lifecycle.runtime.forks import repair_in_forked_child
 from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.runtime.loop_thread import LoopThread
@@ -75,6 +77,7 @@ class ShadowPrediction:
     def __init__(self, config: PredictionConfig) -> None:
         self._config = config
         self._timeout = config.timeout.total_seconds()
+        self._predicts = bool(config.model or config.url)
         self._waiting: deque[_Waiting] = deque(maxlen=config.max_queue)
         self._finished: deque[LifecycleRecord] = deque(maxlen=config.max_queue)
         self._work = asyncio.Event()
@@ -84,7 +87,7 @@ class ShadowPrediction:
 
     def predict(self, request: InFlight) -> None:
         """Queue the prediction of a request in flight, if there is room."""
-        if self._config.url and len(self._waiting) < self._config.max_queue:
+        if self._predicts and len(self._waiting) < self._config.max_queue:
             self._thread.ensure_running()
             # Take the record and loads now: rerouting the request replaces both.
             waiting = _Waiting(
@@ -117,31 +120,34 @@ class ShadowPrediction:
         self._work = asyncio.Event()
         exchange = max(self._timeout, _EXCHANGE_SECONDS)
         async with LLMDPredictor(config.url, config.training_url, exchange) as service:
-            tasks = [
-                asyncio.create_task(self._predict_all(service)),
-                asyncio.create_task(self._teach(service)),
-            ]
+            tasks = [asyncio.create_task(self._teach(service))]
+            predictor = _load(config.model) if config.model else service
+            if predictor is None:
+                self._predicts = False
+                self._waiting.clear()
+            else:
+                tasks.append(asyncio.create_task(self._predict_all(predictor)))
             await stopped.wait()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _predict_all(self, service: LLMDPredictor) -> None:
+    async def _predict_all(self, predictor: Predictor) -> None:
         while True:
             self._work.clear()
-            # One HTTP request for everything queued during the previous one.
+            # One question for everything queued during the previous one.
             batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
             if not batch:
                 await self._work.wait()
                 continue
             try:
-                await self._predict(service, batch)
+                await self._predict(predictor, batch)
             except Exception:  # keep predicting later requests, whatever failed
                 _logger.debug("%d requests could not be predicted", len(batch), exc_info=True)
 
-    async def _predict(self, service: LLMDPredictor, batch: Sequence[_Waiting]) -> None:
+    async def _predict(self, predictor: Predictor, batch: Sequence[_Waiting]) -> None:
         inputs = [_inputs(waiting) for waiting in batch]
-        predictions = iter(await predict_within(service, list(chain(*inputs)), self._timeout))
+        predictions = iter(await predict_within(predictor, list(chain(*inputs)), self._timeout))
         for waiting, own in zip(batch, inputs, strict=True):
             prediction = route_prediction(own, list(islice(predictions, len(own))))
             # Stored with its record in one step: the request may have been rerouted meanwhile.
@@ -164,6 +170,21 @@ class ShadowPrediction:
                     _logger.warning("cannot send training data, dropping it: %s", problem)
                 else:
                     _logger.warning("training data is accepted again")
+
+
+def _load(model: str) -> Predictor | None:
+    """Return the predictor of a model file; log why there is none."""
+    try:
+        # An extra that takes a second to import, which no request may wait for.
+        from otel_lifecycle.prediction.trained import TrainedModel, TrainedPredictor
+
+        return TrainedPredictor(TrainedModel.load(Path(model).expanduser()))
+    except ImportError as error:
+        problem = str(missing_extra("prediction.model", error, "ml"))
+    except Exception as error:  # whatever is wrong with the file, requests go on
+        problem = f"prediction.model: {error}"
+    _logger.warning("%s; requests are recorded without a prediction", problem)
+    return None
 
 
 def _inputs(waiting: _Waiting) -> list[PredictionInput]:

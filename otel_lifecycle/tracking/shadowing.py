@@ -12,11 +12,14 @@ if TYPE_CHECKING:
 
 
 def open_shadow(config: TrackerConfig) -> ShadowPrediction | None:
-    """Starts shadow prediction, if there is a service for it."""
-    if not (config.prediction.url or config.prediction.training_url):
+    """Starts shadow prediction, if there is a model or a service for it."""
+    prediction = config.prediction
+    if not (prediction.model or prediction.url or prediction.training_url):
         return None
     try:
         from otel_lifecycle.prediction.shadow import ShadowPrediction  # needs an extra
     except ImportError as error:
+        if prediction.model:
+            raise missing_extra("prediction.model", error, "ml") from error
         raise missing_extra("prediction.url", error) from error
-    return ShadowPrediction(config.prediction)
+    return ShadowPrediction(prediction)

@@ -713,3 +713,16 @@ def test_refused_setting_with_secrets() -> None:
 
     assert examine_settings(diagnosis, environment) is None
     assert "secret" not in shown(diagnosis)
+
+
+def test_a_missing_model(tmp_path: Path) -> None:
+    """A model that is not there is told before the router runs without predictions."""
+    model = tmp_path / "model.json"
+    environment = {"OTEL_LIFECYCLE_PREDICTION_MODEL": str(model)}
+    before, after = Diagnosis(), Diagnosis()
+    examine_settings(before, environment)
+    model.touch()
+    examine_settings(after, environment)
+
+    assert before.warnings == [f"prediction.model {model} is no file, so nothing is predicted"]
+    assert after.warnings == []

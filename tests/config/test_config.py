@@ -312,6 +312,10 @@ _NO_DURATION = "is not a Go duration such as 300ms, 1.5h or 1h2m3s (units ns, us
             "prediction.url must be a URL such as http://10.0.0.7:8000/metrics, "
             "got 'localhost:8001'",
         ),
+        (
+            '{"prediction": {"url": "http://localhost", "model": "m"}}',
+            "prediction.model and url exclude each other: set one of them",
+        ),
         ('{"maxMetricValues": 0}', "maxMetricValues must be >= 1, got 0"),
         ('{"staleAfter": "-1ns"}', "staleAfter must be >= 0, got '-1ns'"),
         ('{"closeTimeout": "x"}', f"closeTimeout must be a valid duration: 'x' {_NO_DURATION}"),
@@ -521,6 +525,7 @@ _FROM_VARIABLES |= {
         {"prediction": PredictionConfig(**{name: value})},
     )
     for name, text, value in [
+        ("model", "model.json", "model.json"),
         ("url", "http://localhost:8001", "http://localhost:8001"),
         ("training_url", "http://localhost:8000", "http://localhost:8000"),
         ("timeout", "20ms", timedelta(seconds=0.02)),

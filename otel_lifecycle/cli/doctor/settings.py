@@ -57,6 +57,9 @@ def examine_settings(diagnosis: Diagnosis, environment: Mapping[str, str]) -> Tr
         if field == "persistence.enabled" and source == "default" and config.persistence.enabled:
             source = "there is an output path"
         diagnosis.fact(field, f"{_value(config, field)}  ({source})")
+    model = config.prediction.model
+    if model and not Path(model).expanduser().is_file():
+        diagnosis.warn(f"prediction.model {model} is no file, so nothing is predicted")
     return config
 
 

@@ -1,0 +1,153 @@
+"""A trained model that a setting names: its predictions are recorded, off the request's path."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from otel_lifecycle import LatencyPrediction, RequestStart
+from otel_lifecycle.config.prediction import PredictionConfig
+from otel_lifecycle.prediction import route_prediction
+from otel_lifecycle.prediction.trained import TrainedModel, TrainedPredictor
+from tests.conftest import Bench
+from tests.examples.cluster import Cluster
+from tests.instrumentation.exchanges import plain, streamed
+from tests.instrumentation.instrumented_process import (
+    free_port,
+    instrumented,
+    served_by_any_fastapi,
+)
+from tests.matchers import ANY_FLOAT, MEASURED
+from tests.routes import disaggregated
+from tests.waiting import eventually
+
+ROUTER = """
+import sys
+import uvicorn
+from tests.instrumentation.generic_routers import HttpxUpstream, make_router
+
+uvicorn.run(make_router(HttpxUpstream([sys.argv[1]])), port=int(sys.argv[2]), log_level="warning")
+"""
+
+
+def serve(bench: Bench, request_id: str = "request") -> None:
+    """Serve one stream through a pair."""
+    start = RequestStart(request_id, disaggregated(), "m", 512, prefix_cache_score=0.42)
+    with bench.tracker.track(start) as tracked:
+        bench.clock.advance(250)
+        tracked.chunk()
+        bench.clock.advance(40)
+        tracked.complete(output_tokens=3)
+
+
+def test_its_predictions_are_recorded(
+    make_bench: Callable[..., Bench], trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TTFT of the prefill and TPOT of the decode, as the model predicts from the record."""
+    monkeypatch.setenv("HOME", str(trained.parent))
+    bench = make_bench(prediction=PredictionConfig(model=f"~/{trained.name}", timeout="60s"))
+    start = RequestStart("request", disaggregated(), "m", 512, prefix_cache_score=0.42)
+
+    with bench.tracker.track(start) as tracked:
+        lifecycle = bench.tracker.store.find("request")
+        assert lifecycle is not None
+        eventually(lambda: lifecycle.shadow is not None)
+        tracked.complete()
+
+    record = bench.records[0]
+    predictor = TrainedPredictor(TrainedModel.load(trained))
+    inputs = record.prediction_inputs
+    expected = route_prediction(inputs, predictor.predict_now(inputs))
+    assert None not in (expected.ttft_ms, expected.tpot_ms)
+    assert (record.prediction, record.prediction_mode) == (expected, "shadow")
+
+
+def garbage(path: Path) -> None:
+    """No model."""
+    path.write_text("{}")
+
+
+def of_other_features(path: Path) -> None:
+    """A model of another version of the package."""
+    model = json.loads(path.read_text())
+    path.write_text(json.dumps({**model, "features": ["phase_of_the_moon"]}))
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, garbage, of_other_features])
+def test_a_model_that_cannot_be_used(
+    make_bench: Callable[..., Bench],
+    trained: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    damage: Callable[[Path], object],
+) -> None:
+    """One line says which and why; requests go on without a prediction."""
+    path = tmp_path / "model.json"
+    path.write_bytes(trained.read_bytes())
+    damage(path)
+    bench = make_bench(prediction=PredictionConfig(model=str(path)))
+
+    serve(bench, "first")
+    eventually(lambda: bool(caplog.messages))
+    serve(bench, "second")
+
+    (line,) = caplog.messages
+    assert line.startswith(f"prediction.model: {path}: ")
+    assert line.endswith("; requests are recorded without a prediction")
+    told = [(record.prediction, record.prediction_mode) for record in bench.records]
+    assert told == [(LatencyPrediction(), "")] * 2
+
+
+def test_without_the_extra(
+    make_bench: Callable[..., Bench],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The line says what to install."""
+    monkeypatch.setitem(sys.modules, "otel_lifecycle.prediction.trained", None)
+    bench = make_bench(prediction=PredictionConfig(model="model.json"))
+
+    serve(bench)
+    eventually(lambda: bool(caplog.messages))
+
+    assert "pip install 'otel-lifecycle[ml]'" in caplog.text
+    assert bench.records[0].prediction_mode == ""
+
+
+def test_zero_code(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One variable is enough for a router that knows nothing of telemetry or predictions."""
+    monkeypatch.setenv("OTEL_LIFECYCLE_PREDICTION_MODEL", str(trained))
+    monkeypatch.setenv("OTEL_LIFECYCLE_PREDICTION_TIMEOUT", "60s")
+    cluster, port = Cluster(), free_port()
+    engine = cluster.add_engine("engine").url
+    script, path = tmp_path / "router.py", tmp_path / "records.jsonl"
+    script.write_text(ROUTER)
+    try:
+        with instrumented([str(script), engine, str(port)], port, path) as router:
+            count = 0
+
+            def predicted() -> bool:
+                """A request that comes before the model is loaded ends without a prediction."""
+                nonlocal count
+                router.post(stream=True, stream_options={"include_usage": True})
+                count += 1
+                return router.records(count)[-1].prediction_mode == "shadow"
+
+            eventually(predicted, 60.0)
+            record = router.records(count)[-1]
+    finally:
+        cluster.stop()
+
+    errors = ("ttftMillis", "tpotMillis", "ttftRatio", "tpotRatio")
+    assert plain(record) == streamed(
+        engine,
+        cachedTokens=record.cached_tokens,
+        prediction={"ttftMillis": MEASURED, "tpotMillis": MEASURED},
+        predictionMode="shadow",
+        predictionError=dict.fromkeys(errors, ANY_FLOAT),
+        **served_by_any_fastapi(record),
+    )
