@@ -30,6 +30,7 @@ class Endpoint:
         models: Names of the models it serves.
         inflight_requests: Requests sent by this router and not answered yet.
         inflight_tokens: Their prompt tokens that this endpoint still has to process.
+        prefill_tokens: Those of requests without a first chunk, less what is believed cached.
     """
 
     metadata: EndpointMetadata
@@ -38,6 +39,7 @@ class Endpoint:
     models: frozenset[str] = frozenset()
     inflight_requests: int = 0
     inflight_tokens: int = 0
+    prefill_tokens: int = 0
     prefix_index: PrefixIndex = field(default_factory=lambda: PrefixIndex(DEFAULT_CACHE_BLOCKS))
     _avoid_until: float = 0.0
 

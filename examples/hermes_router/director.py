@@ -22,13 +22,20 @@ class _Charge:
 
     endpoint: Endpoint
     tokens: int
+    prefill_tokens: int = 0
     until_first_chunk: bool = False
 
     def take(self) -> None:
         self.endpoint.inflight_requests += 1
         self.endpoint.inflight_tokens += self.tokens
+        self.endpoint.prefill_tokens += self.prefill_tokens
+
+    def end_prefill(self) -> None:
+        self.endpoint.prefill_tokens -= self.prefill_tokens
+        self.prefill_tokens = 0
 
     def give_back(self) -> None:
+        self.end_prefill()
         self.endpoint.inflight_requests -= 1
         self.endpoint.inflight_tokens -= self.tokens
 
@@ -89,33 +96,36 @@ class Director:
 
     def _charge(self, request: InferenceRequest, result: SchedulingResult) -> None:
         tokens, route = request.prompt_length, result.primary_route
-        if route is None:
-            charges = [self._charge_for(result.target.metadata, tokens)]
-            prefilling = charges[0]
-        else:
-            prefilling = self._charge_for(route.prefill, tokens, until_first_chunk=True)
-            charges = [
-                self._charge_for(route.leader, 0),
-                prefilling,
-                self._charge_for(route.decode, tokens),
+        prefilling = _Charge(
+            self._endpoint(route.prefill if route else result.target.metadata),
+            tokens,
+            until_first_chunk=route is not None,
+        )
+        endpoint = prefilling.endpoint
+        hashes = request.prompt.block_hashes(endpoint.block_size)
+        cached = endpoint.prefix_index.match(hashes)
+        blocks = request.prompt.block_count(endpoint.block_size)
+        prefilling.prefill_tokens = round(tokens * (1 - cached / blocks))
+        endpoint.prefix_index.add(hashes)
+        charges = [prefilling]
+        if route is not None:
+            charges += [
+                _Charge(self._endpoint(route.leader), 0),
+                _Charge(self._endpoint(route.decode), tokens),
             ]
         for charge in charges:
             charge.take()
         self._charges[request] = charges
-        endpoint = prefilling.endpoint
-        endpoint.prefix_index.add(request.prompt.block_hashes(endpoint.block_size))
 
-    def _charge_for(
-        self, metadata: EndpointMetadata, tokens: int, *, until_first_chunk: bool = False
-    ) -> _Charge:
+    def _endpoint(self, metadata: EndpointMetadata) -> Endpoint:
         # It has just left: a temporary endpoint takes the load and gives it back.
-        endpoint = self._datastore.get(metadata.namespaced_name) or Endpoint(metadata)
-        return _Charge(endpoint, tokens, until_first_chunk)
+        return self._datastore.get(metadata.namespaced_name) or Endpoint(metadata)
 
     def _give_back(self, request: InferenceRequest, *, only_prefill: bool = False) -> None:
         kept: list[_Charge] = []
         for charge in self._charges.pop(request, ()):
             if only_prefill and not charge.until_first_chunk:
+                charge.end_prefill()
                 kept.append(charge)
             else:
                 charge.give_back()

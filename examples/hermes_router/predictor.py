@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import anyio
 
-from hermes_router.endpoint import AGGREGATED, DECODE, PREFILL, EndpointMetrics
+from hermes_router.datastore import Endpoint
+from hermes_router.endpoint import AGGREGATED, DECODE, PREFILL
+from hermes_router.model import LatencyPredictionInfo
 from hermes_router.record_tail import RecordTail
 from hermes_router.ridge import Ridge
 
@@ -21,6 +23,25 @@ REFRESH_SECONDS = 2.0
 
 TTFT, TPOT = "ttftMillis", "tpotMillis"
 _TARGETS = {PREFILL: (TTFT,), DECODE: (TPOT,), AGGREGATED: (TTFT, TPOT)}
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """A request as it would meet an endpoint."""
+
+    endpoint: Endpoint
+    input_tokens: int
+    prefix_score: float
+
+
+class Predictor(Protocol):
+    """Predicts the latencies of a request on each of its candidates."""
+
+    def predict_all(
+        self, role: str, prospects: Sequence[Prospect]
+    ) -> Sequence[LatencyPredictionInfo]:
+        """Return one prediction for each; called on the event loop."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -52,10 +73,9 @@ class Features:
 FEATURE_COUNT = 8
 
 
-def observed_features(
-    metrics: EndpointMetrics | None, input_tokens: int, prefix_score: float, inflight_tokens: int
-) -> Features | None:
+def _observed_features(prospect: Prospect) -> Features | None:
     """Return the current features of an endpoint; None if a metric is unknown."""
+    metrics = prospect.endpoint.metrics
     if (
         metrics is None
         or metrics.waiting_queue_size is None
@@ -66,9 +86,9 @@ def observed_features(
     return Features(
         num_request_waiting=metrics.waiting_queue_size,
         num_request_running=metrics.running_requests_size,
-        input_token_length=input_tokens,
-        prefix_cache_score=prefix_score,
-        inflight_tokens=inflight_tokens,
+        input_token_length=prospect.input_tokens,
+        prefix_cache_score=prospect.prefix_score,
+        inflight_tokens=prospect.endpoint.inflight_tokens,
         kv_cache_usage=metrics.kv_cache_usage_percent,
     )
 
@@ -102,6 +122,16 @@ class LatencyPredictor:
             for key, regression in self._regressions.items()
             if regression.samples >= MIN_SAMPLES
         }
+
+    def predict_all(
+        self, role: str, prospects: Sequence[Prospect]
+    ) -> Sequence[LatencyPredictionInfo]:
+        """Return one prediction for each; nothing is known of an endpoint without metrics."""
+        features = [_observed_features(prospect) for prospect in prospects]
+        return [
+            LatencyPredictionInfo(self.predict(role, TTFT, one), self.predict(role, TPOT, one))
+            for one in features
+        ]
 
     def predict(self, role: str, target: str, features: Features | None) -> float | None:
         """Return the expected latency in milliseconds; None if it is unknown."""

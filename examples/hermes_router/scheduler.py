@@ -25,7 +25,7 @@ from hermes_router.model import (
     SelectedPod,
 )
 from hermes_router.policies import DEFAULT_POLICY, LOAD, POLICIES, PREDICTION, PREFIX
-from hermes_router.predictor import TPOT, TTFT, LatencyPredictor, observed_features
+from hermes_router.predictor import Predictor, Prospect
 
 PROFILE = "default"
 EXPLORED = "explored"
@@ -91,7 +91,7 @@ class Scheduler:
         self,
         datastore: Datastore,
         mode: str,
-        predictor: LatencyPredictor | None,
+        predictor: Predictor | None,
         policy: str = DEFAULT_POLICY,
         explore: float = 0.0,
         seed: int = 0,
@@ -112,10 +112,7 @@ class Scheduler:
         explored = self._explore > 0.0 and self._chance.random() < self._explore
         if self._disaggregated:
             return self._schedule_pair(request, excluded, explored)
-        candidates = [
-            self._prefilling(request, endpoint, AGGREGATED)
-            for endpoint in self._available(AGGREGATED, excluded)
-        ]
+        candidates = self._prefilling(request, self._available(AGGREGATED, excluded), AGGREGATED)
         if not candidates:
             return None
         ranked = self._ranked(candidates, explored)
@@ -128,18 +125,13 @@ class Scheduler:
             Candidate(endpoint, None, LatencyPredictionInfo())
             for endpoint in self._available(LEADER, excluded)
         ]
-        prefills = [
-            self._prefilling(request, endpoint, PREFILL)
-            for endpoint in self._available(PREFILL, excluded)
-        ]
+        prefills = self._prefilling(request, self._available(PREFILL, excluded), PREFILL)
         decode_endpoints = self._available(DECODE, excluded)
         if not (leaders and prefills and decode_endpoints):
             return None
         prefills = self._ranked(prefills, explored)
         prefill = prefills[0]
-        decodes = [
-            self._decoding(request, endpoint, prefill.prefix) for endpoint in decode_endpoints
-        ]
+        decodes = self._decoding(request, decode_endpoints, prefill.prefix)
         decodes, leaders = self._ranked(decodes, explored), self._ranked(leaders, explored)
         decode, leader = decodes[0], leaders[0]
         group = PDGroupInfo(SelectedPod(prefill.snapshot()), SelectedPod(decode.snapshot()))
@@ -160,33 +152,40 @@ class Scheduler:
         # If all failed recently, trying one is better than rejecting the request.
         return [endpoint for endpoint in endpoints if endpoint.reachable] or endpoints
 
-    def _prefilling(self, request: InferenceRequest, endpoint: Endpoint, role: str) -> Candidate:
-        block_size = endpoint.block_size
-        prefix = PrefixCacheMatchInfo(
-            match_blocks=endpoint.prefix_index.match(request.prompt.block_hashes(block_size)),
-            total_blocks=request.prompt.block_count(block_size),
-            block_size_tokens=block_size,
-        )
-        return Candidate(endpoint, prefix, self._predict(request, endpoint, role, prefix.score))
+    def _prefilling(
+        self, request: InferenceRequest, endpoints: Sequence[Endpoint], role: str
+    ) -> list[Candidate]:
+        prefixes = [_prefix(request, endpoint) for endpoint in endpoints]
+        predictions = self._predict(request, endpoints, role, [prefix.score for prefix in prefixes])
+        return list(map(Candidate, endpoints, prefixes, predictions))
 
     def _decoding(
-        self, request: InferenceRequest, endpoint: Endpoint, prefix: PrefixCacheMatchInfo | None
-    ) -> Candidate:
+        self,
+        request: InferenceRequest,
+        endpoints: Sequence[Endpoint],
+        prefix: PrefixCacheMatchInfo | None,
+    ) -> list[Candidate]:
         score = 0.0 if prefix is None else prefix.score
-        return Candidate(endpoint, None, self._predict(request, endpoint, DECODE, score))
+        predictions = self._predict(request, endpoints, DECODE, [score] * len(endpoints))
+        return [
+            Candidate(endpoint, None, prediction)
+            for endpoint, prediction in zip(endpoints, predictions, strict=True)
+        ]
 
     def _predict(
-        self, request: InferenceRequest, endpoint: Endpoint, role: str, prefix_score: float
-    ) -> LatencyPredictionInfo:
+        self,
+        request: InferenceRequest,
+        endpoints: Sequence[Endpoint],
+        role: str,
+        prefix_scores: Sequence[float],
+    ) -> Sequence[LatencyPredictionInfo]:
         if self._predictor is None:
-            return LatencyPredictionInfo()
-        features = observed_features(
-            endpoint.metrics, request.prompt_length, prefix_score, endpoint.inflight_tokens
-        )
-        return LatencyPredictionInfo(
-            ttft=self._predictor.predict(role, TTFT, features),
-            tpot=self._predictor.predict(role, TPOT, features),
-        )
+            return [LatencyPredictionInfo()] * len(endpoints)
+        prospects = [
+            Prospect(endpoint, request.prompt_length, score)
+            for endpoint, score in zip(endpoints, prefix_scores, strict=True)
+        ]
+        return self._predictor.predict_all(role, prospects)
 
     def _ranked(self, candidates: Sequence[Candidate], explored: bool) -> list[Candidate]:
         """The candidates with their scores, best first; any of them is first if explored."""
@@ -232,6 +231,15 @@ class Scheduler:
             policy=self._name,
             reason=EXPLORED if explored else "",
         )
+
+
+def _prefix(request: InferenceRequest, endpoint: Endpoint) -> PrefixCacheMatchInfo:
+    block_size = endpoint.block_size
+    return PrefixCacheMatchInfo(
+        match_blocks=endpoint.prefix_index.match(request.prompt.block_hashes(block_size)),
+        total_blocks=request.prompt.block_count(block_size),
+        block_size_tokens=block_size,
+    )
 
 
 def _relative(latencies: Sequence[float | None]) -> list[float]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Callable, Generator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,15 +19,17 @@ from demo.workload import (
     generate,
     read_trace,
 )
-from hermes_router.policies import DEFAULT_POLICY, POLICIES
+from hermes_router.policies import DEFAULT_POLICY, POLICIES, PREDICTION
+from hermes_router.predictor import Predictor
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from otel_lifecycle.analysis.formatting import plural
 from otel_lifecycle.analysis.page.facts import Targets
 from otel_lifecycle.analysis.policies.comparison import compare
 from otel_lifecycle.analysis.policies.measures import Measures, measure
 from otel_lifecycle.analysis.policies.printing import print_comparison, write_json
 from otel_lifecycle.analysis.tables import Records
-from otel_lifecycle.cli.errors import CommandError
+from otel_lifecycle.cli.errors import CommandError, require
 from otel_lifecycle.cli.terminal import open_console
 from simulation.fleet import Routing, engine_configs
 from simulation.scenario import Scenario
@@ -43,10 +46,12 @@ class SimulationOptions:
     mode: str
     engines: int
     requests: int | None
+    skip: int
     trace: Path | None
     speed: float | None
     rate: float | None
     explore: float
+    model: Path | None
     ttft: float | None
     tpot: float | None
     output: Path | None
@@ -73,22 +78,40 @@ def run(options: SimulationOptions) -> int:
         tokens_per_chunk=TOKENS_PER_CHUNK,
     )
     scenarios = [
-        Scenario(workloads[seed], engines, Routing(policy, options.explore, seed))
-        for policy in policies
+        Scenario(workloads[seed], engines, Routing(policy, options.explore, seed, predictor))
+        for policy, predictor in _predicting(policies, options.model)
         for seed in seeds
     ]
     targets = Targets(options.ttft, options.tpot)
-    runs: dict[str, list[Measures]] = {policy: [] for policy in policies}
+    runs: defaultdict[str, list[Measures]] = defaultdict(list)
     with _files(options.output, scenarios) as files, _progress(scenarios) as on_answer:
         for scenario, file in zip(scenarios, files, strict=True):
             scenario.run(file, on_answer)
             with Records(file) as records:
-                runs[scenario.routing.policy].append(measure(records, targets))
+                runs[scenario.routing.name].append(measure(records, targets))
     comparison = compare(runs)
     if options.json is not None:
         write_json(comparison, options.json)
     print_comparison(comparison, options.seeds, open_console())
     return 0
+
+
+def _predicting(
+    policies: Sequence[str], model: Path | None
+) -> Iterator[tuple[str, Predictor | None]]:
+    """Yield each policy, and once more with the model if the policy looks at predictions."""
+    trained: Predictor | None = None
+    if model is not None:
+        if not any(PREDICTION in POLICIES[policy].weights for policy in policies):
+            raise CommandError(f"--model {model}: no --policy looks at predictions")
+        require("simulate --model", "ml", "lightgbm", "numpy")
+        from simulation.trained import load
+
+        trained = load(model)
+    for policy in policies:
+        yield policy, None
+        if trained is not None and PREDICTION in POLICIES[policy].weights:
+            yield policy, trained
 
 
 def _check_outputs(options: SimulationOptions) -> None:
@@ -100,10 +123,14 @@ def _check_outputs(options: SimulationOptions) -> None:
 
 
 def _workload(options: SimulationOptions, seed: int) -> list[PlannedRequest]:
+    skip, count = options.skip, options.requests
     if options.trace is None:
-        requests = generate(options.requests or DEFAULT_REQUESTS, seed)
+        requests = generate(skip + (count or DEFAULT_REQUESTS), seed)
     else:
-        requests = read_trace(options.trace, options.requests)
+        requests = read_trace(options.trace, None if count is None else skip + count)
+    if skip >= len(requests):
+        raise CommandError(f"--skip {skip}: leaves none of the {plural(len(requests), 'request')}")
+    requests = requests[skip:]
     if options.rate is None:
         return at_speed(requests, options.speed or 1.0)
     chance, at = random.Random(seed), 0.0
@@ -117,7 +144,7 @@ def _workload(options: SimulationOptions, seed: int) -> list[PlannedRequest]:
 @contextmanager
 def _files(output: Path | None, scenarios: Sequence[Scenario]) -> Generator[list[Path]]:
     """Yield a record file for each run: the output, files in that folder, or temporary ones."""
-    names = [f"{one.routing.policy}-{one.routing.seed}.jsonl" for one in scenarios]
+    names = [f"{one.routing.name}-{one.routing.seed}.jsonl" for one in scenarios]
     try:
         if output is None:
             with tempfile.TemporaryDirectory(prefix="otel-lifecycle-simulation-") as folder:

@@ -23,7 +23,7 @@ from hermes_router.endpoint import (
     NPUState,
 )
 from hermes_router.observations import npu_state_of
-from hermes_router.predictor import LatencyPredictor
+from hermes_router.predictor import Predictor
 from hermes_router.scheduler import Scheduler
 
 _PORT = 8000
@@ -31,11 +31,21 @@ _PORT = 8000
 
 @dataclass(frozen=True)
 class Routing:
-    """How the router decides; see `Scheduler`."""
+    """How the router decides; see `Scheduler`.
+
+    Attributes:
+        predictor: Predicts in place of the router's own predictor.
+    """
 
     policy: str
     explore: float
     seed: int
+    predictor: Predictor | None = None
+
+    @property
+    def name(self) -> str:
+        """The policy, and whether a trained model predicts."""
+        return self.policy if self.predictor is None else f"{self.policy}-trained"
 
 
 class Fleet:
@@ -44,14 +54,11 @@ class Fleet:
     Args:
         configs: The engines; see `engine_configs`.
         routing: How the router decides.
-        predictor: The router's predictor.
+        predictor: Predicts latencies for the router.
     """
 
     def __init__(
-        self,
-        configs: Sequence[EngineConfig],
-        routing: Routing,
-        predictor: LatencyPredictor | None,
+        self, configs: Sequence[EngineConfig], routing: Routing, predictor: Predictor
     ) -> None:
         self._datastore = Datastore()
         self._engines: dict[NamespacedName, Engine] = {}

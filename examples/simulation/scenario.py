@@ -59,11 +59,11 @@ class Scenario:
         with whole_file(records) as unfinished:
             loop = VirtualTimeLoop()
             clock = VirtualClock(loop)
-            predictor = LatencyPredictor(unfinished)
-            fleet = Fleet(self.engines, self.routing, predictor)
+            own = LatencyPredictor(unfinished)
+            fleet = Fleet(self.engines, self.routing, self.routing.predictor or own)
             tracker = self._tracker(unfinished, clock)
             try:
-                router = SimulatedRouter(fleet, tracker, predictor, clock)
+                router = SimulatedRouter(fleet, tracker, own, clock)
                 run(loop, router.run(self.requests, on_answer))
                 if not tracker.flush():
                     raise OSError(f"{records}: records could not be written")
@@ -71,7 +71,7 @@ class Scenario:
                 tracker.close()
 
     def _tracker(self, records: Path, clock: VirtualClock) -> RequestLifecycleTracker:
-        instance = f"{self.routing.policy}-{self.routing.seed}"
+        instance = f"{self.routing.name}-{self.routing.seed}"
         provider = TracerProvider(
             sampler=ALWAYS_ON,
             resource=Resource({"service.name": SERVICE_NAME, "service.instance.id": instance}),

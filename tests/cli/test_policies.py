@@ -28,6 +28,11 @@ def run(*arguments: object) -> int:
         ("--explore 1.5", "must be a number from 0 to 1, got '1.5'"),
         ("--rate 1 --speed 2", "not allowed with"),
         ("--trace {folder}/empty", "contains no request"),
+        ("--trace {folder}/one --skip 1", "--skip 1: leaves none of the 1 request"),
+        ("--skip -1", "must be a whole number >= 0, got '-1'"),
+        ("--model {folder}/one --policy random", "one: no --policy looks at predictions"),
+        ("--model {folder}/one", "one: is no model of `otel-lifecycle train`: "),
+        ("--model {folder}/missing", "--model {folder}/missing: No such file"),
         ("--trace {folder}/other", "other:1: "),
         ("--trace {folder}/missing", "No such file"),
         ("--output {folder}/other", "exists already"),
@@ -40,6 +45,7 @@ def test_bad_input(
 ) -> None:
     """Each is refused in one line that says why, with 2, and nothing is written."""
     (tmp_path / "empty").touch()
+    (tmp_path / "one").write_text(TRACE_LINE)
     (tmp_path / "other").write_text('{"prompt": "hello"}\n')
     command = f"simulate --requests 1 --output {tmp_path}/records {arguments}"
 
@@ -50,9 +56,9 @@ def test_bad_input(
 
     printed = capsys.readouterr()
     assert code == 2
-    assert reason in printed.err
+    assert reason.format(folder=tmp_path) in printed.err
     assert (printed.err.count("\n"), printed.out) == (1, "")
-    assert {path.name for path in tmp_path.iterdir()} == {"empty", "other"}
+    assert {path.name for path in tmp_path.iterdir()} == {"empty", "one", "other"}
 
 
 def test_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -18,14 +20,18 @@ from engine_sim.engine import Engine, Job
 from engine_sim.exposition import npu_metrics, vllm_metrics
 from engine_sim.prompt import Prompt
 from hermes_router.exposition import parse_exposition
+from hermes_router.model import LatencyPredictionInfo
 from hermes_router.observations import engine_metrics, npu_state
+from hermes_router.predictor import Prospect
 from hermes_router.prompt import token_prompt
 from simulation.fleet import Routing, engine_configs, scraped_metrics, scraped_npus
 from simulation.requests import inference_request
 from simulation.scenario import Scenario
+from simulation.trained import prediction_input
 from simulation.virtual_time import VirtualTimeLoop, run
 
 from otel_lifecycle import LifecycleRecord, Outcome, read_records
+from otel_lifecycle.model.features import PredictionInput
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 REQUESTS = generate(80, seed=1)
@@ -86,6 +92,34 @@ def test_prefill_and_decode_engines(tmp_path: Path) -> None:
     routes = [record.selected_route for record in records]
     assert all(route and route.leader.id and route.prefill and route.decode for route in routes)
     assert any(record.cached_tokens for record in records)
+
+
+class Listening:
+    """Predicts nothing, and notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[PredictionInput] = []
+
+    def predict_all(
+        self, role: str, prospects: Sequence[Prospect]
+    ) -> Sequence[LatencyPredictionInfo]:
+        self.asked += [prediction_input(role, prospect) for prospect in prospects]
+        return [LatencyPredictionInfo()] * len(prospects)
+
+
+@pytest.mark.parametrize("mode", ["aggregated", "pd"])
+def test_a_model_is_asked_what_the_records_tell(tmp_path: Path, mode: str) -> None:
+    """What it learnt from records is what it sees when the router asks it, load included."""
+    predictor, whole = Listening(), scenario(mode)
+    routing = replace(whole.routing, predictor=predictor)
+
+    records = simulated(tmp_path / "records.jsonl", replace(whole, routing=routing))
+
+    assert any(one.prefill_tokens for one in predictor.asked)
+    asked = iter(predictor.asked)
+    for record in sorted(records, key=lambda record: record.started_at):
+        considered = list(islice(asked, 4))
+        assert [one for one in record.prediction_inputs if one not in considered] == []
 
 
 def test_a_request_that_fits_nowhere_fails(tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ from otel_lifecycle.analysis.tabular import open_table, print_table
 _COLUMNS = {
     "goodput": "good %",
     "ttft_p50_ms": "TTFT\np50",
-    "ttft_p99_ms": "\np99",
+    "ttft_p95_ms": "\np95",
     "tpot_p50_ms": "TPOT\np50",
-    "tpot_p99_ms": "\np99",
+    "tpot_p95_ms": "\np95",
     "cached": "cached\n%",
     "busiest": "busiest\n×",
     "regret_ms": "regret\nmean",

@@ -99,6 +99,13 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
         type=whole_number(1),
         help="number of requests (default: 1000, or all of the trace)",
     )
+    parser.add_argument(
+        "--skip",
+        metavar="N",
+        type=whole_number(0),
+        default=0,
+        help="leave out the first N requests, such as those a model was trained on (default: 0)",
+    )
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument(
         "--speed",
@@ -118,6 +125,13 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
         type=fraction,
         default=0.0,
         help="send this fraction of the requests to endpoints chosen by chance (default: 0)",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="MODEL",
+        type=Path,
+        help="run the policies that look at predictions once more, with this model of `train` in "
+        "place of the router's own predictor",
     )
     add_targets(parser)
     parser.add_argument(

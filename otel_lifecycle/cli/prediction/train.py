@@ -60,11 +60,12 @@ def _read(paths: Sequence[Path]) -> Iterator[LifecycleRecord]:
 
 
 def _print(console: Console, target: str, judged: dict[str, Any]) -> None:
-    table = Table(box=None, pad_edge=False, title_justify="left")
-    table.title = (
+    console.print(
         f"{target.upper()}: mean absolute error on the last {judged['held out']:,} requests, "
-        f"trained on {judged['rows']:,}"
+        f"trained on {judged['rows']:,}",
+        soft_wrap=True,
     )
+    table = Table(box=None, pad_edge=False)
     table.add_column("predicted by")
     table.add_column("ms", justify="right")
     for name, error in judged["errors"].items():
