@@ -11,7 +11,7 @@ import pytest
 
 from otel_lifecycle.cli.doctor.source import Source, read_source
 from tests.cli.command import Command
-from tests.cli.environments import make_package, sections, words
+from tests.cli.environments import make_package, make_program, sections, words
 
 NOT_EXPORTED = {"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"}
 PROXY = """
@@ -45,6 +45,18 @@ PROXY = """
 
     threading.Thread(target=print).start()
     """
+
+
+def test_executable_script(start: Callable[..., Command], tmp_path: Path) -> None:
+    """A script that is a program by its first line is read, too."""
+    make_program(tmp_path / "my-router", f"#!{sys.executable}\n{dedent(PROXY)}")
+    environment = {**NOT_EXPORTED, "PATH": str(tmp_path)}
+
+    _, output, _ = start("doctor", "my-router", environment=environment).wait()
+
+    source = sections(output)["source"]
+    assert source.startswith(words(f"read {tmp_path / 'my-router'}, but not the modules"))
+    assert "serves by POST /v1/chat/completions (chat)" in source
 
 
 def test_script(start: Callable[..., Command], tmp_path: Path) -> None:

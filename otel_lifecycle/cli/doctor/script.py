@@ -92,6 +92,8 @@ def _file(command: Sequence[str], program: Program, facts: Facts) -> Path | None
         file = Path(*named.partition(":")[0].split(".")).with_suffix(".py")
     elif program.file or facts.module_file:
         file = Path(program.file or facts.module_file)
+    elif program.console_script and not facts.module:  # no installer has made it
+        file = Path(program.path)
     else:
         return None
     return file if file.is_file() else None
