@@ -210,6 +210,8 @@ class RequestCompletion(msgspec.Struct, frozen=True):
         finish_reason: Why the engine stopped, in its own word: `stop`, `length`, `end_turn`, ...
         legs: The calls that the router made for it, in order. The record has them if there is more
             than one, and at most 256.
+        calls_tools: Whether the client is to call tools although the engine's word only says that
+            it stopped, as in Gemini's and Ollama's answers.
     """
 
     outcome: Outcome = Outcome.COMPLETED
@@ -221,3 +223,4 @@ class RequestCompletion(msgspec.Struct, frozen=True):
     prefill_ms: float | None = None
     finish_reason: str | None = None
     legs: Sequence[Leg] = ()
+    calls_tools: bool = False

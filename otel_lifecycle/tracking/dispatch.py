@@ -31,7 +31,7 @@ from otel_lifecycle.model.features import (
     missing_request_features,
     prediction_input,
 )
-from otel_lifecycle.model.finish_reason import finish_reason
+from otel_lifecycle.model.finish_reason import FinishReason, finish_reason
 from otel_lifecycle.model.latency import ActualLatency, PredictionError
 from otel_lifecycle.model.record import (
     MAX_REROUTES,
@@ -255,6 +255,8 @@ def complete_record(
     if completion.finish_reason:
         word = sanitize.text(completion.finish_reason)
         record.finish_reason, record.engine_finish_reason = finish_reason(word), word or None
+        if completion.calls_tools is True and record.finish_reason is FinishReason.STOP:
+            record.finish_reason = FinishReason.TOOL_CALLS
     if isinstance(completion.served_endpoint, Endpoint):
         record.served_endpoint = sanitize.text(completion.served_endpoint.id) or None
     record.legs = _legs(completion.legs)

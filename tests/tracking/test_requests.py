@@ -18,6 +18,7 @@ from otel_lifecycle import (
     FinishReason,
     LatencyPrediction,
     Load,
+    RequestCompletion,
     RequestStart,
     Route,
 )
@@ -638,6 +639,18 @@ def test_finish_reason(
     assert whole["attributes"].get("llm_router.finish_reason") == reason
     assert whole["attributes"].get("llm_router.engine.finish_reason") == word
     assert bench.tracker.store.ignored["invalid_value"] == invalid
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"), [("STOP", "tool_calls"), ("MAX_TOKENS", "length"), (None, None)]
+)
+def test_tool_calls(bench: Bench, word: str | None, reason: str | None) -> None:
+    """An answer that stops for tools says so, in dialects that have no word for that."""
+    completion = RequestCompletion(output_tokens=128, finish_reason=word, calls_tools=True)
+    bench.tracker.track(start()).end(completion)
+
+    (line,) = lines(bench)
+    assert line == record(outputLength=128, finishReason=reason, engineFinishReason=word)
 
 
 @pytest.mark.parametrize("asked_for", [True, False])

@@ -113,6 +113,7 @@ def judge_unserved(
         input_tokens=response.input_tokens,
         cached_tokens=response.cached_tokens,
         finish_reason=response.finish_reason,
+        calls_tools=response.calls_tools,
     )
 
 
@@ -137,6 +138,7 @@ def _completed(end: End, answer: AnswerReader) -> RequestCompletion:
         cached_tokens=cached,
         served_endpoint=end.served,
         finish_reason=answer.finish_reason or end.response.finish_reason,
+        calls_tools=answer.calls_tools or end.response.calls_tools,
     )
 
 

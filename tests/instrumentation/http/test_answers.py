@@ -521,6 +521,68 @@ def test_first_output(content: bytes) -> None:
     assert reader.has_output
 
 
+GEMINI_CALL = {"functionCall": {"name": "f", "args": {}}}
+OLLAMA_CALL = {"done": False, "message": {"content": "", "tool_calls": [{"function": {}}]}}
+OLLAMA_END = {"done": True, "done_reason": "stop", "message": {"content": ""}}
+
+
+def responded(*kinds: str) -> dict[str, Any]:
+    """A response with items of these types."""
+    output = [{"type": kind} for kind in kinds]
+    return {"object": "response", "status": "completed", "output": output}
+
+
+@pytest.mark.parametrize(
+    ("chunks", "calls_tools"),
+    [
+        (
+            [
+                sse({"candidates": [{"content": {"parts": [{"text": "I look"}]}}]}),
+                sse({"candidates": [{"content": {"parts": [{"text": " it up"}]}}]}),
+                sse({"candidates": [{"content": {"parts": [GEMINI_CALL]}}]}),
+                sse({"candidates": [{"content": {"parts": []}, "finishReason": "STOP"}]}),
+            ],
+            True,
+        ),
+        (
+            [
+                sse(
+                    {
+                        "candidates": [
+                            {"content": {"parts": [{"text": "a"}]}, "finishReason": "STOP"}
+                        ]
+                    }
+                )
+            ],
+            False,
+        ),
+        ([lines({"done": False, "response": "a"}), lines(OLLAMA_CALL), lines(OLLAMA_END)], True),
+        ([lines({"done": False, "response": "a"}), lines(OLLAMA_END)], False),
+        ([json.dumps(responded("reasoning", "function_call")).encode()], True),
+        ([json.dumps(responded("message", "web_search_call")).encode()], False),
+        ([json.dumps({**responded(), "output": ["function_call"]}).encode()], False),
+        (
+            [
+                sse({"type": "response.output_text.delta", "delta": "a"}),
+                sse({"type": "response.output_item.added", "item": {"type": "custom_tool_call"}}),
+                sse({"type": "response.completed", "response": {"status": "completed"}}),
+            ],
+            True,
+        ),
+        ([sse({"type": "response.completed", "response": responded("function_call")})], True),
+    ],
+)
+def test_tool_calls(chunks: list[bytes], calls_tools: bool) -> None:
+    """Dialects that have no word for it are asked for the calls that their client is to make."""
+    reader = AnswerReader()
+    for chunk in chunks:
+        reader.feed(chunk)
+    reader.finish()
+
+    assert reader.calls_tools is calls_tools
+    assert reader.finish_reason in ("STOP", "stop", "completed")
+
+
 @pytest.mark.parametrize(
     "odd",
     [

@@ -37,6 +37,7 @@ class Answer:
         has_output: Content, reasoning, a tool call, audio or an image has been seen.
         failed: It tells of an error, at whatever place.
         finish_reason: Why its first choice ended, as the engine calls it; None when unknown.
+        calls_tools: Its client is to call tools, in a dialect that has no word for that.
         changes: Grows with everything that the answer tells besides output.
         tells_its_end: Whether answers of this dialect have an end mark at all.
         open_choices: The choices that have begun and not ended.
@@ -49,6 +50,7 @@ class Answer:
         "_done",
         "_finished",
         "_samples",
+        "calls_tools",
         "changes",
         "failed",
         "finish_reason",
@@ -64,6 +66,7 @@ class Answer:
         self.has_output = False
         self.failed = False
         self.finish_reason: str | None = None
+        self.calls_tools = False
         self.changes = 0
         self.tells_its_end = True
         self.part = 0
@@ -142,6 +145,11 @@ class Answer:
             self.finish_reason = reason[:_MAX_REASON]
         if reason.lower() in _FAILED:
             self.failed = True
+
+    def call_tools(self) -> None:
+        """The client is to call tools, whatever the engine says when it stops."""
+        self.changes += 1
+        self.calls_tools = True
 
     def end(self) -> None:
         """The terminator came."""

@@ -13,7 +13,8 @@ from otel_lifecycle.instrumentation.http.answers.decoding import (
 )
 from otel_lifecycle.instrumentation.http.answers.dialects import plain
 
-_OUTPUTS = ("text", "functionCall", "inlineData", "executableCode", "codeExecutionResult")
+_CALL = "functionCall"
+_OUTPUTS = ("text", _CALL, "inlineData", "executableCode", "codeExecutionResult")
 
 
 class _Content(msgspec.Struct, gc=False):
@@ -56,7 +57,9 @@ def read(data: bytes | msgspec.Raw, answer: Answer) -> None:
     for candidate in piece.candidates or ():
         answer.choice(candidate.index, candidate.finishReason)
         if not answer.has_output:
-            answer.has_output = _has_output(candidate.content)
+            answer.has_output = _has(candidate.content, _OUTPUTS)
+        if not answer.calls_tools and _has(candidate.content, (_CALL,)):
+            answer.call_tools()
     if piece.promptFeedback is not None and piece.promptFeedback.blockReason:
         answer.stop(piece.promptFeedback.blockReason)  # there are no candidates then
         answer.end()
@@ -66,11 +69,9 @@ def read(data: bytes | msgspec.Raw, answer: Answer) -> None:
         answer.fail()
 
 
-def _has_output(content: _Content | None) -> bool:
+def _has(content: _Content | None, names: tuple[str, ...]) -> bool:
     parts = content.parts if content is not None else None
-    return any(
-        name in part and not is_empty(part[name]) for part in parts or () for name in _OUTPUTS
-    )
+    return any(name in part and not is_empty(part[name]) for part in parts or () for name in names)
 
 
 def _count(usage: _Usage, answer: Answer) -> None:

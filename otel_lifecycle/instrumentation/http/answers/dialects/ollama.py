@@ -42,6 +42,9 @@ def read(data: bytes | msgspec.Raw, answer: Answer) -> None:
         return
     if not answer.has_output:
         answer.has_output = _has_output(piece)
+    message = piece.message
+    if isinstance(message, _Message) and not is_empty(message.tool_calls):
+        answer.call_tools()
     if piece.done is False:
         answer.is_stream = True
     elif piece.done is True:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import msgspec
 
 from otel_lifecycle.instrumentation.http.answers.answer import Answer
 from otel_lifecycle.instrumentation.http.answers.decoding import (
     NOTHING,
+    UNREADABLE,
     Scalar,
     TolerantDecoder,
     is_empty,
@@ -15,6 +18,10 @@ from otel_lifecycle.instrumentation.http.answers.dialects import plain
 from otel_lifecycle.instrumentation.http.answers.dialects.usage import Usage, read_usage
 
 _ENDED = frozenset({"completed", "incomplete", "failed", "cancelled"})
+# Those of other tools are made by the engine.
+_CLIENTS_CALLS = frozenset(
+    {"function_call", "custom_tool_call", "computer_call", "local_shell_call", "shell_call"}
+)
 
 
 class _Item(msgspec.Struct, gc=False):
@@ -40,6 +47,7 @@ class _Event(msgspec.Struct, gc=False):
     response: _Response | None = None
 
 
+_output_decoder = msgspec.json.Decoder(list[_Item])
 _event_decoder = TolerantDecoder(_Event)
 _response_decoder = TolerantDecoder(_Response)
 
@@ -54,8 +62,10 @@ def read(data: bytes | msgspec.Raw, answer: Answer) -> None:
         if not answer.has_output:
             answer.has_output = not is_empty(event.delta)
     elif kind == "response.output_item.added":
-        called = event.item is not None and str(event.item.type).endswith("_call")
-        answer.has_output = answer.has_output or called
+        item = event.item or _Item()
+        answer.has_output = answer.has_output or str(item.type).endswith("_call")
+        if item.type in _CLIENTS_CALLS:
+            answer.call_tools()
     elif kind.startswith("response."):
         response = event.response or _Response()
         _read_response(response, answer)
@@ -73,6 +83,10 @@ def _read_response(response: _Response, answer: Answer) -> None:
         answer.fail()
     if not is_empty(response.output):
         answer.has_output = True
+        with suppress(*UNREADABLE):
+            items = _output_decoder.decode(response.output)
+            if not _CLIENTS_CALLS.isdisjoint(item.type for item in items):
+                answer.call_tools()
     if response.status in _ENDED:
         _end(str(response.status), response, answer)
 
