@@ -43,8 +43,8 @@ test-slow: $(VENV)/.ready
 test-routers: $(VENV)/.ready-dev
 	$(BIN)/tox run $(TOX_ARGS)
 
-# A collector, Jaeger and Prometheus, built by Go into .cache/backends the first time.
-test-backends: $(VENV)/.ready-backends
+# A collector, Jaeger and Prometheus, built by Go into .cache/backends the first time, and an Envoy.
+test-backends: $(VENV)/.ready-backends .cache/envoy-1.40.0/.ready
 	scripts/install-backends
 	$(BIN)/python -m pytest -m backends $(PYTEST_ARGS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from typing import Any
 
 import msgspec
@@ -238,3 +239,24 @@ def test_clock_set_back() -> None:
 
     (record,) = Joined().take([end(e2e_us=None, dur_ms=300, now=moment(300_400))]).records
     assert record.actual.e2e_ms == pytest.approx(300.4 - 2.1)
+
+
+FIELDS = sorted(json.loads(end()).keys() - {"type", "t", "rid"})
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("how", ["missing", "renamed", "-"])
+def test_fields_that_are_not_there(field: str, how: str) -> None:
+    """A request whose end lacks a field is recorded once, without what the field would tell."""
+    expected = Joined().take(whole()).records[0]
+    *entries, last = whole()
+    fields = json.loads(last)
+    value = fields.pop(field)
+    changes = {"missing": {}, "renamed": {f"{field}_of_another": value}, "-": {field: "-"}}
+    fields |= changes[how]
+    joined = Joined().take([*entries, json.dumps(fields).encode()])
+    joined.joiner.expire(at_end=True)
+
+    assert [record.request_id for record in joined.records] == [expected.request_id]
+    written = msgspec.json.encode(joined.records[0])
+    assert msgspec.json.decode(written, type=type(expected)).received_at == expected.received_at

@@ -137,8 +137,9 @@ def parse_entry(line: bytes) -> Entry:
         raise ValueError(str(error)) from error
     if entry.type not in TYPES:
         raise ValueError(f"type is not one of {', '.join(sorted(TYPES))}")
-    if entry.v is not None and entry.v != VERSION:
-        raise ValueError(f"v is {entry.v[:20]!r}, and this version reads {VERSION!r}")
+    version = known(entry.v)
+    if version and version != VERSION:
+        raise ValueError(f"v is {version[:20]!r}, and this version reads {VERSION!r}")
     return entry
 
 
