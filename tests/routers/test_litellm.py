@@ -47,6 +47,7 @@ pytestmark = pytest.mark.routers
 ROOT = Path(__file__).parents[2]
 KEY = "sk-of-the-tests-4f1c2ab97d"
 PATIENCE = 600.0  # LiteLLM takes ten seconds of a processor to start
+LABELS = "tenant=x-tenant-id;plain,team=body:metadata.team;plain"
 ASKED = {"stream": True, "stream_options": {"include_usage": True}}
 COUNTED = {"inputTokenLength": 7, "outputLength": 5, "cachedTokens": 4}
 ESTIMATED = {"inputTokenLength": 8, "outputLength": None, "cachedTokens": None}
@@ -175,12 +176,15 @@ class Proxy:
         """Close the connections."""
         self._client.close()
 
-    def post(self, request_id: str, group: str, **fields: Any) -> httpx.Response:
+    def post(
+        self, request_id: str, group: str, headers: Mapping[str, str] | None = None, **fields: Any
+    ) -> httpx.Response:
         """Ask for a chat completion."""
+        named = {"x-request-id": request_id} if request_id else {}
         return self._client.post(
             f"{self.url}/v1/chat/completions",
             json=self.body(group, **fields),
-            headers={"x-request-id": request_id} if request_id else {},
+            headers={**named, **(headers or {})},
         )
 
     def leave(self, request_id: str) -> None:
@@ -267,7 +271,7 @@ def instrumented(
     folder = tmp_path_factory.mktemp("instrumented")
     records = folder / "records.jsonl"
     with OTLPReceiver() as receiver:
-        process_environment = environment(records, receiver)
+        process_environment = environment(records, receiver, OTEL_LIFECYCLE_LABELS=LABELS)
         with proxy(
             folder, engines, INSTRUMENT, process_environment, "own_callback.handler"
         ) as served:
@@ -344,6 +348,18 @@ def test_whole_answer(instrumented: InstrumentedProxy, engines: Engines) -> None
     record = instrumented.record(request_id)
     assert plain(record) == routed(engines, request_id, "good", candidates=2, **whole_answer())
     check_trace(instrumented, engines, record)
+
+
+def test_labels(instrumented: InstrumentedProxy, engines: Engines) -> None:
+    """Labels that the settings name are read in headers and in LiteLLM's metadata."""
+    headers = {"x-tenant-id": "acme", "x-other": "a secret"}
+    instrumented.post("labels", "good", headers, metadata={"team": "blue", "user": "a secret"})
+
+    record = plain(instrumented.record("labels"))
+    labels = {"tenant": "acme", "team": "blue"}
+    assert record == routed(
+        engines, "labels", "good", candidates=2, labels=labels, **whole_answer()
+    )
 
 
 def test_fallback(instrumented: InstrumentedProxy, engines: Engines) -> None:
