@@ -128,17 +128,22 @@ class LatencyPredictor:
     ) -> Sequence[LatencyPredictionInfo]:
         """Return one prediction for each; nothing is known of an endpoint without metrics."""
         features = [_observed_features(prospect) for prospect in prospects]
-        return [
-            LatencyPredictionInfo(self.predict(role, TTFT, one), self.predict(role, TPOT, one))
-            for one in features
-        ]
+        return [self.predict(role, one) for one in features]
 
-    def predict(self, role: str, target: str, features: Features | None) -> float | None:
-        """Return the expected latency in milliseconds; None if it is unknown."""
+    def predict(self, role: str, features: Features | None) -> LatencyPredictionInfo:
+        """Return the expected latencies in milliseconds; None where they are unknown."""
+        if features is None:
+            return LatencyPredictionInfo()
+        vector = features.vector()
+        return LatencyPredictionInfo(
+            self._expect(role, TTFT, vector), self._expect(role, TPOT, vector)
+        )
+
+    def _expect(self, role: str, target: str, vector: Sequence[float]) -> float | None:
         coefficients = self._coefficients.get((role, target))
-        if coefficients is None or features is None:
+        if coefficients is None:
             return None
-        pairs = zip(coefficients, features.vector(), strict=True)
+        pairs = zip(coefficients, vector, strict=True)
         millis = sum(coefficient * value for coefficient, value in pairs)
         return millis if millis > 0 else None  # outside the learned range
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from hermes_router.datastore import Datastore, Endpoint
 from hermes_router.endpoint import AGGREGATED, DECODE, LEADER, PREFILL, NamespacedName
@@ -213,7 +213,9 @@ class Scheduler:
                 PREDICTION: (ttft + tpot) / 2,
             }
             scores = {name: weight * parts[name] for name, weight in self._policy.weights.items()}
-            scored.append(replace(candidate, scores=scores))
+            scored.append(
+                Candidate(candidate.endpoint, candidate.prefix, candidate.prediction, scores)
+            )
         return scored
 
     def _result(

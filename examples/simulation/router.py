@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from math import inf
 
 import anyio
@@ -101,45 +101,37 @@ class SimulatedRouter:
     ) -> str:
         """Pass on the chunks until the answer is complete or the client leaves; say which."""
         leave_after = inf if planned.leave_after_chunks is None else planned.leave_after_chunks
+        work, answer = self._answer(request, planned, result)
         chunks = 0
-        work = self._generate(request, planned, result, response)
-        with anyio.move_on_after(inf if leave_after else PATIENCE_SECONDS) as patience:
-            async with aclosing(work) as answer:
+        with nullcontext() if leave_after else anyio.move_on_after(PATIENCE_SECONDS) as patience:
+            async with aclosing(answer):
                 async for _ in answer:
                     chunks += 1
-                    if planned.stream:
+                    # Later chunks change nothing for router and tracker.
+                    if chunks == 1 and planned.stream:
                         self._note(request, response, result)
                     if chunks >= leave_after:
                         return "client-disconnect"
-        if patience.cancelled_caught:
+        if patience is not None and patience.cancelled_caught:
             return "client-disconnect"
+        response.usage = Usage(
+            work.prompt.tokens, work.output_tokens, PromptTokenDetails(work.cached_tokens)
+        )
         if not planned.stream:
             self._note(request, response, result)
         return "natural"
 
-    async def _generate(
-        self,
-        request: InferenceRequest,
-        planned: PlannedRequest,
-        result: SchedulingResult,
-        response: InferenceResponse,
-    ) -> AsyncGenerator[int, None]:
-        """Yield the engine's chunks; add the usage at the end."""
+    def _answer(
+        self, request: InferenceRequest, planned: PlannedRequest, result: SchedulingResult
+    ) -> tuple[Job, AsyncGenerator[int, None]]:
+        """Return the engine's work, and its chunks as they come."""
         route = result.primary_route
-        if route is None:
-            engine = self._fleet.engine(result.target.metadata)
-            work = job(request, planned, engine.config.block_size)
-            engine.check(work)
-            chunks = engine.generate(work)
-        else:
-            work = job(request, planned, self._fleet.engine(route.decode).config.block_size)
-            chunks = self._generate_as_pair(work, route)
-        async with aclosing(chunks):
-            async for tokens in chunks:
-                yield tokens
-        response.usage = Usage(
-            work.prompt.tokens, work.output_tokens, PromptTokenDetails(work.cached_tokens)
-        )
+        engine = self._fleet.engine(result.target.metadata if route is None else route.decode)
+        work = job(request, planned, engine.config.block_size)
+        if route is not None:
+            return work, self._generate_as_pair(work, route)
+        engine.check(work)
+        return work, engine.generate(work)
 
     async def _generate_as_pair(self, work: Job, route: Route) -> AsyncGenerator[int, None]:
         """Do what a leader does: prefill on one engine, decode on another."""

@@ -73,7 +73,8 @@ def test_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     table = json.loads((tmp_path / "table.json").read_text())
     assert sorted(table) == ["least_load", "random"]
     good, busiest = table["least_load"]["goodput"], table["random"]["busiest"]
-    assert 0 <= good["low"] <= good["value"] <= good["high"]
+    assert good["low"] <= good["value"] <= good["high"]
+    assert 0 <= good["value"] <= 1
     assert 1 <= busiest["value"] <= 2
     names = sorted(path.name for path in (tmp_path / "runs").iterdir())
     assert names == [f"{name}-{seed}.jsonl" for name in ("least_load", "random") for seed in (0, 1)]

@@ -18,7 +18,7 @@ from hermes_router.config import describe_endpoint, load_endpoints, parse_endpoi
 from hermes_router.endpoint import EndpointMetrics
 from hermes_router.errors import InvalidFieldError
 from hermes_router.exposition import parse_exposition
-from hermes_router.model import PromptTokenDetails, Usage
+from hermes_router.model import LatencyPredictionInfo, PromptTokenDetails, Usage
 from hermes_router.observations import engine_metrics, npu_state, served_models
 from hermes_router.openai_request import parse_request
 from hermes_router.predictor import MIN_SAMPLES, Features, LatencyPredictor
@@ -209,11 +209,10 @@ def test_predictor_learns_a_law(tmp_path: Path) -> None:
     predictor = LatencyPredictor(path)
     predictor.refresh()
     probe = features(rng)
-    ttft = predictor.predict("aggregated", "ttftMillis", probe)
-    tpot = predictor.predict("aggregated", "tpotMillis", probe)
-    assert ttft == pytest.approx(ttft_law(probe), rel=0.01)
-    assert tpot == pytest.approx(10 + probe.num_request_running / 4, rel=0.01)
-    assert predictor.predict("aggregated", "ttftMillis", None) is None
+    known = predictor.predict("aggregated", probe)
+    assert known.ttft == pytest.approx(ttft_law(probe), rel=0.01)
+    assert known.tpot == pytest.approx(10 + probe.num_request_running / 4, rel=0.01)
+    assert predictor.predict("aggregated", None) == LatencyPredictionInfo()
 
 
 def test_predictor_keeps_roles_apart(tmp_path: Path) -> None:
@@ -225,13 +224,9 @@ def test_predictor_keeps_roles_apart(tmp_path: Path) -> None:
     predictor = LatencyPredictor(path)
     predictor.refresh()
     probe = features(rng)
-    told = {
-        (role, target)
-        for role in ("prefill", "decode", "aggregated")
-        for target in ("ttftMillis", "tpotMillis")
-        if predictor.predict(role, target, probe) is not None
-    }
-    assert told == {("prefill", "ttftMillis"), ("decode", "tpotMillis")}
+    known = [predictor.predict(role, probe) for role in ("prefill", "decode", "aggregated")]
+    told = [(one.ttft is not None, one.tpot is not None) for one in known]
+    assert told == [(True, False), (False, True), (False, False)]
 
 
 def test_predictor_waits_for_enough_good_samples(tmp_path: Path) -> None:
@@ -251,11 +246,11 @@ def test_predictor_waits_for_enough_good_samples(tmp_path: Path) -> None:
     good = [record(features(rng)) for _ in range(MIN_SAMPLES)]
     path.write_text("".join(useless + good)[:-9])
     predictor.refresh()
-    assert predictor.predict("aggregated", "ttftMillis", probe) is None
+    assert predictor.predict("aggregated", probe).ttft is None
     with path.open("a") as file:
         file.write(good[-1][-9:])
     predictor.refresh()
-    assert predictor.predict("aggregated", "ttftMillis", probe) is not None
+    assert predictor.predict("aggregated", probe).ttft is not None
 
 
 def test_predictor_follows_a_replaced_file(tmp_path: Path) -> None:
@@ -268,7 +263,7 @@ def test_predictor_follows_a_replaced_file(tmp_path: Path) -> None:
     path.rename(tmp_path / "records.1.jsonl")
     path.write_text(record(features(rng)))
     predictor.refresh()
-    assert predictor.predict("aggregated", "ttftMillis", features(rng)) is not None
+    assert predictor.predict("aggregated", features(rng)).ttft is not None
 
 
 def test_an_endpoint_is_described_as_it_was_given(tmp_path: Path) -> None:

@@ -44,8 +44,11 @@ class KnownLatency(LatencyPredictor):
     def __init__(self) -> None:
         """Needs no records."""
 
-    def predict(self, role: str, target: str, features: Features | None) -> float | None:
-        return None if features is None else 1 + features.num_request_running
+    def predict(self, role: str, features: Features | None) -> LatencyPredictionInfo:
+        if features is None:
+            return LatencyPredictionInfo()
+        latency = 1 + features.num_request_running
+        return LatencyPredictionInfo(latency, latency)
 
 
 def make_datastore(roles: dict[str, str]) -> Datastore:

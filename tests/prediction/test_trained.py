@@ -104,6 +104,28 @@ def test_nothing_to_learn_from(
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"schemaVersion":2,"requestId":"newer"}', "schemaVersion 2 is newer than 1"),
+        (b'{"timestamp": 0, "input_length": 600}', "schemaVersion"),
+    ],
+    ids=["two versions", "no records"],
+)
+def test_files_that_are_no_training_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: bytes, reason: str
+) -> None:
+    """Records that this version cannot read are never left out in silence."""
+    path = write(tmp_path / "records.jsonl", *records(300))
+    path.write_bytes(path.read_bytes() + line + b"\n")
+
+    assert main(["train", str(path), "-o", str(tmp_path / "m")]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert f"{path}:301: " in told
+    assert reason in told
+    assert not (tmp_path / "m").exists()
+
+
 def other_features(model: dict[str, Any]) -> None:
     """A model of another version of the package."""
     model["features"] = [*model["features"], "phase_of_the_moon"]
