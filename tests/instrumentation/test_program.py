@@ -129,6 +129,32 @@ def test_an_invalid_setting_changes_nothing() -> None:
         otel_lifecycle.configure(nonsense=1)
 
 
+def test_what_a_program_has_is_not_made_again() -> None:
+    """With providers of the program, the variables of exporters are not looked at."""
+    program = (
+        "import otel_lifecycle\n"
+        "from opentelemetry import metrics, trace\n"
+        "from opentelemetry.sdk.metrics import MeterProvider\n"
+        "from opentelemetry.sdk.trace import TracerProvider\n"
+        "trace.set_tracer_provider(TracerProvider())\n"
+        "metrics.set_meter_provider(MeterProvider())\n"
+        "otel_lifecycle.configure()\n"
+    )
+    variables = {
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "none of these",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+        "OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH": os.devnull,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_run_that_records_nothing_says_so_once() -> None:
     """Without an SDK and a record file, one line says so; with a file, none."""
     program = (

@@ -30,12 +30,14 @@ def set_up(service_name: str | None, endpoint: str | None) -> None:
     if is_sdk_disabled():
         return
     resource = Resource.create({SERVICE_NAME: service_name} if service_name else {})
-    spans, values = span_exporter(endpoint), metric_exporter(endpoint)
-    if not has_tracer_provider():
+    makes_spans, makes_metrics = not has_tracer_provider(), not has_meter_provider()
+    spans = span_exporter(endpoint) if makes_spans else None
+    values = metric_exporter(endpoint) if makes_metrics else None
+    if makes_spans:
         tracer_provider = TracerProvider(resource=resource)
         if spans is not None:
             tracer_provider.add_span_processor(BatchSpanProcessor(spans))
         trace.set_tracer_provider(tracer_provider)
-    if not has_meter_provider():
+    if makes_metrics:
         readers = [] if values is None else [PeriodicExportingMetricReader(values)]
         metrics.set_meter_provider(MeterProvider(readers, resource))
