@@ -42,7 +42,8 @@ class Spans:
     def __init__(self, export: Export, path: Path, tell: Callable[[str], None]) -> None:
         self._path = path
         self._waiting: deque[bytes] = deque()
-        self._dropped = 0
+        self._dropped = 0  # counted by the thread that puts
+        self._told = 0  # how many of these the other thread has told of
         self._wake = threading.Semaphore(0)
         self._ending = threading.Event()
         quiet_exporters()
@@ -70,8 +71,9 @@ class Spans:
         """Return the records that wait, as many as are sent at once."""
         records: list[PositionedRecord] = []
         problems: list[RecordError] = []
-        if self._dropped:
-            dropped, self._dropped = self._dropped, 0
+        dropped = self._dropped - self._told
+        if dropped:
+            self._told += dropped
             reason = f"{dropped:,} spans were dropped: the collector does not take them in time"
             problems.append(RecordError(self._path, None, reason))
         for _ in range(min(limit, len(self._waiting))):
