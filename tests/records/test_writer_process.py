@@ -139,6 +139,30 @@ def test_process_fails_at_once(
     assert tracker.store.sink.dropped == 0
 
 
+def test_process_keeps_ending(
+    make_tracker: MakeTracker,
+    path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process that ends is replaced, but not without end: then the router writes, and says so."""
+    monkeypatch.setattr("otel_lifecycle.records.process.process_file._MOST_SHORT_LIVES", 2)
+    tracker = make_tracker(path, writer="process", flush_interval="1ms")
+    for said in ("starting another", "so the router does"):
+        let_process_write(tracker, path)
+        serve(tracker, "by the process")
+        assert tracker.flush(60)
+        (process,) = writer_processes()
+        os.kill(process, signal.SIGKILL)
+        # What was said before is said once a minute.
+        tracker.store.sink._writer._logged_at.clear()  # type: ignore[union-attr]
+        eventually(lambda said=said: tracker.flush() and said in caplog.text)
+    serve(tracker, "last")
+    assert tracker.flush()
+    assert writer_processes() == []
+    assert recorded(path)[-1] == "last"
+
+
 def test_end_before_it_has_started(path: Path) -> None:
     """A router that ends before the process is there writes by itself, and leaves none behind."""
     script = """

@@ -15,13 +15,16 @@ from otel_lifecycle.records.record_file import RecordFile
 
 _START_SECONDS = 60.0
 _ATTENTION_SECONDS = 1.0
+_SHORT_SECONDS = 60.0
+_MOST_SHORT_LIVES = 20
 
 
 class ProcessFile(Destination):
     """Has a process write the file; it is started with the first record.
 
     Until it is ready, this process writes, and for good if there can be none, which the log says. A
-    process that ends by itself is replaced; what it had not confirmed counts as lost.
+    process that ends by itself is replaced, unless twenty in a row have lived for less than a
+    minute; what it had not confirmed counts as lost.
 
     Args:
         handover: Which spans the process sends.
@@ -42,6 +45,7 @@ class ProcessFile(Destination):
         self._file = RecordFile(config, owner.warn, self._live)
         self._helper: Helper | None = None
         self._writes_here = False
+        self._short_lives = 0
 
     @property
     def patience(self) -> float:
@@ -95,7 +99,14 @@ class ProcessFile(Destination):
         code = helper.exit_code
         if code is not None:
             self._let_go(helper)
-            if helper.written:
+            is_short = time.monotonic() - helper.started_at < _SHORT_SECONDS
+            self._short_lives = self._short_lives + 1 if is_short else 0
+            if self._short_lives >= _MOST_SHORT_LIVES:
+                reason = (
+                    f"{self._short_lives} in a row ended within {_SHORT_SECONDS:g} s of their start"
+                )
+                self._write_here(f"{reason}, the last one {ended_by(code)}")
+            elif helper.written:
                 self._owner.warn(
                     f"the process that writes records {ended_by(code)}, starting another"
                 )
