@@ -360,12 +360,15 @@ class LifecycleRecorder:
             again: Whether an earlier attempt was interrupted, at any point.
         """
         lifecycle.complete(completion, now)
+        sink = self.store.sink
+        # Before the span tells anybody that there is a record, unless that decides what is in it.
+        if sink is not None and sink.handover is None and lifecycle.handover is not None:
+            sink.take(lifecycle.handover)
         try:
             if lifecycle.span is not None:
                 lifecycle.spans.end(lifecycle.span, lifecycle, again=again)
         finally:
-            sink = self.store.sink
-            if sink is not None and lifecycle.handover is not None:
+            if sink is not None and sink.handover is not None and lifecycle.handover is not None:
                 sink.take(lifecycle.handover)
             if not lifecycle.measured:
                 lifecycle.measured = True

@@ -388,6 +388,20 @@ def test_outcome_of_another_type(
     assert len(bench.telemetry.spans) == 1
 
 
+def test_flushed_while_a_span_ends(bench: Bench) -> None:
+    """Whoever hears of a span's end, and flushes, finds the record in the file."""
+    found: list[int] = []
+
+    class Flushing(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            found.append(len(bench.records))
+
+    bench.telemetry.tracer_provider.add_span_processor(Flushing())
+    bench.tracker.track(start()).complete()
+
+    assert (found, len(bench.records)) == ([1], 1)
+
+
 def test_closed_while_a_request_starts(bench: Bench) -> None:
     """A request that starts while the tracker closes does not stay in flight."""
 
