@@ -6,7 +6,6 @@ import asyncio
 import os
 import socket
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,15 +87,17 @@ def test_stop_ends_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start(processes, "willing", f"{report}; time.sleep(600)")
     start(processes, "stubborn", f"{stubborn}{report}; time.sleep(600)")
     start(processes, "parent", f"{stubborn}import os; os.fork(); {report}; time.sleep(600)")
-    pids: list[int] = []
-    while len(pids) < 4:
-        logs = [tmp_path / f"{name}.log" for name in ("willing", "stubborn", "parent")]
-        pids = [int(pid) for log in logs for pid in log.read_text().split()]
-        time.sleep(0.02)
+    logs = [tmp_path / f"{name}.log" for name in ("willing", "stubborn", "parent")]
+
+    def pids() -> list[int]:
+        return [int(pid) for log in logs for pid in log.read_text().split()]
+
+    eventually(lambda: len(pids()) == 4, what="all four have begun")
 
     processes.stop()
 
-    assert [pid for pid in pids if is_alive(pid)] == []
+    # A child of a killed process is nobody's to wait for.
+    eventually(lambda: not any(map(is_alive, pids())), what="all four have ended")
 
 
 def test_killed_on_purpose(processes: Processes) -> None:
