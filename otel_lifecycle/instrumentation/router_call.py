@@ -31,7 +31,10 @@ class RouterCall(Exchange):
         arguments: Mapping[str, Any],
     ) -> None:
         super().__init__(tracker, operation, {}, request)
-        self._inbound.say(arguments)
+        try:
+            self._inbound.say(arguments)
+        except Exception:  # they may be mappings of the caller's own
+            self.give_up()
         self.routing.rebuilds_answers = True
 
     def chunk(self) -> None:

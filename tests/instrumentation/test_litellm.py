@@ -177,6 +177,27 @@ def test_labels(tmp_path: Path, double: Any) -> None:
     )
 
 
+def test_labels_of_hostile_arguments(tmp_path: Path, double: Any) -> None:
+    """A mapping that raises does not harm the call, and a value of another kind is no label."""
+
+    class Hostile(dict[str, Any]):
+        def get(self, *_: Any) -> Any:
+            raise RuntimeError("not for you")
+
+    settings = "user=body:user,user=body:metadata.user;plain"
+    program = Program(tmp_path / "records.jsonl", double, labels=settings)
+    try:
+        router = program.router(program.add_engine("engine").url)
+        assert list(router.completion("m", MESSAGES, metadata=Hostile(user="bob"), **ASKED))
+        metadata = {"user": "alice"}
+        list(router.completion("m", MESSAGES, user={"a": 1}, metadata=metadata, **ASKED))
+        record = program.record()
+    finally:
+        program.stop()
+
+    assert record.labels == {"user": "alice"}
+
+
 def test_retry(program: Program) -> None:
     """Each further attempt of the router belongs to the same request."""
     engine, nobody = program.add_engine("engine"), closed_port()

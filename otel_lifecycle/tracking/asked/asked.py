@@ -87,7 +87,7 @@ class Asked:
             value: Any = payload
             for name in path:
                 value = value.get(name) if isinstance(value, Mapping) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-            if value is not None:
+            if isinstance(value, (str, int, float)):
                 fields[path] = value
         return fields
 
