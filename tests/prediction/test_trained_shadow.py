@@ -94,6 +94,7 @@ def test_a_model_that_cannot_be_used(
     serve(bench, "first")
     eventually(lambda: bool(caplog.messages))
     serve(bench, "second")
+    bench.tracker.close()
 
     (line,) = caplog.messages
     assert line.startswith(f"prediction.model: {path}: ")
@@ -102,13 +103,15 @@ def test_a_model_that_cannot_be_used(
     assert told == [(LatencyPrediction(), "")] * 2
 
 
+@pytest.mark.parametrize("part", ["trained", "shadow"])  # without LightGBM, and without aiohttp
 def test_without_the_extra(
+    part: str,
     make_bench: Callable[..., Bench],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The line says what to install."""
-    monkeypatch.setitem(sys.modules, "otel_lifecycle.prediction.trained", None)
+    monkeypatch.setitem(sys.modules, f"otel_lifecycle.prediction.{part}", None)
     bench = make_bench(prediction=PredictionConfig(model="model.json"))
 
     serve(bench)
