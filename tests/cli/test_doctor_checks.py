@@ -724,5 +724,16 @@ def test_a_missing_model(tmp_path: Path) -> None:
     model.touch()
     examine_settings(after, environment)
 
-    assert before.warnings == [f"prediction.model {model} is no file, so nothing is predicted"]
+    (warning,) = before.warnings
+    assert warning.startswith("prediction.model: ")
+    assert str(model) in warning
     assert after.warnings == []
+
+
+def test_a_model_of_nobody() -> None:
+    """A home folder that cannot be found is a warning like any other."""
+    diagnosis = Diagnosis()
+    examine_settings(diagnosis, {"OTEL_LIFECYCLE_PREDICTION_MODEL": "~nobody-of-this-name/model"})
+
+    (warning,) = diagnosis.warnings
+    assert warning.startswith("prediction.model: ")

@@ -20,7 +20,7 @@ from otel_lifecycle.config import (
 )
 from otel_lifecycle.records.names import live_path
 from otel_lifecycle.records.ownership import ForeignFile, check
-from otel_lifecycle.runtime.files import read_file
+from otel_lifecycle.runtime.files import check_file, read_file
 from otel_lifecycle.runtime.text import without_secrets
 
 _RARE = ("collection.", "prediction.", "prompt.")  # shown only if they are set
@@ -57,9 +57,11 @@ def examine_settings(diagnosis: Diagnosis, environment: Mapping[str, str]) -> Tr
         if field == "persistence.enabled" and source == "default" and config.persistence.enabled:
             source = "there is an output path"
         diagnosis.fact(field, f"{_value(config, field)}  ({source})")
-    model = config.prediction.model
-    if model and not Path(model).expanduser().is_file():
-        diagnosis.warn(f"prediction.model {model} is no file, so nothing is predicted")
+    if config.prediction.model:
+        try:
+            check_file(Path(config.prediction.model).expanduser())
+        except (OSError, RuntimeError, ValueError) as error:
+            diagnosis.warn(f"prediction.model: {error}; nothing is predicted")
     return config
 
 
