@@ -20,8 +20,8 @@ class Owner(Protocol):
         """Whether it accepts no more records."""
         ...
 
-    def warn(self, message: str) -> None:
-        """Log a problem other than a failed write."""
+    def warn(self, message: str, kind: str = "segments") -> None:
+        """Log a problem other than a failed write; of one kind, once a minute."""
         ...
 
     def lose(self, count: int, reason: str) -> None:

@@ -152,9 +152,9 @@ class RecordWriter:
         self._appended -= count
         self.count_drop(reason, count)
 
-    def warn(self, message: str) -> None:
-        """Log a problem other than a failed write."""
-        self._log("segments", message)
+    def warn(self, message: str, kind: str = "segments") -> None:
+        """Log a problem other than a failed write; of one kind, once a minute."""
+        self._log(kind, message)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Write everything that is queued now.

@@ -157,4 +157,5 @@ class ProcessFile(Destination):
 
     def _write_here(self, reason: str) -> None:
         self._writes_here = True
-        self._owner.warn(f"no process can write records, so the router does: {reason}")
+        message = f"no process can write records, so the router does: {reason}"
+        self._owner.warn(message, kind="process")
