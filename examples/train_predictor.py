@@ -29,9 +29,9 @@ def main() -> int:
     parser.add_argument("--seeds", default="5", help="runs to compare (default: 5)")
     options = parser.parse_args()
     try:
-        options.output.mkdir(parents=True)
         with options.trace.open("rb") as lines:
             learnt = int(LEARNT * sum(1 for _ in lines))
+        options.output.mkdir(parents=True)
     except OSError as error:
         parser.error(str(error))
     for command in steps(options, learnt):

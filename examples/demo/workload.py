@@ -165,12 +165,13 @@ class _TraceLine(msgspec.Struct):
     hash_ids: list[int]
 
 
-def read_trace(path: Path, count: int | None) -> list[PlannedRequest]:
+def read_trace(path: Path, count: int | None, skip: int = 0) -> list[PlannedRequest]:
     """Return the first requests of a Mooncake trace, by time.
 
     Args:
         path: The file.
-        count: How many; None: all.
+        count: How many lines to read; None: all.
+        skip: How many of these lines to leave out, from the first on.
 
     Raises:
         CommandError: The file cannot be read or is not such a trace.
@@ -187,7 +188,7 @@ def read_trace(path: Path, count: int | None) -> list[PlannedRequest]:
         raise CommandError(f"{path}: {error.strerror}") from error
     if not requests:
         raise CommandError(f"{path}: contains no request")
-    return sorted(requests, key=lambda request: request.at)
+    return sorted(requests[skip:], key=lambda request: request.at)
 
 
 def _planned(line: _TraceLine, number: int) -> PlannedRequest:

@@ -23,7 +23,6 @@ from hermes_router.policies import DEFAULT_POLICY, POLICIES, PREDICTION
 from hermes_router.predictor import Predictor
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from otel_lifecycle.analysis.formatting import plural
 from otel_lifecycle.analysis.page.facts import Targets
 from otel_lifecycle.analysis.policies.comparison import compare
 from otel_lifecycle.analysis.policies.measures import Measures, measure
@@ -125,12 +124,13 @@ def _check_outputs(options: SimulationOptions) -> None:
 def _workload(options: SimulationOptions, seed: int) -> list[PlannedRequest]:
     skip, count = options.skip, options.requests
     if options.trace is None:
-        requests = generate(skip + (count or DEFAULT_REQUESTS), seed)
+        if skip:
+            raise CommandError(f"--skip {skip}: only requests of a --trace can be left out")
+        requests = generate(count or DEFAULT_REQUESTS, seed)
     else:
-        requests = read_trace(options.trace, None if count is None else skip + count)
-    if skip >= len(requests):
-        raise CommandError(f"--skip {skip}: leaves none of the {plural(len(requests), 'request')}")
-    requests = requests[skip:]
+        requests = read_trace(options.trace, None if count is None else skip + count, skip)
+        if not requests:
+            raise CommandError(f"--skip {skip}: leaves no request of {options.trace}")
     if options.rate is None:
         return at_speed(requests, options.speed or 1.0)
     chance, at = random.Random(seed), 0.0

@@ -13,6 +13,8 @@ from otel_lifecycle.cli.errors import CommandError
 from otel_lifecycle.model.features import PredictionInput
 from otel_lifecycle.prediction.trained import ModelError, TrainedModel, TrainedPredictor
 
+_SHORTEST_MS = 1e-3
+
 
 class TrainedLatency:
     """Predicts what a trained model does; what it learns from are the fields of the records.
@@ -30,9 +32,14 @@ class TrainedLatency:
         """Return one prediction for each."""
         inputs = [prediction_input(role, prospect) for prospect in prospects]
         return [
-            LatencyPredictionInfo(one.ttft_ms or None, one.tpot_ms or None)
+            LatencyPredictionInfo(_positive(one.ttft_ms), _positive(one.tpot_ms))
             for one in self._predictor.predict_now(inputs)
         ]
+
+
+def _positive(milliseconds: float | None) -> float | None:
+    """The router takes 0 for unknown."""
+    return None if milliseconds is None else max(milliseconds, _SHORTEST_MS)
 
 
 def load(path: Path) -> TrainedLatency:

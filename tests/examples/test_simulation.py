@@ -119,6 +119,7 @@ def test_a_model_is_asked_what_the_records_tell(tmp_path: Path, mode: str) -> No
     asked = iter(predictor.asked)
     for record in sorted(records, key=lambda record: record.started_at):
         considered = list(islice(asked, 4))
+        assert record.prediction_inputs
         assert [one for one in record.prediction_inputs if one not in considered] == []
 
 

@@ -104,7 +104,7 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=whole_number(0),
         default=0,
-        help="leave out the first N requests, such as those a model was trained on (default: 0)",
+        help="leave out the first N of the trace, such as those a model learnt from (default: 0)",
     )
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument(
