@@ -37,6 +37,12 @@ def send_engines(jaeger: Jaeger, engine: Engine) -> None:
     provider.shutdown()
 
 
+def roots(spans: list[PlainSpan]) -> list[PlainSpan]:
+    """The spans whose caller is not among them."""
+    known = {span["span_id"] for span in spans}
+    return [span for span in spans if span["parent_span_id"] not in known]
+
+
 def test_one_trace(backends: Backends, tmp_path: Path) -> None:
     """Jaeger's answer for one trace has Envoy, picker, our span and the engine's."""
     jaeger = backends.jaeger()
@@ -68,10 +74,13 @@ def test_one_trace(backends: Backends, tmp_path: Path) -> None:
                 return plain_spans(jaeger.traces("router"))
 
             services = {"envoy", "picker", "router", "vllm"}
-            eventually(
-                lambda: {span["resource"]["service.name"] for span in told()} == services,
-                what="Jaeger has the spans of all",
-            )
+
+            def is_whole() -> bool:
+                return {span["resource"]["service.name"] for span in told()} == services and (
+                    len(roots(told())) == 1
+                )
+
+            eventually(is_whole, what="Jaeger has all spans")
             spans = told()
         finally:
             observing.close()
@@ -80,7 +89,7 @@ def test_one_trace(backends: Backends, tmp_path: Path) -> None:
 
     by_id = {span["span_id"]: span for span in spans}
     assert len({span["trace_id"] for span in spans}) == 1
-    (root,) = (span for span in spans if span["parent_span_id"] not in by_id)
+    (root,) = roots(spans)
     assert root["resource"]["service.name"] == "envoy"
     above = {
         span["name"]: by_id[span["parent_span_id"]]["resource"]["service.name"]

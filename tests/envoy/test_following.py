@@ -100,7 +100,9 @@ def test_full_disk(
     asked = [Ask(f"r-{number}", engines["none"].address) for number in range(requests)]
     with mounted(tmp_path / "disk") as disk:
         output = disk / "records.jsonl"
-        observing = start("observe", "--envoy-log", running.log, "--output", output)
+        # Elsewhere: else the first line may be about the checkpoint.
+        checkpoint = ("--checkpoint", tmp_path / "checkpoint")
+        observing = start("observe", "--envoy-log", running.log, "--output", output, *checkpoint)
         seen = run(running.port, asked[:100], 16)
         eventually(lambda: output.exists() and list(read_records(output)))
         fill(disk / "filler")

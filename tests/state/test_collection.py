@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import sys
@@ -338,9 +339,10 @@ def test_trackers_of_a_store_share_one_collector(
 def test_extra_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra, enabling collection is an error that says what to install."""
     monkeypatch.setitem(sys.modules, "aiohttp", None)
-    for name in [name for name in sys.modules if name.startswith("otel_lifecycle.state.")]:
+    state = importlib.import_module("otel_lifecycle.state")
+    for name in [name for name in sys.modules if name.startswith("otel_lifecycle.state")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(sys.modules, "otel_lifecycle.state", raising=False)
+    monkeypatch.setattr("otel_lifecycle.state", state)  # the import below replaces it here, too
 
     with pytest.raises(ConfigError, match=r"pip install 'otel-lifecycle\[collect\]'$"):
         RequestLifecycleTracker(
