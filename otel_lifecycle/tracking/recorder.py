@@ -361,7 +361,8 @@ class LifecycleRecorder:
         """
         lifecycle.complete(completion, now)
         sink = self.store.sink
-        # Before the span tells anybody that there is a record, unless that decides what is in it.
+        # Before the span tells anybody that there is a record. But a writing process that sends
+        # spans, too, is told by the end of the span whether to send this one.
         if sink is not None and sink.handover is None and lifecycle.handover is not None:
             sink.take(lifecycle.handover)
         try:
