@@ -357,7 +357,7 @@ def test_hanging_import(tmp_path: Path) -> None:
     )
     interpreter = Interpreter(sys.executable, {**os.environ, "PYTHONPATH": str(tmp_path)})
 
-    hooks = interpreter.hooks("hanging", ["route"], seconds=3)
+    hooks = interpreter.hooks({"hanging": ["route"]}, seconds=3)["hanging"]
 
     assert hooks == Hooks(error="no answer within 3 seconds")
     state = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
@@ -371,7 +371,10 @@ def test_crashing_import(tmp_path: Path) -> None:
     )
     interpreter = Interpreter(sys.executable, {**os.environ, "PYTHONPATH": str(tmp_path)})
 
-    assert interpreter.hooks("crashing", ["route"]) == Hooks(error="exited with 3: no NPU")
+    assert interpreter.hooks({"crashing": ["route"], "json": ["loads", "lost"]}) == {
+        "crashing": Hooks(error="exited with 3: no NPU"),
+        "json": Hooks(missing=["lost"]),
+    }
 
 
 def test_not_instrumented_itself(tmp_path: Path) -> None:
@@ -381,7 +384,7 @@ def test_not_instrumented_itself(tmp_path: Path) -> None:
     (folder / "sitecustomize.py").write_text("import json; del json.loads")
     interpreter = Interpreter(sys.executable, {**os.environ, "PYTHONPATH": str(folder)})
 
-    assert interpreter.hooks("json", ["loads"]) == Hooks()
+    assert interpreter.hooks({"json": ["loads"]}) == {"json": Hooks()}
 
 
 @pytest.mark.parametrize(

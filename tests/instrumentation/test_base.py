@@ -7,6 +7,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -150,8 +151,10 @@ def test_many_cycles(
         gc.collect()
         return len(gc.get_objects())
 
-    before = objects_after(20)
-    assert objects_after(100) - before < 100
+    objects_after(20)
+    counts = [objects_after(40) for _ in range(4)]
+    # Threads of other tests may make some meanwhile, but hardly each time.
+    assert min(after - before for before, after in pairwise(counts)) < 40
     telemetry.shutdown()
 
 

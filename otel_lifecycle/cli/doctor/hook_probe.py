@@ -1,7 +1,7 @@
-"""Looks for hooks in a module. Runs in the module's environment, as a separate program.
+"""Looks for hooks in modules. Runs in the modules' environment, as a separate program.
 
-Arguments: the module, and the names to look for. Importing a router's module does not start the
-router, but it may take long, print, or end the process.
+Argument: a JSON object of the names to look for, by module. Importing a router's module does not
+start the router, but it may take long, print, or end the process.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from operator import attrgetter
 
 
 def main() -> None:
-    """Write the missing names to standard output as JSON, or why they are unknown."""
+    """Write the missing names of each module to standard output, or why they are unknown."""
     answer = os.dup(1)
     os.dup2(2, 1)  # an imported module may print
-    name, *wanted = sys.argv[1:]
+    found = {module: _look(module, names) for module, names in json.loads(sys.argv[1]).items()}
     with open(answer, "w", encoding="utf-8") as output:
-        json.dump(_look(name, wanted), output)
+        json.dump(found, output)
     os._exit(0)  # do not wait for threads that the import has started
 
 

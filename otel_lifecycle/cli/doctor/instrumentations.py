@@ -70,13 +70,20 @@ def _examine_hooks(
 ) -> set[str]:
     """Report which hooks exist; return the modules with any."""
     hooked: set[str] = set()
+    packages = {module: module.partition(".")[0] for module in wanted.modules}
+    probed = interpreter.hooks(
+        {
+            module: names
+            for module, names in wanted.modules.items()
+            if packages[module] in facts.libraries
+        }
+    )
     for module, names in wanted.modules.items():
-        library = facts.libraries.get(module.partition(".")[0])
-        if library is None:
+        hooks = probed.get(module)
+        if hooks is None:
             diagnosis.fact(f"  {module}", "not installed")
             continue
-        hooks = interpreter.hooks(module, names)
-        where = library or module.partition(".")[0]
+        where = facts.libraries[packages[module]] or packages[module]
         if hooks.error:
             diagnosis.fact(f"  {module}", f"{where}: cannot be imported: {hooks.error}")
             diagnosis.warn(f"{module} cannot be imported, so its hooks are unknown: {hooks.error}")

@@ -95,12 +95,23 @@ class Interpreter:
         """
         return self._run_probe(probe.__file__, [command, module], PROBE_SECONDS, Facts)
 
-    def hooks(self, module: str, names: Sequence[str], seconds: float = IMPORT_SECONDS) -> Hooks:
-        """Import a module in a separate process and look for names in it."""
+    def hooks(
+        self, modules: Mapping[str, Sequence[str]], seconds: float = IMPORT_SECONDS
+    ) -> dict[str, Hooks]:
+        """Import modules in a separate process and look for names in them.
+
+        If one of them ends the process, or takes too long, each gets a process of its own.
+        """
+        asked = [msgspec.json.encode(modules).decode()]
         try:
-            return self._run_probe(hook_probe.__file__, [module, *names], seconds, Hooks)
+            return self._run_probe(hook_probe.__file__, asked, seconds, dict[str, Hooks])
         except ProbeError as error:
-            return Hooks(error=str(error))
+            if len(modules) == 1:
+                return dict.fromkeys(modules, Hooks(error=str(error)))
+        return {
+            module: self.hooks({module: names}, seconds)[module]
+            for module, names in modules.items()
+        }
 
     def _run_probe(
         self, source: str, arguments: Sequence[str], seconds: float, answer: type[_Answer]
