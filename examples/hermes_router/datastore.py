@@ -14,7 +14,9 @@ from hermes_router.endpoint import (
     NamespacedName,
     NPUState,
 )
+from hermes_router.model import PrefixCacheMatchInfo
 from hermes_router.prefix_index import PrefixIndex
+from hermes_router.prompt import Prompt
 
 DEFAULT_BLOCK_SIZE = 512
 DEFAULT_CACHE_BLOCKS = 2_000
@@ -52,6 +54,14 @@ class Endpoint:
     def reachable(self) -> bool:
         """Whether it is worth a try."""
         return monotonic() >= self._avoid_until
+
+    def match(self, prompt: Prompt) -> PrefixCacheMatchInfo:
+        """How much of a prompt it has probably cached."""
+        return PrefixCacheMatchInfo(
+            match_blocks=self.prefix_index.match(prompt.block_hashes(self.block_size)),
+            total_blocks=prompt.block_count(self.block_size),
+            block_size_tokens=self.block_size,
+        )
 
     def avoid(self) -> None:
         """Avoid the endpoint for a short while, because it did not answer."""

@@ -102,11 +102,8 @@ class Director:
             until_first_chunk=route is not None,
         )
         endpoint = prefilling.endpoint
-        hashes = request.prompt.block_hashes(endpoint.block_size)
-        cached = endpoint.prefix_index.match(hashes)
-        blocks = request.prompt.block_count(endpoint.block_size)
-        prefilling.prefill_tokens = round(tokens * (1 - cached / blocks))
-        endpoint.prefix_index.add(hashes)
+        prefilling.prefill_tokens = round(tokens * (1 - endpoint.match(request.prompt).score))
+        endpoint.prefix_index.add(request.prompt.block_hashes(endpoint.block_size))
         charges = [prefilling]
         if route is not None:
             charges += [

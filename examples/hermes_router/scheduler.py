@@ -155,7 +155,7 @@ class Scheduler:
     def _prefilling(
         self, request: InferenceRequest, endpoints: Sequence[Endpoint], role: str
     ) -> list[Candidate]:
-        prefixes = [_prefix(request, endpoint) for endpoint in endpoints]
+        prefixes = [endpoint.match(request.prompt) for endpoint in endpoints]
         predictions = self._predict(request, endpoints, role, [prefix.score for prefix in prefixes])
         return list(map(Candidate, endpoints, prefixes, predictions))
 
@@ -233,15 +233,6 @@ class Scheduler:
             policy=self._name,
             reason=EXPLORED if explored else "",
         )
-
-
-def _prefix(request: InferenceRequest, endpoint: Endpoint) -> PrefixCacheMatchInfo:
-    block_size = endpoint.block_size
-    return PrefixCacheMatchInfo(
-        match_blocks=endpoint.prefix_index.match(request.prompt.block_hashes(block_size)),
-        total_blocks=request.prompt.block_count(block_size),
-        block_size_tokens=block_size,
-    )
 
 
 def _relative(latencies: Sequence[float | None]) -> list[float]:
