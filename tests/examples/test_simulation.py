@@ -10,15 +10,18 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import pytest
 from demo.engines import engine_roles
 from demo.prompts import TokenPrompt
-from demo.workload import PlannedRequest, generate
+from demo.workload import PlannedRequest, generate, read_trace
 from engine_sim.config import EngineConfig
 from engine_sim.engine import Engine, Job
 from engine_sim.exposition import npu_metrics, vllm_metrics
 from engine_sim.prompt import Prompt
+from hermes_router.datastore import Endpoint
+from hermes_router.endpoint import EndpointMetadata, NamespacedName
 from hermes_router.exposition import parse_exposition
 from hermes_router.model import LatencyPredictionInfo
 from hermes_router.observations import engine_metrics, npu_state
@@ -27,11 +30,12 @@ from hermes_router.prompt import token_prompt
 from simulation.fleet import Routing, engine_configs, scraped_metrics, scraped_npus
 from simulation.requests import inference_request
 from simulation.scenario import Scenario
-from simulation.trained import prediction_input
+from simulation.trained import TrainedLatency, prediction_input
 from simulation.virtual_time import VirtualTimeLoop, run
 
 from otel_lifecycle import LifecycleRecord, Outcome, read_records
 from otel_lifecycle.model.features import PredictionInput
+from otel_lifecycle.prediction.trained import TrainedModel
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 REQUESTS = generate(80, seed=1)
@@ -121,6 +125,31 @@ def test_a_model_is_asked_what_the_records_tell(tmp_path: Path, mode: str) -> No
         considered = list(islice(asked, 4))
         assert record.prediction_inputs
         assert [one for one in record.prediction_inputs if one not in considered] == []
+
+
+def test_no_time_at_all_is_a_prediction() -> None:
+    """The router takes 0 for unknown, and knows nothing if it does not know all candidates."""
+
+    class Model:
+        def predict(self, _target: object, features: Sequence[object]) -> list[float]:
+            return [0.0] * len(features)
+
+    metadata = EndpointMetadata(NamespacedName("llm", "engine"), "engine", "10.0.0.1", "8000")
+    prospect = Prospect(Endpoint(metadata), 100, 0.0)
+    (told,) = TrainedLatency(cast("TrainedModel", Model())).predict_all("aggregated", [prospect])
+
+    assert told.ttft is not None
+    assert told.tpot is not None
+    assert 0 < told.ttft < 1 > told.tpot > 0
+
+
+def test_requests_are_left_out_in_the_order_of_the_trace(tmp_path: Path) -> None:
+    """A model learnt from the first lines, whenever their requests came."""
+    trace = tmp_path / "trace.jsonl"
+    line = '{{"timestamp": {}, "input_length": 1, "output_length": 1, "hash_ids": [1]}}\n'
+    trace.write_text(line.format(2_000) + line.format(1_000) + line.format(3_000))
+
+    assert [request.request_id for request in read_trace(trace, None, 1)] == ["trace-2", "trace-3"]
 
 
 def test_a_request_that_fits_nowhere_fails(tmp_path: Path) -> None:

@@ -64,3 +64,12 @@ def test_a_trace_that_is_none(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "trace.jsonl:1: " in done.stderr
     assert list((tmp_path / "folder").iterdir()) == []
+
+
+def test_a_trace_that_is_missing(tmp_path: Path) -> None:
+    """No folder is made, which would be in the way of the next try."""
+    done = run(tmp_path / "missing.jsonl", tmp_path / "folder")
+
+    assert done.returncode == 2
+    assert "missing.jsonl" in done.stderr
+    assert not (tmp_path / "folder").exists()
