@@ -68,7 +68,7 @@ def test_pd(start: Start, tmp_path: Path) -> None:
 def test_leaves_only_the_page(start: Start, tmp_path: Path) -> None:
     """Without a folder to keep things in, the page is all that is left; a slow machine is told."""
     command = start(
-        *("demo", "--requests", "300", "--speed", "100"),
+        *("demo", "--requests", "1500", "--speed", "100000"),
         *("--mode", "aggregated", "--engines", "1"),
         environment={"TMPDIR": str(tmp_path)},
     )
