@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -195,13 +195,37 @@ def test_encoder(
     assert collector.request_ids == (ids if arrive else [])
 
 
+GUNICORN = [
+    "-m",
+    "gunicorn",
+    "router:app",
+    "--workers",
+    "2",
+    "--worker-class",
+    "uvicorn.workers.UvicornWorker",
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["records.jsonl", "records-{pid}.jsonl"])
-def test_workers(tmp_path: Path, engine: str, receiver: OTLPReceiver, name: str) -> None:
-    """The spawned workers of uvicorn write every record once, to one file or one each."""
+@pytest.mark.parametrize(
+    ("server", "writer", "name"),
+    [
+        ("uvicorn", "thread", "records.jsonl"),
+        ("uvicorn", "thread", "records-{pid}.jsonl"),
+        ("uvicorn", "process", "records.jsonl"),
+        ("gunicorn", "thread", "records-{pid}.jsonl"),
+        ("gunicorn", "process", "records.jsonl"),
+    ],
+)
+def test_workers(
+    tmp_path: Path, engine: str, receiver: OTLPReceiver, server: str, writer: str, name: str
+) -> None:
+    """The workers, which are spawned or forked, write every record once, to one file or each."""
     folder = tmp_path / "records"
     settings = persisted(folder / name, ROTATE_BYTES="4096", COMPRESSION="gzip")
-    serve_until(signal.SIGTERM, 40, tmp_path, receiver, ENGINE=engine, WORKERS="2", **settings)
+    settings |= {"ENGINE": engine, "WORKERS": "2", "OTEL_LIFECYCLE_WRITER": writer}
+    program = GUNICORN if server == "gunicorn" else ()
+    serve_until(signal.SIGTERM, 40, tmp_path, receiver, program, **settings)
 
     written = [entry for entry in Follower(folder).read() if not isinstance(entry, RecordError)]
     assert [entry.record.outcome for entry in written] == [Outcome.COMPLETED] * 40
@@ -221,9 +245,10 @@ def serve_until(
     requests: int,
     folder: Path,
     receiver: OTLPReceiver | None,
+    program: Sequence[str] = (),
     **settings: str,
 ) -> None:
-    """Serve some requests with an instrumented router, and end it by a signal."""
+    """Serve some requests with an instrumented router, a script or a program, until a signal."""
     port = free_port()
     script = folder / "router.py"
     script.write_text(ROUTER)
@@ -232,11 +257,12 @@ def serve_until(
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "examples"), str(folder)]),
         **({} if receiver is None else _exported_to(receiver)),
         "OTEL_LOGS_EXPORTER": "none",
-        "PORT": str(port),
+        "PORT": str(port),  # gunicorn reads it, too
         **settings,
     }
     instrument = str(Path(sys.executable).with_name("opentelemetry-instrument"))
-    with subprocess.Popen([instrument, sys.executable, str(script)], env=environment) as router:
+    command = [instrument, sys.executable, *(program or [str(script)])]
+    with subprocess.Popen(command, env=environment) as router:
         try:
             body = {"model": "m", "prompt": "hello", "max_tokens": 4, "stream": True}
             url = f"http://127.0.0.1:{port}/v1/completions"
