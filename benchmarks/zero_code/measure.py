@@ -21,6 +21,7 @@ from benchmarks.timing import Spread, ratio
 from benchmarks.zero_code.client import CONNECTIONS, send
 from benchmarks.zero_code.processes import Tree, free_port, started
 from benchmarks.zero_code.programs import (
+    OURS,
     UNINSTRUMENTED,
     ZERO_CODE,
     Program,
@@ -190,7 +191,9 @@ def measure(program: Program, rounds: int, requests: int) -> Result:
                     if turn:  # the first one warms up
                         measured[variant].cpu_us.append(cpu_us)
                         measured[variant].rate.append(rate)
-        routers[ZERO_CODE].check()
+        for variant in OURS:
+            if variant in routers:
+                routers[variant].check()
     return result
 
 

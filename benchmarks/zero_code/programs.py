@@ -19,9 +19,11 @@ from benchmarks.zero_code.processes import ROOT, free_port, started
 
 UNINSTRUMENTED = "uninstrumented"
 ZERO_CODE = "zero code"
+APART = "zero code, a process of its own writes"
 FLOOR = "one empty SDK span, by hand"
 CONTRIB = "OpenTelemetry's instrumentations"
 OWN = "its own tracing"
+OURS = (ZERO_CODE, APART)
 
 BY_EVENT = "streams, event by event"
 AT_ONCE = "streams, all events at once"
@@ -131,7 +133,8 @@ class Program:
         """Return the variables that a user sets."""
         if variant in (UNINSTRUMENTED, OWN):
             return {}
-        return {
+        writer = {"OTEL_LIFECYCLE_WRITER": "process"} if variant == APART else {}
+        return writer | {
             "OTEL_TRACES_EXPORTER": "otlp",
             "OTEL_METRICS_EXPORTER": "otlp",
             "OTEL_LOGS_EXPORTER": "none",
@@ -146,7 +149,7 @@ class Program:
 def _disabled(variant: str) -> Iterator[str]:
     if variant != CONTRIB:
         yield from ("aiohttp-client", "asgi", "fastapi", "httpx", "starlette")
-    if variant != ZERO_CODE:
+    if variant not in OURS:
         entries = importlib.metadata.distribution("otel-lifecycle").entry_points
         yield from (each.name for each in entries.select(group="opentelemetry_instrumentor"))
 
@@ -156,7 +159,7 @@ class Lean(Program):
 
     title = "lean router (Starlette, aiohttp)"
     distribution = "starlette"
-    variants = (UNINSTRUMENTED, ZERO_CODE, FLOOR, CONTRIB)
+    variants = (UNINSTRUMENTED, ZERO_CODE, APART, FLOOR, CONTRIB)
     kinds = (BY_EVENT, AT_ONCE, WHOLE, PAIR)
 
     @property
