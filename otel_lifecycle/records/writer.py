@@ -21,7 +21,7 @@ from otel_lifecycle.records.encoding import LineEncoder
 from otel_lifecycle.records.record_file import open_record_file
 from otel_lifecycle.runtime.clock import Deadline, waitable
 from otel_lifecycle.runtime.forks import repair_in_forked_child
-from otel_lifecycle.runtime.logs import get_logger
+from otel_lifecycle.runtime.logs import SeldomLog, get_logger
 from otel_lifecycle.runtime.process_exit import run_at_exit
 from otel_lifecycle.telemetry.told import Entry
 
@@ -33,7 +33,6 @@ _WRITE_RECORDS = 4 * _SLICE_RECORDS  # whole slices; 100 to 200 kB, which a cach
 _PAUSE_SECONDS = 0.0001
 _SHORTEST_INTERVAL_SECONDS = 0.001
 _RETRY_SECONDS = 1.0
-_LOG_INTERVAL_SECONDS = 60.0
 _GRACE_SECONDS = 0.1
 
 _T = TypeVar("_T")
@@ -87,7 +86,7 @@ class RecordWriter:
         self._failing = False
         self._locked_out = False  # it fails because another process holds the lock
         self._failure = ""  # why the last write failed
-        self._logged_at: dict[str, float] = {}
+        self._log = SeldomLog(_logger, self._path)
         self._appended = 0  # less those that are lost
         self.dropped = 0
         self._file: Destination | None = self._open_file(config, self)
@@ -146,7 +145,7 @@ class RecordWriter:
     def count_drop(self, reason: str, count: int = 1) -> None:
         """Count lost records."""
         self.dropped += count
-        self._log("drop", f"{self.dropped} records dropped so far: {reason}")
+        self._log.error("drop", f"{self.dropped} records dropped so far: {reason}")
 
     def lose(self, count: int, reason: str) -> None:
         """Count appended records that never reach the file."""
@@ -155,7 +154,7 @@ class RecordWriter:
 
     def warn(self, message: str, kind: str = "segments") -> None:
         """Log a problem other than a failed write; of one kind, once a minute."""
-        self._log(kind, message)
+        self._log.error(kind, message)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Write everything that is queued now.
@@ -306,7 +305,9 @@ class RecordWriter:
             self._failing = True
             self._locked_out = isinstance(error, BlockingIOError)
             self._failure = str(error)
-            self._log("failure", f"cannot write {len(batch)} records, keeping them queued: {error}")
+            self._log.error(
+                "failure", f"cannot write {len(batch)} records, keeping them queued: {error}"
+            )
         else:
             self._failing = self._locked_out = False
 
@@ -381,13 +382,6 @@ class RecordWriter:
             except IndexError:  # the thread was faster
                 return
             self.count_drop(reason)
-
-    def _log(self, kind: str, message: str) -> None:
-        """Log at most one line per minute and kind: a full disk must not fill up with log lines."""
-        now = time.monotonic()
-        if now - self._logged_at.get(kind, -_LOG_INTERVAL_SECONDS) >= _LOG_INTERVAL_SECONDS:
-            self._logged_at[kind] = now
-            _logger.error("%s: %s", self._path, message)
 
     def _start_thread(self) -> None:
         if not self._thread_lock.acquire(blocking=False):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import suppress
 from typing import Final
 
 from otel_lifecycle.runtime.text import printable
 
+_INTERVAL_SECONDS: Final = 60.0
 _FORMATTER: Final = logging.Formatter()
 
 
@@ -40,3 +42,24 @@ def get_logger(name: str) -> logging.Logger:
     logger = logging.getLogger(name)
     logger.addFilter(_PRINTABLE)
     return logger
+
+
+class SeldomLog:
+    """Logs errors, at most one line a minute of each kind: a full disk must not fill up with them.
+
+    Args:
+        logger: Logs them.
+        subject: What they are about.
+    """
+
+    def __init__(self, logger: logging.Logger, subject: object) -> None:
+        self._logger = logger
+        self._subject = subject
+        self._logged_at: dict[str, float] = {}
+
+    def error(self, kind: str, message: str) -> None:
+        """Log a line, unless there was one of its kind in the last minute."""
+        now = time.monotonic()
+        if now - self._logged_at.get(kind, -_INTERVAL_SECONDS) >= _INTERVAL_SECONDS:
+            self._logged_at[kind] = now
+            self._logger.error("%s: %s", self._subject, message)

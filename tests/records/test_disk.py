@@ -123,7 +123,7 @@ def test_errors_are_logged_once_a_minute(
 ) -> None:
     """A full disk is logged once a minute, however many records are lost."""
     clock = SimpleNamespace(monotonic=lambda: now)
-    monkeypatch.setattr("otel_lifecycle.records.writer.time", clock)
+    monkeypatch.setattr("otel_lifecycle.runtime.logs.time", clock)
     now = 1_000.0
     tracker = make_tracker(path, max_queue=1)
     disk.full = True
