@@ -158,6 +158,9 @@ def _candidates() -> tuple[Candidate, ...]:
 
 def _path(folder: Path, title: str, begin: RequestStart) -> tuple[Variant, LifecycleRecord]:
     lifecycles = tracker(folder, title, TracerProvider(shutdown_on_exit=False))
+    if isinstance(begin.candidates, tuple):
+        for candidate in cast("tuple[Candidate, ...]", begin.candidates):
+            lifecycles.store.add_endpoint(candidate.endpoint)
 
     def run(number: int) -> None:
         tracked = lifecycles.track(msgspec.structs.replace(begin, request_id=f"request-{number}"))
