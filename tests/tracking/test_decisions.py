@@ -6,13 +6,14 @@ import json
 import math
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
 from otel_lifecycle import (
     Candidate,
+    Endpoint,
     EndpointEvent,
     EndpointEventType,
     EndpointMetrics,
@@ -22,6 +23,7 @@ from otel_lifecycle import (
 )
 from otel_lifecycle.telemetry.span_reader import record_from_span
 from otel_lifecycle.telemetry.spans import span_from_record
+from otel_lifecycle.tracking.decisions import Considered
 from tests.conftest import Bench
 from tests.routes import NOW, bare, disaggregated, endpoint, start
 
@@ -432,6 +434,110 @@ def test_the_router_may_change_its_list(bench: Bench) -> None:
     assert record.candidates == 2
     assert record.decision is not msgspec.UNSET
     assert len(record.decision.picks[0].candidates) == 2
+
+
+def loads(pick: Any) -> dict[str, int]:
+    """The requests in flight on each candidate of a pick."""
+    return {one.id.removeprefix("pod://llm/"): one.inflight.requests for one in pick.candidates}
+
+
+@pytest.mark.parametrize("others", [0, 100])
+@pytest.mark.parametrize("count", [3, 200])
+def test_the_load_is_that_of_the_dispatch(bench: Bench, others: int, count: int) -> None:
+    """However many endpoints and candidates there are, and whatever happens afterwards."""
+    for number in range(others):
+        bench.tracker.store.add_endpoint(endpoint(f"other-{number}"))
+    busy = bench.tracker.track(start("busy", Route(bare("qwen-1"))))
+    known = len(bench.tracker.store.states)
+    request = considered(*(scored(f"qwen-{number}", -number) for number in range(count)))
+
+    tracked = bench.tracker.track(request)
+    assert len(bench.tracker.store.states) == known + 1, "only the chosen endpoint becomes known"
+    busy.complete()
+    bench.tracker.extract_endpoint(EndpointEvent(EndpointEventType.DELETE, endpoint("qwen-1")))
+    later = [bench.tracker.track(start(str(n), Route(bare(f"qwen-{n}")))) for n in (0, 1, 2)]
+    tracked.complete()
+
+    decided = bench.records[-1].decision
+    assert decided is not msgspec.UNSET
+    assert {
+        pod: load for pod, load in loads(decided.picks[0]).items() if pod in ("qwen-0", "qwen-1")
+    } == {"qwen-0": 0, "qwen-1": 1}
+    assert sum(loads(decided.picks[0]).values()) == 1
+    assert all(one.is_tracked for one in later)
+
+
+def test_a_decode_chosen_later_has_the_load_of_then(bench: Bench) -> None:
+    """The prefill's candidates have that of the prefill's dispatch; the order is that of roles."""
+    prefill, decode = bare("p-0"), bare("d-0")
+    tracked = bench.tracker.track(
+        RequestStart(
+            "request-1",
+            Route(decode, decode, decode),
+            candidates=[Candidate(endpoint(pod), role="decode") for pod in ("d-0", "d-1")],
+        )
+    )
+    busy = [bench.tracker.track(start(pod, Route(bare(pod)))) for pod in ("p-1", "d-1")]
+    tracked.extend(
+        Route(decode, prefill, decode),
+        [Candidate(endpoint(pod), role="prefill") for pod in ("p-0", "p-1", "d-1")],
+    )
+    tracked.complete()
+
+    decided = bench.records[-1].decision
+    assert decided is not msgspec.UNSET
+    assert [(pick.role, loads(pick)) for pick in decided.picks] == [
+        ("prefill", {"p-0": 0, "p-1": 1, "d-1": 1}),
+        ("decode", {"d-0": 0, "d-1": 0}),
+    ]
+    assert all(one.is_tracked for one in busy)
+
+
+def test_what_is_named_again_is_not_kept_again(bench: Bench) -> None:
+    """However often a route becomes known better, the candidates for a role are kept once."""
+    candidates, prefill, decode = [scored("qwen-0", 1)], bare("p-0"), bare("qwen-0")
+    tracked = bench.tracker.track(start(route=Route(decode, prefill, decode)))
+    for _ in range(3):
+        tracked.extend(Route(decode, prefill, decode), candidates)
+
+    lifecycle = bench.tracker.store.find("request-1")
+    assert lifecycle is not None
+    noted = lifecycle.dispatch.start.candidates
+    assert isinstance(noted, Considered)
+    assert [len(rounds) for rounds in noted.dispatches] == [1]
+
+
+UNUSABLE: list[Any] = ["qwen-1", Endpoint(cast("str", ["llm"]), "qwen-1")]
+
+
+@pytest.mark.parametrize("others", [0, 100])
+@pytest.mark.parametrize("count", [3, 200])
+@pytest.mark.parametrize("bad", UNUSABLE)
+def test_candidates_without_a_usable_endpoint(
+    bench: Bench, bad: Any, count: int, others: int
+) -> None:
+    """They cost the request its ranking, not its record."""
+    for number in range(others):
+        bench.tracker.store.add_endpoint(endpoint(f"other-{number}"))
+
+    found = decision(bench, considered(*[Candidate(bad, 1.0)] * count))
+
+    assert not (found or {}).get("picks")
+    assert [record.candidates for record in bench.records] == [count]
+    assert not bench.tracker.store.ignored
+
+
+def test_many_of_the_same_name(bench: Bench) -> None:
+    """Pods of two namespaces are different endpoints, and those named twice count once."""
+    candidates = [
+        Candidate(Endpoint(namespace, f"qwen-{number}", f"qwen-{number}.local", "8000"), -number)
+        for number in range(500)
+        for namespace in ("blue", "llm", "blue")
+    ]
+
+    rank, margin, names = ranks(bench, considered(*candidates, pod="qwen-400"))
+
+    assert (rank, margin, names[-1]) == (801, -400.0, "qwen-400")
 
 
 def test_a_list_that_cannot_be_read(bench: Bench) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from heapq import nlargest
 from operator import attrgetter, itemgetter
-from typing import Final, cast
+from typing import Any, Final, cast
 
-from otel_lifecycle.model import Endpoint
+from otel_lifecycle.model import Candidate, Endpoint
 from otel_lifecycle.model.fields import MAX_MILLISECONDS
 from otel_lifecycle.tracking.decisions.ranking import (
     NO_SCORE,
     Considerable,
-    Entry,
     Ranking,
     predicted_ms,
     ranked,
@@ -26,16 +25,10 @@ from otel_lifecycle.tracking.decisions.ranking import (
 MOST_HELD: Final = 64
 
 _NUMBERS: Final = frozenset({int, float})
-_NAME, _ADDRESS = attrgetter("endpoint.name"), attrgetter("endpoint.address")
 
 
-def rank_crowd(
-    role: str,
-    endpoint: Endpoint,
-    given: Sequence[Considerable],
-    look: Callable[[Sequence[Considerable]], list[Entry]],
-) -> Ranking:
-    """Ranks the candidates for a role; only the best are looked up and held, and the chosen one.
+def rank_crowd(role: str, endpoint: Endpoint, given: Sequence[Considerable]) -> Ranking:
+    """Ranks the candidates for a role; only the best are held, and the chosen one.
 
     Rank, margin and regret are among all of them.
 
@@ -43,28 +36,27 @@ def rank_crowd(
         role: The role.
         endpoint: The chosen endpoint.
         given: The candidates, in any order.
-        look: Looks candidates up.
     """
     scores = _scores(given)
-    ranking = ranked(role, endpoint, look(_best(given, scores)))
+    ranking = ranked(role, endpoint, _best(given, scores))
     if ranking.chosen is None:
-        mine = _at(endpoint, given)
+        keys = _keys(given)
+        mine = _at(endpoint, given, keys)
         if not mine:
             return ranking
         chosen = max(mine, key=score_of)
-        ranking = ranked(role, endpoint, [*ranking.entries, *look([chosen])])
+        ranking = ranked(role, endpoint, [*ranking.candidates, chosen])
         score = score_of(chosen)
         if score > NO_SCORE:
-            better = [one for one, other in zip(given, scores, strict=True) if other > score]
-            ranking = ranking._replace(rank=_different(better) + 1)
+            ranking = ranking._replace(rank=_better(score, given, scores, keys) + 1)
     assert ranking.chosen is not None
-    chosen = ranking.entries[ranking.chosen][0]
+    chosen = ranking.candidates[ranking.chosen]
     return ranking._replace(regret_ms=_regret_ms(role, chosen, given)).first(MOST_HELD)
 
 
 def _scores(given: Sequence[Considerable]) -> Sequence[float]:
     """The score of each, `NO_SCORE` if that is no finite number; most routers have only numbers."""
-    scores = [cast("float", one.score) for one in given]
+    scores: list[float] = [one.score for one in cast("Sequence[Any]", given)]
     with suppress(OverflowError):
         if _NUMBERS.issuperset(map(type, scores)) and math.isfinite(sum(scores)):
             return scores
@@ -78,26 +70,37 @@ def _scores(given: Sequence[Considerable]) -> Sequence[float]:
     ]
 
 
-def _at(endpoint: Endpoint, given: Sequence[Considerable]) -> list[Considerable]:
-    """Those at an endpoint; to make the identity of each would take ten times as long."""
-    key = "name" if endpoint.name else "pod_name" if endpoint.pod_name else "address"
-    value, identity = getattr(endpoint, key), endpoint.identity
-    values = list(map(attrgetter(f"endpoint.{key}"), given))
+def _keys(given: Iterable[Considerable]) -> list[str]:
+    """A part of the identity of each; to make the identities would take five times as long."""
+    return [
+        endpoint.name or endpoint.pod_name or endpoint.address
+        for one in given
+        for endpoint in (one.endpoint,)
+    ]
+
+
+def _at(
+    endpoint: Endpoint, given: Sequence[Considerable], keys: Sequence[str]
+) -> list[Considerable]:
+    """Those at an endpoint."""
+    (key,) = _keys([Candidate(endpoint)])
     alike, place = list[Considerable](), -1
-    for _ in range(values.count(value)):
-        place = values.index(value, place + 1)
+    for _ in range(keys.count(key)):
+        place = keys.index(key, place + 1)
         alike.append(given[place])
-    return [one for one in alike if one.endpoint.identity == identity]
+    return [one for one in alike if one.endpoint.identity == endpoint.identity]
 
 
-def _different(given: Sequence[Considerable]) -> int:
-    """How many different endpoints there are; most can be told apart by one attribute."""
-    names = set(map(_NAME, given))
-    if len(names) == len(given):
-        return len(given)
-    if names == {""} and len(set(map(_ADDRESS, given))) == len(given):
-        return len(given)
-    return len({one.endpoint.identity for one in given})
+def _better(
+    score: float, given: Sequence[Considerable], scores: Sequence[float], keys: Sequence[str]
+) -> int:
+    """How many different endpoints have a better score; mostly their keys are different too."""
+    better = [key for key, other in zip(keys, scores, strict=True) if other > score]
+    if len(set(better)) == len(better):
+        return len(better)
+    return len(
+        {one.endpoint.identity for one, other in zip(given, scores, strict=True) if other > score}
+    )
 
 
 def _best(given: Sequence[Considerable], scores: Sequence[float]) -> list[Considerable]:

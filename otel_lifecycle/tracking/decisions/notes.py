@@ -1,93 +1,109 @@
 """Notes what a router considered at each dispatch.
 
-On the path of a request only the load of each candidate is looked up. Ranking, cleaning and
-building wait until the record is made.
+On the path of a request only the load of the endpoints is noted. Finding that of each candidate,
+ranking, cleaning and building wait until the record is made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence, Sized
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
 from otel_lifecycle.config import TrackerConfig
 from otel_lifecycle.model import Candidate, RequestStart, sanitize
 from otel_lifecycle.model.decision import ROLES
-from otel_lifecycle.model.endpoint_state import EndpointState
+from otel_lifecycle.model.endpoint import EndpointMetrics
+from otel_lifecycle.model.endpoint_state import Collected, EndpointState
 from otel_lifecycle.model.route import Route
 from otel_lifecycle.tracking.decisions.crowd import MOST_HELD, rank_crowd
 from otel_lifecycle.tracking.decisions.ranking import (
     Considerable,
-    Entry,
     Ranking,
     chosen_for,
     ranked,
     role_of,
 )
-from otel_lifecycle.tracking.scheduling import NOBODY, ScoredTarget
+from otel_lifecycle.tracking.scheduling import ScoredTarget
 
 _MAX_REROUTES: Final = 64
-_NO_STATE: Final = (0, 0, None, None)
 _LEADERS: Final = frozenset({"", "leader"})
 
+# An endpoint with requests and tokens in flight on it, and what was collected and said of it.
+Known: TypeAlias = tuple[EndpointState, int, int, Collected | None, EndpointMetrics | None]
 
-class Round(NamedTuple):
-    """What was considered at one dispatch.
+
+class Round(msgspec.Struct, frozen=True):
+    """What was considered at one moment.
 
     Attributes:
         at_ns: When, Unix nanoseconds.
         route: Where it went.
         reason: The router's reason.
         filtered: How many endpoints it did not rank.
-        entries: What it considered.
-        rankings: The same, if they were too many to be held.
+        known: The endpoints, as they were then; more or less than those considered.
+        given: What the router named; it may be anything.
+        rankings: The candidates, if they were too many to be held.
     """
 
     at_ns: int
     route: Route
     reason: object
     filtered: object
-    entries: Sequence[Entry]
+    known: Sequence[Known]
+    given: Sequence[object]
     rankings: Sequence[Ranking] = ()
+
+    @property
+    def candidates(self) -> list[Considerable]:
+        """The candidates that are held."""
+        return [*_usable(self.given), *_held(self.rankings)]
 
     @property
     def roles(self) -> set[str]:
         """The roles that there are candidates for."""
-        return {role_of(entry[0]) for entry in self.entries} | {
-            ranking.role for ranking in self.rankings
-        }
+        return {role_of(one) for one in _usable(self.given)} | {one.role for one in self.rankings}
+
+    def without(self, roles: set[str]) -> Round:
+        """The same without the candidates for some roles."""
+        return replace(
+            self,
+            given=[one for one in _usable(self.given) if role_of(one) not in roles],
+            rankings=[one for one in self.rankings if one.role not in roles],
+        )
 
     def ranked(self) -> list[Ranking]:
         """The candidates for each role, best first."""
-        by_role: dict[str, list[Entry]] = {}
-        for entry in self.entries:
-            by_role.setdefault(role_of(entry[0]), []).append(entry)
-        return [
-            *self.rankings,
-            *(
-                ranked(role, chosen_for(role, self.route), by_role[role])
-                for role in ROLES
-                if role in by_role
-            ),
-        ]
+        try:
+            by_role = _by_role(_usable(self.given))
+            rankings = [
+                *self.rankings,
+                *(
+                    ranked(role, chosen_for(role, self.route), by_role[role])
+                    for role in ROLES
+                    if role in by_role
+                ),
+            ]
+        except Exception:  # an endpoint that is none
+            return []
+        return [ranking for ranking in rankings if ranking.candidates]
 
 
-class Considered:
+class Considered(msgspec.Struct, frozen=True):
     """What a router considered for one request; takes the place of `RequestStart.candidates`.
 
     Attributes:
         notes: What noted it.
         count: The number of candidates at the last dispatch that named any.
-        rounds: One for each dispatch; None where the router named no candidates.
+        dispatches: The rounds of each dispatch: none where the router named no candidates, several
+            where it named those for one role later.
     """
 
-    __slots__ = ("count", "notes", "rounds")
-
-    def __init__(self, notes: DecisionNotes, count: int, rounds: tuple[Round | None, ...]) -> None:
-        self.notes = notes
-        self.count = count
-        self.rounds = rounds
+    notes: DecisionNotes
+    count: int
+    dispatches: tuple[tuple[Round, ...], ...]
 
     def __len__(self) -> int:
         return self.count
@@ -117,13 +133,15 @@ class DecisionNotes:
             start: What the router says.
             at_ns: When, Unix nanoseconds.
         """
-        given = start.candidates
+        given: Any = start.candidates
         if given is None or type(given) is int or isinstance(given, Considered):
             return start
-        if not isinstance(given, Sized) or isinstance(given, (str, bytes)):
+        if type(given) not in (tuple, list) and not _is_collection(given):
             return start
-        considered = Considered(self, len(given), (self._round(start, given, at_ns),))
-        return _with(start, considered if considered.rounds[0] else considered.count)
+        count = len(given)
+        noted = self._round(start, given, at_ns)
+        candidates: Any = Considered(self, count, ((noted,),)) if noted else count
+        return replace(start, candidates=candidates)
 
     def take_again(
         self, old: RequestStart, new: RequestStart, at_ns: int, reason: str | None
@@ -142,83 +160,86 @@ class DecisionNotes:
         now = new.candidates if is_news and isinstance(new.candidates, Considered) else None
         if before is None and now is None:
             return new
-        rounds = (None,) if before is None else before.rounds
-        latest = None if now is None else now.rounds[0]
+        dispatches = ((),) if before is None else before.dispatches
+        latest = () if now is None else now.dispatches[0]
         if reason is not None:
-            first, *later = rounds
-            rounds = (first, *[*later, latest][-_MAX_REROUTES:])
+            first, *later = dispatches
+            dispatches = (first, *[*later, latest][-_MAX_REROUTES:])
         else:
-            rounds = (*rounds[:-1], _extended(rounds[-1], latest, new.route))
+            dispatches = (*dispatches[:-1], _extended(dispatches[-1], latest, new.route))
         counted = new.candidates if is_news else old.candidates
         count = len(counted) if isinstance(counted, Sized) else sanitize.count(counted)
-        return _with(new, Considered(self, count or 0, rounds))
+        candidates: Any = Considered(self, count or 0, dispatches)
+        return replace(new, candidates=candidates)
 
-    def _round(self, start: RequestStart, given: Sized, at_ns: int) -> Round | None:
-        if start.route is None:
+    def _round(self, start: RequestStart, given: Any, at_ns: int) -> Round | None:
+        route = start.route
+        if route is None:
             return None
+        rankings: Sequence[Ranking] = ()
         try:
-            considered = list(cast("Iterable[object]", given))
-            if len(considered) > MOST_HELD:
-                entries, rankings = (), self._rank_crowd(start.route, considered)
-            else:
-                entries, rankings = self._look(considered), ()
+            given = tuple(given)
+            if len(given) > MOST_HELD:
+                rankings, given = _rank_crowd(route, given), ()
+            known = self._known(given or _held(rankings))
         except Exception:  # a sequence of the router's own, that cannot be read
             return None
-        if not entries and not rankings:
-            return None
-        return Round(at_ns, start.route, start.decision_reason, start.filtered, entries, rankings)
+        return Round(at_ns, route, start.decision_reason, start.filtered, known, given, rankings)
 
-    def _rank_crowd(self, route: Route, given: list[object]) -> list[Ranking]:
-        candidates = cast("list[Considerable]", given)
-        by_role: dict[str, list[Considerable]] = {}
-        try:
-            if _LEADERS.issuperset({one.role for one in candidates}):
-                by_role["leader"] = candidates
-        except (AttributeError, TypeError):  # something else is among them
-            candidates = [one for one in given if isinstance(one, (Candidate, ScoredTarget))]
-        if not by_role:
-            for one in candidates:
-                by_role.setdefault(role_of(one), []).append(one)
+    def _known(self, given: Sequence[object]) -> list[Known]:
+        states = self._states
+        # To find an endpoint takes three times as long as to note its load.
+        if len(states) <= 2 * len(given):
+            found = [*states.values()]
+        else:
+            looked = [
+                states.get(one.identity if isinstance(one, ScoredTarget) else one.endpoint.identity)
+                for one in _usable(given)
+            ]
+            found = [state for state in looked if state is not None]
         return [
-            rank_crowd(role, chosen_for(role, route), by_role[role], self._look)
-            for role in ROLES
-            if role in by_role
+            (state, state.requests, state.tokens, state.collected, state.metrics) for state in found
         ]
 
-    def _look(self, given: Iterable[object]) -> list[Entry]:
-        states, entries = self._states, list[Entry]()
-        for candidate in given:
-            if isinstance(candidate, Candidate):
-                identity = candidate.endpoint.identity
-            elif isinstance(candidate, ScoredTarget):
-                identity = candidate.identity
-                if identity == NOBODY:
-                    continue
-            else:
-                continue
-            state = states.get(identity)
-            entries.append(
-                (candidate, *_NO_STATE)
-                if state is None
-                else (candidate, state.requests, state.tokens, state.collected, state.metrics)
-            )
-        return entries
+
+def _is_collection(given: object) -> bool:
+    return isinstance(given, Sized) and not isinstance(given, (str, bytes))
 
 
-def _extended(last: Round | None, latest: Round | None, route: Route | None) -> Round | None:
+def _usable(given: Iterable[object]) -> list[Considerable]:
+    return [one for one in given if isinstance(one, (Candidate, ScoredTarget))]
+
+
+def _held(rankings: Iterable[Ranking]) -> list[Considerable]:
+    return [one for ranking in rankings for one in ranking.candidates]
+
+
+def _by_role(candidates: Iterable[Considerable]) -> dict[str, list[Considerable]]:
+    by_role: dict[str, list[Considerable]] = {}
+    for one in candidates:
+        by_role.setdefault(role_of(one), []).append(one)
+    return by_role
+
+
+def _rank_crowd(route: Route, given: Sequence[Considerable]) -> list[Ranking]:
+    try:
+        are_leaders = _LEADERS.issuperset({one.role for one in given})
+    except (AttributeError, TypeError):  # something else is among them
+        are_leaders = False
+    by_role = {"leader": given} if are_leaders else _by_role(_usable(given))
+    return [
+        rank_crowd(role, chosen_for(role, route), by_role[role])
+        for role in ROLES
+        if role in by_role
+    ]
+
+
+def _extended(
+    last: tuple[Round, ...], latest: tuple[Round, ...], route: Route | None
+) -> tuple[Round, ...]:
     """What was considered at a dispatch whose route is known better now."""
-    if last is None or route is None:
+    if not last or route is None:
         return latest or last
-    if latest is None:
-        return last._replace(route=route)
-    new = latest.roles - last.roles
-    return last._replace(
-        route=route,
-        entries=(*last.entries, *(entry for entry in latest.entries if role_of(entry[0]) in new)),
-        rankings=(*last.rankings, *(one for one in latest.rankings if one.role in new)),
-    )
-
-
-def _with(start: RequestStart, candidates: object) -> RequestStart:
-    changes: dict[str, Any] = {"candidates": candidates}
-    return msgspec.structs.replace(start, **changes)
+    roles = set[str]().union(*(noted.roles for noted in last))
+    new = [noted.without(roles) for noted in latest if noted.roles - roles]
+    return tuple(replace(noted, route=route) for noted in (*last, *new))

@@ -9,16 +9,12 @@ from typing import Final, NamedTuple, TypeAlias
 
 from otel_lifecycle.model import Candidate, Endpoint, LatencyPrediction, sanitize
 from otel_lifecycle.model.decision import ROLES
-from otel_lifecycle.model.endpoint import EndpointMetrics
-from otel_lifecycle.model.endpoint_state import Collected
 from otel_lifecycle.model.route import Route
-from otel_lifecycle.tracking.scheduling import ScoredTarget
+from otel_lifecycle.tracking.scheduling import NOBODY, ScoredTarget
 
 NO_SCORE: Final = -math.inf
 
-# A candidate with requests and tokens in flight on it, and what was collected and said of it.
 Considerable: TypeAlias = Candidate | ScoredTarget
-Entry: TypeAlias = tuple[Considerable, int, int, Collected | None, EndpointMetrics | None]
 
 
 class Ranking(NamedTuple):
@@ -27,7 +23,7 @@ class Ranking(NamedTuple):
     Attributes:
         role: The role.
         endpoint: The chosen endpoint.
-        entries: Different candidates, best first.
+        candidates: Different ones, best first.
         chosen: Index of the chosen one; None if it is not among them.
         rank: As `Pick.chosen_rank`.
         margin: As `Pick.margin`.
@@ -36,21 +32,23 @@ class Ranking(NamedTuple):
 
     role: str
     endpoint: Endpoint
-    entries: Sequence[Entry]
+    candidates: Sequence[Considerable]
     chosen: int | None
     rank: int | None
     margin: float | None
     regret_ms: float | None
 
     def first(self, limit: int) -> Ranking:
-        """The same with the first `limit` entries; the last is the chosen one if need be."""
-        entries, chosen = self.entries, self.chosen
+        """The same with the first `limit` of them; the last is the chosen one if need be."""
+        candidates, chosen = self.candidates, self.chosen
         if chosen is None or chosen < limit:
-            return self._replace(entries=entries[:limit])
-        return self._replace(entries=(*entries[: limit - 1], entries[chosen]), chosen=limit - 1)
+            return self._replace(candidates=candidates[:limit])
+        return self._replace(
+            candidates=(*candidates[: limit - 1], candidates[chosen]), chosen=limit - 1
+        )
 
 
-def ranked(role: str, endpoint: Endpoint, given: Iterable[Entry]) -> Ranking:
+def ranked(role: str, endpoint: Endpoint, given: Iterable[Considerable]) -> Ranking:
     """Ranks the candidates for a role; of one that is named twice the better score counts.
 
     Args:
@@ -58,23 +56,25 @@ def ranked(role: str, endpoint: Endpoint, given: Iterable[Entry]) -> Ranking:
         endpoint: The chosen endpoint.
         given: The candidates, in any order.
     """
-    different: dict[Hashable, tuple[float, Entry]] = {}
-    scored = [(score_of(entry[0]), entry) for entry in given]
+    different: dict[Hashable, tuple[float, Considerable]] = {}
+    scored = [(score_of(candidate), candidate) for candidate in given]
     for pair in sorted(scored, key=itemgetter(0), reverse=True):
-        different.setdefault(pair[1][0].endpoint.identity, pair)
+        identity = pair[1].endpoint.identity
+        if identity != NOBODY or isinstance(pair[1], Candidate):
+            different.setdefault(identity, pair)
     scores = [score for score, _ in different.values()]
-    entries = [entry for _, entry in different.values()]
+    candidates = [candidate for _, candidate in different.values()]
     chosen = rank = margin = regret_ms = None
     if endpoint.identity in different:
         score, mine = different[endpoint.identity]
-        chosen = entries.index(mine)
+        chosen = list(different).index(endpoint.identity)
         if score > NO_SCORE:
             rank = scores.index(score) + 1
             others = [*scores[:chosen][:1], *scores[chosen + 1 :][:1]]
             if others and others[0] > NO_SCORE:
                 margin = round(score - others[0], 9)
-        regret_ms = regret_of(role, mine[0], (entry[0] for entry in entries))
-    return Ranking(role, endpoint, entries, chosen, rank, margin, regret_ms)
+        regret_ms = regret_of(role, mine, candidates)
+    return Ranking(role, endpoint, candidates, chosen, rank, margin, regret_ms)
 
 
 def regret_of(role: str, chosen: Considerable, candidates: Iterable[Considerable]) -> float | None:

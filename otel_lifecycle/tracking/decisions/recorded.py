@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Final, cast
 
@@ -11,6 +11,7 @@ import msgspec
 from otel_lifecycle.model import Endpoint, LatencyPrediction, RequestStart, sanitize
 from otel_lifecycle.model.decision import (
     NOT_A_CANDIDATE,
+    ROLES,
     Decision,
     Pick,
     RecordedCandidate,
@@ -19,10 +20,11 @@ from otel_lifecycle.model.endpoint import EndpointMetrics, Load
 from otel_lifecycle.model.latency import is_prediction
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.model.timestamps import datetime_to_ns
-from otel_lifecycle.tracking.decisions.notes import Considered, DecisionNotes, Round
-from otel_lifecycle.tracking.decisions.ranking import Considerable, Entry, Ranking, role_of
+from otel_lifecycle.tracking.decisions.notes import Considered, DecisionNotes, Known, Round
+from otel_lifecycle.tracking.decisions.ranking import Considerable, Ranking, role_of
 
 _MAX_SCORES: Final = 16
+_UNKNOWN: Final = (None, 0, 0, None, None)
 
 
 def decide(record: LifecycleRecord, start: RequestStart) -> None:
@@ -35,16 +37,15 @@ def decide(record: LifecycleRecord, start: RequestStart) -> None:
     considered = start.candidates
     if not isinstance(considered, Considered):
         return
-    first, *later = considered.rounds
+    first, *later = considered.dispatches
     notes = considered.notes
-    if first is not None:
-        record.decision = _decision(first, notes)
+    record.decision = _decision(first, notes)
     if any(later):
         # Both lists are cut at their beginning.
         changes = list(record.rerouted)
-        for place, noted in enumerate(reversed(later), start=1):
-            if noted is not None and place <= len(changes):
-                decision = _decision(noted, notes)
+        for place, rounds in enumerate(reversed(later), start=1):
+            if place <= len(changes):
+                decision = _decision(rounds, notes)
                 changes[-place] = msgspec.structs.replace(changes[-place], decision=decision)
         record.rerouted = changes
 
@@ -54,13 +55,10 @@ def invalid_candidate_values(start: RequestStart) -> int:
     if not isinstance(start.candidates, Considered):
         return 0
     return sum(
-        _invalid(entry[0])
-        for noted in start.candidates.rounds
-        if noted is not None
-        for entry in (
-            *noted.entries,
-            *(entry for ranking in noted.rankings for entry in ranking.entries),
-        )
+        _invalid(candidate)
+        for rounds in start.candidates.dispatches
+        for noted in rounds
+        for candidate in noted.candidates
     )
 
 
@@ -73,20 +71,27 @@ def _invalid(candidate: Considerable) -> int:
     return lost + (not role_of(candidate))
 
 
-def _decision(noted: Round, notes: DecisionNotes) -> Decision:
-    rankings = noted.ranked()
-    reason = sanitize.text(noted.reason)
-    if not reason and any(ranking.chosen is None for ranking in rankings):
+def _decision(rounds: Sequence[Round], notes: DecisionNotes) -> Decision | msgspec.UnsetType:
+    if not any(noted.candidates for noted in rounds):
+        return msgspec.UNSET
+    ranked = [(ranking, noted) for noted in rounds for ranking in noted.ranked()]
+    reason = sanitize.text(rounds[0].reason)
+    if not reason and any(ranking.chosen is None for ranking, _ in ranked):
         reason = NOT_A_CANDIDATE
+    ranked.sort(key=lambda each: ROLES.index(each[0].role))
     return Decision(
-        reason, sanitize.count(noted.filtered), [_pick(one, noted, notes) for one in rankings]
+        reason, sanitize.count(rounds[0].filtered), [_pick(*each, notes) for each in ranked]
     )
 
 
 def _pick(ranking: Ranking, noted: Round, notes: DecisionNotes) -> Pick:
     limit = notes.limit if ranking.chosen is not None else notes.limit - 1
     oldest_ns = noted.at_ns - notes.stale_after_ns if notes.stale_after_ns else 0
-    candidates = [_recorded(entry, oldest_ns) for entry in ranking.first(limit).entries]
+    known = {each[0].endpoint.identity: each for each in noted.known}
+    candidates = [
+        _recorded(one, known.get(one.endpoint.identity), oldest_ns)
+        for one in ranking.first(limit).candidates
+    ]
     if ranking.chosen is None:
         candidates.append(_identified(ranking.endpoint))
     return Pick(ranking.role, ranking.rank, ranking.margin, ranking.regret_ms, candidates)
@@ -97,8 +102,8 @@ def _identified(endpoint: Endpoint) -> RecordedCandidate:
     return RecordedCandidate(sanitize.text(endpoint.id), name)
 
 
-def _recorded(entry: Entry, oldest_ns: int) -> RecordedCandidate:
-    candidate, requests, tokens, collected, said = entry
+def _recorded(candidate: Considerable, known: Known | None, oldest_ns: int) -> RecordedCandidate:
+    _, requests, tokens, collected, said = known or _UNKNOWN
     recorded = _identified(candidate.endpoint)
     recorded.score = sanitize.score(candidate.score)
     recorded.scores = _scores(candidate.scores)
