@@ -173,33 +173,35 @@ class DecisionNotes:
         return replace(new, candidates=candidates)
 
     def _round(self, start: RequestStart, given: Any, at_ns: int) -> Round | None:
-        route = start.route
+        route, states = start.route, self._states
         if route is None:
             return None
         rankings: Sequence[Ranking] = ()
         try:
-            given = tuple(given)
+            held = given = tuple(given)
             if len(given) > MOST_HELD:
                 rankings, given = _rank_crowd(route, given), ()
-            known = self._known(given or _held(rankings))
+                held = _held(rankings)
+            # To find an endpoint takes as long as to note the load of three or four.
+            found = [*states.values()] if len(states) <= 2 * len(held) else self._find(held)
         except Exception:  # a sequence of the router's own, that cannot be read
             return None
-        return Round(at_ns, route, start.decision_reason, start.filtered, known, given, rankings)
-
-    def _known(self, given: Sequence[object]) -> list[Known]:
-        states = self._states
-        # To find an endpoint takes three times as long as to note its load.
-        if len(states) <= 2 * len(given):
-            found = [*states.values()]
-        else:
-            looked = [
-                states.get(one.identity if isinstance(one, ScoredTarget) else one.endpoint.identity)
-                for one in _usable(given)
-            ]
-            found = [state for state in looked if state is not None]
-        return [
+        known = [
             (state, state.requests, state.tokens, state.collected, state.metrics) for state in found
         ]
+        return Round(at_ns, route, start.decision_reason, start.filtered, known, given, rankings)
+
+    def _find(self, given: Sequence[object]) -> list[EndpointState]:
+        get = self._states.get
+        found = [
+            get(one.endpoint.identity)
+            if isinstance(one, Candidate)
+            else get(one.identity)
+            if isinstance(one, ScoredTarget)
+            else None
+            for one in given
+        ]
+        return list(filter(None, found))
 
 
 def _is_collection(given: object) -> bool:
