@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from otel_lifecycle.analysis.page.endpoints import balances
 from otel_lifecycle.analysis.page.facts import Facts, Targets
 from otel_lifecycle.analysis.page.goals import goodput
 from otel_lifecycle.analysis.page.prefix_cache import from_cache
@@ -14,15 +15,6 @@ from otel_lifecycle.analysis.tables import Records
 _LATENCIES = """SELECT quantile_cont(waited_ms, [0.5, 0.95, 0.99]),
     quantile_cont(tpot_ms, [0.5, 0.95, 0.99]) FROM facts WHERE outcome = 'completed'"""
 _REGRET = "SELECT avg(decision_regret_ms[pick]) FROM facts"
-# An endpoint that was considered and never chosen counts too.
-_BUSIEST = """WITH known AS (
-    SELECT DISTINCT unnest(considered).name AS endpoint FROM facts
-    UNION SELECT prefilling FROM facts WHERE has_route
-), shares AS (
-    SELECT coalesce(sum(input), 0) AS tokens
-    FROM known LEFT JOIN carried ON carried.endpoint = known.endpoint AND role <> 'decode'
-    GROUP BY known.endpoint
-) SELECT max(tokens) / nullif(avg(tokens), 0) FROM shares"""
 
 
 class Measures(msgspec.Struct, frozen=True, rename="camel"):
@@ -61,12 +53,14 @@ def measure(records: Records, targets: Targets) -> Measures:
     facts = Facts(records, targets)
     unknown: list[Any] = [None] * 3
     ttft, tpot = facts.one(_LATENCIES)
-    (regret_ms,), (busiest,) = facts.one(_REGRET), facts.one(_BUSIEST)
+    (regret_ms,) = facts.one(_REGRET)
+    prefilling = [balance for balance in balances(facts) if balance.role != "decode"]
+    busiest = [balance.busiest for balance in prefilling if balance.busiest is not None]
     return Measures(
         goodput(facts).share if targets else None,
         *(ttft or unknown),
         *(tpot or unknown),
         cached=from_cache(facts),
-        busiest=busiest,
+        busiest=max(busiest, default=None),
         regret_ms=regret_ms,
     )
