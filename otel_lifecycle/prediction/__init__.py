@@ -1,8 +1,14 @@
 """Latency prediction: the protocol, llm-d's service, and shadow prediction for the record."""
 
-from otel_lifecycle.prediction.llm_d import LLMDPredictor
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from otel_lifecycle.prediction.llm_d_format import training_entries
 from otel_lifecycle.prediction.predictor import Predictor, predict_within, route_prediction
+
+if TYPE_CHECKING:
+    from otel_lifecycle.prediction.llm_d import LLMDPredictor
 
 __all__ = [
     "LLMDPredictor",
@@ -11,3 +17,12 @@ __all__ = [
     "route_prediction",
     "training_entries",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import the client of llm-d's service, which needs an extra, when it is asked for."""
+    if name == "LLMDPredictor":
+        from otel_lifecycle.prediction.llm_d import LLMDPredictor
+
+        return LLMDPredictor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from otel_lifecycle.config.prediction import PredictionConfig
 from otel_lifecycle.config.settings import missing_extra
 from otel_lifecycle.model import LatencyPrediction, Load
 from otel_lifecycle.model.features import PredictionInput, prediction_input
 from otel_lifecycle.model.record import LifecycleRecord
-from otel_lifecycle.prediction.llm_d import LLMDPredictor
 from otel_lifecycle.prediction.llm_d_format import training_entries
 from otel_lifecycle.prediction.predictor import Predictor, predict_within, route_prediction
 from otel_lifecycle.runtime.forks import repair_in_forked_child
 from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.runtime.loop_thread import LoopThread
 from otel_lifecycle.runtime.text import without_secrets
+
+if TYPE_CHECKING:
+    from otel_lifecycle.prediction.llm_d import LLMDPredictor
 
 _logger = get_logger(__name__)
 
@@ -72,6 +75,9 @@ class ShadowPrediction:
 
     Args:
         config: Settings.
+
+    Raises:
+        ConfigError: The settings name a service, and its client is not installed.
     """
 
     def __init__(self, config: PredictionConfig) -> None:
@@ -82,6 +88,7 @@ class ShadowPrediction:
         self._finished: deque[LifecycleRecord] = deque(maxlen=config.max_queue)
         self._work = asyncio.Event()
         self._problem = ""
+        self._client = _client(config)
         self._thread = LoopThread("otel-lifecycle-predict", self._run)
         repair_in_forked_child(self, ShadowPrediction._after_fork_in_child)
 
@@ -116,12 +123,12 @@ class ShadowPrediction:
         self._finished.clear()
 
     async def _run(self, stopped: asyncio.Event) -> None:
-        config = self._config
         self._work = asyncio.Event()
-        exchange = max(self._timeout, _EXCHANGE_SECONDS)
-        async with LLMDPredictor(config.url, config.training_url, exchange) as service:
-            tasks = [asyncio.create_task(self._teach(service))]
-            predictor = _load(config.model) if config.model else service
+        async with self._service() as service:
+            tasks: list[asyncio.Task[None]] = []
+            if service is not None:
+                tasks.append(asyncio.create_task(self._teach(service)))
+            predictor = _load(self._config.model) if self._config.model else service
             if predictor is None:
                 self._predicts = False
                 self._waiting.clear()
@@ -131,6 +138,12 @@ class ShadowPrediction:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _service(self) -> AbstractAsyncContextManager[LLMDPredictor | None]:
+        if self._client is None:
+            return nullcontext()
+        exchange = max(self._timeout, _EXCHANGE_SECONDS)
+        return self._client(self._config.url, self._config.training_url, exchange)
 
     async def _predict_all(self, predictor: Predictor) -> None:
         while True:
@@ -170,6 +183,18 @@ class ShadowPrediction:
                     _logger.warning("cannot send training data, dropping it: %s", problem)
                 else:
                     _logger.warning("training data is accepted again")
+
+
+def _client(config: PredictionConfig) -> type[LLMDPredictor] | None:
+    """Return the client of the service, if the settings name one."""
+    if not (config.url or config.training_url):
+        return None
+    try:
+        from otel_lifecycle.prediction.llm_d import LLMDPredictor  # needs an extra
+    except ImportError as error:
+        setting = "prediction.url" if config.url else "prediction.training_url"
+        raise missing_extra(setting, error) from error
+    return LLMDPredictor
 
 
 def _load(model: str) -> Predictor | None:

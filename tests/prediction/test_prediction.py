@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from otel_lifecycle import LatencyPrediction, RequestStart, Route
+from otel_lifecycle import ConfigError, LatencyPrediction, RequestStart, Route
 from otel_lifecycle.config.prediction import PredictionConfig
 from otel_lifecycle.model.features import PredictionInput, prediction_input
 from otel_lifecycle.model.latency import PredictionError
@@ -22,6 +23,7 @@ from otel_lifecycle.prediction import (
     training_entries,
 )
 from tests.conftest import Bench
+from tests.records.helpers import run_script
 from tests.routes import aggregated, disaggregated
 from tests.state.servers import Answer, Site, send
 from tests.waiting import eventually
@@ -186,6 +188,45 @@ def test_shadow(make_bench: Callable[..., Bench], service: Service) -> None:
         "llm_router.prediction.time_to_first_token.error": 0.05,
         "llm_router.prediction.time_per_output_token.error": -0.001,
     }
+
+
+@pytest.mark.parametrize(
+    ("setting", "config"),
+    [
+        ("url", PredictionConfig(url="http://127.0.0.1:9")),
+        ("training_url", PredictionConfig(training_url="http://127.0.0.1:9")),
+    ],
+)
+def test_without_the_client(
+    make_bench: Callable[..., Bench],
+    monkeypatch: pytest.MonkeyPatch,
+    setting: str,
+    config: PredictionConfig,
+) -> None:
+    """A service that cannot be asked is an error of its setting, which says what to install."""
+    monkeypatch.setitem(sys.modules, "otel_lifecycle.prediction.llm_d", None)
+
+    with pytest.raises(ConfigError, match=rf"prediction\.{setting}: .*'otel-lifecycle\[collect\]'"):
+        make_bench(prediction=config)
+
+
+def test_only_the_client_needs_aiohttp() -> None:
+    """The rest of the package does without it, and so does the export for llm-d."""
+    script = """
+import sys
+sys.modules["aiohttp"] = None
+from otel_lifecycle.analysis.exports.llm_d import write_llm_d
+from otel_lifecycle.prediction import predict_within, training_entries
+try:
+    from otel_lifecycle.prediction import LLMDPredictor
+except ModuleNotFoundError as error:
+    assert "aiohttp" in str(error)
+else:
+    raise AssertionError("there is a client")
+"""
+    process = run_script(script)
+
+    assert process.returncode == 0, process.stderr
 
 
 def test_active_is_left_alone(make_bench: Callable[..., Bench], service: Service) -> None:

@@ -47,7 +47,11 @@ def serve(bench: Bench, request_id: str = "request") -> None:
 def test_its_predictions_are_recorded(
     make_bench: Callable[..., Bench], trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """TTFT of the prefill and TPOT of the decode, as the model predicts from the record."""
+    """TTFT of the prefill and TPOT of the decode, as the model predicts from the record.
+
+    The client of a service is not needed.
+    """
+    monkeypatch.setitem(sys.modules, "otel_lifecycle.prediction.llm_d", None)
     monkeypatch.setenv("HOME", str(trained.parent))
     bench = make_bench(prediction=PredictionConfig(model=f"~/{trained.name}", timeout="60s"))
     start = RequestStart("request", disaggregated(), "m", 512, prefix_cache_score=0.42)
@@ -103,15 +107,13 @@ def test_a_model_that_cannot_be_used(
     assert told == [(LatencyPrediction(), "")] * 2
 
 
-@pytest.mark.parametrize("part", ["trained", "shadow"])  # without LightGBM, and without aiohttp
 def test_without_the_extra(
-    part: str,
     make_bench: Callable[..., Bench],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The line says what to install."""
-    monkeypatch.setitem(sys.modules, f"otel_lifecycle.prediction.{part}", None)
+    monkeypatch.setitem(sys.modules, "otel_lifecycle.prediction.trained", None)
     bench = make_bench(prediction=PredictionConfig(model="model.json"))
 
     serve(bench)
