@@ -307,8 +307,12 @@ class Lifecycle:
         if role is None:
             self.leases = []
 
-    def complete(self, completion: RequestCompletion, monotonic_ns: int) -> None:
-        """It has ended, and has given its load back: from now on its record stays the same."""
+    def complete(self, completion: RequestCompletion, monotonic_ns: int) -> Iterator[Told]:
+        """It has ended, and has given its load back: from now on its record stays the same.
+
+        Returns:
+            What is told of it, for the record file to take; the same one at each call.
+        """
         if self.handover is None:
             self.handover = iter((self.told,))
         if self.shadow is not None and self.shadow[0] is self._begun:
@@ -319,6 +323,7 @@ class Lifecycle:
         if isinstance(completion.legs, list):
             completion = msgspec.structs.replace(completion, legs=tuple(completion.legs))
         self.completion = completion
+        return self.handover
 
 
 class LifecycleOwner(Protocol):

@@ -359,18 +359,19 @@ class LifecycleRecorder:
             now: When, on the monotonic clock.
             again: Whether an earlier attempt was interrupted, at any point.
         """
-        lifecycle.complete(completion, now)
+        told = lifecycle.complete(completion, now)
         sink = self.store.sink
         # Before the span tells anybody that there is a record. But a writing process that sends
         # spans, too, is told by the end of the span whether to send this one.
-        if sink is not None and sink.handover is None and lifecycle.handover is not None:
-            sink.take(lifecycle.handover)
+        if sink is not None and sink.handover is None:
+            sink.take(told)
+            sink = None
         try:
             if lifecycle.span is not None:
                 lifecycle.spans.end(lifecycle.span, lifecycle, again=again)
         finally:
-            if sink is not None and sink.handover is not None and lifecycle.handover is not None:
-                sink.take(lifecycle.handover)
+            if sink is not None:
+                sink.take(told)
             if not lifecycle.measured:
                 lifecycle.measured = True
                 self._background.submit(self._measure, lifecycle.told)
