@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from importlib import import_module
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -71,7 +72,7 @@ class ShadowPrediction:
     """Requests predictions off the request's path, and sends finished requests for training.
 
     A prediction that arrives after the end of its request is dropped. Thread-safe; `predict` and
-    `learn` never wait.
+    `learn` never wait; making one takes a second if there is a model, to import LightGBM.
 
     Args:
         config: Settings.
@@ -89,6 +90,11 @@ class ShadowPrediction:
         self._work = asyncio.Event()
         self._problem = ""
         self._client = _client(config)
+        if config.model:
+            # Before any request, which would wait for the interpreter's lock. Not on a thread: a
+            # child forked in the middle of an import hangs when it imports the same modules.
+            with suppress(Exception):  # `_load` says why
+                import_module("otel_lifecycle.prediction.trained")
         self._thread = LoopThread("otel-lifecycle-predict", self._run)
         repair_in_forked_child(self, ShadowPrediction._after_fork_in_child)
 
@@ -200,7 +206,7 @@ def _client(config: PredictionConfig) -> type[LLMDPredictor] | None:
 def _load(model: str) -> Predictor | None:
     """Return the predictor of a model file; log why there is none."""
     try:
-        # An extra that takes a second to import, which no request may wait for.
+        # An extra that takes a second to import: `ShadowPrediction` has done it.
         from otel_lifecycle.prediction.trained import TrainedModel, TrainedPredictor
 
         return TrainedPredictor(TrainedModel.load(Path(model).expanduser()))

@@ -22,6 +22,7 @@ from tests.instrumentation.instrumented_process import (
     served_by_any_fastapi,
 )
 from tests.matchers import ANY_FLOAT, MEASURED
+from tests.records.helpers import run_script
 from tests.routes import disaggregated
 from tests.waiting import eventually
 
@@ -68,6 +69,25 @@ def test_its_predictions_are_recorded(
     expected = route_prediction(inputs, predictor.predict_now(inputs))
     assert None not in (expected.ttft_ms, expected.tpot_ms)
     assert (record.prediction, record.prediction_mode) == (expected, "shadow")
+
+
+def test_imports_before_the_first_request() -> None:
+    """No request waits for the import, and no thread imports while a server forks its workers."""
+    script = """
+import sys
+import threading
+from otel_lifecycle import RequestLifecycleTracker, TrackerConfig
+from otel_lifecycle.config.prediction import PredictionConfig
+
+config = TrackerConfig(prediction=PredictionConfig(model="model.json"))
+assert "lightgbm" not in sys.modules
+RequestLifecycleTracker(config)
+assert "lightgbm" in sys.modules
+assert "otel-lifecycle-predict" not in {thread.name for thread in threading.enumerate()}
+"""
+    process = run_script(script)
+
+    assert process.returncode == 0, process.stderr
 
 
 def garbage(path: Path) -> None:
