@@ -19,9 +19,9 @@ from otel_lifecycle.telemetry.otlp.span import (
     SPAN_KEYS,
     encode_event,
     encode_links,
-    encode_status,
     encode_trace_state,
     join,
+    join_span,
 )
 from otel_lifecycle.telemetry.otlp.wire import SMALL, Texts, int64, pack_double
 from otel_lifecycle.telemetry.setters.record import (
@@ -87,25 +87,13 @@ def encode_recorded(span: ReadableSpan, recorded: Recorded) -> bytes:
         ValueError: It has no context, or half a character in its name.
     """
     record, at = recorded.record, recorded.at
-    context, parent = span.context, span.parent
-    if context is None:
-        raise ValueError("has no context")
-    return join(
-        context.trace_id.to_bytes(16, "big"),
-        context.span_id.to_bytes(8, "big"),
-        encode_trace_state(context.trace_state),
-        None if parent is None else parent.span_id.to_bytes(8, "big"),
-        parent is not None and parent.is_remote,
-        span.name,
-        span.kind.value,
-        span.start_time or 0,
-        span.end_time or 0,
+    return join_span(
+        span,
         (
             *_attribute_fields(record, at, recorded.details, recorded.views),
             *_event_fields(record, at),
             *encode_links(span),
         ),
-        encode_status(span.status),
     )
 
 

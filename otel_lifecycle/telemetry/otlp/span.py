@@ -49,23 +49,7 @@ def encode_span(span: ReadableSpan) -> bytes:
     ]
     fields.append(_count(b"\x60", span.dropped_events))
     fields += encode_links(span)
-    context = span.context
-    if context is None:
-        raise ValueError("has no context")
-    parent = span.parent
-    return join(
-        context.trace_id.to_bytes(16, "big"),
-        context.span_id.to_bytes(8, "big"),
-        encode_trace_state(context.trace_state),
-        None if parent is None else parent.span_id.to_bytes(8, "big"),
-        parent is not None and parent.is_remote,
-        span.name,
-        span.kind.value,
-        span.start_time or 0,
-        span.end_time or 0,
-        fields,
-        encode_status(span.status),
-    )
+    return join_span(span, fields)
 
 
 def join(
@@ -96,6 +80,30 @@ def join(
             b"\x85\x01",
             _REMOTE if parent_is_remote else _LOCAL,
         )
+    )
+
+
+def join_span(span: ReadableSpan, fields: Iterable[bytes]) -> bytes:
+    """Return the message of a span; its `fields` are encoded already.
+
+    Raises:
+        ValueError: It has no context, or half a character in its name.
+    """
+    context, parent = span.context, span.parent
+    if context is None:
+        raise ValueError("has no context")
+    return join(
+        context.trace_id.to_bytes(16, "big"),
+        context.span_id.to_bytes(8, "big"),
+        encode_trace_state(context.trace_state),
+        None if parent is None else parent.span_id.to_bytes(8, "big"),
+        parent is not None and parent.is_remote,
+        span.name,
+        span.kind.value,
+        span.start_time or 0,
+        span.end_time or 0,
+        fields,
+        encode_status(span.status),
     )
 
 
