@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from types import TracebackType
 
 import msgspec
 
@@ -13,7 +11,8 @@ from otel_lifecycle.observation.picker.log import SavedLog
 from otel_lifecycle.observation.picker.spans import SavedTrace
 from otel_lifecycle.records import FilePosition
 from otel_lifecycle.records.names import absolute
-from otel_lifecycle.runtime.files import lock_beside, read_file, replace_file
+from otel_lifecycle.runtime.files import read_file
+from otel_lifecycle.runtime.locked_file import LockedFile
 
 _VERSION = 1
 
@@ -50,7 +49,7 @@ class _Content(msgspec.Struct, forbid_unknown_fields=True):
     progress: Progress
 
 
-class ProgressFile:
+class ProgressFile(LockedFile):
     """The file that `Progress` is kept in; a context manager. Not thread-safe.
 
     It is replaced as a whole, once the new version is on disk. Only one process at a time can use
@@ -65,9 +64,8 @@ class ProgressFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path: Path = absolute(path)
         try:
-            self._lock = lock_beside(self.path)
+            super().__init__(absolute(path))
         except BlockingIOError as error:
             raise ProgressError(f"{self.path}: another process observes with it") from error
 
@@ -100,19 +98,4 @@ class ProgressFile:
         Raises:
             OSError: It cannot be written; the former progress stays saved.
         """
-        replace_file(self.path, msgspec.json.encode(_Content(_VERSION, progress)) + b"\n")
-
-    def close(self) -> None:
-        """Release the lock."""
-        os.close(self._lock)
-
-    def __enter__(self) -> ProgressFile:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+        self.replace(msgspec.json.encode(_Content(_VERSION, progress)) + b"\n")

@@ -1,13 +1,9 @@
-"""Reads files that a user names, without blocking on pipes and devices, and replaces our own."""
+"""Reads files that a user names, without blocking on pipes and devices."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import stat
-
-_CAREFULLY = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
@@ -37,43 +33,3 @@ def check_file(path: str | os.PathLike[str]) -> None:
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(f"{os.fspath(path)} is not a regular file")
-
-
-def lock_beside(path: str | os.PathLike[str]) -> int:
-    """Lock `{path}.lock` for this process; return its descriptor, whose closing unlocks it.
-
-    Raises:
-        BlockingIOError: Another process has locked it.
-        FileNotFoundError: There is no folder; the error names `path`, which a user knows.
-        OSError: It cannot be created or locked.
-    """
-    path = os.fspath(path)
-    try:
-        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | _CAREFULLY, 0o600)
-    except FileNotFoundError as error:
-        reason = f"there is no folder {os.path.dirname(path)}"
-        raise FileNotFoundError(error.errno, reason, path) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise
-    return lock
-
-
-def replace_file(path: str | os.PathLike[str], content: bytes) -> None:
-    """Replace a file as a whole, once the new version is on disk.
-
-    Raises:
-        OSError: It cannot be written; the previous version stays.
-    """
-    new = f"{os.fspath(path)}.tmp"
-    # Left by a killed process, or a link planted to have another file overwritten.
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(new)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CAREFULLY, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
-    os.replace(new, path)

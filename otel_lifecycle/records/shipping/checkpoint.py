@@ -6,13 +6,12 @@ import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 
 import msgspec
 
 from otel_lifecycle.records import Position
 from otel_lifecycle.records.names import absolute
-from otel_lifecycle.runtime.files import lock_beside, replace_file
+from otel_lifecycle.runtime.locked_file import LockedFile
 
 _VERSION = 1
 
@@ -26,7 +25,7 @@ class _Content(msgspec.Struct, forbid_unknown_fields=True):
     position: msgspec.Raw
 
 
-class Checkpoint:
+class Checkpoint(LockedFile):
     """A file with the position up to which records were shipped; a context manager.
 
     It is replaced as a whole, once the new version is on disk. Only one process at a time can use
@@ -41,11 +40,10 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = absolute(path)
         try:
-            self._lock = lock_beside(self._path)
+            super().__init__(absolute(path))
         except BlockingIOError as error:
-            raise CheckpointError(f"{self._path}: another process ships with it") from error
+            raise CheckpointError(f"{self.path}: another process ships with it") from error
 
     def load(self, paths: Iterable[str | os.PathLike[str]]) -> Position:
         """Return the saved position; the oldest record if nothing was saved.
@@ -58,9 +56,9 @@ class Checkpoint:
             OSError: It cannot be read.
         """
         try:
-            if not stat.S_ISREG(os.stat(self._path).st_mode):  # reading a pipe would block
-                raise CheckpointError(f"{self._path}: not a checkpoint: not a regular file")
-            text = self._path.read_bytes()
+            if not stat.S_ISREG(os.stat(self.path).st_mode):  # reading a pipe would block
+                raise CheckpointError(f"{self.path}: not a checkpoint: not a regular file")
+            text = self.path.read_bytes()
         except FileNotFoundError:
             return Position()
         try:
@@ -69,12 +67,12 @@ class Checkpoint:
                 raise ValueError(f"its version is {content.version}, not {_VERSION}")
             position = Position.from_json(bytes(content.position))
         except ValueError as error:
-            raise CheckpointError(f"{self._path}: not a checkpoint: {error}") from error
+            raise CheckpointError(f"{self.path}: not a checkpoint: {error}") from error
         given = set(map(absolute, paths))
         for name in position.files:
             if Path(name) not in given and Path(name).parent not in given:
                 raise CheckpointError(
-                    f"{self._path}: the checkpoint covers {name}, which is not among the paths"
+                    f"{self.path}: the checkpoint covers {name}, which is not among the paths"
                 )
         return position
 
@@ -85,19 +83,4 @@ class Checkpoint:
             OSError: It cannot be written; the previous position stays saved.
         """
         content = _Content(_VERSION, msgspec.Raw(position.to_json()))
-        replace_file(self._path, msgspec.json.encode(content) + b"\n")
-
-    def close(self) -> None:
-        """Release the lock."""
-        os.close(self._lock)
-
-    def __enter__(self) -> Checkpoint:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+        self.replace(msgspec.json.encode(content) + b"\n")
