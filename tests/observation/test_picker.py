@@ -152,6 +152,21 @@ def test_unknown_names() -> None:
     assert found["Z-pd1"].policy == POLICY
 
 
+@pytest.mark.parametrize(("number", "candidates"), [(None, 3), (0, 3), (7, 14)])
+def test_only_the_best_have_names(number: int | None, candidates: int) -> None:
+    """Of many candidates a span names the best: how many there were is what it says, or those."""
+    key = "llm_d.epp.picker.candidate_endpoints"
+    changed = spans()
+    for each in changed:
+        if each["attrs"].pop(key, None) is not None and number is not None:
+            each["attrs"][key] = number
+
+    record = decided(None, traced(changed), endpoints=NAMED)["Z-pd1"]
+
+    assert record.candidates == candidates
+    assert [each["role"] for each in facts(record)["decision"]["picks"]] == ["prefill", "decode"]
+
+
 def test_envoy_alone() -> None:
     """The picker's weighted scores in Envoy's log are a decision as well."""
     joined = Joined().take(OBSERVED.read_bytes().splitlines())

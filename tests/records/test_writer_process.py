@@ -315,6 +315,7 @@ def test_spans_wait_for_the_collector(
     waiting.close(PATIENCE_SECONDS)
     assert collector.request_ids == [ids[0], *ids[-5:]]
     assert any("14 spans were dropped" in line for line in told)
+    assert waiting.poll(1).problems == []  # told of once
     assert {span["resource"]["zone"] for span in collector.spans} == {"a"}
 
 
