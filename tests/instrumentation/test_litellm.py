@@ -184,7 +184,7 @@ def test_labels_of_hostile_arguments(tmp_path: Path, double: Any) -> None:
         def get(self, *_: Any) -> Any:
             raise RuntimeError("not for you")
 
-    settings = "user=body:user,user=body:metadata.user;plain"
+    settings = "user=body:user,user=body:metadata.user;plain,deep=body:metadata.user.name;plain"
     program = Program(tmp_path / "records.jsonl", double, labels=settings)
     try:
         router = program.router(program.add_engine("engine").url)

@@ -257,9 +257,13 @@ def test_service_that_does_not_answer(
     assert (record.prediction, record.prediction_mode) == (LatencyPrediction(), "")
 
 
-def test_teaches(make_bench: Callable[..., Bench], service: Service) -> None:
-    """Finished streams are sent as training data: TTFT of the prefill, TPOT of the decode."""
-    bench = make_bench(prediction=PredictionConfig(training_url=service.url))
+@pytest.mark.parametrize("model", ["", "missing.json"])
+def test_teaches(make_bench: Callable[..., Bench], service: Service, model: str) -> None:
+    """Finished streams are sent as training data: TTFT of the prefill, TPOT of the decode.
+
+    A model that cannot be used changes nothing.
+    """
+    bench = make_bench(prediction=PredictionConfig(model=model, training_url=service.url))
 
     track(bench, None, start(disaggregated()))
     with bench.tracker.track(start(aggregated())) as failed:
