@@ -26,7 +26,7 @@ REPOSITORY = "https://github.com/otel-lifecycle/otel-lifecycle/blob/main/"
 # The folders and modules that need an extra.
 NEEDS = {
     "ml": ("prediction/trained/", "cli/prediction/train.py", "cli/prediction/predict.py"),
-    "collect": ("state/fetch.py", "prediction/"),
+    "collect": ("state/fetch.py", "prediction/llm_d.py"),
     "table": (
         "analysis/tables/",
         "analysis/exports/",
