@@ -26,3 +26,8 @@ def __getattr__(name: str) -> object:
 
         return LLMDPredictor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List it all the same, for a prompt and for the documentation."""
+    return __all__
