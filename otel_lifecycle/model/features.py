@@ -116,6 +116,8 @@ def missing_request_features(
         score: The cleaned score.
     """
     missing: list[MissingFeature] = []
+    if tokens is not None and score is not None:
+        return missing
     for role in roles:
         pod_type = POD_TYPES[role]
         if tokens is None:
@@ -158,9 +160,10 @@ def prediction_input(
         snapshot.prefill_tokens,
     )
     for entry in missing:
-        field = _FIELDS.get(entry.feature)
-        if field is not None and entry.pod_type == pod_type:
-            setattr(result, field, None)
+        if entry.pod_type == pod_type:
+            field = _FIELDS.get(entry.feature)
+            if field is not None:
+                setattr(result, field, None)
     return result
 
 

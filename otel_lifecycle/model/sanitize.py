@@ -51,11 +51,6 @@ def text(value: object) -> str:
     return value.encode("utf-8", "backslashreplace").decode("utf-8")[:MAX_TEXT_LENGTH]
 
 
-def texts(*values: object) -> tuple[str, ...]:
-    """Return the `text` of each value."""
-    return tuple(map(text, values))
-
-
 def trace_state(header: str) -> str:
     """Return a `tracestate` header within the bounds of W3C Trace Context, or empty text.
 
@@ -78,11 +73,6 @@ def count(value: object) -> int | None:
     if number is None or not number.is_integer():
         return None
     return int(number) if 0 <= number <= MAX_COUNT else None
-
-
-def counts(*values: object) -> tuple[int | None, ...]:
-    """Return the `count` of each value."""
-    return tuple(map(count, values))
 
 
 def fraction(value: object) -> float | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import NamedTuple
+
+import msgspec
 
 from otel_lifecycle.model import RequestStart, sanitize
 from otel_lifecycle.model.fields import MAX_MILLISECONDS
@@ -14,7 +15,7 @@ from otel_lifecycle.runtime.logs import get_logger
 _logger = get_logger(__name__)
 
 
-class Timing(NamedTuple):
+class Timing(msgspec.Struct, frozen=True, gc=False):
     """When a request was sent on, and how long it had waited.
 
     Attributes:

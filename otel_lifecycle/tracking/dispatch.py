@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -64,6 +64,10 @@ _MAX_LEGS = 256
 _END_OF_TIME_NS = 1 << 63
 _LEG_ROLES = {role.value: role for role in LegRole}
 _LEG_OUTCOMES = {outcome.value: outcome for outcome in LegOutcome}
+_PREFILL_TOKENS_MISSING = {
+    role: MissingFeature(pod_type, "prefillTokens", MissingReason.INFLIGHT_MISSING)
+    for role, pod_type in POD_TYPES.items()
+}
 _SOURCES = {source.value: source for source in InputTokenSource}
 
 
@@ -80,7 +84,7 @@ def is_trackable(start: object) -> bool:
     )
 
 
-class Dispatch(NamedTuple):
+class Dispatch(msgspec.Struct, frozen=True):
     """A request as it is sent to the endpoints of one route.
 
     Attributes:
@@ -108,6 +112,9 @@ class Dispatch(NamedTuple):
     @property
     def counted_ids(self) -> list[str]:
         """The endpoints that carry its load."""
+        if self.counted is _LEADER:
+            assert self.leader is not None
+            return [self.leader.id]
         return [getattr(self, role).id for role in self.counted]
 
 
@@ -125,7 +132,7 @@ def dispatch(start: RequestStart, look: Callable[..., list[EndpointView]], at_ns
     # Each looked at once: what is collected may be replaced at any moment.
     if route.prefill is None or route.decode is None:
         (leader,) = look(route.leader, model=start.model)
-        if route.is_prefill_alone:
+        if route.prefill is not None and route.is_prefill_alone:
             return Dispatch(start, at_ns, _PREFILL, leader, leader)
         return Dispatch(start, at_ns, _LEADER, leader)
     leader, prefill, decode = look(route.leader, route.prefill, route.decode, model=start.model)
@@ -167,7 +174,7 @@ def begin_record(lifecycle: Lifecycle) -> LifecycleRecord:
         policy=used.policy,
         engine_request_id=used.engine_request_id,
         attempt=used.attempt,
-        rerouted=list(lifecycle.rerouted),
+        rerouted=[*lifecycle.rerouted],
         prefix_cache_score=score,
         prediction=prediction,
         prediction_mode="" if prediction is NO_PREDICTION else latency.prediction_mode(prediction),
@@ -248,10 +255,9 @@ def complete_record(
         record.first_byte_at = format_timestamp(lifecycle.started_ns + lifecycle.first_byte_ns)
     if first_chunk_ns is not None:
         record.first_chunk_at = format_timestamp(lifecycle.started_ns + first_chunk_ns)
-    reported, record.output_length, record.cached_tokens = sanitize.counts(
-        completion.input_tokens, completion.output_tokens, completion.cached_tokens
-    )
-    _set_reported_length(record, reported)
+    record.output_length = sanitize.count(completion.output_tokens)
+    record.cached_tokens = sanitize.count(completion.cached_tokens)
+    _set_reported_length(record, sanitize.count(completion.input_tokens))
     if completion.finish_reason:
         word = sanitize.text(completion.finish_reason)
         record.finish_reason, record.engine_finish_reason = finish_reason(word), word or None
@@ -259,14 +265,17 @@ def complete_record(
             record.finish_reason = FinishReason.TOOL_CALLS
     if isinstance(completion.served_endpoint, Endpoint):
         record.served_endpoint = sanitize.text(completion.served_endpoint.id) or None
-    record.legs = _legs(completion.legs)
+    if completion.legs:
+        record.legs = _legs(completion.legs)
     start = lifecycle.dispatch.start
-    decide(record, start)
+    if start.candidates is not None:
+        decide(record, start)
     if isinstance(start.prompt, Prompt):
         record.prompt_blocks = start.prompt.blocks() or msgspec.UNSET
     if record.selected_route is not None:
         record.dispatch_inflight = lifecycle.dispatch_load
-    record.endpoint_deleted = list(lifecycle.deleted_roles)
+    if lifecycle.deleted_roles:
+        record.endpoint_deleted = list(lifecycle.deleted_roles)
     if record.outcome in ERRORS:
         record.error = ErrorInfo(sanitize.text(completion.error_type) or "_OTHER")
     predicted = lifecycle.predicted
@@ -276,25 +285,22 @@ def complete_record(
     record.actual = latency.actual_latency(e2e_ns, first_chunk_ns, record.output_length)
     if record.selected_route is not None and waited_ns is not None:
         record.actual.queue_ms = waited_ns / 1e6
-    slo = lifecycle.dispatch.start.slo
-    if slo is not None:
-        record.slo = judge_slo(slo, record.outcome, record.actual)
+    if start.slo is not None:
+        record.slo = judge_slo(start.slo, record.outcome, record.actual)
     route = record.selected_route
     if route is not None and route.prefill is not None and completion.prefill_ms is not None:
         record.actual.prefill_ms = sanitize.milliseconds(completion.prefill_ms)
     if record.prediction is not NO_PREDICTION:
         record.prediction_error = latency.prediction_error(record.actual, record.prediction)
     inputs: list[PredictionInput] = []
-    loads, left = lifecycle.role_loads, lifecycle.role_prefill_tokens
-    for role, load in loads.items():
-        snapshot: EndpointSnapshot = getattr(record.selected_route, role)
+    counted, left = lifecycle.dispatch.counted, lifecycle.prefill_tokens
+    for place, (role, load) in enumerate(zip(counted, lifecycle.loads, strict=False)):
+        snapshot: EndpointSnapshot = getattr(route, role)
         snapshot.inflight = load
-        snapshot.prefill_tokens = left.get(role)
-        if snapshot.prefill_tokens is None:
-            record.missing_feature_reasons = [
-                *record.missing_feature_reasons,
-                MissingFeature(POD_TYPES[role], "prefillTokens", MissingReason.INFLIGHT_MISSING),
-            ]
+        if left:
+            snapshot.prefill_tokens = left[place]
+        else:
+            record.missing_feature_reasons.append(_PREFILL_TOKENS_MISSING[role])
         inputs.append(
             prediction_input(
                 role,
@@ -305,8 +311,9 @@ def complete_record(
             )
         )
     record.prediction_inputs = inputs
-    if route is not None and route.decode is not None and "decode" not in loads:
-        route.decode.inflight = loads.get("prefill")  # one endpoint does both
+    if route is not None and route.decode is not None and "decode" not in counted:
+        # One endpoint does both.
+        route.decode.inflight = None if route.prefill is None else route.prefill.inflight
 
 
 def _legs(given: object) -> tuple[RecordedLeg, ...] | msgspec.UnsetType:
@@ -358,6 +365,8 @@ def _is_endpoint(entry: object) -> bool:
 def _source(given: object, tokens: int | None) -> InputTokenSource:
     if tokens is None:
         return InputTokenSource.UNKNOWN
+    if type(given) is InputTokenSource:
+        return InputTokenSource.REPORTED if given is InputTokenSource.UNKNOWN else given
     if isinstance(given, Enum):
         given = given.value
     source = _SOURCES.get(cast("str", given) or "", InputTokenSource.REPORTED)
@@ -366,7 +375,10 @@ def _source(given: object, tokens: int | None) -> InputTokenSource:
 
 def outcome_of(completion: RequestCompletion) -> Outcome:
     """How a request ended; an end that is none is an error."""
+    outcome = completion.outcome
+    if type(outcome) is Outcome:
+        return outcome
     try:
-        return Outcome(completion.outcome)
+        return Outcome(outcome)
     except ValueError:
         return Outcome.ERROR

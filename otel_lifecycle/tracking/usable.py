@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from operator import is_
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from otel_lifecycle.model import LatencyPrediction, RequestStart, sanitize
 from otel_lifecycle.tracking.decisions import Considered
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 NO_PREDICTION: Final = LatencyPrediction()
 
 
-class Usable(NamedTuple):
+class Usable(msgspec.Struct, frozen=True, gc=False):
     """What a record keeps of what a router says of a request, under the same names."""
 
     request_id: str
@@ -33,29 +35,21 @@ class Usable(NamedTuple):
 def usable(start: RequestStart) -> Usable:
     """Makes safe what a router says of a request."""
     given = start.candidates
-    tokens, candidates, attempt = sanitize.counts(
-        start.input_tokens, len(given) if isinstance(given, Considered) else given, start.attempt
-    )
-    request_id, model, operation, provider, policy, engine_request_id = sanitize.texts(
-        start.request_id,
-        start.model,
-        start.operation,
-        start.provider,
-        start.policy,
-        start.engine_request_id,
-    )
+    text, count = sanitize.text, sanitize.count
+    engine_request_id, attempt = start.engine_request_id, start.attempt
+    score, prediction = start.prefix_cache_score, start.prediction
     return Usable(
-        request_id,
-        model,
-        operation,
-        provider,
-        policy,
-        engine_request_id or None,
-        tokens,
-        candidates,
-        max(1, attempt or 1),
-        sanitize.fraction(start.prefix_cache_score),
-        clean_prediction(start.prediction),
+        text(start.request_id),
+        text(start.model),
+        text(start.operation),
+        text(start.provider),
+        text(start.policy),
+        None if engine_request_id is None else text(engine_request_id) or None,
+        count(start.input_tokens),
+        None if given is None else count(len(given) if isinstance(given, Considered) else given),
+        1 if attempt == 1 else max(1, count(attempt) or 1),
+        None if score is None else sanitize.fraction(score),
+        NO_PREDICTION if prediction is None else clean_prediction(prediction),
     )
 
 
