@@ -112,17 +112,15 @@ class Observer:
         read = source.poll()
         for problem in read.problems:
             self._report(problem)
+        take = self._joiner.take
         for number, line in enumerate(read.lines, read.first):
-            self._take(line, f"{read.path}:{number}")
+            try:
+                if line is None:
+                    raise ValueError(f"longer than {LONGEST_LINE} bytes")
+                take(parse_entry(line))
+            except ValueError as error:
+                self._report(f"{read.path}:{number}: {error}")
         return read.caught_up
-
-    def _take(self, line: bytes | None, place: str) -> None:
-        try:
-            if line is None:
-                raise ValueError(f"longer than {LONGEST_LINE} bytes")
-            self._joiner.take(parse_entry(line))
-        except ValueError as error:
-            self._report(f"{place}: {error}")
 
     def _report(self, problem: str) -> None:
         self.problems += 1

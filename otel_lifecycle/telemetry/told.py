@@ -109,6 +109,10 @@ class Told:
                 self._request = None
         return ended
 
+    def let_go(self) -> None:
+        """Forget the request, whose record was made elsewhere: each keeps the other else."""
+        self._request = None
+
     def recorded(self) -> Recorded | None:
         """What attributes and events of the span are made of; None while it is in flight."""
         ended = self.ended()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import msgspec
 
@@ -21,7 +21,6 @@ from otel_lifecycle.observation.picker.picker import Asked, Picker
 from otel_lifecycle.observation.picker.told import MOST_CANDIDATES, Considered, Told
 from otel_lifecycle.tracking.decisions import Considered as Noted
 from otel_lifecycle.tracking.decisions import DecisionNotes
-from otel_lifecycle.tracking.dispatch import Dispatch
 from otel_lifecycle.tracking.lifecycle import Lifecycle
 from otel_lifecycle.tracking.store import LifecycleStore
 
@@ -30,7 +29,7 @@ _NOTHING = Deciding()
 _END_OF_TIME_NS = 1 << 63
 
 
-class Settled(NamedTuple):
+class Settled(msgspec.Struct, frozen=True):
     """A decision as far as it is known at the end of a request.
 
     Attributes:
@@ -40,9 +39,9 @@ class Settled(NamedTuple):
             that moment is not.
     """
 
-    known: Deciding = _NOTHING
-    considered: int | None = None
-    is_late: bool = False
+    known: Deciding
+    considered: int | None
+    is_late: bool
 
 
 class Decisions:
@@ -91,12 +90,16 @@ class Decisions:
             return start
         return self._notes.take(_with(start, candidates=known.candidates), at_ns)
 
-    def settle(self, lifecycle: Lifecycle, end: Entry, told: Sequence[Told]) -> Settled:
-        """Complete the start of a request that has ended by what is known of its decision."""
+    def settle(self, lifecycle: Lifecycle, end: Entry, told: Sequence[Told]) -> Settled | None:
+        """Complete the start of a request that has ended by what is known of its decision.
+
+        Returns:
+            What is known of it; None if that is nothing.
+        """
         start = lifecycle.dispatch.start
         route = start.route
-        if route is None:
-            return Settled()
+        if route is None or not (told or end.lb):
+            return None
         known = self._deciding(told, route) if told else _NOTHING
         is_late = not isinstance(start.candidates, Noted)
         scores = (end.lb or {}).get(_SCORES)
@@ -116,7 +119,7 @@ class Decisions:
         if is_late and candidates:
             start = _with(start, candidates=candidates)
             start = self._late_notes.take(start, lifecycle.started_ns)
-        lifecycle.dispatch = Dispatch(start, *lifecycle.dispatch[1:])
+        lifecycle.dispatch = msgspec.structs.replace(lifecycle.dispatch, start=start)
         return Settled(known, considered, is_late)
 
     def _deciding(self, told: Sequence[Told], route: Route) -> Deciding:

@@ -132,13 +132,13 @@ def parse_entry(line: bytes) -> Entry:
         ValueError: The line is no entry; the text gives the reason.
     """
     try:
-        entry = _read(line)
-    except RecursionError as error:
-        raise ValueError(str(error)) from error
+        entry = _decode(line)
+    except (msgspec.ValidationError, RecursionError):
+        entry = _salvage(line)
     if entry.type not in TYPES:
         raise ValueError(f"type is not one of {', '.join(sorted(TYPES))}")
-    version = known(entry.v)
-    if version and version != VERSION:
+    version = entry.v
+    if version is not None and version != VERSION and known(version):
         raise ValueError(f"v is {version[:20]!r}, and this version reads {VERSION!r}")
     return entry
 
@@ -150,7 +150,7 @@ def unix_ns(moment: str) -> int:
         ValueError: The text is none, or is before 1970 or after 2262.
     """
     if len(moment) == 17 and moment[10] == ".":  # as the presets write it
-        digits = moment[:10] + moment[11:]
+        digits = moment.replace(".", "", 1)
         if digits.isdecimal():
             return int(digits) * 1_000
     seconds, _, fraction = moment.partition(".")
@@ -162,7 +162,7 @@ def unix_ns(moment: str) -> int:
 
 def known(text: str | None) -> str:
     """Return a text of an entry; empty: unknown."""
-    return "" if text is None or text in UNKNOWN else text
+    return "" if text is None or text == "-" else text
 
 
 def selected(entry: Entry) -> str:
@@ -177,16 +177,12 @@ def selected(entry: Entry) -> str:
     return told or known(entry.up)
 
 
-def _read(line: bytes) -> Entry:
-    try:
-        return _decode(line)
-    except msgspec.ValidationError:
-        return _salvage(line)
-
-
 def _salvage(line: bytes) -> Entry:
     """Read an entry some fields of which are not what they should be."""
-    values: object = msgspec.json.decode(line)
+    try:
+        values: object = msgspec.json.decode(line)
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
     if not isinstance(values, dict):
         raise ValueError("is not a JSON object")
     entry = _keep_valid(Entry, cast("dict[Any, Any]", values))

@@ -8,6 +8,7 @@ endpoints while requests are in flight, and of attempts that failed.
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -107,7 +108,8 @@ class Joiner:
         self._open: dict[str, Observed] = {}  # the oldest first
         self._by_id: dict[str, dict[str, Observed]] = {}
         self._held: dict[str, Observed] = {}  # ended, but not all attempts are known
-        self._ended: dict[str, None] = {}
+        # A dictionary would look for its first key among all that were deleted before it.
+        self._ended: OrderedDict[str, None] = OrderedDict()
         self._orphans: dict[str, list[_Orphan]] = {}  # attempts of requests not seen yet, by id
         self._newest_ns = 0
         self._tells_attempts = False
@@ -132,18 +134,18 @@ class Joiner:
         Raises:
             ValueError: A value that is needed is invalid; the entry is left out.
         """
-        arrived_ns = unix_ns(entry.t)
+        arrived_ns, kind = unix_ns(entry.t), entry.type
         self._newest_ns = arrived_ns
         self.counts.entries += 1
         headers, entry.headers = entry.headers, None  # neither kept nor saved
         if not known(entry.rid):
-            self.counts.without_id += entry.type == END
-        elif entry.type in (READY, UPSTREAM_END):
+            self.counts.without_id += kind == END
+        elif kind in (READY, UPSTREAM_END):
             self._tells_attempts = True
             self._attempt(entry, arrived_ns)
         elif not self._is_inference(entry):
-            self.counts.not_inference += entry.type == END
-        elif entry.type == START:
+            self.counts.not_inference += kind == END
+        elif kind == START:
             self._begin(entry, arrived_ns)
         else:
             self._end(entry, arrived_ns, headers)
@@ -210,7 +212,7 @@ class Joiner:
     def restore(self, saved: list[SavedRequest]) -> None:
         """Continue with requests that were in flight."""
         for each in saved:
-            request = self._add(each.entry, unix_ns(each.entry.t))
+            request = self._add(_key(each.entry), each.entry, unix_ns(each.entry.t))
             request.attempts = each.attempts
             request.labels, request.slo = each.labels, each.slo
             if each.dispatch is not None:
@@ -230,12 +232,16 @@ class Joiner:
         if key in self._open or key in self._ended:
             self.counts.late += 1
         else:
-            self._add(entry, arrived_ns)
+            self._add(key, entry, arrived_ns)
 
-    def _add(self, entry: Entry, arrived_ns: int) -> Observed:
-        request = Observed(_key(entry), entry, arrived_ns, self._monotonic())
-        self._open[request.key] = request
-        self._by_id.setdefault(request.request_id, {})[request.key] = request
+    def _add(self, key: str, entry: Entry, arrived_ns: int) -> Observed:
+        request = Observed(key, entry, arrived_ns, self._monotonic())
+        self._open[key] = request
+        alike = self._by_id.get(request.request_id)
+        if alike is None:
+            self._by_id[request.request_id] = {key: request}
+        else:
+            alike[key] = request
         for orphan in self._orphans.pop(request.request_id, ()) if self._orphans else ():
             self._attempt(orphan.entry, orphan.began_ns)
         return request
@@ -266,15 +272,19 @@ class Joiner:
     def _request_of(self, entry: Entry, began_ns: int) -> Observed | None:
         """Return the request in flight that an attempt belongs to: the last that came before."""
         found = None
-        alike = self._by_id.get(known(entry.rid))
-        if alike is None:
-            return None
-        for request in islice(reversed(alike.values()), _MOST_ALIKE):
+        for request in self._alike(entry):
             is_same = not entry.conn or not request.connection or entry.conn == request.connection
             if is_same and request.arrived_ns <= began_ns:
                 return request
             found = request if is_same else found
         return found
+
+    def _alike(self, entry: Entry) -> Iterable[Observed]:
+        """Return the requests in flight with the id of an entry, the latest first."""
+        alike = self._by_id.get(known(entry.rid))
+        if alike is None or len(alike) == 1:
+            return () if alike is None else alike.values()
+        return islice(reversed(alike.values()), _MOST_ALIKE)
 
     def _end(self, entry: Entry, arrived_ns: int, headers: Mapping[str, Any] | None) -> None:
         key = _key(entry)
@@ -283,7 +293,7 @@ class Joiner:
             if key in self._ended:
                 self.counts.late += 1
                 return
-            request = self._add(entry, arrived_ns)
+            request = self._add(key, entry, arrived_ns)
         elif request.end is not None:
             self.counts.late += 1
             return
@@ -322,15 +332,17 @@ class Joiner:
         self._done(self._lifecycles.finish(request, RequestCompletion(outcome=Outcome.ABANDONED)))
 
     def _forget(self, request: Observed) -> None:
-        del self._open[request.key]
+        key = request.key
+        del self._open[key]
         alike = self._by_id[request.request_id]
-        del alike[request.key]
-        if not alike:
+        if len(alike) == 1:
             del self._by_id[request.request_id]
-        self._held.pop(request.key, None)
-        self._ended[request.key] = None
+        else:
+            del alike[key]
+        self._held.pop(key, None)
+        self._ended[key] = None
         if len(self._ended) > _ENDED:
-            del self._ended[next(iter(self._ended))]
+            self._ended.popitem(last=False)
 
 
 def _key(entry: Entry) -> str:

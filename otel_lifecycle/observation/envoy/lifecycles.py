@@ -100,14 +100,14 @@ class Lifecycles:
 
     def dispatch(self, request: Observed, ep: str | None, pf: str | None, at_ns: int) -> None:
         """Charge a request to the endpoints of its route, at the time of an entry."""
-        if self._start(request, ep, pf, at_ns):
-            assert request.lifecycle is not None
-            self._store.start(request.lifecycle)
+        lifecycle = self._start(request, ep, pf, at_ns)
+        if lifecycle is not None:
+            self._store.start(lifecycle)
             # The first byte is told of with the end: what is left to prefill is unknown until then.
-            request.lifecycle.prefill_tokens = ()
+            lifecycle.prefill_tokens = ()
             request.is_charged = True
             if self._shadow is not None:
-                self._shadow.predict(request.lifecycle)
+                self._shadow.predict(lifecycle)
 
     def ask(self, request: Observed, headers: Mapping[str, Any] | None) -> None:
         """Take labels and targets from the headers of a request, as the settings ask for them."""
@@ -120,8 +120,9 @@ class Lifecycles:
 
     def release(self, request: Observed) -> None:
         """Give back the load of a request that has ended."""
-        if request.lifecycle is not None:
-            self._store.finish(request.lifecycle, self)
+        lifecycle = request.lifecycle
+        if lifecycle is not None and not lifecycle.finished:
+            self._store.finish(lifecycle, self)
 
     def is_expecting(self, request: Observed) -> bool:
         """Return whether the picker may still tell something of a request that has ended."""
@@ -143,13 +144,14 @@ class Lifecycles:
         told_ns = _dispatched_ns(request, end)
         dispatched_ns = received_ns if told_ns is None else told_ns
         told = self._decisions.told(request)
-        self._follow_prefill(request, prefill_of(told))
-        if request.lifecycle is None and not self._start(
-            request, selected(end), known(end.pf) or prefill_of(told), dispatched_ns
-        ):
-            self._start_unserved(request, dispatched_ns)
-        lifecycle = request.lifecycle
-        assert lifecycle is not None
+        prefill = prefill_of(told) if told else ""
+        if prefill:
+            self._follow_prefill(request)
+        lifecycle = (
+            request.lifecycle
+            or self._start(request, selected(end), known(end.pf) or prefill, dispatched_ns)
+            or self._begin(request, RequestStart(request.request_id, None), dispatched_ns)
+        )
         self.release(request)
         if completion is None:
             completion = judge(end, self._endpoint(end.up))
@@ -163,7 +165,7 @@ class Lifecycles:
             start = msgspec.structs.replace(
                 lifecycle.dispatch.start, labels=request.labels, slo=request.slo
             )
-            lifecycle.dispatch = lifecycle.dispatch._replace(start=start)
+            lifecycle.dispatch = msgspec.structs.replace(lifecycle.dispatch, start=start)
         settled = self._decisions.settle(lifecycle, end, told)
         record = begin_record(lifecycle)
         self._describe(record, end)
@@ -175,8 +177,10 @@ class Lifecycles:
         if not request.is_charged:
             _forget_load(lifecycle, record)
         complete_record(record, lifecycle, completion)
-        complete(record, settled)
-        self._decisions.forget(request, told)
+        if settled is not None:
+            complete(record, settled)
+        if told:
+            self._decisions.forget(request, told)
         if not request.is_charged:
             record.dispatch_inflight = None
         if told_ns is None:
@@ -188,6 +192,7 @@ class Lifecycles:
                 record.slo = judge_slo(request.slo, record.outcome, record.actual)
         if self._shadow is not None:
             self._shadow.learn(record)
+        lifecycle.told.let_go()
         return record
 
     def save(self, request: Observed) -> SavedDispatch | None:
@@ -211,11 +216,13 @@ class Lifecycles:
             request.lifecycle.dispatch_load = saved.leader
             request.lifecycle.loads = tuple(saved.roles.values())
 
-    def _start(self, request: Observed, ep: str | None, pf: str | None, at_ns: int) -> bool:
+    def _start(
+        self, request: Observed, ep: str | None, pf: str | None, at_ns: int
+    ) -> Lifecycle | None:
         leader = self._endpoints.of(ep)
         if leader is None:
-            return False
-        prefill = self._endpoints.of(pf)
+            return None
+        prefill = self._endpoints.of(pf) if pf else None
         route = Route(leader) if prefill is None else Route(leader, prefill, leader)
         size = request.entry.size
         tokens = max(1, size // _BYTES_PER_TOKEN) if size is not None and size > 0 else None
@@ -224,27 +231,26 @@ class Lifecycles:
             request.request_id, route, input_tokens=tokens, input_token_source=source
         )
         if request.end is None:
-            start = self._decisions.note(start, self._decisions.told(request), at_ns)
-        self._begin(request, start, at_ns)
-        return True
+            told = self._decisions.told(request)
+            if told:
+                start = self._decisions.note(start, told, at_ns)
+        return self._begin(request, start, at_ns)
 
-    def _follow_prefill(self, request: Observed, prefill: str) -> None:
+    def _follow_prefill(self, request: Observed) -> None:
         """Start anew, without its load, if Envoy's log did not tell of a prefill."""
         lifecycle = request.lifecycle
         route = None if lifecycle is None else lifecycle.dispatch.start.route
-        if prefill and route is not None and route.prefill is None:
+        if route is not None and route.prefill is None:
             self.release(request)
             request.lifecycle, request.is_charged = None, False
 
-    def _start_unserved(self, request: Observed, at_ns: int) -> None:
-        self._begin(request, RequestStart(request.request_id, None), at_ns)
-
-    def _begin(self, request: Observed, start: RequestStart, at_ns: int) -> None:
+    def _begin(self, request: Observed, start: RequestStart, at_ns: int) -> Lifecycle:
         look = self._store.look if self._is_recent(at_ns) else self._look_at_address
         sent, timing = dispatch(start, look, at_ns), Timing(at_ns, at_ns, None)
         lifecycle = Lifecycle(self, self._manner, self._spans, sent, timing, self._stale_after_ns)
         lifecycle.request_id = request.key
         request.lifecycle = lifecycle
+        return lifecycle
 
     def supersede(self, lifecycle: Lifecycle) -> None:
         """Do nothing: the keys of requests are unique."""
@@ -269,7 +275,8 @@ class Lifecycles:
         record.operation = sanitize.text(self._operation(known(end.path)) or "")
         record.streaming = is_stream(end)
         record.engine_request_id = sanitize.text(answer.id) or None
-        record.attempt = max(1, sanitize.count(end.attempts) or 1)
+        if end.attempts != 1:
+            record.attempt = max(1, sanitize.count(end.attempts) or 1)
 
     def _legs(self, request: Observed, ended_ns: int | None) -> tuple[Leg, ...]:
         route = None if request.lifecycle is None else request.lifecycle.dispatch.start.route

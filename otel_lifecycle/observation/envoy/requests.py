@@ -94,7 +94,10 @@ class Observed:
     def is_complete(self) -> bool:
         """Whether the ends of all its attempts are known."""
         expected = 0 if self.end is None else self.end.attempts or 0
-        return sum(attempt.end is not None for attempt in self.attempts) >= expected
+        attempts = self.attempts
+        if expected == 1 == len(attempts):
+            return attempts[0].end is not None
+        return sum(attempt.end is not None for attempt in attempts) >= expected
 
 
 class SavedDispatch(msgspec.Struct):

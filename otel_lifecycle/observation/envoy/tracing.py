@@ -28,8 +28,8 @@ def set_trace(record: LifecycleRecord, end: Entry, key: str) -> None:
         record.trace_id, record.trace_flags = trace_id, int(flags, 16) & _SAMPLED
         if end.ts:
             record.trace_state = sanitize.trace_state(known(end.ts))
-    trace, span = known(end.trace), known(end.span)
-    if _TRACE_ID.fullmatch(trace) and _SPAN_ID.fullmatch(span):
+    trace, span = end.trace, end.span
+    if trace and span and _TRACE_ID.fullmatch(trace) and _SPAN_ID.fullmatch(span):
         record.trace_id, record.parent_span_id, record.span_kind = trace, span, "internal"
 
 

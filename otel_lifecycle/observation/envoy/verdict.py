@@ -27,7 +27,7 @@ def judge(entry: Entry, served: Endpoint | None = None) -> RequestCompletion:
         served: Where Envoy sent the request.
     """
     code, details, flags = entry.code or 0, known(entry.details), known(entry.flags)
-    if details.startswith(_LEFT_DETAILS) or any(flag in flags for flag in _LEFT):
+    if details.startswith(_LEFT_DETAILS) or (flags and any(flag in flags for flag in _LEFT)):
         return RequestCompletion(outcome=Outcome.CLIENT_DISCONNECT, served_endpoint=served)
     if not entry.attempts and not selected(entry):
         reason = known(entry.reason) or _short(details) or f"http_{code}"
