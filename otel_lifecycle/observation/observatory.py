@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from otel_lifecycle.prediction.shadow import ShadowPrediction
 
 _CLOSE_SECONDS = 5.0
+_LOAD_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class Observatory:
             self._open_endpoints(options, config),
             clock,
             resource_attributes(resource.attributes),
-            self._open_shadow(config),
+            self._open_shadow(config, tell),
             picker,
         )
 
@@ -222,10 +223,19 @@ class Observatory:
         pods.wait(_CLOSE_SECONDS)
         return Endpoints(named, pods.by_address)
 
-    def _open_shadow(self, config: TrackerConfig) -> ShadowPrediction | None:
+    def _open_shadow(
+        self, config: TrackerConfig, tell: Callable[[str], None]
+    ) -> ShadowPrediction | None:
         shadow = open_shadow(config)
-        if shadow is not None:
-            self._stack.callback(shadow.close, _CLOSE_SECONDS)
+        if shadow is None:
+            return None
+        self._stack.callback(shadow.close, _CLOSE_SECONDS)
+        # A log may tell of many requests by the time that a model takes to load.
+        if config.prediction.model and not shadow.wait_until_ready(_LOAD_SECONDS):
+            tell(
+                f"prediction.model: {config.prediction.model}: not loaded after "
+                f"{_LOAD_SECONDS:g} s; requests are recorded without a prediction until it is"
+            )
         return shadow
 
     @property

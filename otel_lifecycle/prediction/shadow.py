@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
@@ -32,6 +34,7 @@ _logger = get_logger(__name__)
 _SEND_SECONDS = 1.0
 _MAX_ENTRIES = 1_000
 _EXCHANGE_SECONDS = 5.0  # also for training data
+_POLL_SECONDS = 0.001
 
 
 class InFlight(Protocol):
@@ -88,6 +91,9 @@ class ShadowPrediction:
         self._waiting: deque[_Waiting] = deque(maxlen=config.max_queue)
         self._finished: deque[LifecycleRecord] = deque(maxlen=config.max_queue)
         self._work = asyncio.Event()
+        self._ready = threading.Event()
+        self._is_answering = False
+        self._answers = True
         self._problem = ""
         self._client = _client(config)
         if config.model:
@@ -109,6 +115,27 @@ class ShadowPrediction:
             self._waiting.append(waiting)
             self._thread.wake(self._work.set)
 
+    def wait_until_ready(self, timeout: float) -> bool:
+        """Wait until the model is loaded, or cannot be; return False if that takes longer.
+
+        Args:
+            timeout: Seconds to wait at most.
+        """
+        self._thread.ensure_running()
+        return self._ready.wait(timeout)
+
+    def wait_for_answers(self) -> None:
+        """Wait until nothing that was queued waits for its prediction any more.
+
+        For an observer, which may read of the end of a request right after its dispatch. If that
+        takes too long, no later call waits.
+        """
+        latest = time.monotonic() + 2 * self._timeout + _EXCHANGE_SECONDS
+        # In this order: what was taken from the queue is being answered already.
+        while self._answers and (self._waiting or self._is_answering):
+            time.sleep(_POLL_SECONDS)
+            self._answers = time.monotonic() < latest
+
     def learn(self, record: LifecycleRecord) -> None:
         """Queue a finished request for training; beyond the bound the oldest is dropped."""
         if self._config.training_url:
@@ -127,6 +154,8 @@ class ShadowPrediction:
         """Drop the queues: the parent sends them."""
         self._waiting.clear()
         self._finished.clear()
+        self._ready = threading.Event()
+        self._is_answering = False
 
     async def _run(self, stopped: asyncio.Event) -> None:
         self._work = asyncio.Event()
@@ -140,6 +169,7 @@ class ShadowPrediction:
                 self._waiting.clear()
             else:
                 tasks.append(asyncio.create_task(self._predict_all(predictor)))
+            self._ready.set()
             await stopped.wait()
             for task in tasks:
                 task.cancel()
@@ -155,14 +185,17 @@ class ShadowPrediction:
         while True:
             self._work.clear()
             # One question for everything queued during the previous one.
+            self._is_answering = True
             batch = [self._waiting.popleft() for _ in range(len(self._waiting))]
-            if not batch:
-                await self._work.wait()
-                continue
             try:
-                await self._predict(predictor, batch)
+                if batch:
+                    await self._predict(predictor, batch)
             except Exception:  # keep predicting later requests, whatever failed
                 _logger.debug("%d requests could not be predicted", len(batch), exc_info=True)
+            finally:
+                self._is_answering = False
+            if not batch:
+                await self._work.wait()
 
     async def _predict(self, predictor: Predictor, batch: Sequence[_Waiting]) -> None:
         inputs = [_inputs(waiting) for waiting in batch]

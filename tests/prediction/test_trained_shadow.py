@@ -13,6 +13,7 @@ from otel_lifecycle import LatencyPrediction, RequestStart
 from otel_lifecycle.config.prediction import PredictionConfig
 from otel_lifecycle.prediction import route_prediction
 from otel_lifecycle.prediction.trained import TrainedModel, TrainedPredictor
+from tests.cli.command import Command
 from tests.conftest import Bench
 from tests.examples.cluster import Cluster
 from tests.instrumentation.exchanges import plain, streamed
@@ -22,6 +23,7 @@ from tests.instrumentation.instrumented_process import (
     served_by_any_fastapi,
 )
 from tests.matchers import ANY_FLOAT, MEASURED
+from tests.observation.entries import whole
 from tests.records.helpers import run_script
 from tests.routes import disaggregated
 from tests.waiting import eventually
@@ -176,3 +178,35 @@ def test_zero_code(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         predictionError=dict.fromkeys(errors, ANY_FLOAT),
         **served_by_any_fastapi(record),
     )
+
+
+def observed(log: Path, model: Path) -> tuple[list[str], str]:
+    """The prediction mode of each record of a log that `observe` reads once, and what it says."""
+    environment = {"OTEL_LIFECYCLE_PREDICTION_MODEL": str(model)}
+    command = Command("observe", "--envoy-log", log, "--once", environment=environment)
+    _, output, error = command.wait()
+    return [json.loads(line)["predictionMode"] for line in output.splitlines()], error
+
+
+def test_a_log_is_read_once_the_model_is_loaded(trained: Path, tmp_path: Path) -> None:
+    """Each request that was dispatched has its prediction, however soon its end is read."""
+    log = tmp_path / "access.log"
+    log.write_bytes(b"".join(line + b"\n" for number in range(500) for line in whole(str(number))))
+
+    modes, error = observed(log, trained)
+
+    assert modes == ["shadow"] * 500, error
+
+
+def test_a_log_without_the_model(tmp_path: Path) -> None:
+    """One line says why there are no predictions."""
+    log, missing = tmp_path / "access.log", tmp_path / "missing"
+    log.write_bytes(b"".join(line + b"\n" for line in whole()))
+
+    modes, error = observed(log, missing)
+
+    problem, summary = error.splitlines()
+    assert modes == [""]
+    assert problem.startswith(f"prediction.model: {missing}: ")
+    assert problem.endswith("; requests are recorded without a prediction")
+    assert "1 record of 4 entries" in summary

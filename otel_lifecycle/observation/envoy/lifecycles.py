@@ -159,8 +159,11 @@ class Lifecycles:
         lifecycle.started_ns = lifecycle.started_monotonic_ns = dispatched_ns
         lifecycle.waited_ns = dispatched_ns - received_ns
         lifecycle.ended_ns = max(dispatched_ns, ended_ns or dispatched_ns)
-        if lifecycle.shadow is not None:
-            _, lifecycle.predicted = lifecycle.shadow
+        if self._shadow is not None and request.is_charged:
+            if lifecycle.shadow is None:
+                self._shadow.wait_for_answers()
+            if lifecycle.shadow is not None:
+                _, lifecycle.predicted = lifecycle.shadow
         if request.labels or request.slo is not None:
             start = msgspec.structs.replace(
                 lifecycle.dispatch.start, labels=request.labels, slo=request.slo
