@@ -159,6 +159,8 @@ def prediction_input(
         snapshot.address,
         snapshot.prefill_tokens,
     )
+    if snapshot.address and metrics is _NO_METRICS and npu is _NO_NPU:
+        return result  # all that is missing is None already
     for entry in missing:
         if entry.pod_type == pod_type:
             field = _FIELDS.get(entry.feature)

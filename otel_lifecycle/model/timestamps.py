@@ -10,8 +10,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 def format_timestamp(unix_ns: int) -> str:
     """Format Unix nanoseconds as `2026-11-24T23:42:56.564324304Z`."""
-    seconds, nanoseconds = divmod(unix_ns, 1_000_000_000)
-    return f"{_format_second(seconds)}.{nanoseconds:09d}Z"
+    if unix_ns < 1_000_000_000:
+        seconds, nanoseconds = divmod(unix_ns, 1_000_000_000)
+        return f"{_format_second(str(seconds))}.{nanoseconds:09d}Z"
+    digits = str(unix_ns)  # cutting it costs less than dividing the number and padding the rest
+    return f"{_format_second(digits[:-9])}.{digits[-9:]}Z"
 
 
 def parse_timestamp(text: str) -> int:
@@ -39,8 +42,8 @@ def datetime_from_ns(unix_ns: int) -> datetime:
 
 # Consecutive requests share their second, so both directions mostly hit these caches.
 @lru_cache(maxsize=256)
-def _format_second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+def _format_second(seconds: str) -> str:
+    return datetime.fromtimestamp(int(seconds), timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 @lru_cache(maxsize=256)

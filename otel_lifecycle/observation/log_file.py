@@ -192,10 +192,12 @@ class LogFile:
         read.path, read.first = self._name, self.position.line + 1
         self._read_to += len(chunk)
         *whole, rest = (self._rest + chunk).split(b"\n")
-        for line in whole:
-            read.lines.append(None if self._skipping or len(line) > LONGEST_LINE else line)
-            self._skipping = False
+        read.lines += whole
         if whole:
+            # A chunk is shorter than the longest line: the others cannot be too long.
+            if self._skipping or len(whole[0]) > LONGEST_LINE:
+                read.lines[0] = None
+            self._skipping = False
             file = self.position.file or self._own_fingerprint()
             line = self.position.line + len(whole)
             self.position = FilePosition("", file, self._read_to - len(rest), line)

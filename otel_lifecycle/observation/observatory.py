@@ -143,11 +143,11 @@ class Observatory:
             picker,
         )
 
-        def done(record: LifecycleRecord) -> None:
+        def measure(record: LifecycleRecord) -> None:
             sink.put(record)
-            if provider is not None:
-                metrics.record(record)
+            metrics.record(record)
 
+        done = sink.put if provider is None else measure
         self._joiner = Joiner(lifecycles, done, abandon_after=options.abandon_after, picker=picker)
         self._joiner.restore(progress.open)
         self._log: LogFile | OtlpLogs

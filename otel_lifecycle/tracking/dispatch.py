@@ -265,8 +265,7 @@ def complete_record(
             record.finish_reason = FinishReason.TOOL_CALLS
     if isinstance(completion.served_endpoint, Endpoint):
         record.served_endpoint = sanitize.text(completion.served_endpoint.id) or None
-    if completion.legs:
-        record.legs = _legs(completion.legs)
+    record.legs = _legs(completion.legs)
     start = lifecycle.dispatch.start
     if start.candidates is not None:
         decide(record, start)
@@ -318,7 +317,7 @@ def complete_record(
 
 def _legs(given: object) -> tuple[RecordedLeg, ...] | msgspec.UnsetType:
     """The calls of a request, where there is more than one."""
-    if not isinstance(given, (tuple, list)):
+    if not isinstance(given, (tuple, list)) or not given:
         return msgspec.UNSET
     legs = tuple(filter(None, map(_leg, cast("Sequence[object]", given)[:_MAX_LEGS])))
     return legs if len(legs) > 1 else msgspec.UNSET

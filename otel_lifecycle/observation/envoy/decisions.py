@@ -142,7 +142,7 @@ class Decisions:
             if found is None:
                 return known  # the others cannot be compared with it
             candidates.append(Candidate(found.endpoint, score, role=role))
-        return [*candidates, *known]
+        return [*candidates, *known] if known else candidates
 
 
 def complete(record: LifecycleRecord, settled: Settled) -> None:

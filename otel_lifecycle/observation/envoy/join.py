@@ -20,7 +20,6 @@ from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.observation.envoy.entry import (
     END,
     READY,
-    START,
     UPSTREAM_END,
     Entry,
     known,
@@ -31,7 +30,7 @@ from otel_lifecycle.observation.envoy.lifecycles import Lifecycles
 from otel_lifecycle.observation.envoy.requests import Attempt, Observed, SavedRequest
 from otel_lifecycle.observation.picker.picker import Picker
 
-_NO_INFERENCE = ("GET", "HEAD", "OPTIONS", "DELETE")
+_NO_INFERENCE = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 _GRACE_SECONDS = 1.0  # for the entries of attempts, which may come after that of the end
 _ENDED = 16_384
 _MOST_HELD = 16_384  # ended requests of which something may still be told
@@ -143,12 +142,10 @@ class Joiner:
         elif kind in (READY, UPSTREAM_END):
             self._tells_attempts = True
             self._attempt(entry, arrived_ns)
-        elif not self._is_inference(entry):
-            self.counts.not_inference += kind == END
-        elif kind == START:
-            self._begin(entry, arrived_ns)
-        else:
+        elif kind == END:
             self._end(entry, arrived_ns, headers)
+        elif self._is_inference(entry):
+            self._begin(entry, arrived_ns)
 
     def expire(self, *, at_end: bool = False) -> None:
         """Finish what has waited too long for entries that did not come.
@@ -289,6 +286,11 @@ class Joiner:
     def _end(self, entry: Entry, arrived_ns: int, headers: Mapping[str, Any] | None) -> None:
         key = _key(entry)
         request = self._open.get(key)
+        if not (request is not None and _is_same_call(request.entry, entry)) and (
+            not self._is_inference(entry)
+        ):
+            self.counts.not_inference += 1
+            return
         if request is None:
             if key in self._ended:
                 self.counts.late += 1
@@ -343,6 +345,10 @@ class Joiner:
         self._ended[key] = None
         if len(self._ended) > _ENDED:
             self._ended.popitem(last=False)
+
+
+def _is_same_call(begin: Entry, end: Entry) -> bool:
+    return begin.path == end.path and begin.method == end.method
 
 
 def _key(entry: Entry) -> str:

@@ -107,7 +107,8 @@ def _recorded(candidate: Considerable, known: Known | None, oldest_ns: int) -> R
     recorded = _identified(candidate.endpoint)
     recorded.score = sanitize.score(candidate.score)
     recorded.scores = _scores(candidate.scores)
-    recorded.prefix_cache_score = sanitize.fraction(candidate.prefix_cache_score)
+    if candidate.prefix_cache_score is not None:
+        recorded.prefix_cache_score = sanitize.fraction(candidate.prefix_cache_score)
     prediction = candidate.prediction
     if isinstance(prediction, LatencyPrediction):
         predicted = LatencyPrediction(
@@ -126,6 +127,8 @@ def _recorded(candidate: Considerable, known: Known | None, oldest_ns: int) -> R
 
 def _scores(given: object) -> dict[str, float]:
     scores: dict[str, float] = {}
+    if type(given) is dict and not given:
+        return scores
     if isinstance(given, Mapping):
         for name, value in islice(cast("Mapping[object, object]", given).items(), _MAX_SCORES):
             score = sanitize.score(value)
