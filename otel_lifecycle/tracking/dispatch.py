@@ -163,28 +163,33 @@ def begin_record(lifecycle: Lifecycle) -> LifecycleRecord:
     tokens, score, prediction = used.input_token_length, used.prefix_cache_score, used.prediction
     record = LifecycleRecord(
         request_id=used.request_id,
-        model=used.model,
-        operation=used.operation,
-        provider=used.provider,
-        streaming=lifecycle.streaming,
         started_at=format_timestamp(lifecycle.started_ns),
-        input_token_length=tokens,
-        input_token_source=_source(start.input_token_source, tokens),
-        candidates=used.candidates,
-        policy=used.policy,
-        engine_request_id=used.engine_request_id,
-        attempt=used.attempt,
-        rerouted=[*lifecycle.rerouted],
-        prefix_cache_score=score,
         prediction=prediction,
-        prediction_mode="" if prediction is NO_PREDICTION else latency.prediction_mode(prediction),
         selected_route=None,
-        route_mismatch=start.route_mismatch is True,
         actual=ActualLatency(),
         prediction_error=PredictionError(),
-        labels=cast("dict[str, str]", dict(start.labels)) if start.labels else msgspec.UNSET,
-        resource=lifecycle.spans.resource,
     )
+    # Of so many fields, to name one in the call costs more than to set it.
+    record.model = used.model
+    record.operation = used.operation
+    record.provider = used.provider
+    record.streaming = lifecycle.streaming
+    record.input_token_length = tokens
+    record.input_token_source = _source(start.input_token_source, tokens)
+    record.candidates = used.candidates
+    record.policy = used.policy
+    record.engine_request_id = used.engine_request_id
+    record.attempt = used.attempt
+    record.prefix_cache_score = score
+    record.resource = lifecycle.spans.resource
+    if lifecycle.rerouted:
+        record.rerouted = list(lifecycle.rerouted)
+    if prediction is not NO_PREDICTION:
+        record.prediction_mode = latency.prediction_mode(prediction)
+    if start.route_mismatch is True:
+        record.route_mismatch = True
+    if start.labels:
+        record.labels = cast("dict[str, str]", dict(start.labels))
     link(record, lifecycle.context, lifecycle.parent, lifecycle.kind)
     if leader is None:
         return record

@@ -137,11 +137,12 @@ class Joiner:
         self._newest_ns = arrived_ns
         self.counts.entries += 1
         headers, entry.headers = entry.headers, None  # neither kept nor saved
-        if not known(entry.rid):
+        rid = known(entry.rid)
+        if not rid:
             self.counts.without_id += kind == END
         elif kind in (READY, UPSTREAM_END):
             self._tells_attempts = True
-            self._attempt(entry, arrived_ns)
+            self._attempt(entry, rid, arrived_ns)
         elif kind == END:
             self._end(entry, arrived_ns, headers)
         elif self._is_inference(entry):
@@ -240,11 +241,11 @@ class Joiner:
         else:
             alike[key] = request
         for orphan in self._orphans.pop(request.request_id, ()) if self._orphans else ():
-            self._attempt(orphan.entry, orphan.began_ns)
+            self._attempt(orphan.entry, request.request_id, orphan.began_ns)
         return request
 
-    def _attempt(self, entry: Entry, began_ns: int) -> None:
-        request = self._request_of(entry, began_ns)
+    def _attempt(self, entry: Entry, rid: str, began_ns: int) -> None:
+        request = self._request_of(entry, rid, began_ns)
         if request is None:
             self._keep_orphan(_Orphan(entry, began_ns, self._monotonic()))
             return
@@ -266,19 +267,19 @@ class Joiner:
         if request.end is not None:
             self._finish_if_ready(request)
 
-    def _request_of(self, entry: Entry, began_ns: int) -> Observed | None:
+    def _request_of(self, entry: Entry, rid: str, began_ns: int) -> Observed | None:
         """Return the request in flight that an attempt belongs to: the last that came before."""
         found = None
-        for request in self._alike(entry):
+        for request in self._alike(rid):
             is_same = not entry.conn or not request.connection or entry.conn == request.connection
             if is_same and request.arrived_ns <= began_ns:
                 return request
             found = request if is_same else found
         return found
 
-    def _alike(self, entry: Entry) -> Iterable[Observed]:
-        """Return the requests in flight with the id of an entry, the latest first."""
-        alike = self._by_id.get(known(entry.rid))
+    def _alike(self, rid: str) -> Iterable[Observed]:
+        """Return the requests in flight with an id, the latest first."""
+        alike = self._by_id.get(rid)
         if alike is None or len(alike) == 1:
             return () if alike is None else alike.values()
         return islice(reversed(alike.values()), _MOST_ALIKE)
