@@ -28,9 +28,10 @@ from otel_lifecycle.telemetry.told import Entry
 _logger = get_logger(__name__)
 
 _BATCH_RECORDS = 512
-_SLICE_RECORDS = 12  # made and encoded in about 0.3 ms
+_SLICE_RECORDS = 12  # made and encoded in at most 0.3 ms
 _WRITE_RECORDS = 4 * _SLICE_RECORDS  # whole slices; 100 to 200 kB, which a cache holds
-_PAUSE_SECONDS = 0.0001
+_TURN_SECONDS = 0.0003
+_PAUSE_SECONDS = 0.0001  # costs as much as 10 records, and the event loop as much again
 _SHORTEST_INTERVAL_SECONDS = 0.001
 _RETRY_SECONDS = 1.0
 _GRACE_SECONDS = 0.1
@@ -83,6 +84,7 @@ class RecordWriter:
         self._closed = False
         self._finished = False
         self._given_up = False  # no time is left to wait for a lock
+        self._turn_ends = 0.0  # when to let other threads run
         self._failing = False
         self._locked_out = False  # it fails because another process holds the lock
         self._failure = ""  # why the last write failed
@@ -299,6 +301,7 @@ class RecordWriter:
             if file is None:
                 file = self._file = self._open_file(self._config, self)
             self._patiently(file, file.prepare, patience)
+            self._turn_ends = time.monotonic() + _TURN_SECONDS
             while batch:
                 self._write_slice(batch, file, patience)
         except Exception as error:
@@ -349,8 +352,10 @@ class RecordWriter:
 
     def _pause(self) -> None:
         """Do not block an event loop for a whole batch, unless records pile up."""
-        if len(self._queue) < self._backlog:
-            time.sleep(_PAUSE_SECONDS)
+        if time.monotonic() < self._turn_ends or len(self._queue) >= self._backlog:
+            return
+        time.sleep(_PAUSE_SECONDS)
+        self._turn_ends = time.monotonic() + _TURN_SECONDS
 
     def _close_file(self, patience: float) -> None:
         file = self._file
