@@ -121,6 +121,21 @@ def test_measures(bench: Bench) -> None:
     assert 0 < found.goodput < 1
 
 
+def test_the_role_that_most_requests_prefill_in(bench: Bench) -> None:
+    """A single fallback from pairs, to one of four endpoints, does not make the balance."""
+    decode = bare("qwen-d")
+    for number in range(8):
+        pair = Route(decode, bare(f"qwen-{number % 2}"), decode)
+        bench.tracker.track(start(f"pair-{number}", pair)).complete()
+    alone = start("alone", Route(bare(PODS[0])))
+    candidates = [Candidate(endpoint(name), score=1.0) for name in (*PODS, "qwen-3")]
+    bench.tracker.track(msgspec.structs.replace(alone, candidates=candidates)).complete()
+    assert bench.tracker.flush(timeout=30)
+
+    with Records(bench.path) as records:
+        assert measure(records, Targets(TARGET_MS)).busiest == 1.0
+
+
 def test_intervals() -> None:
     """Few values give the wide interval of Student's t; a single one gives none."""
     three = mean([1.0, 2.0, 3.0])

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import pytest
@@ -522,8 +522,31 @@ def test_candidates_without_a_usable_endpoint(
 
     found = decision(bench, considered(*[Candidate(bad, 1.0)] * count))
 
-    assert not (found or {}).get("picks")
+    assert found is None
     assert [record.candidates for record in bench.records] == [count]
+    assert not bench.tracker.store.ignored
+
+
+class Similar(NamedTuple):
+    """A candidate of the router's own."""
+
+    endpoint: Endpoint
+    role: str = ""
+    score: float = 1.0
+
+
+@pytest.mark.parametrize("count", [3, 200])
+@pytest.mark.parametrize("good", [0, 2])
+def test_candidates_of_another_type(bench: Bench, good: int, count: int) -> None:
+    """They are left out, however much they look like candidates."""
+    candidates = [scored(f"qwen-{number}", number) for number in range(good)]
+    others = [Similar(endpoint(f"qwen-{number}")) for number in range(count)]
+
+    found = decision(bench, considered(*candidates, *others))
+
+    assert (found is None) == (good == 0)
+    assert [record.candidates for record in bench.records] == [good + count]
+    assert good == 0 or len(found["picks"][0]["candidates"]) == good
     assert not bench.tracker.store.ignored
 
 

@@ -93,6 +93,11 @@ class Balance(NamedTuple):
     endpoints: list[Share]
     busiest: float | None
 
+    @property
+    def requests(self) -> int:
+        """How many requests they carried."""
+        return sum(share.requests for share in self.endpoints)
+
 
 def balances(facts: Facts) -> list[Balance]:
     """Return each role that carried something, with its endpoints."""

@@ -28,6 +28,7 @@ class Measures(msgspec.Struct, frozen=True, rename="camel"):
             `tpot_p99_ms`.
         cached: Share of input tokens that came from prefix caches.
         busiest: Input tokens of the busiest endpoint that prefills, by an equal share; 1 is even.
+            Where requests prefill in two roles, as a fallback from pairs does, the role of most.
         regret_ms: Mean of the predicted TTFT of the chosen endpoint minus the lowest of all.
     """
 
@@ -55,12 +56,12 @@ def measure(records: Records, targets: Targets) -> Measures:
     ttft, tpot = facts.one(_LATENCIES)
     (regret_ms,) = facts.one(_REGRET)
     prefilling = [balance for balance in balances(facts) if balance.role != "decode"]
-    busiest = [balance.busiest for balance in prefilling if balance.busiest is not None]
+    usual = max(prefilling, key=lambda balance: balance.requests, default=None)
     return Measures(
         goodput(facts).share if targets else None,
         *(ttft or unknown),
         *(tpot or unknown),
         cached=from_cache(facts),
-        busiest=max(busiest, default=None),
+        busiest=None if usual is None else usual.busiest,
         regret_ms=regret_ms,
     )

@@ -17,8 +17,7 @@ from otel_lifecycle.telemetry.otlp.transport import EncodedRequest, send
 
 _logger = get_logger(__name__)
 
-# The router's threads wait for the interpreter's lock no longer than it takes to encode a few: a
-# third of the event loop's p99 lag without pauses, for 2 us a span.
+# The router's threads wait for the interpreter's lock no longer than it takes to encode a few.
 _SLICE: Final = 8
 _PAUSE_SECONDS: Final = 0.0001
 

@@ -30,6 +30,7 @@ from otel_lifecycle.tracking.scheduling import ScoredTarget
 
 _MAX_REROUTES: Final = 64
 _LEADERS: Final = frozenset({"", "leader"})
+_KINDS: Final = frozenset({Candidate, ScoredTarget})
 
 # An endpoint with requests and tokens in flight on it, and what was collected and said of it.
 Known: TypeAlias = tuple[EndpointState, int, int, Collected | None, EndpointMetrics | None]
@@ -43,7 +44,8 @@ class Round(msgspec.Struct, frozen=True):
         route: Where it went.
         reason: The router's reason.
         filtered: How many endpoints it did not rank.
-        known: The endpoints, as they were then; more or less than those considered.
+        known: Endpoints as they were then: of those that are held all that were known, and at
+            most twice as many as are held.
         given: What the router named; it may be anything.
         rankings: The candidates, if they were too many to be held.
     """
@@ -224,11 +226,12 @@ def _by_role(candidates: Iterable[Considerable]) -> dict[str, list[Considerable]
 
 
 def _rank_crowd(route: Route, given: Sequence[Considerable]) -> list[Ranking]:
+    usable = given if _KINDS.issuperset(map(type, given)) else _usable(given)
     try:
-        are_leaders = _LEADERS.issuperset({one.role for one in given})
-    except (AttributeError, TypeError):  # something else is among them
+        are_leaders = _LEADERS.issuperset({one.role for one in usable})
+    except TypeError:  # a role that is no text
         are_leaders = False
-    by_role = {"leader": given} if are_leaders else _by_role(_usable(given))
+    by_role = {"leader": usable} if are_leaders else _by_role(usable)
     return [
         rank_crowd(role, chosen_for(role, route), by_role[role])
         for role in ROLES

@@ -72,9 +72,9 @@ def _invalid(candidate: Considerable) -> int:
 
 
 def _decision(rounds: Sequence[Round], notes: DecisionNotes) -> Decision | msgspec.UnsetType:
-    if not any(noted.candidates for noted in rounds):
-        return msgspec.UNSET
     ranked = [(ranking, noted) for noted in rounds for ranking in noted.ranked()]
+    if not ranked:
+        return msgspec.UNSET
     reason = sanitize.text(rounds[0].reason)
     if not reason and any(ranking.chosen is None for ranking, _ in ranked):
         reason = NOT_A_CANDIDATE
