@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -239,3 +241,28 @@ def test_opening_and_closing_leaves_nothing(path: Path) -> None:
         tracker.close()
     assert expected == recorded(path)
     eventually(lambda: writer_threads() <= threads and open_descriptors(path) == 0)
+
+
+@pytest.mark.parametrize(
+    ("step", "records", "pauses"),
+    [(0.0, 120, 0), (1.0, 120, 9), (1.0, 1_200, 42 + 14)],
+    ids=["within one turn", "a turn each slice", "the first batch of many"],
+)
+def test_pauses(
+    make_tracker: Callable[..., RequestLifecycleTracker],
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: float,
+    records: int,
+    pauses: int,
+) -> None:
+    """The router's threads get their turn, unless another whole batch waits."""
+    now, slept = itertools.count(0.0, step), list[float]()
+    clock = SimpleNamespace(monotonic=lambda: next(now), sleep=slept.append)
+    monkeypatch.setattr("otel_lifecycle.records.writer.time", clock)
+    tracker = make_tracker(path, flush_threshold=10_000)
+    serve(tracker, *numbered("request", records))
+
+    assert tracker.flush()
+
+    assert len(slept) == pauses
