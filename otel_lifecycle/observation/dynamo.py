@@ -161,6 +161,7 @@ def _record(event: _Event, request: _Request, prompts: PromptNotes | None) -> Li
     if ended_ns is None:
         record.completed_at = record.actual.e2e_ms = record.actual.tpot_ms = None
         record.prediction_error = prediction_error(record.actual, record.prediction)
+    lifecycle.told.let_go()
     return record
 
 

@@ -110,7 +110,10 @@ class Told:
         return ended
 
     def let_go(self) -> None:
-        """Forget the request, whose record was made elsewhere: each keeps the other else."""
+        """Forget the request, of which nothing will be asked any more.
+
+        It refers to this object, too: without this call, only the garbage collector frees the two.
+        """
         self._request = None
 
     def recorded(self) -> Recorded | None:

@@ -13,6 +13,8 @@ import pytest
 from otel_lifecycle.cli import main
 from otel_lifecycle.observation.dynamo import record_of_line
 from otel_lifecycle.records import read_records
+from otel_lifecycle.tracking.lifecycle import Lifecycle
+from tests.garbage import freed_without_collector
 
 RECEIVED_MS = 1_777_312_800_000
 
@@ -127,6 +129,12 @@ def test_whole_request() -> None:
     )
     assert found["dispatchInflight"] is None
     assert {each["inflightTokens"] for each in found["predictionInputs"]} == {None}
+
+
+def test_nothing_is_left_for_the_garbage_collector() -> None:
+    """A line is freed with its record, without a search for cycles."""
+    with freed_without_collector(Lifecycle):
+        assert record_of_line(line()) is not None
 
 
 def test_compact_request() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import json
 from typing import Any
@@ -14,6 +13,7 @@ from otel_lifecycle.model import Load, Outcome
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.observation.envoy.requests import SavedRequest
 from otel_lifecycle.tracking.lifecycle import Lifecycle
+from tests.garbage import freed_without_collector
 from tests.observation.entries import ENGINE, Joined, end, moment, ready, start, upstream_end, whole
 
 LABEL = f"addr://{ENGINE}"
@@ -280,16 +280,9 @@ def test_fields_that_are_not_there(field: str, how: str) -> None:
 
 def test_nothing_is_left_for_the_garbage_collector() -> None:
     """A request is freed with its record, without a search for cycles."""
-
-    def lifecycles() -> int:
-        return sum(isinstance(one, Lifecycle) for one in gc.get_objects())
-
     joined = Joined()
-    gc.collect()
-    before = lifecycles()
-    gc.disable()
-    try:
+
+    with freed_without_collector(Lifecycle):
         joined.take(whole())
-        assert lifecycles() == before
-    finally:
-        gc.enable()
+
+    assert len(joined.records) == 1

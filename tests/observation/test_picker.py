@@ -17,6 +17,8 @@ from otel_lifecycle.observation.picker import held
 from otel_lifecycle.observation.picker.log import PickerLog, SavedLog
 from otel_lifecycle.observation.picker.picker import Picker
 from otel_lifecycle.observation.picker.spans import PickerSpans, SavedTrace
+from otel_lifecycle.tracking.lifecycle import Lifecycle
+from tests.garbage import freed_without_collector
 from tests.observation.entries import ENGINE, OBSERVED, Joined, end, moment, ready, start, whole
 from tests.observation.picked import LOG, export, spans
 
@@ -183,9 +185,8 @@ def test_envoy_alone() -> None:
     }
 
 
-@pytest.mark.parametrize("in_header", [True, False])
-def test_prefill(in_header: bool) -> None:
-    """A prefill that only the picker tells of makes a pair, the load of which is unknown."""
+def pair(*, in_header: bool) -> list[bytes]:
+    """A request to a pair, the prefill of which Envoy's log may tell."""
     lines = [json.loads(line) for line in OBSERVED.read_bytes().splitlines()]
     mine = [each for each in lines if each["rid"] == "Z-pd1"]
     if not in_header:
@@ -200,8 +201,14 @@ def test_prefill(in_header: bool) -> None:
             "pf": mine[-1]["pf"],
         },
     )
+    return [json.dumps(each).encode() for each in mine]
+
+
+@pytest.mark.parametrize("in_header", [True, False])
+def test_prefill(in_header: bool) -> None:
+    """A prefill that only the picker tells of makes a pair, the load of which is unknown."""
     joined = Joined(picker=Picker(None, traced(spans()), 10.0))
-    joined.take(json.dumps(each).encode() for each in mine)
+    joined.take(pair(in_header=in_header))
     joined.now = 20.0
     joined.joiner.expire()
     (record,) = joined.records
@@ -209,6 +216,19 @@ def test_prefill(in_header: bool) -> None:
     assert record.tracked_endpoints == ["addr://127.0.0.1:9107", "addr://127.0.0.1:9101"]
     assert (record.dispatch_inflight is not None) == in_header
     assert joined.loads == {}
+
+
+@pytest.mark.parametrize("in_header", [True, False])
+def test_nothing_is_left_for_the_garbage_collector(in_header: bool) -> None:
+    """A request is freed with its record, though it was begun anew with its prefill."""
+    joined = Joined(picker=Picker(None, traced(spans()), 10.0))
+
+    with freed_without_collector(Lifecycle):
+        joined.take(pair(in_header=in_header))
+        joined.now = 20.0
+        joined.joiner.expire()
+
+    assert len(joined.records) == 1
 
 
 def test_any_order_of_spans() -> None:

@@ -242,9 +242,12 @@ class Lifecycles:
     def _follow_prefill(self, request: Observed) -> None:
         """Start anew, without its load, if Envoy's log did not tell of a prefill."""
         lifecycle = request.lifecycle
-        route = None if lifecycle is None else lifecycle.dispatch.start.route
+        if lifecycle is None:
+            return
+        route = lifecycle.dispatch.start.route
         if route is not None and route.prefill is None:
             self.release(request)
+            lifecycle.told.let_go()
             request.lifecycle, request.is_charged = None, False
 
     def _begin(self, request: Observed, start: RequestStart, at_ns: int) -> Lifecycle:
