@@ -289,8 +289,6 @@ def link(
     record: LifecycleRecord, context: SpanContext, parent: SpanContext, kind: SpanKind
 ) -> None:
     """Links a record to its span, as far as there is one."""
-    if context is parent is INVALID_SPAN_CONTEXT:
-        return
     if parent.is_valid:
         record.parent_span_id = format(parent.span_id, "016x")
     if not context.is_valid:
