@@ -40,12 +40,26 @@ async def predict_within(
         inputs: One for each endpoint.
         timeout: Time limit in seconds.
     """
+    answer = await answer_within(predictor, inputs, timeout)
+    return [_UNPREDICTED] * len(inputs) if answer is None else answer
+
+
+async def answer_within(
+    predictor: Predictor, inputs: Sequence[PredictionInput], timeout: float
+) -> Sequence[LatencyPrediction] | None:
+    """Return the predictions, empty ones if the predictor fails, or None if it is late.
+
+    Args:
+        predictor: The predictor.
+        inputs: One for each endpoint.
+        timeout: Time limit in seconds.
+    """
     nothing = [_UNPREDICTED] * len(inputs)
     try:
         predictions = await asyncio.wait_for(predictor.predict(inputs), timeout)
-    except Exception as error:  # a time-out among them
+    except Exception as error:
         _logger.debug("no prediction: %s", without_secrets(repr(error)))
-        return nothing
+        return None if isinstance(error, asyncio.TimeoutError) else nothing
     return predictions if len(predictions) == len(inputs) else nothing
 
 

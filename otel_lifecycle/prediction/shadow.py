@@ -19,7 +19,7 @@ from otel_lifecycle.model import LatencyPrediction, Load
 from otel_lifecycle.model.features import PredictionInput, prediction_input
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.prediction.llm_d_format import training_entries
-from otel_lifecycle.prediction.predictor import Predictor, predict_within, route_prediction
+from otel_lifecycle.prediction.predictor import Predictor, answer_within, route_prediction
 from otel_lifecycle.runtime.forks import repair_in_forked_child
 from otel_lifecycle.runtime.logs import get_logger
 from otel_lifecycle.runtime.loop_thread import LoopThread
@@ -93,7 +93,7 @@ class ShadowPrediction:
         self._work = asyncio.Event()
         self._ready = threading.Event()
         self._is_answering = False
-        self._answers = True
+        self._is_waited_for = True
         self._problem = ""
         self._client = _client(config)
         if config.model:
@@ -127,14 +127,16 @@ class ShadowPrediction:
     def wait_for_answers(self) -> None:
         """Wait until nothing that was queued waits for its prediction any more.
 
-        For an observer, which may read of the end of a request right after its dispatch. If that
-        takes too long, no later call waits.
+        For an observer, which may read of the end of a request right after its dispatch. Once a
+        prediction is late, neither this call nor a later one waits, until one comes in time again.
         """
         latest = time.monotonic() + 2 * self._timeout + _EXCHANGE_SECONDS
         # In this order: what was taken from the queue is being answered already.
-        while self._answers and (self._waiting or self._is_answering):
-            time.sleep(_POLL_SECONDS)
-            self._answers = time.monotonic() < latest
+        while self._is_waited_for and (self._waiting or self._is_answering):
+            if time.monotonic() < latest:
+                time.sleep(_POLL_SECONDS)
+            else:
+                self._is_waited_for = False
 
     def learn(self, record: LifecycleRecord) -> None:
         """Queue a finished request for training; beyond the bound the oldest is dropped."""
@@ -199,7 +201,11 @@ class ShadowPrediction:
 
     async def _predict(self, predictor: Predictor, batch: Sequence[_Waiting]) -> None:
         inputs = [_inputs(waiting) for waiting in batch]
-        predictions = iter(await predict_within(predictor, list(chain(*inputs)), self._timeout))
+        answer = await answer_within(predictor, list(chain(*inputs)), self._timeout)
+        self._is_waited_for = answer is not None
+        if answer is None:
+            return
+        predictions = iter(answer)
         for waiting, own in zip(batch, inputs, strict=True):
             prediction = route_prediction(own, list(islice(predictions, len(own))))
             # Stored with its record in one step: the request may have been rerouted meanwhile.
