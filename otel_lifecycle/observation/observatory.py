@@ -230,7 +230,7 @@ class Observatory:
         if shadow is None:
             return None
         self._stack.callback(shadow.close, _CLOSE_SECONDS)
-        # A log may tell of many requests by the time that a model takes to load.
+        # Until then, a log may tell of more requests than can wait for their predictions.
         if config.prediction.model and not shadow.wait_until_ready(_LOAD_SECONDS):
             tell(
                 f"prediction.model: {config.prediction.model}: not loaded after "
