@@ -139,6 +139,22 @@ def test_process_fails_at_once(
     assert tracker.store.sink.dropped == 0
 
 
+def test_process_killed_before_it_is_ready(
+    make_tracker: MakeTracker, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says nothing of the next one, which writes."""
+    tracker = make_tracker(path, writer="process", flush_interval="1ms")
+    serve(tracker, "by the router")
+    eventually(lambda: tracker.flush() and writer_processes())
+    (process,) = writer_processes()
+    os.kill(process, signal.SIGKILL)
+    eventually(lambda: tracker.flush() and "starting another" in caplog.text)
+    let_process_write(tracker, path)
+    assert tracker.store.sink is not None
+    assert tracker.store.sink.dropped == 0
+    assert recorded(path)[0] == "by the router"
+
+
 def test_process_keeps_ending(
     make_tracker: MakeTracker,
     path: Path,

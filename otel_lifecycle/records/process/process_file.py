@@ -23,8 +23,8 @@ class ProcessFile(Destination):
     """Has a process write the file; it is started with the first record.
 
     Until it is ready, this process writes, and for good if there can be none, which the log says. A
-    process that ends by itself is replaced, unless twenty in a row have lived for less than a
-    minute; what it had not confirmed counts as lost.
+    process that ends, or is killed, is replaced, unless twenty in a row have lived for less than a
+    minute, or it ended by itself before it was ready; what it had not confirmed counts as lost.
 
     Args:
         handover: Which spans the process sends.
@@ -106,11 +106,11 @@ class ProcessFile(Destination):
                     f"{self._short_lives} in a row ended within {_SHORT_SECONDS:g} s of their start"
                 )
                 self._write_here(f"{reason}, the last one {ended_by(code)}")
-            elif helper.written:
+            elif helper.is_ready or code < 0:
                 self._owner.warn(
                     f"the process that writes records {ended_by(code)}, starting another"
                 )
-            else:  # another one would end likewise
+            else:  # by itself, before it could begin: another one would end likewise
                 self._write_here(f"it {ended_by(code)}")
         elif not helper.is_ready:
             helper.receive()
