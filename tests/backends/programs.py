@@ -16,7 +16,7 @@ from demo.processes import Processes
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from tests.backends.spans import traces_data
-from tests.instrumentation.instrumented_process import free_port
+from tests.ports import free_port
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]

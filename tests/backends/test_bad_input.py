@@ -19,7 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from tests.backends.certificates import HOST, make_certificates
 from tests.backends.programs import GRPC, HTTP_PROTOBUF, Backends
 from tests.backends.routers import Router, Routers, requests
-from tests.instrumentation.instrumented_process import free_port
+from tests.ports import free_port
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.backends

@@ -18,8 +18,9 @@ from tests.backends.spans import PlainSpan, plain_spans
 from tests.cli.command import Command
 from tests.envoy.clients import Ask, run
 from tests.envoy.picker import Picker
-from tests.envoy.programs import Engine, Envoy, free_port
+from tests.envoy.programs import Engine, Envoy
 from tests.envoy.test_following import is_listening, picked, send
+from tests.ports import free_port
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.backends

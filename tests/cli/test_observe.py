@@ -14,10 +14,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceS
 
 from otel_lifecycle.records import Follower, RecordError, read_records
 from tests.cli.command import Command
-from tests.envoy.programs import free_port
 from tests.observation.entries import ENGINE, OBSERVED, end, ready, whole
 from tests.observation.metrics import MetricsReceiver
 from tests.observation.picked import LOG, export, spans
+from tests.ports import free_port
 from tests.records.shipping.collectors import GRPC, HTTP_PROTOBUF, Collector
 from tests.waiting import eventually
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -14,17 +13,11 @@ from typing import Any
 import yaml
 
 from tests.envoy.picker import Picker
+from tests.ports import free_port
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 VERSIONS = {"1.38": "1.40.0", "1.37": "1.37.0", "1.36": "1.36.4"}
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Envoy:

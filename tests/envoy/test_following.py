@@ -21,9 +21,10 @@ from otel_lifecycle.records import read_records
 from tests.cli.command import Command
 from tests.envoy.clients import Ask, Seen, run
 from tests.envoy.observing import ended, observe
-from tests.envoy.programs import Engine, Envoy, free_port
+from tests.envoy.programs import Engine, Envoy
 from tests.full_disk import fill, mounted
 from tests.observation.picked import export, spans
+from tests.ports import free_port
 from tests.records.shipping.collectors import GRPC, Collector
 from tests.waiting import eventually
 

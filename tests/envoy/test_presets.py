@@ -14,7 +14,8 @@ from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.model.slo import RecordedSLO, RecordedTarget
 from tests.envoy.clients import Ask, Seen, run
 from tests.envoy.observing import observe, settle, unix_ns
-from tests.envoy.programs import VERSIONS, Engine, Envoy, free_port
+from tests.envoy.programs import VERSIONS, Engine, Envoy
+from tests.ports import free_port
 
 pytestmark = pytest.mark.envoy
 

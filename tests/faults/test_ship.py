@@ -21,7 +21,7 @@ from tests.cli.command import Command
 from tests.faults import workers
 from tests.faults.processes import Worker, read
 from tests.faults.table import Result
-from tests.instrumentation.instrumented_process import free_port
+from tests.ports import free_port
 from tests.records.helpers import numbered
 from tests.records.segments import append
 from tests.records.shipping.collectors import ACCEPT, HTTP_PROTOBUF, Collector, Reply

@@ -25,7 +25,7 @@ import pytest
 from otel_lifecycle import Outcome
 from otel_lifecycle.records import Follower, RecordError
 from tests.faults.table import Result
-from tests.instrumentation.instrumented_process import free_port
+from tests.ports import free_port
 from tests.records.helpers import ROOT
 from tests.waiting import eventually
 

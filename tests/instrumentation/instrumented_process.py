@@ -79,13 +79,6 @@ def instrumented(arguments: Sequence[str], port: int, path: Path) -> Iterator[In
             process.wait()
 
 
-def free_port() -> int:
-    """Return a port on which nothing listens now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
-
-
 @cache
 def _reserved() -> socket.socket:
     reserved = socket.socket()

@@ -30,12 +30,12 @@ from tests.instrumentation.exchanges import (
 )
 from tests.instrumentation.generic_routers import make_pd_proxy
 from tests.instrumentation.instrumented_process import (
-    free_port,
     instrumented,
     served_by_any_fastapi,
 )
 from tests.instrumentation.test_generic import Observed, endpoint_id, make_engine, unobserved
 from tests.matchers import SAMPLED, TIMESTAMP
+from tests.ports import free_port
 from tests.waiting import eventually
 
 DOUBLES = Path(__file__).parent / "doubles" / "pd_proxies"

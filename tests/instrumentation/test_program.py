@@ -16,7 +16,7 @@ from demo.otlp_receiver import OTLPReceiver
 import otel_lifecycle
 from otel_lifecycle import ConfigError, LifecycleRecord, Outcome, read_records
 from tests.examples.cluster import Cluster
-from tests.instrumentation.instrumented_process import free_port
+from tests.ports import free_port
 from tests.waiting import eventually
 
 # An application of no framework, and one of Starlette; each with the same server.

@@ -13,12 +13,12 @@ from tests.examples.cluster import Server
 from tests.instrumentation.exchanges import endpoint, metrics, paired, plain, streamed
 from tests.instrumentation.instrumented_process import (
     closed_port,
-    free_port,
     instrumented,
     served_by_any_fastapi,
 )
 from tests.instrumentation.test_generic import make_engine
 from tests.matchers import MEASURED, TIMESTAMP
+from tests.ports import free_port
 from tests.tracking.expected import latency
 
 ASKED = {"stream": True, "stream_options": {"include_usage": True}}

@@ -17,6 +17,7 @@ from demo.otlp_receiver import OTLPReceiver
 from otel_lifecycle import Outcome, read_records
 from otel_lifecycle.records import Follower, RecordError
 from tests.examples.cluster import Cluster
+from tests.ports import free_port
 from tests.records.shipping.collectors import GRPC, HTTP_PROTOBUF, Collector
 from tests.waiting import eventually
 
@@ -280,12 +281,6 @@ def _exported_to(receiver: OTLPReceiver) -> dict[str, str]:
         "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
         "OTEL_EXPORTER_OTLP_PROTOCOL": HTTP_PROTOBUF,
     }
-
-
-def free_port() -> int:
-    """Return a port on which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
 
 
 def answers(port: int) -> bool:

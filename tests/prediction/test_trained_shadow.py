@@ -18,12 +18,12 @@ from tests.conftest import Bench
 from tests.examples.cluster import Cluster
 from tests.instrumentation.exchanges import plain, streamed
 from tests.instrumentation.instrumented_process import (
-    free_port,
     instrumented,
     served_by_any_fastapi,
 )
 from tests.matchers import ANY_FLOAT, MEASURED
 from tests.observation.entries import whole
+from tests.ports import free_port
 from tests.records.helpers import run_script
 from tests.routes import disaggregated
 from tests.waiting import eventually

@@ -10,7 +10,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from otel_lifecycle import LifecycleRecord
 from tests.examples.cluster import Server
-from tests.instrumentation.instrumented_process import closed_port, free_port
+from tests.instrumentation.instrumented_process import closed_port
+from tests.ports import free_port
 from tests.routers.scripted_engine import GIGANTIC, ScriptedEngine
 from tests.routers.traced_router import Finished, Parent, TracedRouter, new_parent
 

@@ -35,9 +35,9 @@ from tests.instrumentation.exchanges import (
     streamed,
     whole_answer,
 )
-from tests.instrumentation.instrumented_process import free_port
 from tests.instrumentation.test_generic import closed_port
 from tests.matchers import MEASURED, SPAN_ID, TIMESTAMP, Matching
+from tests.ports import free_port
 from tests.routers.litellm_engine import FakeEngine
 from tests.routers.litellm_settings import PROMPT, ROUTER, model_list
 from tests.waiting import eventually

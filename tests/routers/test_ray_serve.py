@@ -31,8 +31,8 @@ from tests.instrumentation.exchanges import (
     streamed,
     whole_answer,
 )
-from tests.instrumentation.instrumented_process import free_port
 from tests.matchers import SPAN_ID, Matching
+from tests.ports import free_port
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.routers]

@@ -13,7 +13,8 @@ import pytest
 
 from otel_lifecycle import read_records
 from tests.examples.cluster import Cluster
-from tests.instrumentation.test_zero_code import ROUTER, answers, free_port
+from tests.instrumentation.test_zero_code import ROUTER, answers
+from tests.ports import free_port
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,8 @@ import pytest
 
 from otel_lifecycle import LifecycleRecord
 from otel_lifecycle.model.timestamps import parse_timestamp
-from tests.instrumentation.instrumented_process import free_port, instrumented
+from tests.instrumentation.instrumented_process import instrumented
+from tests.ports import free_port
 from tests.state.servers import Answer, Site, engine_exposition, npu_exposition, send
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 from google.rpc.status_pb2 import Status
 
 from otel_lifecycle.records.shipping import Answer, Fate, Sender
-from tests.instrumentation.instrumented_process import free_port
+from tests.ports import free_port
 from tests.records.shipping.collectors import (
     ACCEPT,
     GRPC,
