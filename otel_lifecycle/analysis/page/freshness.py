@@ -9,7 +9,7 @@ from otel_lifecycle.analysis.page.facts import Facts
 
 _AGES = "scraped IS NOT NULL AND chosen >= scraped"
 _AGE = f"""SELECT count(*), quantile_disc((chosen - scraped) * 1000, 0.5),
-    quantile_disc((chosen - scraped) * 1000, 0.99)
+    quantile_disc((chosen - scraped) * 1000, 0.99), max((chosen - scraped) * 1000)
 FROM facts WHERE {_AGES}"""
 _MOST_EARLIER = 8
 _EARLIER = f"""SELECT least({_MOST_EARLIER}, earlier), count(*) FROM (
@@ -25,6 +25,7 @@ class Age(NamedTuple):
     requests: int
     median_ms: float
     p99_ms: float
+    most_ms: float
 
 
 def age(facts: Facts) -> Age | None:

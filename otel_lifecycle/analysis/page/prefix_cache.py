@@ -17,7 +17,7 @@ from otel_lifecycle.analysis.page.elements import (
 from otel_lifecycle.analysis.page.facts import Facts
 
 _KNOWN = "input > 0 AND cached IS NOT NULL AND score IS NOT NULL"
-_SUMS = f"""SELECT count(*), sum(input),
+_SUMS = f"""SELECT count(*), sum(input), sum(cached),
     sum(score * input) / sum(input), sum(cached) / sum(input),
     avg(score), avg(least(1, cached / input)),
     count(*) FILTER (abs(score - cached / input) > 0.1)
@@ -36,6 +36,7 @@ class Cached(NamedTuple):
     Attributes:
         requests: Their number.
         input: Their input tokens.
+        delivered_tokens: How many of these came from the cache.
         expected: Expected by the router, as a share of tokens.
         delivered: Delivered by the engine, as a share of tokens.
         expected_mean: The mean of what was expected of each request.
@@ -45,6 +46,7 @@ class Cached(NamedTuple):
 
     requests: int
     input: int
+    delivered_tokens: int
     expected: float
     delivered: float
     expected_mean: float
