@@ -93,7 +93,14 @@ class Costs:
         """The promises."""
         return [
             *(
-                Budget(f"one finished request as OTLP, {each.title}", 12, each.record.median, "us")
+                Budget(
+                    f"one finished request as OTLP, {each.title}",
+                    12,
+                    each.record.median,
+                    "us",
+                    why="A quarter to half a microsecond for each attribute and event, by compiled "
+                    f"code; the SDK's encoder takes {each.stock.median:.0f}",
+                )
                 for each in self.encodings
             ),
             Budget(
@@ -103,8 +110,15 @@ class Costs:
                 "us",
             ),
             *(
-                Budget(f"`ship`, {title}", 60, us, "us CPU a record")
-                for (title, _), us in zip(KINDS, self.ship_us, strict=True)
+                Budget(
+                    f"`ship`, {each.title}",
+                    60,
+                    us,
+                    "us CPU a record",
+                    why=f"Of it {each.record.median:.0f} us encode the span; the rest reads, "
+                    "decodes and sends",
+                )
+                for each, us in zip(self.encodings, self.ship_us, strict=True)
             ),
         ]
 
