@@ -8,6 +8,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Callable, Coroutine, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,21 +45,30 @@ CUT = {**KNOWN, "inputTokenLength": 30}
 
 @pytest.fixture(scope="module")
 def double() -> Iterator[Any]:
-    """LiteLLM's double under the real one's name, imported after instrumenting.
-
-    The instrumentation does not import it.
-    """
+    """LiteLLM's double under the real one's name."""
     sys.path.insert(0, str(DOUBLE))
+    modules = imported_double()
+    sys.modules.update(modules)
+    yield modules["litellm"]
+    sys.path.remove(str(DOUBLE))
+    for name in modules:
+        del sys.modules[name]
+
+
+@cache
+def imported_double() -> dict[str, Any]:
+    """Import the double after instrumenting, which does not import it; return its modules.
+
+    Once: what waits for an import is told of the first one alone.
+    """
     instrumentor = LiteLLMInstrumentor()
     instrumentor.instrument()
     assert "litellm" not in sys.modules
     module = importlib.import_module("litellm")
     assert hasattr(module.Router.acompletion, "__wrapped__")
     instrumentor.uninstrument()
-    yield module
-    sys.path.remove(str(DOUBLE))
-    for name in [name for name in sys.modules if name.split(".")[0] == "litellm"]:
-        del sys.modules[name]
+    names = [name for name in sys.modules if name.split(".")[0] == "litellm"]
+    return {name: sys.modules[name] for name in names}
 
 
 class Program(Observed):
