@@ -23,6 +23,7 @@ from otel_lifecycle.runtime.clock import Deadline, waitable
 from otel_lifecycle.runtime.forks import repair_in_forked_child
 from otel_lifecycle.runtime.logs import SeldomLog, get_logger
 from otel_lifecycle.runtime.process_exit import run_at_exit
+from otel_lifecycle.runtime.turns import give_way
 from otel_lifecycle.telemetry.told import Entry
 
 _logger = get_logger(__name__)
@@ -31,7 +32,6 @@ _BATCH_RECORDS = 512
 _SLICE_RECORDS = 12  # made and encoded in at most 0.3 ms
 _WRITE_RECORDS = 4 * _SLICE_RECORDS  # whole slices; 100 to 200 kB, which a cache holds
 _TURN_SECONDS = 0.0003  # a slice; more pauses would cost more than the records
-_PAUSE_SECONDS = 0.0001
 _SHORTEST_INTERVAL_SECONDS = 0.001
 _RETRY_SECONDS = 1.0
 _GRACE_SECONDS = 0.1
@@ -354,7 +354,7 @@ class RecordWriter:
         """Do not block an event loop for a whole batch, unless records pile up."""
         if time.monotonic() < self._turn_ends or len(self._queue) >= self._backlog:
             return
-        time.sleep(_PAUSE_SECONDS)
+        give_way()
         self._turn_ends = time.monotonic() + _TURN_SECONDS
 
     def _close_file(self, patience: float) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -14,14 +13,13 @@ from typing import Any
 
 from otel_lifecycle.runtime.forks import repair_in_forked_child
 from otel_lifecycle.runtime.logs import get_logger
+from otel_lifecycle.runtime.turns import give_way
 
 _logger = get_logger(__name__)
 
 _BATCH_SECONDS = 0.05
 # About 0.2 ms. Each pause costs the event loop, too: it gets the lock back from this thread.
 _JOBS_BETWEEN_PAUSES = 12
-# Not zero: a thread that merely yields the interpreter's lock takes it back before others wake.
-_PAUSE_SECONDS = 0.0001
 _BACKLOG = 256
 
 
@@ -75,7 +73,7 @@ class Background:
         Otherwise an event loop would be delayed by a whole switch interval.
         """
         while self._work(_BACKLOG if len(self._jobs) > _BACKLOG else _JOBS_BETWEEN_PAUSES):
-            time.sleep(_PAUSE_SECONDS)
+            give_way()
 
     def _work(self, most: int) -> bool:
         """Run some jobs; return whether there are more."""

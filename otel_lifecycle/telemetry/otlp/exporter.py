@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -10,6 +9,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otel_lifecycle.runtime.logs import get_logger
+from otel_lifecycle.runtime.turns import give_way
 from otel_lifecycle.telemetry.otlp.destinations import GRPC, endpoint_argument, protocol
 from otel_lifecycle.telemetry.otlp.encoders import SpanEncoder
 from otel_lifecycle.telemetry.otlp.request import EncodedSpan, encode_request
@@ -19,7 +19,6 @@ _logger = get_logger(__name__)
 
 # The router's threads wait for the interpreter's lock no longer than it takes to encode a few.
 _SLICE: Final = 8
-_PAUSE_SECONDS: Final = 0.0001
 
 
 class LifecycleSpanExporter(SpanExporter):
@@ -105,7 +104,6 @@ class _Export:
         self._exporter = exporter
         self._encoder = SpanEncoder()
         self._encodes = True
-        self._pause = threading.Event()
         self._reported: set[type[Exception]] = set()
 
     def __call__(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -135,7 +133,7 @@ class _Export:
             except Exception as error:
                 self._leave_out(error)
             if number % _SLICE == 0:
-                self._pause.wait(_PAUSE_SECONDS)
+                give_way()
         return encoded
 
     def _leave_out(self, error: Exception) -> None:
