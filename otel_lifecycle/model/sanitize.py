@@ -83,8 +83,6 @@ def fraction(value: object) -> float | None:
 
 def score(value: object) -> float | None:
     """Return a finite number of any size and sign."""
-    if type(value) is float:
-        return value if math.isfinite(value) else None
     return _finite(value)
 
 

@@ -272,8 +272,7 @@ def complete_record(
         record.served_endpoint = sanitize.text(completion.served_endpoint.id) or None
     record.legs = _legs(completion.legs)
     start = lifecycle.dispatch.start
-    if start.candidates is not None:
-        decide(record, start)
+    decide(record, start)
     if isinstance(start.prompt, Prompt):
         record.prompt_blocks = start.prompt.blocks() or msgspec.UNSET
     if record.selected_route is not None:
@@ -370,10 +369,10 @@ def _source(given: object, tokens: int | None) -> InputTokenSource:
     if tokens is None:
         return InputTokenSource.UNKNOWN
     if type(given) is InputTokenSource:
-        return InputTokenSource.REPORTED if given is InputTokenSource.UNKNOWN else given
-    if isinstance(given, Enum):
-        given = given.value
-    source = _SOURCES.get(cast("str", given) or "", InputTokenSource.REPORTED)
+        source = given
+    else:
+        word = given.value if isinstance(given, Enum) else given
+        source = _SOURCES.get(cast("str", word) or "", InputTokenSource.REPORTED)
     return InputTokenSource.REPORTED if source is InputTokenSource.UNKNOWN else source
 
 

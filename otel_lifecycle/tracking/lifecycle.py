@@ -248,8 +248,7 @@ class Lifecycle:
         if leader_view is None:
             return
         tokens = sanitize.count(dispatch.start.input_tokens) or 0
-        score = dispatch.start.prefix_cache_score
-        cached = 0.0 if score is None else sanitize.fraction(score) or 0.0
+        cached = sanitize.fraction(dispatch.start.prefix_cache_score) or 0.0
         uncached = round(tokens * (1.0 - cached)) if self.first_chunk_ns is None else 0
         leader = leader_view.state
         if not leader.live:

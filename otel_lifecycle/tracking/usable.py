@@ -36,20 +36,18 @@ def usable(start: RequestStart) -> Usable:
     """Makes safe what a router says of a request."""
     given = start.candidates
     text, count = sanitize.text, sanitize.count
-    engine_request_id = start.engine_request_id
-    score, prediction = start.prefix_cache_score, start.prediction
     return Usable(
         text(start.request_id),
         text(start.model),
         text(start.operation),
         text(start.provider),
         text(start.policy),
-        None if engine_request_id is None else text(engine_request_id) or None,
+        text(start.engine_request_id) or None,
         count(start.input_tokens),
         None if given is None else count(len(given) if isinstance(given, Considered) else given),
         max(1, count(start.attempt) or 1),
-        None if score is None else sanitize.fraction(score),
-        NO_PREDICTION if prediction is None else clean_prediction(prediction),
+        sanitize.fraction(start.prefix_cache_score),
+        clean_prediction(start.prediction),
     )
 
 

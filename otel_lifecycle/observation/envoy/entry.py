@@ -23,7 +23,8 @@ DESTINATION = "x-gateway-destination-endpoint"
 
 _END_OF_TIME_NS = 1 << 63
 _NANOSECONDS = {6: 1_000, 9: 1, 3: 1_000_000}
-UNKNOWN = ("", "-")  # what text formats and failed operators write
+_MISSING = "-"  # what text formats and failed operators write
+UNKNOWN = ("", _MISSING)
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
@@ -162,7 +163,7 @@ def unix_ns(moment: str) -> int:
 
 def known(text: str | None) -> str:
     """Return a text of an entry; empty: unknown."""
-    return "" if text is None or text == "-" else text
+    return "" if text is None or text == _MISSING else text
 
 
 def selected(entry: Entry) -> str:

@@ -107,8 +107,7 @@ def _recorded(candidate: Considerable, known: Known | None, oldest_ns: int) -> R
     recorded = _identified(candidate.endpoint)
     recorded.score = sanitize.score(candidate.score)
     recorded.scores = _scores(candidate.scores)
-    if candidate.prefix_cache_score is not None:
-        recorded.prefix_cache_score = sanitize.fraction(candidate.prefix_cache_score)
+    recorded.prefix_cache_score = sanitize.fraction(candidate.prefix_cache_score)
     prediction = candidate.prediction
     if isinstance(prediction, LatencyPrediction):
         predicted = LatencyPrediction(
