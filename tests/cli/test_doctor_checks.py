@@ -27,6 +27,7 @@ from otel_lifecycle.cli.doctor.settings import examine_record_file, examine_sett
 from otel_lifecycle.config import PersistenceConfig
 from tests.cli.environments import make_program, sections, words
 from tests.records.segments import lines
+from tests.waiting import eventually
 
 DISTRO = {
     "OTEL_TRACES_EXPORTER": "otlp",
@@ -361,7 +362,7 @@ def test_hanging_import(tmp_path: Path) -> None:
 
     assert hooks == Hooks(error="no answer within 3 seconds")
     state = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
-    assert not state.exists() or state.read_text().split()[2] == "Z"
+    eventually(lambda: not state.exists() or state.read_text().split()[2] == "Z")
 
 
 def test_crashing_import(tmp_path: Path) -> None:
