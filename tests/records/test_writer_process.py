@@ -29,6 +29,7 @@ from tests.records.helpers import (
     PATIENCE_SECONDS,
     let_process_write,
     numbered,
+    open_descriptors,
     recorded,
     run_script,
     serve,
@@ -86,6 +87,18 @@ def test_another_process_writes(make_tracker: MakeTracker, tmp_path: Path) -> No
     (segment,) = path.parent.iterdir()  # closed by the process
     assert segment.name.startswith(f"records-{os.getpid()}.2")
     assert ["first", *numbered("request", 200), "last"] == recorded(segment)
+
+
+def test_takes_over_while_others_look(make_tracker: MakeTracker, path: Path) -> None:
+    """The file is left to the process, also if metrics or `flush` are first to hear its answer."""
+    tracker = make_tracker(path, writer="process")
+    sink = tracker.store.sink
+    assert sink is not None
+    serve(tracker, "first")
+    eventually(lambda: not sink.queued and not open_descriptors(path))
+    serve(tracker, "second")
+    assert tracker.flush(PATIENCE_SECONDS)
+    assert recorded(path) == ["first", "second"]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +247,7 @@ def test_spans(
         hand_over(provider, handover, Details(), "test")
         try:
             let_process_write(tracker, path)
-            assert handover.is_open
+            eventually(lambda: handover.is_open)
             provider.get_tracer("another").start_span("another").end()
             serve(tracker, *numbered("request", 100))
             with tracker.track(start("more")) as tracked, tracked.active():

@@ -44,6 +44,7 @@ class ProcessFile(Destination):
         self._live = absolute(live_path(config.output_path))
         self._file = RecordFile(config, owner.warn, self._live)
         self._helper: Helper | None = None
+        self._helper_writes = False  # the file was left to it
         self._writes_here = False
         self._short_lives = 0
 
@@ -72,7 +73,7 @@ class ProcessFile(Destination):
     def append(self, lines: bytes) -> int:
         """Send lines to the process, or append them here."""
         helper = self._helper
-        if helper is None or not helper.is_ready:
+        if helper is None or not self._helper_writes:
             return self._file.append(lines)
         try:
             return helper.send(lines)
@@ -90,9 +91,9 @@ class ProcessFile(Destination):
         return self._file.due_in() if self._helper is None else _ATTENTION_SECONDS
 
     def attend(self) -> None:
-        """Notice that the process is ready, or has ended."""
+        """Leave the file to the process once it is ready; notice that it has ended."""
         helper = self._helper
-        if helper is None or not helper.is_ready:
+        if not self._helper_writes:
             self._file.attend()
         if helper is None:
             return
@@ -112,10 +113,11 @@ class ProcessFile(Destination):
                 )
             else:  # by itself, before it could begin: another one would end likewise
                 self._write_here(f"it {ended_by(code)}")
-        elif not helper.is_ready:
+        elif not self._helper_writes:
             helper.receive()
             if helper.is_ready:
                 self._file.close()
+                self._helper_writes = True
                 self._handover.is_open = helper.sends_spans
             elif time.monotonic() > helper.started_at + _START_SECONDS:
                 helper.kill()
@@ -130,7 +132,7 @@ class ProcessFile(Destination):
         """
         self._handover.is_open = False
         helper = self._helper
-        if helper is not None and helper.is_ready:
+        if helper is not None and self._helper_writes:
             helper.finish()
             self._let_go(helper)
             return
@@ -151,6 +153,7 @@ class ProcessFile(Destination):
         self._handover.is_open = False
         lost = helper.unconfirmed + helper.lost
         self._helper = None
+        self._helper_writes = False
         helper.close()
         if lost:
             self._owner.lose(lost, "the process that writes records has lost them")
