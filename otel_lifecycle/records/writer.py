@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -23,15 +22,14 @@ from otel_lifecycle.runtime.clock import Deadline, waitable
 from otel_lifecycle.runtime.forks import repair_in_forked_child
 from otel_lifecycle.runtime.logs import SeldomLog, get_logger
 from otel_lifecycle.runtime.process_exit import run_at_exit
-from otel_lifecycle.runtime.turns import give_way
+from otel_lifecycle.runtime.turns import Turn
 from otel_lifecycle.telemetry.told import Entry
 
 _logger = get_logger(__name__)
 
 _BATCH_RECORDS = 512
-_SLICE_RECORDS = 12  # made and encoded in at most 0.3 ms
+_SLICE_RECORDS = 12  # made and encoded in at most a turn
 _WRITE_RECORDS = 4 * _SLICE_RECORDS  # whole slices; 100 to 200 kB, which a cache holds
-_TURN_SECONDS = 0.0003  # a slice; more pauses would cost more than the records
 _SHORTEST_INTERVAL_SECONDS = 0.001
 _RETRY_SECONDS = 1.0
 _GRACE_SECONDS = 0.1
@@ -84,7 +82,7 @@ class RecordWriter:
         self._closed = False
         self._finished = False
         self._given_up = False  # no time is left to wait for a lock
-        self._turn_ends = 0.0  # when to let other threads run
+        self._turn = Turn()
         self._failing = False
         self._locked_out = False  # it fails because another process holds the lock
         self._failure = ""  # why the last write failed
@@ -301,7 +299,7 @@ class RecordWriter:
             if file is None:
                 file = self._file = self._open_file(self._config, self)
             self._patiently(file, file.prepare, patience)
-            self._turn_ends = time.monotonic() + _TURN_SECONDS
+            self._turn.begin()
             while batch:
                 self._write_slice(batch, file, patience)
         except Exception as error:
@@ -352,10 +350,8 @@ class RecordWriter:
 
     def _pause(self) -> None:
         """Do not block an event loop for a whole batch, unless records pile up."""
-        if time.monotonic() < self._turn_ends or len(self._queue) >= self._backlog:
-            return
-        give_way()
-        self._turn_ends = time.monotonic() + _TURN_SECONDS
+        if self._turn.is_over and len(self._queue) < self._backlog:
+            self._turn.give_way()
 
     def _close_file(self, patience: float) -> None:
         file = self._file

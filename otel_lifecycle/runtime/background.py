@@ -13,13 +13,11 @@ from typing import Any
 
 from otel_lifecycle.runtime.forks import repair_in_forked_child
 from otel_lifecycle.runtime.logs import get_logger
-from otel_lifecycle.runtime.turns import give_way
+from otel_lifecycle.runtime.turns import Turn
 
 _logger = get_logger(__name__)
 
 _BATCH_SECONDS = 0.05
-# About 0.2 ms. Each pause costs the event loop, too: it gets the lock back from this thread.
-_JOBS_BETWEEN_PAUSES = 12
 _BACKLOG = 256
 
 
@@ -64,7 +62,7 @@ class Background:
 
     def drain(self) -> None:
         """Run all queued jobs now; log their exceptions."""
-        while self._work(_BACKLOG):
+        while self._work(None):
             pass
 
     def drain_slowly(self) -> None:
@@ -72,13 +70,14 @@ class Background:
 
         Otherwise an event loop would be delayed by a whole switch interval.
         """
-        while self._work(_BACKLOG if len(self._jobs) > _BACKLOG else _JOBS_BETWEEN_PAUSES):
-            give_way()
+        turn = Turn()
+        while self._work(turn):
+            turn.give_way()
 
-    def _work(self, most: int) -> bool:
-        """Run some jobs; return whether there are more."""
+    def _work(self, turn: Turn | None) -> bool:
+        """Run jobs, for a turn unless too many wait; return whether there are more."""
         with self._drain_lock:
-            for _ in range(most):
+            for _ in range(_BACKLOG):
                 try:
                     job, argument = self._jobs.popleft()
                 except IndexError:
@@ -90,6 +89,8 @@ class Background:
                     level = logging.DEBUG if self._failed else logging.ERROR
                     self._failed = True
                     _logger.log(level, "a background job failed", exc_info=True)
+                if turn is not None and turn.is_over and len(self._jobs) < _BACKLOG:
+                    break
         return bool(self._jobs)
 
     def close(self, timeout: float) -> None:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otel_lifecycle.runtime.logs import get_logger
-from otel_lifecycle.runtime.turns import give_way
+from otel_lifecycle.runtime.turns import Turn
 from otel_lifecycle.telemetry.otlp.destinations import GRPC, endpoint_argument, protocol
 from otel_lifecycle.telemetry.otlp.encoders import SpanEncoder
 from otel_lifecycle.telemetry.otlp.request import EncodedSpan, encode_request
 from otel_lifecycle.telemetry.otlp.transport import EncodedRequest, send
 
 _logger = get_logger(__name__)
-
-# The router's threads wait for the interpreter's lock no longer than it takes to encode a few.
-_SLICE: Final = 8
 
 
 class LifecycleSpanExporter(SpanExporter):
@@ -127,13 +124,14 @@ class _Export:
 
     def _encode(self, spans: Sequence[ReadableSpan]) -> list[EncodedSpan]:
         encoded: list[EncodedSpan] = []
-        for number, span in enumerate(spans, 1):
+        turn = Turn()
+        for span in spans:
             try:
                 encoded.append(self._encoder.encode(span))
             except Exception as error:
                 self._leave_out(error)
-            if number % _SLICE == 0:
-                give_way()
+            if turn.is_over:
+                turn.give_way()
         return encoded
 
     def _leave_out(self, error: Exception) -> None:
