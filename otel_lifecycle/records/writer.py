@@ -388,6 +388,8 @@ class RecordWriter:
         if not self._thread_lock.acquire(blocking=False):
             return  # another thread is starting it
         try:
+            if self._pid == os.getpid():
+                return  # another thread was faster
             thread = threading.Thread(target=self._run, name="otel-lifecycle-writer", daemon=True)
             thread.start()
             self._thread = thread

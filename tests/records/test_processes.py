@@ -137,17 +137,23 @@ assert 0 == os.wait()[1]
 def test_threads_after_fork(path: Path) -> None:
     """Threads that record first in a child start one writer together."""
     script = """
-import os, sys, threading, warnings
+import os, sys, threading, time, warnings
+from otel_lifecycle.records.writer import RecordWriter
 from tests.records.helpers import make_tracker, numbered, serve, writer_threads
+
+def start_thread(writer, now=RecordWriter._start_thread):
+    barrier.wait()  # all have seen that there is none
+    time.sleep(0.003 * int(threading.current_thread().name))
+    now(writer)
 
 warnings.simplefilter("ignore")
 tracker = make_tracker(sys.argv[1])
 if os.fork() == 0:
     barrier = threading.Barrier(8)
+    RecordWriter._start_thread = start_thread
     def work(name):
-        barrier.wait()
-        serve(tracker, *numbered(name, 10))
-    threads = [threading.Thread(target=work, args=(f"thread-{n}",)) for n in range(8)]
+        serve(tracker, *numbered(f"thread-{name}", 10))
+    threads = [threading.Thread(target=work, args=(n,), name=str(n)) for n in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
