@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -245,23 +244,22 @@ def test_opening_and_closing_leaves_nothing(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "records", "pauses"),
-    [(0.0, 120, 0), (1.0, 120, 9), (1.0, 1_200, 42 + 14)],
+    ("is_over", "records", "pauses"),
+    [(False, 120, 0), (True, 120, 9), (True, 1_200, 42 + 14)],
     ids=["within one turn", "a turn each slice", "the first batch of many"],
 )
 def test_pauses(
     make_tracker: Callable[..., RequestLifecycleTracker],
     path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    step: float,
+    is_over: bool,
     records: int,
     pauses: int,
 ) -> None:
     """The router's threads get their turn, unless another whole batch waits."""
-    now, paused = itertools.count(0.0, step), list[int]()
-    clock = SimpleNamespace(monotonic=lambda: next(now))
-    monkeypatch.setattr("otel_lifecycle.records.writer.time", clock)
-    monkeypatch.setattr("otel_lifecycle.records.writer.give_way", lambda: paused.append(1))
+    paused: list[int] = []
+    turn = SimpleNamespace(begin=lambda: None, is_over=is_over, give_way=lambda: paused.append(1))
+    monkeypatch.setattr("otel_lifecycle.records.writer.Turn", lambda: turn)
     tracker = make_tracker(path, flush_threshold=10_000)
     serve(tracker, *numbered("request", records))
 
