@@ -39,6 +39,13 @@ def npu_exposition(
     ).encode()
 
 
+def npu_exporter(
+    core: int = 60, pod: str = "qwen-0", now: Callable[[], float] = time.time
+) -> Answer:
+    """Answer like npu-exporter, with values of this moment."""
+    return lambda handler: send(handler, npu_exposition(core, pod, now()))
+
+
 class Site:
     """A server with answers by path, which may change at any time."""
 

@@ -34,9 +34,9 @@ from otel_lifecycle.model.decision import Decision
 from otel_lifecycle.model.features import PredictionInput
 from tests.conftest import Bench
 from tests.matchers import MEASURED
-from tests.state.conftest import endpoint_of, reasons, request
-from tests.state.servers import Site, engine_exposition, npu_exposition
-from tests.waiting import eventually
+from tests.state.conftest import LaterClock, endpoint_of, reasons, request
+from tests.state.servers import Site, engine_exposition, npu_exporter, npu_exposition
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 _METRICS_FEATURES = ("numRequestWaiting", "numRequestRunning", "kvCacheUsage")
 _NPU_FEATURES = ("hbmUtilization", "aiCoreUtilization", "bandwidthUtilization")
@@ -49,7 +49,7 @@ def has_state(bench: Bench, endpoint: Endpoint) -> Callable[[], bool]:
 
 def test_span_record_and_gauges_agree(collecting: Callable[..., Bench], site: Site) -> None:
     """State of engine and exporter is on the span, in the record and in the gauges."""
-    site.answers = {"/metrics": engine_exposition(3, 1, 0.25), "/npu": npu_exposition(60)}
+    site.answers = {"/metrics": engine_exposition(3, 1, 0.25), "/npu": npu_exporter(60)}
     bench = collecting(targets=f"npu_exporter={site.url}/npu")
     endpoint = endpoint_of(site)
     eventually(has_state(bench, endpoint))
@@ -161,15 +161,20 @@ def test_models_of_one_port(collecting: Callable[..., Bench], site: Site) -> Non
 
 
 def test_exporter_stops_and_comes_back(
-    collecting: Callable[..., Bench], site: Site, caplog: pytest.LogCaptureFixture
+    collecting: Callable[..., Bench],
+    site: Site,
+    later: LaterClock,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Without its exporter NPU state is stale, then missing; each change is logged once."""
     caplog.set_level("INFO", "otel_lifecycle.state")
-    site.answers = {"/metrics": engine_exposition(), "/npu": npu_exposition()}
-    bench = collecting("300ms", forget_after="1s", targets=f"npu_exporter={site.url}/npu")
+    exporter = npu_exporter(now=later.time)
+    site.answers = {"/metrics": engine_exposition(), "/npu": exporter}
+    bench = collecting(clock=later, forget_after="1h", targets=f"npu_exporter={site.url}/npu")
     endpoint = endpoint_of(site)
     eventually(has_state(bench, endpoint))
     gauges = bench.telemetry.metrics()
+    where = f"npu_exporter {site.url}/npu"
     seen = []
 
     def becomes(reason: str | None) -> Callable[[], bool]:
@@ -177,17 +182,18 @@ def test_exporter_stops_and_comes_back(
         return lambda: reasons(request(bench, endpoint)) == expected
 
     del site.answers["/npu"]
-    for reason in ("npu_stale", "npu_missing"):
+    eventually(lambda: f"{where}: http_404 (was up)" in caplog.messages)
+    for reason, minutes in (("npu_stale", 20), ("npu_missing", 60)):
+        later.put_forward(minutes)
         eventually(becomes(reason))
         npu = bench.records[-1].selected_route.leader.npu  # type: ignore[union-attr]
         seen.append((reason, None if npu is None else npu.data_status))
         assert "llm_router.npu.core.utilization" not in bench.telemetry.metrics()
-    site.answers["/npu"] = npu_exposition(at=time.time() + 1)
+    site.answers["/npu"] = exporter
     eventually(becomes(None))
 
     assert "llm_router.npu.core.utilization" in gauges
     assert seen == [("npu_stale", "stale"), ("npu_missing", None)]
-    where = f"npu_exporter {site.url}/npu"
     assert [message for message in caplog.messages if "npu_exporter" in message] == [
         f"{where}: up (was new)",
         f"{where}: http_404 (was up)",
@@ -195,15 +201,22 @@ def test_exporter_stops_and_comes_back(
     ]
 
 
-def test_engine_stops(collecting: Callable[..., Bench], site: Site) -> None:
+def test_engine_stops(
+    collecting: Callable[..., Bench],
+    site: Site,
+    later: LaterClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """If the engine stops answering, its metrics are stale, then missing."""
-    site.answers = {"/metrics": engine_exposition(), "/npu": npu_exposition()}
-    bench = collecting("300ms", forget_after="1s", targets=f"npu_exporter={site.url}/npu")
+    site.answers = {"/metrics": engine_exposition(), "/npu": npu_exporter(now=later.time)}
+    bench = collecting(clock=later, forget_after="1h", targets=f"npu_exporter={site.url}/npu")
     endpoint = endpoint_of(site)
     eventually(has_state(bench, endpoint))
     del site.answers["/metrics"]
+    eventually(lambda: f"engine {site.url}/metrics: http_404 (was up)" in caplog.messages)
 
-    for reason in ("metrics_stale", "metrics_missing"):
+    for reason, minutes in (("metrics_stale", 20), ("metrics_missing", 60)):
+        later.put_forward(minutes)
         expected = dict.fromkeys(_METRICS_FEATURES, reason)
         eventually(
             lambda expected=expected: expected.items() <= reasons(request(bench, endpoint)).items()
@@ -213,7 +226,7 @@ def test_engine_stops(collecting: Callable[..., Bench], site: Site) -> None:
 
 def test_router_keeps_its_own(collecting: Callable[..., Bench], site: Site) -> None:
     """The router's own values are recorded unchanged; only missing ones are filled in."""
-    site.answers = {"/metrics": engine_exposition(3), "/npu": npu_exposition(60)}
+    site.answers = {"/metrics": engine_exposition(3), "/npu": npu_exporter(60)}
     bench = collecting(targets=f"npu_exporter={site.url}/npu")
     endpoint = endpoint_of(site)
     eventually(has_state(bench, endpoint))
@@ -247,9 +260,14 @@ def test_endpoint_leaves(collecting: Callable[..., Bench], site: Site) -> None:
     bench.tracker.extract_endpoint(EndpointEvent(EndpointEventType.DELETE, endpoint))
     eventually(lambda: "llm_router.collection.targets" not in bench.telemetry.metrics())
     assert running not in bench.telemetry.metrics()
-    asked = site.asked["/metrics"]
-    time.sleep(0.2)
-    assert site.asked["/metrics"] == asked
+
+    def is_left_alone() -> bool:
+        """Whether no request came lately; the last one may have been on its way."""
+        asked = site.asked["/metrics"]
+        time.sleep(0.2)
+        return site.asked["/metrics"] == asked
+
+    eventually(is_left_alone)
 
 
 def test_endpoint_comes_back(collecting: Callable[..., Bench], site: Site) -> None:
@@ -401,7 +419,7 @@ def test_targets_with_secrets(
 ) -> None:
     """A target's query is sent with each scrape, but never logged, shown or recorded."""
     caplog.set_level("DEBUG", "otel_lifecycle")
-    site.answers = {"/metrics": engine_exposition(), "/npu": npu_exposition()}
+    site.answers = {"/metrics": engine_exposition(), "/npu": npu_exporter()}
     bench = collecting(targets=f"npu_exporter={site.url}/npu?token=secret, {site.url}/no?secret#x")
     endpoint = endpoint_of(site)
     eventually(has_state(bench, endpoint))
@@ -430,7 +448,7 @@ def test_targets_file_that_is_a_pipe(
 
 def test_fork(collecting: Callable[..., Bench], site: Site) -> None:
     """A forked child collects for itself from its first request on."""
-    site.answers = {"/metrics": engine_exposition(), "/npu": npu_exposition()}
+    site.answers = {"/metrics": engine_exposition(), "/npu": npu_exporter()}
     bench = collecting(targets=f"npu_exporter={site.url}/npu")
     endpoint = endpoint_of(site)
     eventually(has_state(bench, endpoint))
@@ -451,7 +469,7 @@ def test_fork(collecting: Callable[..., Bench], site: Site) -> None:
 
     process = fork.Process(target=child)
     process.start()
-    assert receiving.poll(20)
+    assert receiving.poll(PATIENCE_SECONDS)
     assert receiving.recv() == {}
     process.join()
     eventually(has_state(bench, endpoint))

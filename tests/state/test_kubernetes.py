@@ -15,7 +15,7 @@ import trustme
 from otel_lifecycle import Endpoint
 from tests.conftest import Bench
 from tests.state.conftest import reasons, request
-from tests.state.servers import Site, npu_exposition, send
+from tests.state.servers import Site, npu_exporter, send
 from tests.waiting import eventually
 
 
@@ -39,7 +39,7 @@ def test_pods_by_label(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     api, exporter = make_site(tls=context), make_site()
-    exporter.answers["/metrics"] = npu_exposition(60, pod="qwen-0")
+    exporter.answers["/metrics"] = npu_exporter(60)
     questions = set()
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
@@ -86,7 +86,7 @@ def test_no_cluster(
     collecting: Callable[..., Bench], site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Outside a cluster one log line has the reason; everything else works."""
-    site.answers["/npu"] = npu_exposition()
+    site.answers["/npu"] = npu_exporter()
     collecting(engine_pods="app=vllm", targets=f"npu_exporter={site.url}/npu")
 
     eventually(lambda: site.asked["/npu"] > 3)

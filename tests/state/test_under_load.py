@@ -19,6 +19,7 @@ from otel_lifecycle.model.timestamps import parse_timestamp
 from tests.instrumentation.instrumented_process import instrumented
 from tests.ports import free_port
 from tests.state.servers import Answer, Site, engine_exposition, npu_exposition, send
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -96,17 +97,27 @@ def test_records_agree_with_what_was_served(
     path = tmp_path / "records.jsonl"
 
     with instrumented([str(script), str(port), site.url], port, path) as router:
-        router.post()
-        time.sleep(2)  # the endpoint is known from its first request on
+        sent = 0
+
+        def is_collected() -> bool:
+            """The endpoint is known from its first request on."""
+            nonlocal sent
+            router.post()
+            sent += 1
+            [features] = router.records(sent)[-1].prediction_inputs
+            return None not in (features.num_request_running, features.ai_core_utilization)
+
+        eventually(is_collected)
         body = {"model": "m", "prompt": "hello", "max_tokens": 2}
         url = f"http://127.0.0.1:{port}/v1/completions"
         with ThreadPoolExecutor(16) as threads, httpx.Client(timeout=60) as client:
             responses = threads.map(lambda _: client.post(url, json=body), range(REQUESTS))
             answers = [response.status_code for response in responses]
-        first, *records = router.records(REQUESTS + 1)
+        found = router.records(sent + REQUESTS)
 
+    records = found[sent:]
     assert answers == [200] * REQUESTS
-    assert first.prediction_inputs[0].num_request_running is None
+    assert found[0].prediction_inputs[0].num_request_running is None
     assert [seen(record, running, core) for record in records] == [(True, True)] * REQUESTS
 
 
