@@ -14,6 +14,7 @@ import pytest
 from otel_lifecycle.model import LatencyPrediction
 from otel_lifecycle.model.features import PredictionInput
 from otel_lifecycle.observation.observatory import Observatory, Options
+from otel_lifecycle.prediction.shadow import InFlight, ShadowPrediction
 from tests.observation.entries import whole
 
 _SHADOW = "otel_lifecycle.prediction.shadow"
@@ -28,10 +29,8 @@ class Model:
 
 @pytest.fixture
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A log of one request; its record waits 400 ms at most for the prediction."""
+    """A log of one request."""
     monkeypatch.setenv("OTEL_LIFECYCLE_PREDICTION_MODEL", "slow")
-    monkeypatch.setenv("OTEL_LIFECYCLE_PREDICTION_TIMEOUT", "200ms")
-    monkeypatch.setattr(f"{_SHADOW}._EXCHANGE_SECONDS", 0.0)
     path = tmp_path / "access.log"
     path.write_bytes(b"".join(line + b"\n" for line in whole()))
     return path
@@ -50,15 +49,26 @@ def observed(log: Path) -> tuple[list[str], list[str]]:
 
 
 def test_waits_for_the_model(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long a model takes to load, the first request of the log has its prediction."""
+    """Nothing is asked of a model before it is loaded: the first request has its prediction."""
+    is_loaded = threading.Event()
+    asked: list[bool] = []
+    predict = ShadowPrediction.predict
 
     def load(_: str) -> Model:
         time.sleep(1.0)
+        is_loaded.set()
         return Model()
 
+    def ask(shadow: ShadowPrediction, request: InFlight) -> None:
+        asked.append(is_loaded.is_set())
+        predict(shadow, request)
+
+    monkeypatch.setenv("OTEL_LIFECYCLE_PREDICTION_TIMEOUT", "60s")
     monkeypatch.setattr(f"{_SHADOW}._load", load)
+    monkeypatch.setattr(ShadowPrediction, "predict", ask)
 
     assert observed(log) == (["shadow"], [])
+    assert asked == [True]
 
 
 def test_a_model_that_does_not_load(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +79,8 @@ def test_a_model_that_does_not_load(log: Path, monkeypatch: pytest.MonkeyPatch) 
         is_observed.wait(60.0)
         return Model()
 
+    monkeypatch.setenv("OTEL_LIFECYCLE_PREDICTION_TIMEOUT", "200ms")
+    monkeypatch.setattr(f"{_SHADOW}._EXCHANGE_SECONDS", 0.0)
     monkeypatch.setattr(f"{_SHADOW}._load", load)
     monkeypatch.setattr("otel_lifecycle.observation.observatory._LOAD_SECONDS", 0.0)
     monkeypatch.setattr("otel_lifecycle.observation.observatory._CLOSE_SECONDS", 0.0)

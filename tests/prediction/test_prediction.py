@@ -97,7 +97,7 @@ def ask(url: str, inputs: Sequence[PredictionInput]) -> Sequence[LatencyPredicti
 
     async def main() -> Sequence[LatencyPrediction]:
         async with LLMDPredictor(url) as predictor:
-            return await predict_within(predictor, inputs, 5)
+            return await predict_within(predictor, inputs, 60)
 
     return asyncio.run(main())
 

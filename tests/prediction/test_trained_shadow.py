@@ -182,7 +182,10 @@ def test_zero_code(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def observed(log: Path, model: Path) -> tuple[list[str], str]:
     """The prediction mode of each record of a log that `observe` reads once, and what it says."""
-    environment = {"OTEL_LIFECYCLE_PREDICTION_MODEL": str(model)}
+    environment = {
+        "OTEL_LIFECYCLE_PREDICTION_MODEL": str(model),
+        "OTEL_LIFECYCLE_PREDICTION_TIMEOUT": "60s",  # a busy machine is late
+    }
     command = Command("observe", "--envoy-log", log, "--once", environment=environment)
     _, output, error = command.wait()
     return [json.loads(line)["predictionMode"] for line in output.splitlines()], error
