@@ -44,6 +44,7 @@ class Terminal:
         self.screen = pyte.Screen(columns, rows)
         self.output = b""
         self._stream = pyte.ByteStream(self.screen)
+        self._changing = threading.Lock()  # while the screen is drawn, resized or looked at
         self._leader, self._follower = pty.openpty()
         self._set_size(columns, rows)
         self.settings = termios.tcgetattr(self._follower)
@@ -64,12 +65,18 @@ class Terminal:
 
     def resize(self, columns: int, rows: int) -> None:
         """Change the size."""
-        self.screen.resize(rows, columns)
+        with self._changing:
+            self.screen.resize(rows, columns)
         self._set_size(columns, rows)
 
     def shows(self, text: str) -> None:
         """Wait until a text is on the screen."""
-        eventually(lambda: text in "\n".join(self.screen.display), what=text)
+
+        def is_shown() -> bool:
+            with self._changing:
+                return text in "\n".join(self.screen.display)
+
+        eventually(is_shown, what=text)
 
     def now(self) -> list[object]:
         """The settings of the terminal."""
@@ -90,7 +97,8 @@ class Terminal:
         with suppress(OSError):  # the end of a terminal
             while data := os.read(self._leader, 1 << 16):
                 self.output += data
-                self._stream.feed(data)
+                with self._changing:
+                    self._stream.feed(data)
 
 
 @pytest.fixture
