@@ -147,7 +147,8 @@ def test_router_cannot_start(start: Start, tmp_path: Path) -> None:
     code, _, error = command.wait()
 
     assert (code, command.children()) == (1, {})
-    assert error.startswith("otel-lifecycle: leader-0 exited with 1: ")
+    # All engines fail; which of them does so first is chance.
+    assert re.match(r"otel-lifecycle: (leader|prefill|decode)-\d exited with 1: ", error)
     assert "RuntimeError: no server here" in error
     assert error.count("\n") == 1
 
