@@ -157,12 +157,16 @@ def test_follow(tmp_path: Path, start: Callable[..., Command]) -> None:
         eventually(lambda: collector.request_ids == ["a"])
         append(folder / "records.jsonl", traced("b"))
         eventually(lambda: collector.request_ids == ["a", "b"])
+        with Follower(folder) as follower:
+            follower.poll()
+            position = follower.position
+        # The collector has the spans before it says so.
+        eventually(lambda: position.to_json() in (tmp_path / "c").read_bytes())
         command.process.send_signal(signal.SIGINT)
 
         assert command.wait()[0] == 0
-    with Checkpoint(tmp_path / "c") as opened, Follower(folder) as follower:
-        follower.poll()
-        assert opened.load([folder]) == follower.position
+    with Checkpoint(tmp_path / "c") as opened:
+        assert opened.load([folder]) == position
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
