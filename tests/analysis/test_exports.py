@@ -155,8 +155,8 @@ def test_mooncake_keeps_what_prompts_share(tmp_path: Path, block_size: int, most
         tracked = bench.tracker.track(request)
         bench.clock.advance(250.0)
         tracked.complete(output_tokens=2)
-    bench.tracker.close()
-    bench.telemetry.shutdown()
+    assert bench.tracker.flush(timeout=30)
+    bench.close()
 
     assert export(records, "mooncake", output) == 0
 
