@@ -149,7 +149,7 @@ class Fleet:
 
 
 def _client() -> httpx.AsyncClient:
-    return httpx.AsyncClient(trust_env=False, timeout=5.0)
+    return httpx.AsyncClient(trust_env=False, timeout=_START_SECONDS)
 
 
 async def _is_healthy(client: httpx.AsyncClient, url: str) -> bool:
