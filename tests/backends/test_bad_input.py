@@ -20,7 +20,7 @@ from tests.backends.certificates import HOST, make_certificates
 from tests.backends.programs import GRPC, HTTP_PROTOBUF, Backends
 from tests.backends.routers import Router, Routers, requests
 from tests.ports import free_port
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 pytestmark = pytest.mark.backends
 
@@ -29,6 +29,7 @@ PARTIAL_SUCCESS = ExportTraceServiceResponse(
 ).SerializeToString()
 
 SOON = {"OTEL_EXPORTER_OTLP_TIMEOUT": "3", "OTEL_LIFECYCLE_CLOSE_TIMEOUT": "1s"}
+PATIENT = {"OTEL_EXPORTER_OTLP_TIMEOUT": "60", "OTEL_LIFECYCLE_CLOSE_TIMEOUT": "60s"}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -69,7 +70,7 @@ def to(endpoint: str, protocol: str) -> dict[str, str]:
 
 def serve(routers: Routers, environment: Mapping[str, str]) -> Router:
     """A router with that collector, which has answered requests normally."""
-    router = routers.start(("aggregated",), **SOON, **environment)
+    router = routers.start(("aggregated",), **{**SOON, **environment})
 
     answers = router.send(requests(20))
 
@@ -104,8 +105,8 @@ def test_refused(routers: Routers, status: int) -> None:
 def test_partial_success(routers: Routers) -> None:
     """If a collector drops some spans, nothing is logged, because the SDK ignores it."""
     with answering(200, PARTIAL_SUCCESS) as (environment, asked):
-        router = serve(routers, environment)
-        assert asked.wait(30)
+        router = serve(routers, {**environment, **PATIENT})  # the collector may be slow to answer
+        assert asked.wait(PATIENCE_SECONDS)
         router.stop()
 
     assert router.log() == ""

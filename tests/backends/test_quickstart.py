@@ -116,7 +116,8 @@ def test_quickstart(backends: Backends, routers: Routers, tmp_path: Path) -> Non
 
     with shell(home, commands()) as process:
         eventually(answered, INSTALLING_SECONDS, what="my-router answers")
-        eventually(lambda: len(list(read_records(home / "records.jsonl"))) == 1, what="a record")
+        path = home / "records.jsonl"
+        eventually(lambda: path.exists() and len(list(read_records(path))) == 1, what="a record")
         eventually(lambda: len(plain_spans(jaeger.traces("my-router"))) == 1, what="a trace")
 
     ports = re.findall(r"-p (\d+):\1\b", (home / "docker.arguments").read_text())
@@ -128,7 +129,7 @@ def test_quickstart(backends: Backends, routers: Routers, tmp_path: Path) -> Non
         if span["scope"][0] == "otel_lifecycle"
     ]
     assert len(demo) == len(routes) == 300
-    (record,) = read_records(home / "records.jsonl")
+    (record,) = read_records(path)
     (span,) = plain_spans(jaeger.traces("my-router"))
     assert (record.outcome, record.trace_id) == ("completed", span["trace_id"])
     for page in ("demo/report.html", "report.html"):
