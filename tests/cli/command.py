@@ -43,9 +43,10 @@ class Command:
 
     def close(self) -> None:
         """Kill processes that a failed test has left."""
-        for pid in (*self.children().values(), self.process.pid):
+        for pid in self.children().values():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        self.process.kill()  # unless it has ended: its id may be another process's by now
         self.process.communicate()
 
     def children(self) -> dict[str, int]:
