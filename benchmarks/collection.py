@@ -20,16 +20,19 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from statistics import quantiles
 
 from otel_lifecycle import Endpoint, RequestLifecycleTracker, TrackerConfig
 from otel_lifecycle.config.collection import CollectionConfig, TargetConfig
 from otel_lifecycle.state.collector import Collector
+from otel_lifecycle.tracking.store import LifecycleStore
 
 SAMPLES = 300
 HUGE = 64 * 1024 * 1024
 TICK = 0.005
+_PATIENCE_SECONDS = 60.0  # of a busy machine
 GOOD = ("plain", "gzip", "chunked")
 BAD = {
     "hang": "timeout",
@@ -132,8 +135,8 @@ class Measured:
     scrape_lag_ms: float
 
 
-def measure(engines: int, bad_of_each: int, seconds: float) -> Measured:
-    """Scrape for some seconds."""
+def measure(engines: int, bad_of_each: int, seconds: float, timeout: float = 1.0) -> Measured:
+    """Scrape for some seconds; a scrape takes at most the timeout."""
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         port = listener.getsockname()[1]
         command = [sys.executable, "-m", "benchmarks.collection", "--serve", str(listener.fileno())]
@@ -146,12 +149,14 @@ def measure(engines: int, bad_of_each: int, seconds: float) -> Measured:
             try:
                 assert server.stdout is not None
                 server.stdout.readline()
-                return asyncio.run(_measure(port, engines, bad_of_each, seconds))
+                return asyncio.run(_measure(port, engines, bad_of_each, seconds, timeout))
             finally:
                 server.kill()
 
 
-async def _measure(port: int, engines: int, bad_of_each: int, seconds: float) -> Measured:
+async def _measure(
+    port: int, engines: int, bad_of_each: int, seconds: float, timeout: float
+) -> Measured:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         dead = closed.getsockname()[1]
     endpoints = [
@@ -171,18 +176,23 @@ async def _measure(port: int, engines: int, bad_of_each: int, seconds: float) ->
     ]
     idle_cpu, idle_lags = await _watch_loop(seconds)
     before = _peak_mb()
-    config = CollectionConfig(enabled=True, endpoints=False, targets=tuple(targets))
+    config = CollectionConfig(
+        enabled=True, endpoints=False, targets=tuple(targets), timeout=timedelta(seconds=timeout)
+    )
     tracker = RequestLifecycleTracker(TrackerConfig(store_name="collection", collection=config))
     store = tracker.store
     for endpoint in endpoints:
         store.add_endpoint(endpoint)
     await asyncio.sleep(2)  # first scrapes, all at once
+    latest = time.monotonic() + _PATIENCE_SECONDS
+    while _with_metrics(store) < engines and time.monotonic() < latest:
+        await asyncio.sleep(0.1)
     cpu, lags = await _watch_loop(seconds)
     collector = store.collector
     assert isinstance(collector, Collector)
     measured = Measured(
         Counter(collector.targets()),
-        sum(state.collected is not None for state in store.endpoints()),
+        _with_metrics(store),
         (cpu - idle_cpu) / seconds,
         _peak_mb() - before,
         lags,
@@ -191,6 +201,10 @@ async def _measure(port: int, engines: int, bad_of_each: int, seconds: float) ->
     )
     tracker.close()
     return measured
+
+
+def _with_metrics(store: LifecycleStore) -> int:
+    return sum(state.collected is not None for state in store.endpoints())
 
 
 async def _watch_loop(seconds: float) -> tuple[float, list[float]]:
