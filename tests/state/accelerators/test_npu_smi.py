@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from otel_lifecycle.state.accelerators import DeviceReading
 from otel_lifecycle.state.accelerators.npu_smi import NpuSmiError, read
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 STAND_IN = str(Path(__file__).with_name("npu-smi"))
 ALL = ("core", "memory", "memory_bandwidth")
@@ -91,14 +91,16 @@ def test_read(mode: Callable[[str], None], name: str, expected: list[DeviceReadi
     """Printed values are read, impossible values are invalid, missing values are unknown."""
     mode(name)
 
-    assert [timeless(reading) for reading in read(STAND_IN)] == expected
+    readings = read(STAND_IN, timeout=PATIENCE_SECONDS)
+
+    assert [timeless(reading) for reading in readings] == expected
 
 
 def test_time(mode: Callable[[str], None]) -> None:
     """A value has the time at which its command ended."""
     mode("")
     before = time.time()
-    first, second = read(STAND_IN)
+    first, second = read(STAND_IN, timeout=PATIENCE_SECONDS)
 
     assert before <= (first.core_observed_at or 0) < (second.core_observed_at or 0) <= time.time()
 
@@ -127,7 +129,7 @@ def test_of_no_use(mode: Callable[[str], None], name: str, reason: str) -> None:
     mode(name)
 
     with pytest.raises(NpuSmiError) as caught:
-        read(STAND_IN)
+        read(STAND_IN, timeout=PATIENCE_SECONDS)
 
     assert str(caught.value) == reason.replace("npu-smi info", f"{STAND_IN} info")
 
@@ -148,7 +150,7 @@ def test_hanging(
         if pids.exists() and pids.stat().st_size:
             break
 
-    assert not _runs(int(pids.read_text("ascii")))
+    eventually(lambda: not _runs(int(pids.read_text("ascii"))))
 
 
 def test_slow_npu(mode: Callable[[str], None]) -> None:
@@ -156,10 +158,14 @@ def test_slow_npu(mode: Callable[[str], None]) -> None:
     mode("slow")
     before = time.monotonic()
 
-    with pytest.raises(NpuSmiError, match=r"usages -i 0` did not end in time$"):
-        read(STAND_IN, timeout=0.5)
+    for timeout in (0.5, 5.0, 30.0):  # a machine under load may need longer for the list
+        with pytest.raises(NpuSmiError) as caught:
+            read(STAND_IN, timeout=timeout)
+        if "info -l" not in str(caught.value):
+            break
 
-    assert time.monotonic() - before < 60.0  # and not the ten minutes it would take
+    assert str(caught.value).endswith("usages -i 0` did not end in time")
+    assert time.monotonic() - before < 300.0  # and not the ten minutes it would take
 
 
 def test_absent(tmp_path: Path) -> None:
@@ -183,14 +189,9 @@ def test_not_executable(tmp_path: Path) -> None:
 
 
 def _runs(pid: int) -> bool:
-    """Return whether a process still runs shortly after it was killed."""
-    for _ in range(100):
-        try:
-            os.kill(pid, 0)
-            state = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0]
-        except (ProcessLookupError, FileNotFoundError):
-            return False
-        if state == "Z":  # dead, but not reaped yet
-            return False
-        time.sleep(0.05)
-    return True
+    """Return whether a process still runs."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0]
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+    return state != "Z"  # dead, but not reaped yet
