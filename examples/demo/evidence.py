@@ -18,7 +18,7 @@ from otel_lifecycle.analysis.formatting import plural
 from otel_lifecycle.model import semconv
 from otel_lifecycle.records import read_records
 
-SETTLE_SECONDS = 15.0
+SETTLE_SECONDS = 60.0  # reached only where something is missing
 POLL_SECONDS = 0.25
 
 _NOT_SEEN = "exported as OTEL_EXPORTER_OTLP_* configure, not counted here"

@@ -16,7 +16,7 @@ from typing import NoReturn
 from otel_lifecycle.cli.errors import FAILED, CommandError
 
 HOST = "127.0.0.1"
-STOP_SECONDS = 5.0
+STOP_SECONDS = 20.0  # a busy machine takes long to write what is left
 POLL_SECONDS = 0.1
 
 _QUOTED_LINES = 3
