@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -28,3 +30,9 @@ def eventually(
         assert time.monotonic() < deadline, f"it never came true: {what}"
         time.sleep(pause)
         pause = min(0.1, pause * 1.2)  # checking may delay the awaited work
+
+
+async def until(event: threading.Event) -> None:
+    """Wait on an event loop until another thread has set an event, however long that takes."""
+    while not event.is_set():
+        await asyncio.sleep(0.005)

@@ -17,18 +17,21 @@ from hermes_router.config import RouterConfig, parse_endpoint
 from hermes_router.model import SchedulingResult, Usage
 from starlette.types import ASGIApp
 
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 # One client, because each makes an SSL context; no connection outlives its request.
-HTTP = httpx.Client(timeout=10, limits=httpx.Limits(max_keepalive_connections=0))
+HTTP = httpx.Client(timeout=PATIENCE_SECONDS, limits=httpx.Limits(max_keepalive_connections=0))
 
 
 class Server:
     """An application served from a thread."""
 
     def __init__(self, app: ASGIApp) -> None:
-        listener = socket.create_server(("127.0.0.1", 0))  # the server closes it
-        self.port: int = listener.getsockname()[1]
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind(("127.0.0.1", 0))
+        self.port: int = self._reserved.getsockname()[1]
+        listener = socket.create_server(("127.0.0.1", self.port))  # the server closes it
         self.url = f"http://127.0.0.1:{self.port}"
         config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=0)
         self._server = uvicorn.Server(config)
@@ -39,6 +42,12 @@ class Server:
     def begin_stop(self) -> None:
         """Tell the server to stop, without waiting."""
         self._server.should_exit = True
+        self._reserved.close()
+
+    def die(self) -> None:
+        """Stop serving like `stop`; until that, nobody else gets the port, which refuses."""
+        self._server.should_exit = True
+        self._thread.join()
 
     def stop(self) -> None:
         """Stop serving; running requests are cancelled."""
@@ -131,7 +140,7 @@ class Cluster:
         Uvicorn forgets a connection that is made while it shuts down.
         """
         eventually(lambda: self.listing()[name]["metricsAgeSeconds"] is not None)
-        self.engines[name].stop()
+        self.engines[name].die()
 
     def loads(self) -> dict[str, tuple[int, int]]:
         """Return requests and tokens in flight by endpoint, as the router counts them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,16 @@ from hermes_router.datastore import Datastore
 from hermes_router.director import Director
 from hermes_router.model import ScheduledEndpoint, SchedulingResult
 from hermes_router.scheduler import Scheduler
+from hermes_router.scraper import Scraper
 from msgspec import UNSET
 from opentelemetry.trace import SpanKind
 
 from otel_lifecycle import LifecycleRecord, Load, Outcome, read_records
 from otel_lifecycle.instrumentation.hermes_router import HermesRouterInstrumentor
 from otel_lifecycle.testing import InMemoryTelemetry
-from tests.examples.cluster import Cluster
+from tests.examples.cluster import HTTP, Cluster
 from tests.matchers import SAMPLED
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -45,26 +47,33 @@ class Instrumented:
         assert self.cluster.router is not None
         body = {"model": "m", "prompt": "hello " * 20, "max_tokens": 8, **fields}
         url = f"{self.cluster.router.url}/v1/completions"
-        return httpx.post(url, json=body, headers=headers, timeout=30)
+        return httpx.post(url, json=body, headers=headers, timeout=PATIENCE_SECONDS)
 
-    def record(self) -> LifecycleRecord:
-        """Return the only record, when it exists; it has a span, and nothing is in flight."""
+    def records(self, count: int = 1) -> list[LifecycleRecord]:
+        """Return the records, when they exist; each has a span, and nothing is in flight."""
         tracker = self.instrumentor.tracker
         assert tracker is not None
-        eventually(lambda: len(self.telemetry.spans) == 1)
+        # The span ends last: after the load is given back, and the record is queued.
+        eventually(lambda: len(self.telemetry.spans) == count)
         assert tracker.flush(timeout=30)
-        (record,) = read_records(self.path)
-        (span,) = self.telemetry.spans
-        assert span.context is not None
-        assert record.span_id == format(span.context.span_id, "016x")
+        records = list(read_records(self.path))
+        spans = [
+            format(span.context.span_id, "016x") for span in self.telemetry.spans if span.context
+        ]
+        assert [record.span_id for record in records] == spans
         assert tracker.store.active_requests == 0
         assert set(tracker.store.loads().values()) <= {Load()}
+        return records
+
+    def record(self) -> LifecycleRecord:
+        """Return the only record."""
+        (record,) = self.records()
         return record
 
     def traceparents(self, engine: str) -> list[str]:
         """The trace contexts sent to an engine."""
         url = f"{self.cluster.engines[engine].url}/debug/traceparents"
-        return [seen["traceparent"] for seen in httpx.get(url).json()["traceparents"]]
+        return [seen["traceparent"] for seen in HTTP.get(url).json()["traceparents"]]
 
     def stop(self) -> None:
         """Stop everything."""
@@ -143,18 +152,17 @@ def test_not_streaming(router: Instrumented) -> None:
 
 def test_retry(router: Instrumented) -> None:
     """A retry on another endpoint stays one span and one record, with an event."""
-    router.cluster.add_engine("qwen-0").stop()
+    router.cluster.add_engine("qwen-0").die()
     router.cluster.add_engine("qwen-1")
     router.cluster.start_router()
     names = {"qwen-0", "qwen-1"}
-    for _ in range(20):
+    for number in range(1, 21):
         assert router.post().status_code == 200
-        eventually(lambda: router.instrumentor.tracker.store.active_requests == 0)  # type: ignore[union-attr]
-    router.instrumentor.tracker.flush()  # type: ignore[union-attr]
+        router.records(number)
+    records = router.records(20)
 
-    records = list(read_records(router.path))
     retried = [record for record in records if record.rerouted]
-    assert len(records) == len(router.telemetry.spans) == 20
+    assert len(records) == 20
     assert {record.selected_endpoint for record in records} == {"pod://demo/qwen-1"}
     assert retried
     assert {
@@ -188,14 +196,13 @@ def test_decisions(router: Instrumented, monkeypatch: pytest.MonkeyPatch) -> Non
     roles = {"l-0": "leader", "l-1": "leader", "p-0": "prefill", "p-1": "prefill", "d": "decode"}
     for name, role in roles.items():
         router.cluster.add_engine(name, role=role)
-    router.cluster.engines["l-0"].stop()
+    router.cluster.engines["l-0"].die()
     router.cluster.start_router(mode="pd")
-    for _ in range(20):
+    for number in range(1, 21):
         router.post()
-        eventually(lambda: router.instrumentor.tracker.store.active_requests == 0)  # type: ignore[union-attr]
-    router.instrumentor.tracker.flush()  # type: ignore[union-attr]
+        router.records(number)
+    records = router.records(20)
 
-    records = list(read_records(router.path))
     decisions = [
         decision
         for record in records
@@ -248,7 +255,7 @@ def test_client_disconnect(router: Instrumented) -> None:
     router.cluster.add_engine("qwen-0", time_scale=1.0)
     url = f"{router.cluster.start_router()}/v1/completions"
     body = {"model": "m", "prompt": "hello", "max_tokens": 4000, "stream": True}
-    with httpx.stream("POST", url, json=body, timeout=30) as response:
+    with httpx.stream("POST", url, json=body, timeout=PATIENCE_SECONDS) as response:
         next(response.iter_raw())
 
     record = router.record()
@@ -281,9 +288,9 @@ def test_endpoint_events(router: Instrumented) -> None:
     assert seen() == {"pod://demo/qwen-0"}
     router.cluster.add_engine("qwen-1")
     description = router.cluster.describe("qwen-1")
-    assert httpx.post(f"{url}/admin/endpoints", json=description).is_success
+    assert HTTP.post(f"{url}/admin/endpoints", json=description).is_success
     assert seen() == {"pod://demo/qwen-0", "pod://demo/qwen-1"}
-    assert httpx.delete(f"{url}/admin/endpoints/demo/qwen-0").is_success
+    assert HTTP.delete(f"{url}/admin/endpoints/demo/qwen-0").is_success
     assert seen() == {"pod://demo/qwen-1"}
 
 
@@ -315,7 +322,9 @@ def test_same_answers(tmp_path: Path) -> None:
         found = []
         for variant in variants:
             headers = {"x-request-id": "request-1"}
-            response = httpx.post(url, json={**body, **variant}, headers=headers, timeout=30)
+            response = httpx.post(
+                url, json={**body, **variant}, headers=headers, timeout=PATIENCE_SECONDS
+            )
             content = response.content.replace(str(_created(response.content)).encode(), b"")
             found.append((response.status_code, content))
         cluster.stop()
@@ -337,10 +346,27 @@ def _created(content: bytes) -> str:
     return rest.partition(b",")[0].decode()
 
 
-def test_npu_exporter_dies(router: Instrumented) -> None:
+@pytest.fixture
+def scrapers(monkeypatch: pytest.MonkeyPatch) -> list[Scraper]:
+    """The scrapers of the routers that are started."""
+    made: list[Scraper] = []
+    make = Scraper.__init__
+
+    def make_and_keep(self: Scraper, datastore: Datastore, interval: float) -> None:
+        make(self, datastore, interval)
+        made.append(self)
+
+    monkeypatch.setattr(Scraper, "__init__", make_and_keep)
+    return made
+
+
+def test_npu_exporter_dies(router: Instrumented, scrapers: list[Scraper]) -> None:
     """NPU features are missing with a reason while the exporter is down, and return with it."""
     router.cluster.add_engine("qwen-0", npus=2)
     router.cluster.start_router(scrape_interval=0.05)
+    (scraper,) = scrapers
+    never, at_once = timedelta(days=1), timedelta(0)
+    scraper._forget_after = never  # by the time, a slow machine might never see a stale state
     posted = 0
 
     def records() -> list[LifecycleRecord]:
@@ -374,6 +400,8 @@ def test_npu_exporter_dies(router: Instrumented) -> None:
     eventually(lambda: reasons() == set())
     router.cluster.break_engine("qwen-0", "npu_exporter_down")
     eventually(lambda: reasons() == {"npu_stale"})
+    scraper._forget_after = at_once
     eventually(lambda: reasons() == {"npu_missing"})
+    scraper._forget_after = never
     router.cluster.break_engine("qwen-0", "none")
     eventually(lambda: reasons() == set())
