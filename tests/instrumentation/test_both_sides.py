@@ -6,8 +6,8 @@ import asyncio
 import gzip
 import json
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,45 +24,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from otel_lifecycle import Endpoint, Outcome, RequestStart, RouteEndpoint
 from otel_lifecycle import Route as LifecycleRoute
+from tests.instrumentation.programmed_engine import DONE, EVENT, LAST, Engine
 from tests.instrumentation.test_generic import Observed, unobserved
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
-EVENT = b'data: {"choices":[{"index":0,"text":"word","finish_reason":null}]}\n\n'
-LAST = b'data: {"choices":[{"index":0,"text":"","finish_reason":"stop"}]}\n\n'
-DONE = b"data: [DONE]\n\n"
 WHOLE = b'{"choices":[{"index":0,"text":"word","finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":2}}'  # noqa: E501
-
-
-class Engine:
-    """An engine with programmed answers.
-
-    Attributes:
-        status: Status of the answer.
-        headers: Headers of the answer.
-        pieces: Bytes are sent, numbers are seconds to wait, None breaks the connection.
-        called: How often it was called.
-    """
-
-    def __init__(self) -> None:
-        self.status = 200
-        self.headers: list[tuple[bytes, bytes]] = [(b"content-type", b"text/plain")]
-        self.pieces: list[bytes | float | None] = [EVENT, LAST, DONE]
-        self.called = 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve any path."""
-        if scope["type"] != "http":
-            return
-        self.called += 1
-        start = {"status": self.status, "headers": self.headers}
-        await send({"type": "http.response.start", **start})
-        for piece in self.pieces:
-            if piece is None:
-                return
-            if isinstance(piece, bytes):
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await asyncio.sleep(0.01 if isinstance(piece, bytes) else piece)
-        await send({"type": "http.response.body"})
 
 
 class Router:
@@ -87,7 +53,7 @@ class Router:
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         async with (
-            httpx.AsyncClient(trust_env=False) as self.httpx_client,
+            httpx.AsyncClient(trust_env=False, timeout=PATIENCE_SECONDS) as self.httpx_client,
             aiohttp.ClientSession() as self.session,
         ):
             yield
@@ -225,7 +191,7 @@ def test_exception_after_the_engines_answer(router: Router) -> None:
 
 def test_stopped_by_the_router(router: Router) -> None:
     """If the router breaks off the engine's answer, that is not an error."""
-    router.engine.pieces = [EVENT, EVENT, 2.0]
+    router.engine.pieces = [EVENT, EVENT, threading.Event()]
 
     async def handler(_: Request) -> Response:
         async def answer() -> AsyncIterator[bytes]:
@@ -305,7 +271,8 @@ def test_status_behind_a_stream(router: Router, usage: bool) -> None:
 @pytest.mark.parametrize("whole", [False, True])
 def test_disconnect_that_the_router_swallows(router: Router, whole: bool) -> None:
     """A disconnect is recorded even if the router continues, or ends normally."""
-    router.engine.pieces = [EVENT, 0.5, LAST, DONE]
+    left = threading.Event()
+    router.engine.pieces = [EVENT, left, LAST, DONE]
 
     async def handler(_: Request) -> Response:
         if whole:
@@ -320,13 +287,8 @@ def test_disconnect_that_the_router_swallows(router: Router, whole: bool) -> Non
 
         return StreamingResponse(answer())
 
-    url = router.serve(handler)
-    if whole:
-        with ThreadPoolExecutor(1) as clients:
-            left = clients.submit(post_and_leave, url)
-            left.result()
-    else:
-        post_and_leave(url, after=b"word")
+    post_and_leave(router.serve(handler), after=b"" if whole else b"word")
+    left.set()
 
     assert ending(router.observed) == ("client_disconnect", None)
     assert (router.observed.record().first_chunk_at is None) is whole
@@ -339,7 +301,7 @@ def test_application_that_returns_when_its_client_has_left(observed: Observed) -
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
         await receive()
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_SECONDS) as client:
             await client.post(f"{router.engine_url}/v1/completions", json={})
         while (await receive())["type"] != "http.disconnect":
             pass
@@ -351,7 +313,7 @@ def test_application_that_returns_when_its_client_has_left(observed: Observed) -
 
 def test_client_that_leaves_after_the_last_event(router: Router) -> None:
     """A client that has everything it asked for may close at once."""
-    router.engine.pieces = [EVENT, LAST, DONE, 0.5]
+    router.engine.pieces = [EVENT, LAST, DONE, threading.Event()]
 
     async def handler(_: Request) -> Response:
         return StreamingResponse(router.chunks())
@@ -363,7 +325,8 @@ def test_client_that_leaves_after_the_last_event(router: Router) -> None:
 
 def test_first_output_that_nobody_got(router: Router) -> None:
     """A first output after the client has left does not count."""
-    router.engine.pieces = [b": wait\n\n", 0.5, EVENT, LAST, DONE]
+    left = threading.Event()
+    router.engine.pieces = [b": wait\n\n", left, EVENT, LAST, DONE]
 
     async def handler(_: Request) -> Response:
         chunks = [chunk async for chunk in router.chunks()]
@@ -375,6 +338,7 @@ def test_first_output_that_nobody_got(router: Router) -> None:
         return StreamingResponse(answer())
 
     post_and_leave(router.serve(handler))
+    left.set()
 
     record = router.observed.record()
     assert (record.outcome.value, record.first_chunk_at) == ("client_disconnect", None)
@@ -475,7 +439,9 @@ def test_router_within_a_router(router: Router) -> None:
 
     async def outer(request: Request) -> Response:
         transport = httpx.ASGITransport(nested)
-        async with httpx.AsyncClient(transport=transport, base_url="http://nested:80") as client:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://nested:80", timeout=PATIENCE_SECONDS
+        ) as client:
             answer = await client.post("/v1/completions", content=await request.body())
         return Response(answer.content)
 
@@ -517,13 +483,14 @@ def test_task_that_outlives_its_request(router: Router) -> None:
 
 def test_first_byte_before_the_first_output(router: Router) -> None:
     """A comment is a first byte but not output; the finish reason is the engine's."""
-    router.engine.pieces = [b": wait\n\n", 0.3, EVENT, LAST, DONE]
+    heard = threading.Event()
+    router.engine.pieces = [b": wait\n\n", heard, EVENT, LAST, DONE]
 
     async def handler(_: Request) -> Response:
         return StreamingResponse(router.chunks())
 
     router.serve(handler)
-    router.observed.post(stream=True)
+    router.observed.listen(heard)
 
     record = router.observed.record()
     assert record.first_byte_at is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,7 +30,9 @@ from tests.instrumentation.generic_routers import (
     make_router,
 )
 from tests.instrumentation.instrumented_process import closed_port
-from tests.waiting import eventually
+from tests.instrumentation.programmed_engine import EVENT
+from tests.instrumentation.programmed_engine import Engine as ProgrammedEngine
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -66,6 +70,15 @@ class Observed:
         assert self.cluster.router is not None
         body = {"model": "m", "prompt": "hello " * 20, "max_tokens": 8, **fields}
         return self.client.post(self.cluster.router.url + path, json=body, headers=headers)
+
+    def listen(self, heard: threading.Event, headers: dict[str, str] | None = None) -> None:
+        """Ask for a stream, and set an event when some of it has come."""
+        assert self.cluster.router is not None
+        body = {"model": "m", "prompt": "hello " * 20, "max_tokens": 8, "stream": True}
+        url = f"{self.cluster.router.url}/v1/completions"
+        with self.client.stream("POST", url, json=body, headers=headers) as response:
+            for _ in response.iter_raw():
+                heard.set()
 
     def records(self, count: int = 1) -> list[LifecycleRecord]:
         """Wait for the records; each has a span, and nothing is in flight."""
@@ -155,7 +168,7 @@ def test_stream(observed: Observed, upstream: type[Upstream]) -> None:
     assert record.actual.tpot_ms is not None
     assert (record.trace_id, record.parent_span_id) == (TRACEPARENT[3:35], TRACEPARENT[36:52])
     assert span.kind is SpanKind.SERVER
-    seen = httpx.get(f"{engine.url}/debug/traceparents").json()["traceparents"]
+    seen = observed.client.get(f"{engine.url}/debug/traceparents").json()["traceparents"]
     assert [found["traceparent"] for found in seen] == [f"00-{record.trace_id}-{record.span_id}-01"]
 
 
@@ -194,7 +207,7 @@ def test_plain_asgi(observed: Observed) -> None:
         body = (await receive())["body"]
         if b"explode" in body:
             raise RuntimeError("secret")
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_SECONDS) as client:
             answer = await client.post(engine.url + scope["path"], content=body)
         headers = [(b"content-type", answer.headers["content-type"].encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -344,11 +357,12 @@ def test_engine_faults(
 
 def test_connection_cut_in_mid_stream(observed: Observed, upstream: type[Upstream]) -> None:
     """An engine that dies during a stream is an error after the first chunk."""
-    engine = observed.add_engine("engine")
-    observed.serve(make_router(upstream([engine.url])))
-    observed.cluster.break_engine("engine", "drop_mid_stream")
+    engine, heard = ProgrammedEngine(), threading.Event()
+    engine.pieces = [EVENT, heard, None]  # aiohttp drops what it has when a connection breaks
+    url = observed.cluster.add_app("engine", unobserved(engine)).url
+    observed.serve(make_router(upstream([url])))
     with pytest.raises(httpx.RemoteProtocolError):
-        observed.post(stream=True)
+        observed.listen(heard)
 
     record = observed.record()
     assert record.outcome is Outcome.ERROR
@@ -399,13 +413,20 @@ def test_other_paths(observed: Observed) -> None:
 
 def test_id_that_comes_again(observed: Observed) -> None:
     """Two requests in flight with one id from the client are two requests."""
-    engine = observed.add_engine("engine", time_scale=1.0)
-    observed.serve(make_router(HttpxUpstream([engine.url])))
+    engine, arrived = make_engine("engine"), 0
+
+    async def engine_of_both(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal arrived
+        arrived += scope["type"] == "http"
+        while scope["type"] == "http" and arrived < 2:
+            await asyncio.sleep(0.005)
+        await engine(scope, receive, send)
+
+    url = observed.cluster.add_app("engine", unobserved(engine_of_both)).url
+    observed.serve(make_router(HttpxUpstream([url])))
     with ThreadPoolExecutor(2) as clients:
         done = [
-            clients.submit(
-                observed.post, headers={"x-request-id": "same"}, stream=True, max_tokens=100
-            )
+            clients.submit(observed.post, headers={"x-request-id": "same"}, stream=True)
             for _ in range(2)
         ]
         assert [future.result().status_code for future in done] == [200, 200]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from tests.instrumentation.exchanges import (
 )
 from tests.instrumentation.test_generic import Observed, endpoint_id, unobserved
 from tests.matchers import TIMESTAMP
+from tests.waiting import until
 
 ID = {"x-request-id": "request-1"}
 CHAT = "/v1/chat/completions"
@@ -72,18 +74,19 @@ class Engine:
 
     Attributes:
         status: Status of its answers.
-        delay: Seconds until it answers.
+        starts: It answers when this is set.
+        goes_on: Its streams go on when this is set.
         cached: Prompt tokens that it reports as cached.
-        events: More chunks of a stream, with pauses between them.
         is_broken: Whether it answers 200 with an error.
     """
 
-    def __init__(self, name: str, *, cached: int = 0, events: int = 0) -> None:
+    def __init__(self, name: str, *, cached: int = 0) -> None:
         self.name = name
         self.cached = cached
-        self.events = events
         self.status = 200
-        self.delay = 0.0
+        self.starts, self.goes_on = threading.Event(), threading.Event()
+        self.starts.set()
+        self.goes_on.set()
         self.is_broken = False
         self.server = Server(unobserved(self))
 
@@ -97,7 +100,7 @@ class Engine:
         if scope["type"] == "http":
             body = await Request(scope, receive).body()
             asked = msgspec.msgpack.decode(body) if body[:1] > b"\x7f" else json.loads(body)
-            await asyncio.sleep(self.delay)
+            await until(self.starts)
             await self.answer(asked)(scope, receive, send)
 
     def answer(self, asked: dict[str, Any]) -> Response:
@@ -113,7 +116,7 @@ class Engine:
         if asked.get("stream"):
             delta = {"index": 0, "delta": {"content": self.name}, "finish_reason": None}
             last = {"index": 0, "delta": {}, "finish_reason": "stop"}
-            events = [{"choices": [delta]}] * (1 + self.events) + [{**whole, "choices": [last]}]
+            events = [{"choices": [delta]}, {**whole, "choices": [last]}]
             told = [f"data: {json.dumps({'id': whole['id'], **event})}\n\n" for event in events]
             pieces = self.slowly([*told, "data: [DONE]\n\n"])
             return StreamingResponse(pieces, media_type="text/event-stream")
@@ -125,7 +128,8 @@ class Engine:
         """Yield one piece after the other."""
         for piece in pieces:
             yield piece
-            await asyncio.sleep(0.1 if self.events else 0)
+            await asyncio.sleep(0)
+            await until(self.goes_on)
 
 
 class Called(Observed):
@@ -148,7 +152,9 @@ class Called(Observed):
 
     def race(self, *calls: Call, winner: int) -> dict[str, Any]:
         """The same through a router that starts to read several streams."""
-        return self.record_of(make_racing_router(self._calls, *calls, winner=winner), stream=True)
+        chosen = self.engines[0].goes_on
+        app = make_racing_router(self._calls, *calls, winner=winner, chosen=chosen)
+        return self.record_of(app, stream=True)
 
     def record_of(self, app: Any, **fields: Any) -> dict[str, Any]:
         """Serve a router, send it one request, and return the record."""
@@ -367,7 +373,7 @@ def test_encoder_fails(called: Called) -> None:
 def test_hedge(called: Called, winner: int) -> None:
     """Of two equal calls, the one whose answer went to the client served."""
     engines = [called.engine("engine-0"), called.engine("engine-1")]
-    engines[1 - winner].delay = 5.0
+    engines[1 - winner].starts.clear()
     record = called.ask([Call(engine.url) for engine in engines], how=FIRST_WINS)
 
     outcomes = ["cancelled", "cancelled"]
@@ -383,8 +389,9 @@ def test_hedge(called: Called, winner: int) -> None:
 def test_hedge_saves(called: Called) -> None:
     """A hedge that answers after the first call has failed is not a retry."""
     broken, engine = called.engine("broken"), called.engine("engine")
-    broken.status, engine.delay = 500, 0.2
-    record = called.ask([Call(broken.url), Call(engine.url)], how=FIRST_WINS)
+    broken.status, engine.starts = 500, threading.Event()
+    calls = [Call(broken.url, answered=engine.starts), Call(engine.url)]
+    record = called.ask(calls, how=FIRST_WINS)
 
     told = legs(("leader", broken.url, "error"), ("hedge", engine.url, "completed"))
     served = endpoint_id(engine.server)
@@ -394,7 +401,8 @@ def test_hedge_saves(called: Called) -> None:
 @pytest.mark.parametrize("winner", [0, 1])
 def test_hedged_streams(called: Called, winner: int) -> None:
     """A stream that the router closes early is `cancelled`."""
-    engines = [called.engine(f"engine-{number}", events=3) for number in range(2)]
+    engines = [called.engine("engine-0"), called.engine("engine-1")]
+    engines[0].goes_on = engines[1].goes_on = threading.Event()
     record = called.race(*[Call(engine.url) for engine in engines], winner=winner)
 
     outcomes = ["cancelled", "cancelled"]
@@ -416,8 +424,9 @@ def test_hedged_streams(called: Called, winner: int) -> None:
 def test_hedges_that_both_answer(called: Called) -> None:
     """If all calls have answered, the client's answer shows which one served."""
     engines = [called.engine("engine-0"), called.engine("engine-1")]
-    engines[1].delay = 0.2
-    record = called.ask([Call(engine.url) for engine in engines])  # the last one counts
+    engines[1].starts = threading.Event()
+    calls = [Call(engines[0].url, answered=engines[1].starts), Call(engines[1].url)]
+    record = called.ask(calls)  # the last one counts
 
     told = legs(
         ("leader", engines[0].url, "completed"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -36,7 +37,7 @@ from tests.instrumentation.instrumented_process import (
 from tests.instrumentation.test_generic import Observed, endpoint_id, make_engine, unobserved
 from tests.matchers import SAMPLED, TIMESTAMP
 from tests.ports import free_port
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually, until
 
 DOUBLES = Path(__file__).parent / "doubles" / "pd_proxies"
 ASKED = {"stream": True, "stream_options": {"include_usage": True}}
@@ -71,6 +72,9 @@ class PrefillEngine:
 
     status = 200
 
+    def __init__(self) -> None:
+        self.answered = threading.Event()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves any path."""
         if scope["type"] == "http":
@@ -82,17 +86,24 @@ class PrefillEngine:
             transfer = {"do_remote_prefill": True, "remote_host": "127.0.0.1"}
             answer = {"choices": [], "usage": usage, "kv_transfer_params": transfer}
             await JSONResponse(answer, self.status)(scope, receive, send)
+            self.answered.set()
 
 
 class DecodeEngine:
-    """A simulated engine that also tokenizes, and has some requests recomputed."""
+    """A simulated engine that also tokenizes, and has some requests recomputed.
 
-    def __init__(self, **settings: Any) -> None:
+    It begins when there is a prefill, although some proxies call both at once.
+    """
+
+    def __init__(self, prefilled: threading.Event, **settings: Any) -> None:
         self.app: ASGIApp = make_engine("decode", **settings)
+        self.prefilled = prefilled
         self.recompute = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves."""
+        if scope.get("path") == "/v1/completions":
+            await until(self.prefilled)
         if scope.get("path") == "/tokenize":
             await JSONResponse({"tokens": [1, 2]})(scope, receive, send)
         elif self.recompute and scope.get("path") == "/v1/completions":
@@ -121,7 +132,7 @@ class Proxied(Observed):
 
     def load(self, kind: Kind, *, prefills: int = 2, **settings: Any) -> ModuleType:
         """Load the module of a double with several prefill engines, of which one runs."""
-        self.decode_engine = DecodeEngine(**settings)
+        self.decode_engine = DecodeEngine(self.prefill_engine.answered, **settings)
         self.decode = self.cluster.add_app("decode", unobserved(self.decode_engine))
         name = f"double_of_{kind.double}"
         spec = importlib.util.spec_from_file_location(name, DOUBLES / f"{kind.double}.py")
@@ -159,7 +170,7 @@ class Proxied(Observed):
 
     def seen_by_decode(self) -> list[dict[str, str]]:
         """The trace contexts and ids sent to the decode engine."""
-        seen = httpx.get(f"{self.decode.url}/debug/traceparents").json()
+        seen = httpx.get(f"{self.decode.url}/debug/traceparents", timeout=PATIENCE_SECONDS).json()
         return seen["traceparents"]  # type: ignore[no-any-return]
 
     def stop(self) -> None:
@@ -392,7 +403,7 @@ def test_client_disconnect(proxy: Proxied, kind: Kind) -> None:
     assert proxy.cluster.router is not None
     body = {"model": "m", "prompt": "hello " * 20, "max_tokens": 4000, "stream": True}
     url = f"{proxy.cluster.router.url}/v1/completions"
-    with httpx.stream("POST", url, json=body, headers=ID) as response:
+    with httpx.stream("POST", url, json=body, headers=ID, timeout=PATIENCE_SECONDS) as response:
         next(response.iter_raw())
 
     assert plain(proxy.record()) == proxy.expected(

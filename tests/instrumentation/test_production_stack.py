@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +33,8 @@ from tests.instrumentation.exchanges import (
     whole_answer,
 )
 from tests.instrumentation.instrumented_process import closed_port
-from tests.instrumentation.test_generic import Observed, endpoint_id
+from tests.instrumentation.programmed_engine import EVENT, Engine
+from tests.instrumentation.test_generic import Observed, endpoint_id, unobserved
 from tests.matchers import MEASURED, TIMESTAMP
 from tests.tracking.expected import latency
 from tests.waiting import eventually
@@ -290,19 +292,17 @@ def test_engine_error(router: Stack) -> None:
 
 def test_connection_cut_in_mid_stream(router: Stack) -> None:
     """After an engine dies the router's count is wrong, and ours is right."""
-    engine = router.add_engine("engine")
-    router.add(engine.url)
-    server = router.start(router.modules.logic.RoundRobinRouter())
-    router.cluster.break_engine("engine", "drop_mid_stream")
+    engine, heard = Engine(), threading.Event()
+    engine.headers = [(b"content-type", b"text/event-stream")]
+    engine.pieces = [EVENT, heard, None]  # aiohttp drops what it has when a connection breaks
+    url = router.cluster.add_app("engine", unobserved(engine)).url
+    router.add(url)
+    router.start(router.modules.logic.RoundRobinRouter())
     with pytest.raises(httpx.RemoteProtocolError):
-        httpx.post(
-            f"{server.url}/v1/completions",
-            json={"model": "m", "prompt": "hello " * 20, "max_tokens": 8, **ASKED},
-            headers=ID,
-        )
+        router.listen(heard, ID)
 
     assert plain(router.record()) == streamed(
-        engine.url,
+        url,
         **failed("aiohttp.client_exceptions.ClientPayloadError", first_chunk=True),
         policy="RoundRobinRouter",
         candidates=1,
@@ -315,7 +315,7 @@ def test_client_disconnect(router: Stack) -> None:
     router.add(engine.url)
     url = router.start(router.modules.logic.RoundRobinRouter()).url
     body = {"model": "m", "prompt": "hello " * 20, "max_tokens": 4000, "stream": True}
-    with httpx.stream("POST", f"{url}/v1/completions", json=body, headers=ID) as response:
+    with router.client.stream("POST", f"{url}/v1/completions", json=body, headers=ID) as response:
         next(response.iter_raw())
 
     assert plain(router.record()) == streamed(
@@ -356,7 +356,7 @@ def test_pinned(router: Stack) -> None:
     router.add(engine.url)
     server = router.start(router.modules.logic.RoundRobinRouter())
     body = {"model": "m", "prompt": "hello " * 20, "max_tokens": 8, **ASKED}
-    httpx.post(f"{server.url}/v1/completions?id=id-0", json=body, headers=ID)
+    router.client.post(f"{server.url}/v1/completions?id=id-0", json=body, headers=ID)
 
     assert plain(router.record()) == streamed(engine.url)
 
@@ -459,7 +459,7 @@ def test_own_tracing(router: Stack) -> None:
 
     record = router.record()
     (theirs,) = [span.get_span_context() for span in tracing.spans]
-    seen = httpx.get(f"{engine.url}/debug/traceparents").json()["traceparents"]
+    seen = router.client.get(f"{engine.url}/debug/traceparents").json()["traceparents"]
     assert plain(record) == streamed(
         engine.url,
         policy="RoundRobinRouter",

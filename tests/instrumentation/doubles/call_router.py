@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -17,12 +18,17 @@ CHAT = "/v1/chat/completions"
 
 
 class Call(NamedTuple):
-    """One call: its engine, and how its body differs from the client's."""
+    """One call: its engine, and how its body differs from the client's.
+
+    Attributes:
+        answered: Set when the router has the answer.
+    """
 
     url: str
     changes: Mapping[str, Any] = MappingProxyType({})
     path: str = CHAT
     packed: bool = False
+    answered: threading.Event | None = None
 
     def body(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Return the client's body, changed."""
@@ -93,8 +99,15 @@ class AiohttpCalls:
         response.close()
 
 
-def make_racing_router(client: Any, *calls: Call, winner: int) -> FastAPI:
-    """A router that reads the first chunk of several streams, and continues with one of them."""
+def make_racing_router(client: Any, *calls: Call, winner: int, chosen: threading.Event) -> FastAPI:
+    """A router that reads the first chunk of several streams, and continues with one of them.
+
+    Args:
+        client: Makes the calls.
+        *calls: The calls.
+        winner: The one to continue with.
+        chosen: Set when the others are closed.
+    """
     app = FastAPI()
 
     async def race(asked: dict[str, Any]) -> AsyncIterator[bytes]:
@@ -105,6 +118,7 @@ def make_racing_router(client: Any, *calls: Call, winner: int) -> FastAPI:
         for index, response in enumerate(responses):
             if index != winner:
                 await client.close(response)
+        chosen.set()
         yield firsts[winner]
         async for chunk in streams[winner]:
             yield chunk
@@ -135,13 +149,19 @@ def make_router(
     """
     app = FastAPI()
 
+    async def made(call: Call, asked: dict[str, Any]) -> Answer:
+        answer: Answer = await client.call(call, asked)
+        if call.answered is not None:
+            call.answered.set()
+        return answer
+
     async def route(request: Request) -> Response:
         asked = await request.json()
         await client.start()
         try:
             told: list[Answer] = []
             for step in steps:
-                tasks = [asyncio.ensure_future(client.call(call, asked)) for call in step]
+                tasks = [asyncio.ensure_future(made(call, asked)) for call in step]
                 answers = await (first_good(tasks) if first_wins else asyncio.gather(*tasks))
                 told.append(answers[-1])
                 is_good = all(answer.status < 400 for answer in answers)
