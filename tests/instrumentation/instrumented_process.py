@@ -36,7 +36,7 @@ class InstrumentedProcess:
         def answered() -> bool:
             try:
                 headers = {"x-request-id": "request-1"}
-                answers.append(httpx.post(self._url, json=body, headers=headers, timeout=30))
+                answers.append(httpx.post(self._url, json=body, headers=headers, timeout=60))
             except httpx.ConnectError:
                 return False
             return True

@@ -19,6 +19,7 @@ from otel_lifecycle.instrumentation.lmdeploy import LMDeployInstrumentor
 from otel_lifecycle.instrumentation.skypilot import SkyPilotInstrumentor
 from tests.instrumentation.exchanges import pick, picks
 from tests.instrumentation.test_generic import Observed, endpoint_id
+from tests.waiting import PATIENCE_SECONDS
 
 DOUBLE = Path(__file__).parent / "doubles" / "choice_points"
 
@@ -79,7 +80,7 @@ def skypilot_adapter(observed: Observed, skypilot: Any) -> Iterator[EnrichingIns
 async def forward(url: str, request: Request, **changes: Any) -> Response:
     """Pass on a request."""
     body = {**await request.json(), **changes}
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_SECONDS) as client:
         answer = await client.post(url + request.url.path, json=body)
     return Response(answer.content, answer.status_code, media_type="application/json")
 

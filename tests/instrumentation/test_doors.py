@@ -30,6 +30,7 @@ from tests.examples.cluster import Server
 from tests.instrumentation.http.test_operations import BUILT_IN
 from tests.instrumentation.instrumented_process import closed_port
 from tests.instrumentation.test_generic import TRACEPARENT, Observed, endpoint_id, unobserved
+from tests.waiting import PATIENCE_SECONDS
 
 WHOLE = (
     b'{"choices":[{"index":0,"text":"a","finish_reason":"stop"}],"usage":{"completion_tokens":2}}'
@@ -64,7 +65,7 @@ def serve(observed: Observed, handler: Any) -> None:
 async def call(library: str, url: str, body: dict[str, Any]) -> bytes:
     """Call a URL through a library."""
     if library == "httpx":
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_SECONDS) as client:
             return (await client.post(url, json=body)).content
     async with aiohttp.ClientSession() as session, session.post(url, json=body) as response:
         return await response.read()
@@ -192,7 +193,7 @@ class AiohttpServer:
         started = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(handler, started), daemon=True)
         self._thread.start()
-        assert started.wait(30)
+        assert started.wait(PATIENCE_SECONDS)
 
     def _run(self, handler: Any, started: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
@@ -212,7 +213,7 @@ class AiohttpServer:
     def stop(self) -> None:
         """Stops the loop and what it serves."""
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(30)
+        self._thread.join(PATIENCE_SECONDS)
 
 
 @pytest.fixture
@@ -436,7 +437,7 @@ def test_threads(observed: Observed, run: Any, read: Any) -> None:
     record = observed.record()
     assert (record.selected_endpoint, record.attempt) == (endpoint_id(engine), 1)
     assert (record.outcome, record.output_length) == (Outcome.COMPLETED, 8)
-    seen = httpx.get(f"{engine.url}/debug/traceparents").json()["traceparents"]
+    seen = observed.client.get(f"{engine.url}/debug/traceparents").json()["traceparents"]
     assert [found["traceparent"] for found in seen] == [f"00-{record.trace_id}-{record.span_id}-01"]
 
 

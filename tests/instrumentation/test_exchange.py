@@ -22,6 +22,7 @@ from otel_lifecycle.instrumentation.http.clients import (
 from otel_lifecycle.instrumentation.http.exchange import Exchange
 from otel_lifecycle.tracking.current_request import current_request
 from tests.conftest import Bench
+from tests.waiting import PATIENCE_SECONDS
 
 SCOPE = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
 ENGINE = "http://engine:8000/v1/completions"
@@ -375,7 +376,7 @@ def test_span_processor_that_calls_an_engine(bench: Bench) -> None:
 
     threading.Thread(target=served, daemon=True).start()
 
-    assert done.wait(30)
+    assert done.wait(PATIENCE_SECONDS)
 
 
 @pytest.mark.parametrize("error", [ValueError, RuntimeError])

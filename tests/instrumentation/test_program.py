@@ -17,7 +17,7 @@ import otel_lifecycle
 from otel_lifecycle import ConfigError, LifecycleRecord, Outcome, read_records
 from tests.examples.cluster import Cluster
 from tests.ports import free_port
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 # An application of no framework, and one of Starlette; each with the same server.
 PROGRAM = r"""
@@ -56,10 +56,10 @@ def serve_one(kind: str, folder: Path, endpoint: str) -> tuple[LifecycleRecord, 
         [sys.executable, script, *arguments], env=environment, stderr=subprocess.PIPE, text=True
     )
     try:
-        eventually(lambda: answers(port) == 200, 60)
+        eventually(lambda: answers(port) == 200)
     finally:
         process.send_signal(signal.SIGTERM)
-        _, printed = process.communicate(timeout=30)
+        _, printed = process.communicate(timeout=PATIENCE_SECONDS)
         cluster.stop()
     (record,) = read_records(path)
     return record, printed
@@ -68,8 +68,9 @@ def serve_one(kind: str, folder: Path, endpoint: str) -> tuple[LifecycleRecord, 
 def answers(port: int) -> int:
     """The status of one request; 0 while nothing serves."""
     body = {"model": "m", "prompt": "hello", "max_tokens": 4, "stream": True}
+    url = f"http://127.0.0.1:{port}/v1/completions"
     try:
-        return httpx.post(f"http://127.0.0.1:{port}/v1/completions", json=body).status_code
+        return httpx.post(url, json=body, timeout=PATIENCE_SECONDS).status_code
     except httpx.TransportError:
         return 0
 

@@ -19,7 +19,7 @@ from otel_lifecycle.records import Follower, RecordError
 from tests.examples.cluster import Cluster
 from tests.ports import free_port
 from tests.records.shipping.collectors import GRPC, HTTP_PROTOBUF, Collector
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 ROOT = Path(__file__).parents[2]
 ROUTER = r"""
@@ -267,11 +267,11 @@ def serve_until(
         try:
             body = {"model": "m", "prompt": "hello", "max_tokens": 4, "stream": True}
             url = f"http://127.0.0.1:{port}/v1/completions"
-            eventually(lambda: answers(port), patience=30)
+            eventually(lambda: answers(port))
             for _ in range(requests):
-                assert httpx.post(url, json=body, timeout=30).status_code == 200
+                assert httpx.post(url, json=body, timeout=PATIENCE_SECONDS).status_code == 200
             router.send_signal(number)
-            router.wait(30)
+            router.wait(PATIENCE_SECONDS)
         finally:
             router.kill()
 

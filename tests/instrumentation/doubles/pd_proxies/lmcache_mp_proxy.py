@@ -23,7 +23,9 @@ class ClientInfo:
 
 def make_clients(pool: list[tuple[str, int]]) -> list[ClientInfo]:
     urls = [f"http://{host}:{port}" for host, port in pool]
-    return [ClientInfo(httpx.AsyncClient(base_url=url, trust_env=False)) for url in urls]
+    return [
+        ClientInfo(httpx.AsyncClient(timeout=None, base_url=url, trust_env=False)) for url in urls
+    ]
 
 
 @asynccontextmanager
