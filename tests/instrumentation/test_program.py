@@ -50,6 +50,7 @@ def serve_one(kind: str, folder: Path, endpoint: str) -> tuple[LifecycleRecord, 
         **os.environ,
         "PYTHONPATH": os.pathsep.join(sys.path),
         "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "OTEL_LIFECYCLE_CLOSE_TIMEOUT": f"{PATIENCE_SECONDS}s",  # the machine may be busy
     }
     arguments = [kind, engine, str(port), str(path), endpoint]
     process = subprocess.Popen(

@@ -185,6 +185,8 @@ def test_encoder(
         settings = {
             **collector.environment,
             "OTEL_METRICS_EXPORTER": "none",
+            # One batch, at the end: each request's span is in one with a broken span.
+            "OTEL_BSP_SCHEDULE_DELAY": "3600000",
             "BROKEN_SPANS": "1",
             **persisted(records),
             **settings,
@@ -258,6 +260,7 @@ def serve_until(
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "examples"), str(folder)]),
         **({} if receiver is None else _exported_to(receiver)),
         "OTEL_LOGS_EXPORTER": "none",
+        "OTEL_LIFECYCLE_CLOSE_TIMEOUT": f"{PATIENCE_SECONDS}s",  # the machine may be busy
         "PORT": str(port),  # gunicorn reads it, too
         **settings,
     }
