@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import json
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import pytest
 from opentelemetry import trace
 
 from otel_lifecycle import LifecycleRecord, Load, read_records
+from otel_lifecycle.instrumentation.ray.replicas import Applications
 from otel_lifecycle.instrumentation.ray.serve import RayServeInstrumentor
 from otel_lifecycle.model.record import ErrorInfo
 from otel_lifecycle.testing import InMemoryTelemetry
@@ -80,7 +82,8 @@ class Serve:
             **options,
         )
         ray.serve.deployments.clear()
-        self.instrumentor._applications._several.clear()
+        # Another one than that of the test before, of which an answer may still be on its way.
+        RayServeInstrumentor._applications = Applications()
 
     def deploy(self, name: str, *targets: Any, **stats: Any) -> Any:
         """Make a router of a deployment with one replica per target."""
@@ -435,6 +438,31 @@ def test_replicas_come_and_go(serve: Serve) -> None:
     router.request_router.update_replicas(list(router.request_router.curr_replicas.values())[1:])
 
     assert tracker.store.loads() == {"ray://default/Engine/r1": Load()}
+
+
+def test_controller_that_answers_late(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that a newer one has overtaken is not used."""
+    applications, late = Applications(), threading.Event()
+    deployments: list[str] = []
+
+    def status() -> Any:
+        deployments.append("another")
+        known = SimpleNamespace(deployments=list(deployments))
+        if len(known.deployments) == 1:
+            late.wait()
+        return SimpleNamespace(applications={"default": known})
+
+    monkeypatch.setattr(ray.serve, "status", status)
+    before = set(threading.enumerate())
+    applications.look_up("default")
+    eventually(lambda: deployments)
+    applications.look_up("default")
+    eventually(lambda: applications.has_several("default"))
+    late.set()
+    for thread in set(threading.enumerate()) - before:
+        thread.join()
+
+    assert applications.has_several("default")
 
 
 def test_policies_stay_as_they_are(serve: Serve, ray: Any) -> None:

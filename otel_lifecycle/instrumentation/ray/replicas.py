@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -116,6 +117,9 @@ class Applications:
 
     def __init__(self) -> None:
         self._several: set[str] = set()
+        self._lock = threading.Lock()
+        self._questions = itertools.count()
+        self._answered: dict[str, int] = {}  # the newest question, by application
 
     def has_several(self, application: str) -> bool:
         """Return whether it has more than one deployment; False while that is unknown."""
@@ -124,10 +128,13 @@ class Applications:
     def look_up(self, application: str) -> None:
         """Ask Serve's controller, on another thread, for the deployments of an application."""
         threading.Thread(
-            target=self._look_up, args=(application,), name="otel-lifecycle-ray", daemon=True
+            target=self._look_up,
+            args=(application, next(self._questions)),
+            name="otel-lifecycle-ray",
+            daemon=True,
         ).start()
 
-    def _look_up(self, application: str) -> None:
+    def _look_up(self, application: str, question: int) -> None:
         try:
             serve: Any = importlib.import_module("ray.serve")
             deployments = serve.status().applications[application].deployments
@@ -136,7 +143,11 @@ class Applications:
                 "asking Serve for the deployments of %s failed", application, exc_info=True
             )
             return
-        if len(deployments) > 1:
-            self._several.add(application)
-        else:
-            self._several.discard(application)
+        with self._lock:
+            if question < self._answered.get(application, question):
+                return  # overtaken: it may be from before there were several
+            self._answered[application] = question
+            if len(deployments) > 1:
+                self._several.add(application)
+            else:
+                self._several.discard(application)
