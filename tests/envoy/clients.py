@@ -6,14 +6,14 @@ import asyncio
 import json
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
 from tests.envoy.picker import ASK_ENDPOINT, ASK_PREFILL, ASK_REFUSAL
-
-_PATIENCE_SECONDS = 3.0  # long enough for the request to reach the engine on a busy machine
+from tests.waiting import PATIENCE_SECONDS
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Ask:
         refusal: Status that the picker is to refuse it with.
         stream: Whether as a stream.
         tokens: Tokens of the answer.
-        leave: After how many chunks the client leaves; None: never. 0: before any, soon.
+        leave: After how many chunks the client leaves; None: never. 0: when the engine has it.
         content: The body instead of a valid one.
         more_headers: Headers beside those that the picker reads.
     """
@@ -89,7 +89,9 @@ async def _run(port: int, asks: list[Ask], at_once: int) -> dict[str, Seen]:
     seen = {ask.name: Seen() for ask in asks}
     waiting = iter(asks)
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", limits=limits) as client:
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{port}", limits=limits, timeout=PATIENCE_SECONDS
+    ) as client:
 
         async def work() -> None:
             for ask in waiting:
@@ -100,13 +102,30 @@ async def _run(port: int, asks: list[Ask], at_once: int) -> dict[str, Seen]:
 
 
 async def _send(client: httpx.AsyncClient, ask: Ask, seen: Seen) -> None:
+    asking = asyncio.ensure_future(_ask(client, ask, seen))
+    if ask.leave == 0:
+        await _reaches_engine(ask)
+        seen.left = asking.cancel()
+    with suppress(asyncio.CancelledError):
+        await asking
+    seen.ended_ns = time.time_ns()
+
+
+async def _reaches_engine(ask: Ask) -> None:
+    """Waits until the engine has a request."""
+    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as client:
+        url = f"http://{ask.endpoint}/debug/traceparents"
+        while f'"{ask.name}"' not in (await client.get(url)).text:
+            await asyncio.sleep(0.1)
+
+
+async def _ask(client: httpx.AsyncClient, ask: Ask, seen: Seen) -> None:
     seen.sent_ns = time.time_ns()
-    patience = httpx.Timeout(60, read=_PATIENCE_SECONDS if ask.leave == 0 else 60)
     body = ask.body if ask.content is None else ask.content
     answer = b""
     try:
         async with client.stream(
-            "POST", "/v1/completions", content=body, headers=ask.headers, timeout=patience
+            "POST", "/v1/completions", content=body, headers=ask.headers
         ) as response:
             seen.status = response.status_code
             chunks = 0
@@ -117,11 +136,8 @@ async def _send(client: httpx.AsyncClient, ask: Ask, seen: Seen) -> None:
                 if ask.leave is not None and chunks >= ask.leave:
                     seen.left = True
                     break
-    except httpx.ReadTimeout:
-        seen.left = True
     except httpx.RemoteProtocolError:  # broken off by Envoy
         pass
-    seen.ended_ns = time.time_ns()
     if seen.status == 200 and not seen.left:
         seen.usage = _usage(answer)
 

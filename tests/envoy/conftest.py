@@ -13,16 +13,19 @@ from tests.envoy.picker import Picker
 from tests.envoy.programs import Engine, Envoy
 
 FAULTS = ("none", "http_500", "drop_mid_stream", "truncate", "hang")
+# Envoy has what comes before a connection breaks if there is some time between the two, and a
+# client can leave a stream that lasts minutes.
+SLOW = {"drop_mid_stream": 100, "slow": 100}
 
 
 @pytest.fixture(scope="session")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Engine]]:
-    """An engine with each fault, and another one without."""
+    """An engine with each fault, and a slow one without."""
     folder = tmp_path_factory.mktemp("engines")
     with ExitStack() as stack:
         found: dict[str, Engine] = {}
-        for name in (*FAULTS, "other"):
-            found[name] = Engine(folder, name if name in FAULTS else "none")
+        for name in (*FAULTS, "slow"):
+            found[name] = Engine(folder, name if name in FAULTS else "none", SLOW.get(name, 1))
             stack.callback(found[name].close)
         yield found
 

@@ -19,8 +19,9 @@ def settle(envoy: Envoy, requests: int) -> None:
 
 
 def ended(*logs: Path) -> int:
-    """How many requests have ended, as the logs say."""
-    return sum(log.read_bytes().count(b'"type":"DownstreamEnd"') for log in logs)
+    """How many requests have ended, as the whole lines of the logs say."""
+    lines = [line for log in logs for line in log.read_bytes().splitlines(keepends=True)]
+    return sum(b'"type":"DownstreamEnd"' in line and line.endswith(b"\n") for line in lines)
 
 
 def observe(log: Path, output: Path) -> dict[str, LifecycleRecord]:

@@ -139,13 +139,14 @@ class Engine:
     Args:
         folder: For its log.
         fault: One of `engine_sim`'s.
+        tpot_ms: Milliseconds from one token to the next.
     """
 
-    def __init__(self, folder: Path, fault: str = "none") -> None:
+    def __init__(self, folder: Path, fault: str = "none", tpot_ms: int = 1) -> None:
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self._output = (folder / f"engine-{self.port}.out").open("wb")
-        options = ("--max-running", "512", "--tpot-ms", "1", "--npus", "0", "--model", "m")
+        options = ("--max-running", "512", "--tpot-ms", str(tpot_ms), "--npus", "0", "--model", "m")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "engine_sim", "--port", str(self.port), *options],
             cwd=ROOT / "examples",

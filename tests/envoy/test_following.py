@@ -77,14 +77,16 @@ def test_killed_and_rotated(
         renamed = log.rename(log.with_name(f"access.log.{number}"))
         logs.append(renamed)
         running.reopen_logs()
+        # Else it is opened again only if the load has not ended.
+        seen |= run(running.port, [Ask(f"after-{number}", engines["none"].address)])
         eventually(lambda: log.exists() and log.stat().st_size > 0)
         observing.process.kill()
         observing.wait()
     load.join()
-    eventually(lambda: ended(*logs) == requests)
+    eventually(lambda: ended(*logs) == requests + 3)
     records = observe(log, tmp_path / "records.jsonl")
 
-    assert running.stats()["downstream_rq_completed"] == requests
+    assert running.stats()["downstream_rq_completed"] == len(records) == requests + 3
     assert records.keys() == seen.keys()
     assert {record.outcome.value for record in records.values()} == {"completed"}
 
@@ -139,7 +141,7 @@ def test_trace(
         observing = observer(running.log, "--otlp", port, environment=environment)
         eventually(lambda: is_listening(port), what="the observer listens")
         send(port, export(spans()))  # of other requests: now it knows that the picker sends any
-        run(running.port, [Ask("traced", engines["other"].address)])
+        run(running.port, [Ask("traced", engines["slow"].address)])
         traceparent = running.picker.traceparents["traced"]
         send(port, picked("traced", traceparent))
         output = tmp_path / "records.jsonl"
@@ -150,7 +152,7 @@ def test_trace(
         observing.process.terminate()
         assert observing.wait()[0] == 0
         found = [span for span in collector.spans if span["trace_id"] == record.trace_id]
-    url = f"http://{engines['other'].address}/debug/traceparents"
+    url = f"http://{engines['slow'].address}/debug/traceparents"
     with urllib.request.urlopen(url, timeout=30) as response:
         told = json.load(response)["traceparents"]
 

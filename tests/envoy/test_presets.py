@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.envoy
 PRESETS = [f"{version}{kind}" for version in VERSIONS for kind in ("", "-reporter")]
 REQUESTS = int(os.environ.get("ENVOY_REQUESTS", "220"))
 
+_numbers = itertools.count()  # engines serve all tests: each request has another name
 _RESET, _REFUSED = "upstream_reset_after_response_started", "upstream_reset_before_response_started"
 # What each kind of request ends with: status, outcome and error.
 _ENDS: dict[str, tuple[int, str, str | None]] = {
@@ -46,19 +48,19 @@ def asks(engines: dict[str, Engine], requests: int) -> list[Ask]:
     kinds: dict[str, Callable[[str], Ask]] = {
         "stream": lambda name: Ask(name, engine),
         "whole": lambda name: Ask(name, engine, stream=False),
-        "pair": lambda name: Ask(name, engine, prefill=engines["other"].address),
+        "pair": lambda name: Ask(name, engine, prefill=engines["slow"].address),
         "failing": lambda name: Ask(name, engines["http_500"].address),
         "dropping": lambda name: Ask(name, engines["drop_mid_stream"].address, tokens=9),
         "truncating": lambda name: Ask(name, engines["truncate"].address, tokens=9),
         "hanging": lambda name: Ask(name, engines["hang"].address, leave=0),
-        "leaving": lambda name: Ask(name, engine, tokens=900, leave=2),
+        "leaving": lambda name: Ask(name, engines["slow"].address, tokens=4_096, leave=2),
         "saturated": lambda name: Ask(name, engine, refusal=429),
         "malformed": lambda name: Ask(name, engine, content=b'{"model":'),
         "unreachable": lambda name: Ask(name, nowhere),
     }
     names = list(kinds)
     return [
-        kinds[names[number % len(names)]](f"{names[number % len(names)]}-{number}")
+        kinds[names[number % len(names)]](f"{names[number % len(names)]}-{next(_numbers)}")
         for number in range(requests)
     ]
 
@@ -114,7 +116,7 @@ def check(
         assert record.served_endpoint == record.selected_endpoint
         assert record.model == "m"
     if kind == "pair":
-        prefill = f"addr://{engines['other'].address}"
+        prefill = f"addr://{engines['slow'].address}"
         assert record.tracked_endpoints == [prefill, f"addr://{ask.endpoint}"]
     assert times == sorted(times)
     assert (record.actual.ttft_ms is not None) == (kind in _WITH_OUTPUT and status == 200)

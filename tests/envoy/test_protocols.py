@@ -71,8 +71,8 @@ def http2_engine() -> Iterator[str]:
     def answer(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         for number in range(4):
             yield json.dumps({"number": number}).encode()
-            if b'"slow"' in request:
-                time.sleep(0.2)
+            while b'"endless"' in request and context.is_active():
+                time.sleep(0.01)
         context.set_trailing_metadata((("x-usage", "4"),))
 
     server = grpc.server(ThreadPoolExecutor(8))
@@ -95,7 +95,7 @@ def test_http2(tmp_path: Path, http2_engine: str, envoy: Callable[..., Envoy]) -
         for number in range(20):
             name = f"r-{number}"
             leaves = number % 4 == 3
-            body = json.dumps({"model": "slow" if leaves else "m", "stream": True}).encode()
+            body = json.dumps({"model": "endless" if leaves else "m", "stream": True}).encode()
             metadata = (("x-request-id", name), (ASK_ENDPOINT, http2_engine))
             answer = call(body, metadata=metadata, timeout=60)
             if leaves:
