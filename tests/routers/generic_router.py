@@ -27,6 +27,10 @@ UPSTREAMS: dict[str, type[Upstream]] = {"httpx": HttpxUpstream, "aiohttp": Aioht
 PATHS = ("/v1/completions", "/v1/chat/completions")
 
 
+# For an engine that never answers.
+HANGING_SECONDS = 5.0
+
+
 class Answer(NamedTuple):
     """An answer to a client."""
 
@@ -51,15 +55,14 @@ class GenericRouter:
         except ValueError:
             return _refusal(400, "invalid JSON")
         model = request.get("model")
+        patience = HANGING_SECONDS if request.get("does") == "hang" else self._patience
         if model == "raise":
             raise RuntimeError("secret")
         if model == "pd":
             await self._prefill(path, request)
         try:
             for url in self._choices(model):
-                found = await asyncio.wait_for(
-                    self._upstream.call(url + path, body), self._patience
-                )
+                found = await asyncio.wait_for(self._upstream.call(url + path, body), patience)
                 if found is not None:
                     status, kind, chunks = found
                     if request.get("stream"):
@@ -195,7 +198,7 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("engines", nargs=2)
     parser.add_argument("--nowhere", default="http://127.0.0.1:9", help="where nobody listens")
-    parser.add_argument("--patience", type=float, default=5.0, help="seconds for an engine")
+    parser.add_argument("--patience", type=float, default=60.0, help="seconds for an engine")
     parser.add_argument("--framework", choices=FRAMEWORKS, default="fastapi")
     parser.add_argument("--upstream", choices=UPSTREAMS, default="httpx")
     parser.add_argument("--server", choices=SERVERS, default="uvicorn")

@@ -59,10 +59,10 @@ async def _stream(call: dict[str, Any]) -> AsyncIterator[bytes]:
     kind = call["model"]
     for word in WORDS:
         if kind == "drop" and word == "d":
-            await asyncio.sleep(0.5)  # data in transit may be lost when a connection breaks
+            await asyncio.sleep(3)  # data in transit may be lost when a connection breaks
             raise ConnectionAbortedError
         yield _event(choices=[_choice({"role": "assistant", "content": word})])
-        await asyncio.sleep(0.2 if kind == "slow" else 0.001)
+        await asyncio.sleep(1 if kind == "slow" else 0.001)  # time enough to leave
     if kind == "cut":
         return
     yield _event(choices=[_choice({}, "stop")])

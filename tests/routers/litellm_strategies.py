@@ -27,11 +27,11 @@ async def route(urls: list[str]) -> None:
             for place, url in enumerate(urls)
         ]
         router = Router(model_list=deployments, routing_strategy=strategy)
-        for _ in range(4):
+        for number in range(4):
+            await asyncio.sleep(number)  # its own statistics follow later
             await router.acompletion(
                 model=strategy, messages=[{"role": "user", "content": "hi"}], stream=False
             )
-            await asyncio.sleep(0.5)  # its own statistics follow later
 
 
 if __name__ == "__main__":

@@ -140,7 +140,12 @@ def start(
         *("--nowhere", closed_port(), "--upstream", upstream, *layers.options),
     ]
     environment = {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": layers.disabled}
-    return TracedRouter(arguments, port, folder, environment=environment, **options)
+
+    def heard(content: bytes) -> None:
+        for engine, _ in engines:
+            engine.heard = content
+
+    return TracedRouter(arguments, port, folder, environment=environment, heard=heard, **options)
 
 
 def check_traces(

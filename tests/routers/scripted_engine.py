@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -24,10 +25,12 @@ class ScriptedEngine:
 
     Attributes:
         called_by: Trace id and span id in the `traceparent` of each request.
+        heard: What the client has of its answer so far; None: nobody tells.
     """
 
     def __init__(self) -> None:
         self.called_by: list[tuple[str, str]] = []
+        self.heard: bytes | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -42,9 +45,16 @@ class ScriptedEngine:
         elif does.startswith("http_"):
             await _send_whole(send, b'{"error":"scripted"}', int(does.removeprefix("http_")))
         elif request.get("stream"):
-            await _send_stream(send, receive, does)
+            await _send_stream(send, receive, does, self._until_heard)
         else:
             await _send_whole(send, whole(does))
+
+    async def _until_heard(self, content: bytes) -> None:
+        """Wait until the client has this: a router may lose what it has not read by the end."""
+        if self.heard is None:
+            await asyncio.sleep(0.5)
+        while self.heard is not None and not self.heard.endswith(content):
+            await asyncio.sleep(0.01)
 
     def _remember(self, traceparent: str) -> None:
         if traceparent:
@@ -74,7 +84,9 @@ _BROKEN: dict[str, list[bytes]] = {
 }
 
 
-async def _send_stream(send: Send, receive: Receive, does: str) -> None:
+async def _send_stream(
+    send: Send, receive: Receive, does: str, until_heard: Callable[[bytes], Awaitable[None]]
+) -> None:
     headers = [(b"content-type", b"text/event-stream")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     if does == "endless":
@@ -87,7 +99,7 @@ async def _send_stream(send: Send, receive: Receive, does: str) -> None:
     events = _BROKEN.get(does, [*[EVENT] * 7, usage, DONE])
     for index, event in enumerate(events):
         if does == "drop" and index == 3:
-            await asyncio.sleep(0.5)  # the router may lose data that it has not read by then
+            await until_heard(EVENT * 3)
             return  # the server closes the connection of a response left incomplete
         await _send_body(send, event)
         if does == "slow":

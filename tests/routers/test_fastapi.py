@@ -54,7 +54,7 @@ def test_traces(engines: Engines, tmp_path: Path, name: str, upstream: str) -> N
 @pytest.mark.parametrize("upstream", UPSTREAMS)
 def test_many_streams_at_once(engines: Engines, tmp_path: Path, upstream: str) -> None:
     """Two hundred concurrent streams have two hundred traces of their own."""
-    layers = LAYERS["contrib clients"]._replace(options=("--patience", "60"))
+    layers = LAYERS["contrib clients"]
     parents = [new_parent() for _ in range(200)]
     body = SCENARIOS["slow stream"].body
     with start(engines, tmp_path, upstream, layers) as router:

@@ -145,6 +145,7 @@ def environment(path: Path, receiver: OTLPReceiver, **more: str) -> dict[str, st
         "OTEL_BSP_SCHEDULE_DELAY": "100",
         "OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH": str(path),
         "OTEL_LIFECYCLE_PERSISTENCE_FLUSH_THRESHOLD": "0",
+        "OTEL_LIFECYCLE_CLOSE_TIMEOUT": "60s",  # the machine may be busy
         **more,
     }
 

@@ -154,13 +154,13 @@ SCENARIOS = [
         "alone-replica-dies",
         "/alone/v1/completions",
         failed("ray.exceptions.ActorDiedError", first_chunk=True),
-        {**STREAM, "fail": "kill", "pause": 0.2},
+        {**STREAM, "fail": "kill", "pause": 2},
     ),
     Scenario(
         "fleet-replica-dies",
         "/fleet/v1/completions",
         failed("ray.exceptions.ActorDiedError", first_chunk=True),
-        {**STREAM, "fail": "kill", "pause": 0.2},
+        {**STREAM, "fail": "kill", "pause": 2},
     ),
 ]
 IDS = [scenario.name for scenario in SCENARIOS]

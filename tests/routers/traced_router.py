@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -55,6 +55,7 @@ class TracedRouter:
         folder: Folder of the record file and the log.
         instrumented: Whether `opentelemetry-instrument` starts it.
         environment: Additional variables.
+        heard: Told what a client has of its answer so far.
     """
 
     def __init__(
@@ -65,7 +66,9 @@ class TracedRouter:
         *,
         instrumented: bool = True,
         environment: Mapping[str, str] | None = None,
+        heard: Callable[[bytes], None] | None = None,
     ) -> None:
+        self._heard = heard
         self.url = f"http://127.0.0.1:{port}"
         self.log = folder / "router.log"
         self._records = folder / "records.jsonl"
@@ -88,6 +91,7 @@ class TracedRouter:
             "OTEL_PYTHON_EXCLUDED_URLS": "/health",
             "OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH": str(self._records),
             "OTEL_LIFECYCLE_PERSISTENCE_FLUSH_THRESHOLD": "1000",
+            "OTEL_LIFECYCLE_CLOSE_TIMEOUT": "60s",  # the machine may be busy
             **(environment or {}),
         }
 
@@ -116,12 +120,14 @@ class TracedRouter:
         """Send one request, and read the answer."""
         content: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body}
         received = bytearray()
+        self._tell(received)
         with self._client.stream(
             "POST", f"{self.url}/v1/completions", headers=headers, **content
         ) as response:
             try:
                 for chunk in response.iter_raw():
                     received += chunk
+                    self._tell(received)
             except httpx.TransportError:
                 is_whole = False
             else:
@@ -129,6 +135,10 @@ class TracedRouter:
         return Reply(
             response.status_code, response.headers.multi_items(), bytes(received), is_whole
         )
+
+    def _tell(self, received: bytearray) -> None:
+        if self._heard is not None:
+            self._heard(bytes(received))
 
     def post_and_leave(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> None:
         """Send one request, and leave after the first bytes of the answer."""
