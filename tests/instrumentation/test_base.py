@@ -74,6 +74,13 @@ def load(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the package has logged; objects that other tests have left may log for themselves."""
+    return [
+        record.getMessage() for record in caplog.records if record.name.startswith("otel_lifecycle")
+    ]
+
+
 def test_hooks_wait_for_the_import(toy_router: str, instrumentor: ToyInstrumentor) -> None:
     """Instrumenting imports nothing; the router is wrapped when it is imported."""
     instrumentor.instrument()
@@ -165,7 +172,7 @@ def test_missing_hook(
     instrumentor.instrument()
     load(toy_router)
 
-    assert [record.getMessage() for record in caplog.records] == [
+    assert logged(caplog) == [
         "toy_router.Router.retry does not exist: what it would tell is missing"
     ]
 
@@ -182,7 +189,7 @@ def test_bad_setting(
 
     assert load(toy_router).Router().dispatch("request-1") == "dispatched request-1"
     assert instrumentor.seen == []
-    (message,) = [record.getMessage() for record in caplog.records]
+    (message,) = logged(caplog)
     assert message.startswith(
         "otel-lifecycle does not instrument the router: "
         "invalid parameters: staleAfter must be a valid duration"
@@ -200,7 +207,7 @@ def test_record_file_that_cannot_be_written(
 
     assert load(toy_router).Router().dispatch("request-1") == "dispatched request-1"
     assert instrumentor.seen == []
-    (message,) = [record.getMessage() for record in caplog.records]
+    (message,) = logged(caplog)
     assert message.startswith("otel-lifecycle does not instrument the router: ")
     assert str(tmp_path) in message
 
@@ -219,7 +226,7 @@ def test_misspelt_variables(
         instrumentor.uninstrument()
     instrumentor.instrument()
 
-    assert [record.getMessage() for record in caplog.records] == [
+    assert logged(caplog) == [
         "OTEL_LIFECYCLE_STOR_NAME is no setting of otel-lifecycle: "
         "did you mean OTEL_LIFECYCLE_STORE_NAME?",
         "OTEL_LIFECYCLE_XYZ is no setting of otel-lifecycle",
