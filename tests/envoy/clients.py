@@ -104,19 +104,19 @@ async def _run(port: int, asks: list[Ask], at_once: int) -> dict[str, Seen]:
 async def _send(client: httpx.AsyncClient, ask: Ask, seen: Seen) -> None:
     asking = asyncio.ensure_future(_ask(client, ask, seen))
     if ask.leave == 0:
-        await _reaches_engine(ask)
+        while not (asking.done() or await _has_reached_engine(ask)):
+            await asyncio.sleep(0.1)
         seen.left = asking.cancel()
     with suppress(asyncio.CancelledError):
         await asking
     seen.ended_ns = time.time_ns()
 
 
-async def _reaches_engine(ask: Ask) -> None:
-    """Waits until the engine has a request."""
+async def _has_reached_engine(ask: Ask) -> bool:
+    """Whether the engine has a request."""
     async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as client:
-        url = f"http://{ask.endpoint}/debug/traceparents"
-        while f'"{ask.name}"' not in (await client.get(url)).text:
-            await asyncio.sleep(0.1)
+        told = await client.get(f"http://{ask.endpoint}/debug/traceparents")
+    return f'"{ask.name}"' in told.text
 
 
 async def _ask(client: httpx.AsyncClient, ask: Ask, seen: Seen) -> None:
