@@ -248,7 +248,7 @@ def proxy(
             yield served
             served.close()
             process.send_signal(signal.SIGTERM)
-            process.wait(60)
+            process.wait(PATIENCE)
         finally:
             process.kill()
 
