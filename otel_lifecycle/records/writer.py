@@ -367,22 +367,25 @@ class RecordWriter:
             self._file = None
 
     def _drop_rest(self) -> None:
-        before = self.dropped
-        self._shorten_queue(0, "they could not be written before the end")
-        if self.dropped > before:  # always logged, even if lines were logged this minute
+        lost = self._shorten_queue(0, "they could not be written before the end")
+        if lost:  # always logged, even if lines were logged this minute
             reason = self._failure if self._failing else "there was no time to write them"
-            _logger.error(
-                "%s: %d records lost at the end: %s", self._path, self.dropped - before, reason
-            )
+            _logger.error("%s: %d records lost at the end: %s", self._path, lost, reason)
 
-    def _shorten_queue(self, length: int, reason: str) -> None:
-        """Drop the oldest records until only `length` are left."""
+    def _shorten_queue(self, length: int, reason: str) -> int:
+        """Drop the oldest records until only `length` are left; return how many were dropped here.
+
+        Another thread may do the same.
+        """
+        dropped = 0
         while len(self._queue) > length:
             try:
                 self._queue.popleft()
-            except IndexError:  # the thread was faster
-                return
+            except IndexError:  # the other thread was faster
+                break
             self.count_drop(reason)
+            dropped += 1
+        return dropped
 
     def _start_thread(self) -> None:
         if not self._thread_lock.acquire(blocking=False):

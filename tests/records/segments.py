@@ -14,9 +14,9 @@ from otel_lifecycle.records.names import COMPRESSED, SegmentKey, segment_path
 CLOSED_AT = "20261125T025428.123Z"
 
 
-def lines(*request_ids: str) -> bytes:
-    """The lines of some records."""
-    records = [
+def records(*request_ids: str) -> list[LifecycleRecord]:
+    """Some records."""
+    return [
         LifecycleRecord(
             request_id=request_id,
             started_at="2026-11-25T02:54:28.123456789Z",
@@ -27,7 +27,11 @@ def lines(*request_ids: str) -> bytes:
         )
         for request_id in request_ids
     ]
-    return b"".join(msgspec.json.encode(record) + b"\n" for record in records)
+
+
+def lines(*request_ids: str) -> bytes:
+    """Their lines."""
+    return b"".join(msgspec.json.encode(record) + b"\n" for record in records(*request_ids))
 
 
 def append(path: Path, data: bytes) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -18,8 +20,18 @@ from otel_lifecycle import (
     RequestLifecycleTracker,
     TrackerConfig,
 )
+from otel_lifecycle.records.writer import RecordWriter
 from otel_lifecycle.testing import InMemoryTelemetry
-from tests.records.helpers import Disk, enabled, numbered, open_descriptors, recorded, serve
+from tests.records import segments
+from tests.records.helpers import (
+    Disk,
+    enabled,
+    nobody_appends,
+    numbered,
+    open_descriptors,
+    recorded,
+    serve,
+)
 from tests.waiting import eventually
 
 MakeTracker = Callable[..., RequestLifecycleTracker]
@@ -34,7 +46,8 @@ def test_full_disk(make_tracker: MakeTracker, path: Path, disk: Disk) -> None:
     disk.full = True
     serve(tracker, "b", "c")
     assert not tracker.flush()
-    assert before == path.read_bytes()
+    with nobody_appends(path):
+        assert before == path.read_bytes()
     assert len(disk.writes) > 1, "the disk took a part"
     disk.full = False
     eventually(lambda: recorded(path) == ["a", "b", "c"])
@@ -80,9 +93,10 @@ def test_really_full_disk(make_tracker: MakeTracker, small_disk: Path) -> None:
     expected = numbered("request", 15)
     serve(tracker, *expected)
     assert not tracker.flush()
-    fitted = recorded(path)
-    assert expected[: len(fitted)] == fitted
-    assert path.read_bytes().endswith(b"\n") or not fitted
+    with nobody_appends(path):
+        fitted = recorded(path)
+        assert expected[: len(fitted)] == fitted
+        assert path.read_bytes().endswith(b"\n") or not fitted
     assert len(fitted) < 15
     filler.unlink()
     eventually(tracker.flush)
@@ -125,7 +139,7 @@ def test_errors_are_logged_once_a_minute(
     clock = SimpleNamespace(monotonic=lambda: now)
     monkeypatch.setattr("otel_lifecycle.runtime.logs.time", clock)
     now = 1_000.0
-    tracker = make_tracker(path, max_queue=1)
+    tracker = make_tracker(path, max_queue=1, flush_threshold=1_000)
     disk.full = True
     serve(tracker, *numbered("request", 20))
     assert not tracker.flush()
@@ -153,6 +167,27 @@ def test_the_last_word_on_a_full_disk(
 
     line = "20 records lost at the end: [Errno 28] No space left on device"
     assert f"{path}: {line}" == caplog.messages[-1]
+
+
+def test_lost_by_two_threads(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each thread that drops records at the end logs its own, however they take turns."""
+    writer: Any = RecordWriter(enabled(path, flush_threshold=1_000))
+    count_drop, others = writer.count_drop, iter([writer._drop_rest])
+
+    def count(reason: str) -> None:
+        for drop in others:
+            drop()
+        count_drop(reason)
+
+    monkeypatch.setattr(writer, "count_drop", count)
+    for record in segments.records("a", "b", "c"):
+        writer.put(record)
+    writer._drop_rest()
+    writer.close()
+
+    assert re.findall(r": (\d+) records lost at the end", caplog.text) == ["2", "1"]
 
 
 _UNWRITABLE = {
