@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ _SEGMENTS = 100
 def work(function: Callable[[], object]) -> int:
     """Calls a function; returns how many functions in Python that took."""
     calls = 0
+    gc.collect()
+    gc.disable()  # finalizers of other tests' garbage would be counted, too
 
     def count(frame: FrameType, event: str, argument: Any) -> None:
         nonlocal calls
@@ -32,6 +35,7 @@ def work(function: Callable[[], object]) -> int:
         function()
     finally:
         sys.setprofile(before)
+        gc.enable()
     return calls
 
 

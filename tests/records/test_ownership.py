@@ -188,7 +188,8 @@ def test_in_the_place_of_ours(
     assert (before.st_size, before.st_mtime_ns) == (os.lstat(path).st_size, before.st_mtime_ns)
     (message,) = caplog.messages
     assert message.startswith(f"{path}: cannot write 1 records, keeping them queued:")
-    assert open_descriptors(path) == open_descriptors(ours) == 0
+    # While another attempt looks at the file, it is open.
+    eventually(lambda: open_descriptors(path) == open_descriptors(ours) == 0)
 
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     eventually(tracker.flush)
