@@ -110,10 +110,10 @@ class Helper:
         self._sent += lines.count(b"\n", 0, end)
         return end
 
-    def receive(self) -> None:
-        """Read its answers, unless another thread does."""
-        # A signal handler may have interrupted this thread while it holds the lock.
-        if not self._lock.acquire(blocking=False):
+    def receive(self, seconds: float = 0.0) -> None:
+        """Read its answers; if another thread does, wait for that at most so many seconds."""
+        # Not for ever: a signal handler may have interrupted this thread while it holds the lock.
+        if not self._lock.acquire(timeout=seconds):
             return
         try:
             while data := self._socket.recv(_ANSWER_BYTES):

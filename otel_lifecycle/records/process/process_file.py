@@ -16,6 +16,7 @@ from otel_lifecycle.records.record_file import RecordFile
 _START_SECONDS = 60.0
 _ATTENTION_SECONDS = 1.0
 _SHORT_SECONDS = 60.0
+_LAST_ANSWER_SECONDS = 1.0  # another thread, which asks how many are written, may be reading it
 _MOST_SHORT_LIVES = 20
 
 
@@ -151,6 +152,7 @@ class ProcessFile(Destination):
     def _let_go(self, helper: Helper) -> None:
         """Count what was lost with a process that has ended."""
         self._handover.is_open = False
+        helper.receive(_LAST_ANSWER_SECONDS)
         lost = helper.unconfirmed + helper.lost
         self._helper = None
         self._helper_writes = False
