@@ -51,7 +51,7 @@ def environment(folder: Path, records: Path) -> dict[str, str]:
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
         "PYTHONPATH": os.pathsep.join(map(str, (folder, ROOT, ROOT / "examples"))),
-        "OTEL_LIFECYCLE_CLOSE_TIMEOUT": "2s",
+        "OTEL_LIFECYCLE_CLOSE_TIMEOUT": "4s",
         "OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH": str(records),
         "OTEL_LIFECYCLE_PERSISTENCE_FLUSH_THRESHOLD": "1000",
         "OTEL_LIFECYCLE_PREDICTION_URL": "http://predict.hangs.example",

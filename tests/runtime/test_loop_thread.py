@@ -8,7 +8,7 @@ import threading
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
 from otel_lifecycle.runtime.loop_thread import LoopThread
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 
 def test_makes_no_spans() -> None:
@@ -22,7 +22,7 @@ def test_makes_no_spans() -> None:
     thread = LoopThread("test", main)
     thread.ensure_running()
     eventually(lambda: bool(seen))
-    thread.close(5)
+    thread.close(PATIENCE_SECONDS)
 
     assert (seen, is_instrumentation_enabled()) == ([False], True)
 
@@ -40,7 +40,7 @@ def test_stops_once_and_stays_stopped() -> None:
     thread.ensure_running()
     eventually(lambda: began == ["test-stops"])
     for _ in range(2):
-        thread.close(5)
+        thread.close(PATIENCE_SECONDS)
     thread.ensure_running()
     thread.wake(lambda: began.append("woken"))
 

@@ -423,6 +423,7 @@ def test_a_forked_child() -> None:
             ours.request()
         child = os.fork()
         if child == 0:
+            signal.alarm(60)
             ours.request()
             os._exit(ours.counted("llm_router.requests"))
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -435,23 +436,24 @@ def test_a_forked_child() -> None:
 
 def test_a_child_forked_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is forked while another thread records can record as well."""
-    recording, forked = threading.Event(), threading.Event()
+    recording, forked, here = threading.Event(), threading.Event(), threading.get_ident()
     record = sdk.Histogram.record
 
     def slow(self: Any, amount: float, *arguments: Any, **named: Any) -> None:
-        if threading.current_thread().name == "slow":
+        # Of the request or of its tracker, whichever is first.
+        if threading.get_ident() != here and not recording.is_set():
             recording.set()
-            forked.wait(20)
+            forked.wait(60)
         record(self, amount, *arguments, **named)
 
     monkeypatch.setattr(sdk.Histogram, "record", slow)
     with watched() as ours:
-        thread = threading.Thread(target=ours.request, name="slow")
+        thread = threading.Thread(target=ours.request)
         thread.start()
-        assert recording.wait(20)
+        assert recording.wait(60)
         child = os.fork()
         if child == 0:
-            signal.alarm(20)
+            signal.alarm(60)
             ours.request(pod="qwen-1")
             os._exit(7)
         forked.set()
