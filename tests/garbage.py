@@ -6,20 +6,24 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tests.waiting import eventually
+
 
 @contextmanager
 def freed_without_collector(kind: type) -> Iterator[None]:
     """Assert that reference counts alone free all objects of a type that are made meanwhile."""
-
-    def existing() -> dict[int, object]:
-        # By their types: proxies of objects that are gone raise when they are asked for theirs.
-        return {id(one): one for one in gc.get_objects() if issubclass(type(one), kind)}
-
     gc.collect()
-    before = existing()  # keeps them: another thread may be about to free some
+    before = alive(kind)
     gc.disable()
     try:
         yield
-        assert existing().keys() <= before.keys()
+        # A thread may have one a moment longer.
+        eventually(lambda: len(alive(kind)) == len(before), what=f"no {kind.__name__} is left")
     finally:
         gc.enable()
+
+
+def alive(*kinds: type) -> list[object]:
+    """The objects of some types; as long as these are kept, none of them is freed meanwhile."""
+    # By their types: a proxy whose object is gone raises when it is asked for its class.
+    return [one for one in gc.get_objects() if issubclass(type(one), kinds)]

@@ -9,7 +9,9 @@ from otel_lifecycle import EndpointEvent, EndpointEventType, LatencyPrediction, 
 from otel_lifecycle.model.endpoint_state import EndpointState, EndpointView
 from otel_lifecycle.telemetry.cardinality import UNUSED_NS, BoundedValues
 from tests.conftest import Bench
+from tests.garbage import alive
 from tests.routes import aggregated, disaggregated, endpoint, known
+from tests.waiting import eventually
 
 MODEL = "gen_ai.request.model"
 
@@ -28,10 +30,15 @@ def delete(bench: Bench, pod: str) -> None:
     bench.tracker.extract_endpoint(EndpointEvent(EndpointEventType.DELETE, endpoint(pod)))
 
 
-def alive(*types: type) -> int:
-    """Return how many objects of some types exist."""
+def endpoints() -> list[object]:
+    """What is kept of endpoints."""
     gc.collect()
-    return sum(isinstance(thing, types) for thing in gc.get_objects())
+    return alive(EndpointView, EndpointState)
+
+
+def assert_nothing_more(before: list[object]) -> None:
+    """Assert that no more is kept of endpoints than before, once every thread has let go."""
+    eventually(lambda: len(endpoints()) == len(before), what="nothing is left of the endpoints")
 
 
 def test_invented_models(make_bench: Callable[..., Bench]) -> None:
@@ -133,7 +140,7 @@ def test_deleted_endpoints_make_room(make_bench: Callable[..., Bench]) -> None:
 
 def test_deleted_endpoints_leave_nothing(bench: Bench) -> None:
     """A deleted endpoint leaves neither counters nor cached values, also as a leader."""
-    before = alive(EndpointView, EndpointState)
+    before = endpoints()
     for number in range(300):
         pods = [f"{role}-{number}" for role in ("qwen", "leader", "prefill", "decode")]
         bench.tracker.track(RequestStart("one", Route(known(pods[0])))).complete()
@@ -143,12 +150,12 @@ def test_deleted_endpoints_leave_nothing(bench: Bench) -> None:
             delete(bench, pod)
     bench.tracker.flush(timeout=30)
 
-    assert alive(EndpointView, EndpointState) == before
+    assert_nothing_more(before)
 
 
 def test_deleted_while_in_use(bench: Bench) -> None:
     """A request in flight on it is recorded completely, and nothing is kept afterwards."""
-    before = alive(EndpointView, EndpointState)
+    before = endpoints()
     tracked = bench.tracker.track(RequestStart("request", disaggregated()))
     for pod in ("leader-0", "prefill-0", "decode-0"):
         delete(bench, pod)
@@ -158,4 +165,4 @@ def test_deleted_while_in_use(bench: Bench) -> None:
     (record,) = bench.records
     assert record.tracked_endpoints == ["pod://llm/prefill-0", "pod://llm/decode-0"]
     assert record.endpoint_deleted == ["prefill", "decode"]
-    assert alive(EndpointView, EndpointState) == before
+    assert_nothing_more(before)

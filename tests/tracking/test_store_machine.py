@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -116,8 +115,11 @@ class Store(RuleBasedStateMachine):
     def abandon(self, request_id: str, pod: str, thread: int) -> None:
         """A handle is dropped; the request it superseded has ended too."""
         route = Route(RouteEndpoint(endpoint(pod)))
-        self._in(thread, self._tracker.track, RequestStart(request_id, route, input_tokens=7))
-        gc.collect(0)
+
+        def drop() -> None:  # a thread that returns the handle may keep it a moment longer
+            self._tracker.track(RequestStart(request_id, route, input_tokens=7))
+
+        self._in(thread, drop)
         self._tracker.flush(timeout=60)
         self._started += 1
         self._charges.pop(request_id, None)
