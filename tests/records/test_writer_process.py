@@ -231,6 +231,25 @@ def test_last_answer_of_a_killed_process(
     assert recorded(path) == ["first", "by the process"]
 
 
+def test_flush_under_load(make_tracker: MakeTracker, path: Path) -> None:
+    """A flush waits for the records before it, however many are sent meanwhile."""
+    tracker = make_tracker(path, writer="process")
+    let_process_write(tracker, path)
+    sink: Any = tracker.store.sink
+    helper = sink._writer._file._helper
+    receive, sent = helper.receive, helper._sent
+
+    def receive_while_more_are_sent(seconds: float = 0.0) -> None:
+        receive(seconds)
+        helper._sent += 1
+
+    helper.receive = receive_while_more_are_sent
+    confirmed = helper.confirm(1)
+    helper.receive, helper._sent = receive, sent
+
+    assert confirmed
+
+
 def test_end_before_it_has_started(path: Path) -> None:
     """A router that ends before the process is there writes by itself, and leaves none behind."""
     script = """

@@ -127,13 +127,13 @@ class Helper:
             self._lock.release()
 
     def confirm(self, seconds: float) -> bool:
-        """Wait until what it was sent is written; return whether it is."""
+        """Wait until what it was sent so far is written; return whether it is."""
         deadline = time.monotonic() + seconds
-        lost = self.lost
-        while self.unconfirmed and self.exit_code is None and time.monotonic() < deadline:
+        lost, due = self.lost, self._sent
+        while self._owes(due) and self.exit_code is None and time.monotonic() < deadline:
             with contextlib.suppress(OSError, ValueError):  # closed in the meantime
                 select.select([self._socket], [], [], _PAUSE_SECONDS)
-        return not self.unconfirmed and self.lost == lost
+        return not self._owes(due) and self.lost == lost
 
     def finish(self) -> None:
         """Let it end, and wait for its end.
@@ -167,6 +167,11 @@ class Helper:
                 threading.Thread(
                     target=self._process.wait, name="otel-lifecycle-reaper", daemon=True
                 ).start()
+
+    def _owes(self, records: int) -> bool:
+        """Return whether it has not yet said what became of so many of the first records."""
+        self.receive()
+        return self.written + self.lost < records
 
     def _send_rest(self) -> None:
         while self._rest:
