@@ -9,13 +9,12 @@ import multiprocessing
 import os
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.faults.processes import PATIENCE_SECONDS, Worker
+from tests.faults.processes import Worker, wait_for_housekeeping
 from tests.faults.table import Result, as_markdown, put_into
 from tests.full_disk import mounted
 from tests.records.helpers import ROOT
@@ -46,9 +45,7 @@ def folder() -> Iterator[Path]:
     folder = parent / "records"
     folder.mkdir()
     yield folder
-    for thread in threading.enumerate():  # of trackers in this process; not waited for
-        if thread.name == "otel-lifecycle-housekeeping":
-            thread.join(PATIENCE_SECONDS)
+    wait_for_housekeeping()
     shutil.rmtree(parent)
 
 

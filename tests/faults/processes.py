@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
@@ -62,6 +63,13 @@ class Worker:
         self._process.join()
         self._process.close()
         self._told.close()
+
+
+def wait_for_housekeeping() -> None:
+    """Wait until trackers of this process, which do not, have tidied their closed segments."""
+    for thread in threading.enumerate():
+        if thread.name == "otel-lifecycle-housekeeping":
+            thread.join(PATIENCE_SECONDS)
 
 
 @dataclass

@@ -13,7 +13,13 @@ from pathlib import Path
 import pytest
 
 from tests.faults import workers
-from tests.faults.processes import PATIENCE_SECONDS, Found, Worker, read
+from tests.faults.processes import (
+    PATIENCE_SECONDS,
+    Found,
+    Worker,
+    read,
+    wait_for_housekeeping,
+)
 from tests.faults.table import Result
 from tests.full_disk import fill
 from tests.records.helpers import held, let_writer_follow, make_tracker, numbered, serve
@@ -40,6 +46,7 @@ def test_full_disk(small_disk: Path, report: Report) -> None:
         assert read(path).problems == []
         filler.unlink()
         eventually(tracker.flush)
+        wait_for_housekeeping()  # it would bring back what is deleted
         seen = read(path)
         problems += len(seen.problems)
         found += [each for each in seen.ids if each.startswith(f"run {run}-")]

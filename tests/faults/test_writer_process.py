@@ -76,14 +76,17 @@ def test_router_killed(start_worker: StartWorker, report: Report, folder: Path) 
 
 def test_process_killed(start_worker: StartWorker, report: Report, folder: Path) -> None:
     """Requests go on, another process is started, and what is lost is counted."""
-    rng, kills = random.Random(0), 10
+    rng, most = random.Random(0), 10
     path = folder / "records.jsonl"
     worker = start_worker(workers.serve_until_told, path, "request", {"flush_interval": "10ms"})
-    for _ in range(kills):
-        process = worker.next()
+    process, kills = worker.next(), 0
+    while kills < most or not lacks_some(read(path).of("request")):
+        if kills >= most - 1:  # it may have been quick each time
+            os.kill(process, signal.SIGSTOP)
         time.sleep(rng.uniform(0, 0.2))
         os.kill(process, signal.SIGKILL)
-    worker.next()
+        kills += 1
+        process = worker.next()
     tell(folder, "stop")
     served, written, dropped = (worker.next() for _ in range(3))
     worker.end()
@@ -91,7 +94,7 @@ def test_process_killed(start_worker: StartWorker, report: Report, folder: Path)
     numbers = found.of("request")
     assert numbers == sorted(set(numbers))
     assert written + dropped == served + 1
-    assert len(numbers) < served, "nothing was lost: the test tests nothing"
+    assert len(numbers) < served
     report(
         Result(
             "`kill -9` of the writing process at a random moment under load (`writer=process`)",
@@ -103,6 +106,10 @@ def test_process_killed(start_worker: StartWorker, report: Report, folder: Path)
             at_least=True,
         )
     )
+
+
+def lacks_some(numbers: list[int]) -> bool:
+    return numbers != list(range(len(numbers)))
 
 
 def test_process_stopped(start_worker: StartWorker, report: Report, folder: Path) -> None:

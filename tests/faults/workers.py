@@ -132,7 +132,8 @@ def serve_some(
 
 def leave_with_a_queue(told: Connection, path: Path, name: str, count: int) -> None:
     """End without a flush or a close."""
-    serve(make_tracker(path, flush_threshold=1_000_000, **SMALL_SEGMENTS), *numbered(name, count))
+    settings = {"flush_threshold": 1_000_000, "close_timeout": "5s", **SMALL_SEGMENTS}
+    serve(make_tracker(path, **settings), *numbered(name, count))
     told.send(count)
 
 
@@ -145,7 +146,7 @@ def serve_without_rights(told: Connection, path: Path, steps: int, count: int) -
         os.seteuid(_NOBODY)
     for step in range(steps):
         serve(tracker, *(f"request-{step * count + number}" for number in range(count)))
-        tracker.flush(5)
+        tracker.flush(PATIENCE_SECONDS)
         told.send(step)
         while not (path.parent.parent / f"go-{step}").exists():
             time.sleep(0.01)
@@ -247,7 +248,7 @@ def serve_while_names_hang(told: Connection, path: Path, name: str, count: int) 
         persistence=enabled(path, flush_threshold=1_000),
         collection_enabled=True,
         collection_targets="engine=http://engine.hangs.example/metrics",
-        close_timeout="2s",
+        close_timeout="6s",
     )
     tracker = RequestLifecycleTracker(config, provider)
     serve(tracker, *numbered(name, count))
