@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def make_tracker(
     provider: TracerProvider | None = None,
     *,
     store_name: str | None = None,
-    close_timeout: str = "5s",
+    close_timeout: str = "60s",
     writer: str = "thread",
     **settings: Any,
 ) -> RequestLifecycleTracker:
@@ -98,9 +99,17 @@ def open_descriptors(path: Path | str) -> int:
     return count
 
 
-def writer_threads() -> int:
-    """Return how many writer threads run."""
-    return sum(thread.name == "otel-lifecycle-writer" for thread in threading.enumerate())
+@contextmanager
+def nobody_appends(path: Path) -> Generator[None]:
+    """Hold the lock of a file, so that no append is seen half done; writers try again later."""
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def writer_threads() -> set[threading.Thread]:
+    """Return the writer threads that run; those of tests before may be among them."""
+    return {thread for thread in threading.enumerate() if thread.name == "otel-lifecycle-writer"}
 
 
 def writer_processes(of: int | None = None) -> list[int]:

@@ -91,7 +91,7 @@ process.join()
 def test_fork_while_writing(path: Path) -> None:
     """A child forked while the parent writes writes only its own records, once each."""
     script = """
-import os, pathlib, sys, warnings
+import os, pathlib, sys, threading, warnings
 from tests.records.helpers import Disk, make_tracker, recorded, serve
 
 warnings.simplefilter("ignore")
@@ -102,11 +102,13 @@ disk.released.clear()
 serve(tracker, "parent")
 disk.reached.wait()
 pid = os.fork()
-disk.released.set()
 if pid == 0:
+    disk.released = threading.Event()  # the parent's thread may have had that one locked
+    disk.released.set()
     serve(tracker, "child")
     assert tracker.flush(30)
     sys.exit()
+disk.released.set()
 assert 0 == os.waitpid(pid, 0)[1]
 """
     process = run_script(script, path)
@@ -137,28 +139,29 @@ assert 0 == os.wait()[1]
 def test_threads_after_fork(path: Path) -> None:
     """Threads that record first in a child start one writer together."""
     script = """
-import os, sys, threading, time, warnings
+import os, sys, threading, warnings
 from otel_lifecycle.records.writer import RecordWriter
 from tests.records.helpers import make_tracker, numbered, serve, writer_threads
-
-def start_thread(writer, now=RecordWriter._start_thread):
-    barrier.wait()  # all have seen that there is none
-    time.sleep(0.003 * int(threading.current_thread().name))
-    now(writer)
 
 warnings.simplefilter("ignore")
 tracker = make_tracker(sys.argv[1])
 if os.fork() == 0:
-    barrier = threading.Barrier(8)
-    RecordWriter._start_thread = start_thread
+    barrier, found_none, in_turn = threading.Barrier(8), threading.Barrier(8), threading.Lock()
+    start_thread = RecordWriter._start_thread
+    def start_in_turn(writer):
+        found_none.wait()  # all have seen that there is none
+        with in_turn:
+            start_thread(writer)
+    RecordWriter._start_thread = start_in_turn
     def work(name):
-        serve(tracker, *numbered(f"thread-{name}", 10))
-    threads = [threading.Thread(target=work, args=(n,), name=str(n)) for n in range(8)]
+        barrier.wait()
+        serve(tracker, *numbered(name, 10))
+    threads = [threading.Thread(target=work, args=(f"thread-{n}",)) for n in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert 1 == writer_threads()
+    assert 1 == len(writer_threads())
     sys.exit()
 assert 0 == os.wait()[1]
 """
