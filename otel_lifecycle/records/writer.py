@@ -373,10 +373,7 @@ class RecordWriter:
             _logger.error("%s: %d records lost at the end: %s", self._path, lost, reason)
 
     def _shorten_queue(self, length: int, reason: str) -> int:
-        """Drop the oldest records until only `length` are left; return how many were dropped here.
-
-        Another thread may do the same.
-        """
+        """Drop the oldest records until only `length` are left; return how many it dropped."""
         dropped = 0
         while len(self._queue) > length:
             try:
