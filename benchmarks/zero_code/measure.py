@@ -19,7 +19,7 @@ from statistics import median
 from benchmarks import sink
 from benchmarks.timing import Spread, ratio
 from benchmarks.zero_code.client import CONNECTIONS, send
-from benchmarks.zero_code.processes import Tree, free_port, started
+from benchmarks.zero_code.processes import Tree, started
 from benchmarks.zero_code.programs import (
     OURS,
     UNINSTRUMENTED,
@@ -28,6 +28,7 @@ from benchmarks.zero_code.programs import (
     Served,
     Surroundings,
 )
+from tests.ports import free_port
 
 ROUNDS = 8
 REQUESTS = 320  # in a round of the lean router

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections import defaultdict
@@ -14,13 +13,6 @@ from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    """Return a local port at which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from typing import Any, ClassVar, NamedTuple
 from benchmarks.sink import Sink
 from benchmarks.zero_code.client import KEY
 from benchmarks.zero_code.engine import EVENTS, PAUSE_SECONDS
-from benchmarks.zero_code.processes import ROOT, free_port, started
+from benchmarks.zero_code.processes import ROOT, started
+from tests.ports import free_port
 
 UNINSTRUMENTED = "uninstrumented"
 ZERO_CODE = "zero code"

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -188,6 +188,20 @@ def start_script(script: str, *arguments: Path | str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def let_go_at_once(processes: Sequence[subprocess.Popen[str]]) -> None:
+    """Wait until each says that it is ready, let all go, and see them end well."""
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        output, errors = process.communicate(timeout=PATIENCE_SECONDS)
+        assert (process.returncode, output, errors) == (0, "", "")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.records.helpers import numbered, recorded, run_script, start_script
+from tests.records.helpers import let_go_at_once, numbered, recorded, run_script, start_script
 
 _FORK = """
 import multiprocessing, os, sys, threading, warnings
@@ -178,14 +178,12 @@ import sys
 from tests.records.helpers import make_tracker, numbered, serve
 
 tracker = make_tracker(sys.argv[1])
+print("ready", flush=True)
 sys.stdin.readline()
 serve(tracker, *numbered(sys.argv[2], 300))
 """
     names = numbered("process", 4)
-    processes = [start_script(script, path, name) for name in names]
-    for process in processes:
-        output, errors = process.communicate("go\n")
-        assert (process.returncode, output, errors) == (0, "", "")
+    let_go_at_once([start_script(script, path, name) for name in names])
     written = recorded(path)
     for name in names:
         of_process = [request for request in written if request.startswith(name)]

@@ -15,6 +15,7 @@ import pytest
 from otel_lifecycle import RequestLifecycleTracker
 from otel_lifecycle.records.names import SegmentKey, files_in, segment_of, segment_path
 from tests.records.helpers import (
+    let_go_at_once,
     numbered,
     open_descriptors,
     recorded,
@@ -355,14 +356,12 @@ import sys
 from tests.records.helpers import make_tracker, numbered, serve
 
 tracker = make_tracker(sys.argv[1], rotate_bytes=20_000, compression="gzip")
+print("ready", flush=True)
 sys.stdin.readline()
 serve(tracker, *numbered(sys.argv[2], 200))
 """
     names = numbered("process", 3)
-    processes = [start_script(script, path, name) for name in names]
-    for process in processes:
-        output, errors = process.communicate("go\n")
-        assert (process.returncode, output, errors) == (0, "", "")
+    let_go_at_once([start_script(script, path, name) for name in names])
     written = recorded(path)
     assert len(written) == 3 * 200
     for name in names:
