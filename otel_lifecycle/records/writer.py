@@ -215,7 +215,7 @@ class RecordWriter:
         self._flushes = deque()
         self._write_lock = threading.Lock()
         self._wake = SimpleQueue()
-        self._thread = None
+        self._pid, self._thread = 0, None
         self._thread_lock = threading.Lock()
         self._finished = self._closed
         self._failing = self._locked_out = False

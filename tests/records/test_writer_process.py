@@ -44,7 +44,7 @@ from tests.records.helpers import (
 )
 from tests.records.shipping.collectors import GRPC, HTTP_PROTOBUF, UNAVAILABLE, Collector, accept
 from tests.records.shipping.records import traced
-from tests.routes import start
+from tests.routes import disaggregated, start
 from tests.waiting import eventually
 
 MakeTracker = Callable[..., RequestLifecycleTracker]
@@ -229,6 +229,24 @@ def test_last_answer_of_a_killed_process(
 
     assert sink.dropped == 0
     assert recorded(path) == ["first", "by the process"]
+
+
+def test_line_sent_in_part(
+    make_tracker: MakeTracker, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a line for which there was no room is sent although no other line follows."""
+    # The kernel makes it a few kilobytes.
+    monkeypatch.setattr("otel_lifecycle.records.process.helper._BUFFER_BYTES", 1)
+    tracker = make_tracker(path, writer="process")
+    let_process_write(tracker, path)
+    (process,) = writer_processes()
+    os.kill(process, signal.SIGSTOP)
+    tracker.track(start("long" * 100, disaggregated())).complete()
+    assert not tracker.flush(1)
+    os.kill(process, signal.SIGCONT)
+
+    assert tracker.flush(PATIENCE_SECONDS)
+    assert recorded(path) == ["first", "long" * 100]
 
 
 def test_flush_under_load(make_tracker: MakeTracker, path: Path) -> None:

@@ -27,6 +27,9 @@ _PROGRAM = (
 _BUFFER_BYTES = 1 << 20
 _ANSWER_BYTES = 1 << 12
 _PAUSE_SECONDS = 0.02
+# Another thread, which asks how many are written, may be reading it. What it has read and not noted
+# by then counts as lost.
+_LAST_ANSWER_SECONDS = 1.0
 
 
 class Helper:
@@ -110,6 +113,11 @@ class Helper:
         self._sent += lines.count(b"\n", 0, end)
         return end
 
+    def complete(self) -> None:
+        """Send the end of a line that was sent in part, if there is room."""
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            self._send_rest()
+
     def receive(self, seconds: float = 0.0) -> None:
         """Read its answers; if another thread does, wait for that at most so many seconds."""
         # Not for ever: a signal handler may have interrupted this thread while it holds the lock.
@@ -157,7 +165,7 @@ class Helper:
         """Leave it alone: it ends when it has written what it was sent."""
         is_ours = self._owner == os.getpid()
         if is_ours:
-            self.receive()
+            self.receive(_LAST_ANSWER_SECONDS)
         self._socket.close()
         if not is_ours:
             self._process.returncode = 0  # a child of the parent's: it cannot be waited for

@@ -16,7 +16,6 @@ from otel_lifecycle.records.record_file import RecordFile
 _START_SECONDS = 60.0
 _ATTENTION_SECONDS = 1.0
 _SHORT_SECONDS = 60.0
-_LAST_ANSWER_SECONDS = 1.0  # another thread, which asks how many are written, may be reading it
 _MOST_SHORT_LIVES = 20
 
 
@@ -92,7 +91,10 @@ class ProcessFile(Destination):
         return self._file.due_in() if self._helper is None else _ATTENTION_SECONDS
 
     def attend(self) -> None:
-        """Leave the file to the process once it is ready; notice that it has ended."""
+        """Leave the file to the process once it is ready, and notice that it has ended.
+
+        A line that was sent in part is completed, although no other follows.
+        """
         helper = self._helper
         if not self._helper_writes:
             self._file.attend()
@@ -114,7 +116,9 @@ class ProcessFile(Destination):
                 )
             else:  # by itself, before it could begin: another one would end likewise
                 self._write_here(f"it {ended_by(code)}")
-        elif not self._helper_writes:
+        elif self._helper_writes:
+            helper.complete()
+        else:
             helper.receive()
             if helper.is_ready:
                 self._file.close()
@@ -152,11 +156,10 @@ class ProcessFile(Destination):
     def _let_go(self, helper: Helper) -> None:
         """Count what was lost with a process that has ended."""
         self._handover.is_open = False
-        helper.receive(_LAST_ANSWER_SECONDS)
-        lost = helper.unconfirmed + helper.lost
         self._helper = None
         self._helper_writes = False
         helper.close()
+        lost = helper.unconfirmed + helper.lost
         if lost:
             self._owner.lose(lost, "the process that writes records has lost them")
 
