@@ -29,7 +29,7 @@ from tests.instrumentation.exchanges import (
     streamed,
     whole_answer,
 )
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 DOUBLE = Path(__file__).parent / "doubles" / "ray_serve"
 BODY = {"model": "m", "prompt": "hello " * 20, "stream": True}
@@ -449,7 +449,7 @@ def test_controller_that_answers_late(ray: Any, monkeypatch: pytest.MonkeyPatch)
         deployments.append("another")
         known = SimpleNamespace(deployments=list(deployments))
         if len(known.deployments) == 1:
-            late.wait()
+            late.wait(PATIENCE_SECONDS)
         return SimpleNamespace(applications={"default": known})
 
     monkeypatch.setattr(ray.serve, "status", status)
@@ -460,7 +460,8 @@ def test_controller_that_answers_late(ray: Any, monkeypatch: pytest.MonkeyPatch)
     eventually(lambda: applications.has_several("default"))
     late.set()
     for thread in set(threading.enumerate()) - before:
-        thread.join()
+        if thread.name == "otel-lifecycle-ray":
+            thread.join(PATIENCE_SECONDS)
 
     assert applications.has_several("default")
 

@@ -16,6 +16,7 @@ from otel_lifecycle.model import (
     EndpointMetrics,
     RouteEndpoint,
 )
+from otel_lifecycle.runtime.forks import repair_in_forked_child
 from otel_lifecycle.runtime.logs import get_logger
 
 _logger = get_logger(__name__)
@@ -120,6 +121,7 @@ class Applications:
         self._lock = threading.Lock()
         self._questions = itertools.count()
         self._answered: dict[str, int] = {}  # the newest question, by application
+        repair_in_forked_child(self, Applications._after_fork_in_child)
 
     def has_several(self, application: str) -> bool:
         """Return whether it has more than one deployment; False while that is unknown."""
@@ -128,15 +130,17 @@ class Applications:
     def look_up(self, application: str) -> None:
         """Ask Serve's controller, on another thread, for the deployments of an application."""
         threading.Thread(
-            target=self._look_up,
-            args=(application, next(self._questions)),
-            name="otel-lifecycle-ray",
-            daemon=True,
+            target=self._look_up, args=(application,), name="otel-lifecycle-ray", daemon=True
         ).start()
 
-    def _look_up(self, application: str, question: int) -> None:
+    def _after_fork_in_child(self) -> None:
+        """Replace the lock: a thread of the parent may have held it."""
+        self._lock = threading.Lock()
+
+    def _look_up(self, application: str) -> None:
         try:
             serve: Any = importlib.import_module("ray.serve")
+            question = next(self._questions)
             deployments = serve.status().applications[application].deployments
         except Exception:
             _logger.debug(
