@@ -13,7 +13,7 @@ _PAUSE_SECONDS: Final = 0.0001
 
 
 class Turn:
-    """The time a thread works before it lets others run; begins when it is made. Of one thread."""
+    """The time that a thread works before it lets others run, beginning now. Not thread-safe."""
 
     __slots__ = ("_ends",)
 

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -26,6 +25,7 @@ from tests.records.helpers import (
 from tests.records.helpers import (
     make_tracker as new_tracker,
 )
+from tests.turns import TurnClock
 from tests.waiting import eventually
 
 
@@ -261,12 +261,10 @@ def test_pauses(
     pauses: int,
 ) -> None:
     """The router's threads get their turn, unless another whole batch waits."""
-    paused: list[int] = []
-    turn = SimpleNamespace(begin=lambda: None, is_over=is_over, give_way=lambda: paused.append(1))
-    monkeypatch.setattr("otel_lifecycle.records.writer.Turn", lambda: turn)
+    clock = TurnClock(monkeypatch, is_over)
     tracker = make_tracker(path, flush_threshold=10_000)
     serve(tracker, *numbered("request", records))
 
     assert tracker.flush()
 
-    assert len(paused) == pauses
+    assert clock.pauses["otel-lifecycle-writer"] == pauses

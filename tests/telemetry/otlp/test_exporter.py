@@ -34,6 +34,7 @@ from tests.records.shipping.collectors import (
     Collector,
 )
 from tests.telemetry.otlp.messages import exact, stock
+from tests.turns import TurnClock
 
 RESOURCE = Resource({"service.name": "router"})
 SUCCESS, FAILURE = SpanExportResult.SUCCESS, SpanExportResult.FAILURE
@@ -48,6 +49,19 @@ def span(name: str = "POST", **attributes: Any) -> ReadableSpan:
 
 
 BATCH = [span("a", n=1), span("b", n=True), span("c", n=1.0)]
+
+
+@pytest.mark.parametrize(("is_over", "pauses"), [(False, 0), (True, 3)])
+def test_pauses(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, is_over: bool, pauses: int
+) -> None:
+    """The router's threads get their turn while a batch is encoded."""
+    clock = TurnClock(monkeypatch, is_over)
+    exporter = LifecycleSpanExporter()
+
+    assert exporter.export(BATCH) is SUCCESS
+    assert clock.pauses["MainThread"] == pauses
+    exporter.shutdown()
 
 
 def test_spans(collector: Collector) -> None:
