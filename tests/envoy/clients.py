@@ -104,7 +104,7 @@ async def _run(port: int, asks: list[Ask], at_once: int) -> dict[str, Seen]:
 async def _send(client: httpx.AsyncClient, ask: Ask, seen: Seen) -> None:
     asking = asyncio.ensure_future(_ask(client, ask, seen))
     if ask.leave == 0:
-        while not (asking.done() or await _has_reached_engine(ask)):
+        while not (asking.done() or await _has_reached_engine(client, ask)):
             await asyncio.sleep(0.1)
         seen.left = asking.cancel()
     with suppress(asyncio.CancelledError):
@@ -112,10 +112,9 @@ async def _send(client: httpx.AsyncClient, ask: Ask, seen: Seen) -> None:
     seen.ended_ns = time.time_ns()
 
 
-async def _has_reached_engine(ask: Ask) -> bool:
+async def _has_reached_engine(client: httpx.AsyncClient, ask: Ask) -> bool:
     """Whether the engine has a request."""
-    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as client:
-        told = await client.get(f"http://{ask.endpoint}/debug/traceparents")
+    told = await client.get(f"http://{ask.endpoint}/debug/traceparents")
     return f'"{ask.name}"' in told.text
 
 
