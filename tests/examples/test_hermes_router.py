@@ -17,8 +17,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tests.examples.cluster import HTTP, Attempt, Calls, Cluster, End
+from tests.examples.programmed_engine import DONE, EVENT, Engine
 from tests.ports import free_port
-from tests.waiting import PATIENCE_SECONDS, eventually, until
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 EVENT_STREAM = [(b"content-type", b"text/event-stream")]
@@ -281,31 +282,13 @@ def test_no_endpoint(cluster: Cluster, calls: Calls) -> None:
     assert (calls.rejections, calls.attempts, calls.ends) == (["no_endpoint"], [], [])
 
 
-class HeldEngine:
-    """An engine whose streams end when they are released.
-
-    Attributes:
-        released: Set by the test.
-    """
-
-    def __init__(self) -> None:
-        self.released = threading.Event()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve any path."""
-        if scope["type"] == "http":
-            await send({"type": "http.response.start", "status": 200, "headers": EVENT_STREAM})
-            for event in (b"data: 1\n\n", b"data: [DONE]\n\n"):
-                await send({"type": "http.response.body", "body": event, "more_body": True})
-                await until(self.released)
-            await send({"type": "http.response.body", "body": b""})
-
-
 def test_endpoints_join_and_leave(cluster: Cluster, calls: Calls) -> None:
     """New endpoints are used and removed ones are not, while a running request continues."""
     url = cluster.start_router()
-    held = HeldEngine()
-    cluster.add_app("engine", held)
+    engine, released = Engine(), threading.Event()
+    engine.headers = EVENT_STREAM
+    engine.pieces = [EVENT, released, DONE]
+    cluster.add_app("engine", engine)
     description = cluster.describe("engine")
     added = HTTP.post(f"{url}/admin/endpoints", json=description)
     assert (added.status_code, added.json()["pod"]) == (201, "engine")
@@ -315,7 +298,7 @@ def test_endpoints_join_and_leave(cluster: Cluster, calls: Calls) -> None:
         assert cluster.loads() == {"engine": (1, 30)}
         removed = HTTP.delete(f"{url}/admin/endpoints/demo/engine")
         assert (removed.status_code, removed.content) == (204, b"")
-        held.released.set()
+        released.set()
         assert b"".join(chunks).endswith(b"data: [DONE]\n\n")
     assert_completed(calls.end(), "engine")
     assert HTTP.delete(f"{url}/admin/endpoints/demo/engine").status_code == 404

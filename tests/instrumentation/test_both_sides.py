@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from otel_lifecycle import Endpoint, Outcome, RequestStart, RouteEndpoint
 from otel_lifecycle import Route as LifecycleRoute
-from tests.instrumentation.programmed_engine import DONE, EVENT, LAST, Engine
+from tests.examples.programmed_engine import DONE, EVENT, LAST, Engine
 from tests.instrumentation.test_generic import Observed, unobserved
 from tests.waiting import PATIENCE_SECONDS, eventually
 
@@ -126,7 +126,8 @@ def test_own_terminator(router: Router) -> None:
 
 def test_broken_read_that_the_router_swallows(router: Router) -> None:
     """An engine whose connection breaks has failed, whatever the router answers."""
-    router.engine.pieces = [EVENT, 0.2, None]
+    heard = threading.Event()
+    router.engine.pieces = [EVENT, heard, None]
 
     async def handler(_: Request) -> Response:
         async def answer() -> AsyncIterator[bytes]:
@@ -140,7 +141,7 @@ def test_broken_read_that_the_router_swallows(router: Router) -> None:
         return StreamingResponse(answer())
 
     router.serve(handler)
-    assert router.observed.post(stream=True).content.endswith(DONE)
+    assert router.observed.listen(heard).endswith(DONE)
 
     outcome, error = ending(router.observed)
     assert outcome == "error"
@@ -150,7 +151,8 @@ def test_broken_read_that_the_router_swallows(router: Router) -> None:
 
 def test_broken_read_that_the_router_renames(router: Router) -> None:
     """An exception of the router or its framework does not hide why the engine's answer broke."""
-    router.engine.pieces = [EVENT, 0.2, None]
+    heard = threading.Event()
+    router.engine.pieces = [EVENT, heard, None]
 
     async def handler(_: Request) -> Response:
         async def answer() -> AsyncIterator[bytes]:
@@ -164,7 +166,7 @@ def test_broken_read_that_the_router_renames(router: Router) -> None:
 
     router.serve(handler)
     with pytest.raises(httpx.RemoteProtocolError):
-        router.observed.post(stream=True)
+        router.observed.listen(heard)
 
     _, error = ending(router.observed)
     assert error is not None

@@ -22,6 +22,8 @@ from otel_lifecycle.instrumentation.generic import GenericRouterInstrumentor
 from otel_lifecycle.testing import InMemoryTelemetry
 from otel_lifecycle.tracking.current_request import claim
 from tests.examples.cluster import Cluster, Server
+from tests.examples.programmed_engine import EVENT
+from tests.examples.programmed_engine import Engine as ProgrammedEngine
 from tests.instrumentation.generic_routers import (
     AiohttpUpstream,
     HttpxUpstream,
@@ -30,8 +32,6 @@ from tests.instrumentation.generic_routers import (
     make_router,
 )
 from tests.instrumentation.instrumented_process import closed_port
-from tests.instrumentation.programmed_engine import EVENT
-from tests.instrumentation.programmed_engine import Engine as ProgrammedEngine
 from tests.waiting import PATIENCE_SECONDS, eventually
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -44,7 +44,7 @@ class Observed:
         self.path = path
         self.cluster = Cluster()
         self.telemetry = InMemoryTelemetry()
-        self.client = httpx.Client(timeout=60, trust_env=False, verify=False)
+        self.client = httpx.Client(timeout=PATIENCE_SECONDS, trust_env=False, verify=False)
         self.instrumentor = GenericRouterInstrumentor()
         self.instrumentor.instrument(
             tracer_provider=self.telemetry.tracer_provider,
@@ -71,14 +71,17 @@ class Observed:
         body = {"model": "m", "prompt": "hello " * 20, "max_tokens": 8, **fields}
         return self.client.post(self.cluster.router.url + path, json=body, headers=headers)
 
-    def listen(self, heard: threading.Event, headers: dict[str, str] | None = None) -> None:
-        """Ask for a stream, and set an event when some of it has come."""
+    def listen(self, heard: threading.Event, headers: dict[str, str] | None = None) -> bytes:
+        """Return a stream; set an event when some of it has come."""
         assert self.cluster.router is not None
         body = {"model": "m", "prompt": "hello " * 20, "max_tokens": 8, "stream": True}
         url = f"{self.cluster.router.url}/v1/completions"
         with self.client.stream("POST", url, json=body, headers=headers) as response:
-            for _ in response.iter_raw():
+            content = b""
+            for chunk in response.iter_raw():
+                content += chunk
                 heard.set()
+            return content
 
     def records(self, count: int = 1) -> list[LifecycleRecord]:
         """Wait for the records; each has a span, and nothing is in flight."""

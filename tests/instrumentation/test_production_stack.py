@@ -18,6 +18,7 @@ from opentelemetry.trace import SpanKind
 
 from otel_lifecycle.instrumentation.production_stack import ProductionStackInstrumentor
 from tests.examples.cluster import Server
+from tests.examples.programmed_engine import EVENT, Engine
 from tests.instrumentation.exchanges import (
     ANY_ID,
     disconnected,
@@ -33,7 +34,6 @@ from tests.instrumentation.exchanges import (
     whole_answer,
 )
 from tests.instrumentation.instrumented_process import closed_port
-from tests.instrumentation.programmed_engine import EVENT, Engine
 from tests.instrumentation.test_generic import Observed, endpoint_id, unobserved
 from tests.matchers import MEASURED, TIMESTAMP
 from tests.tracking.expected import latency

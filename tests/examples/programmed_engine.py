@@ -20,15 +20,14 @@ class Engine:
     Attributes:
         status: Status of the answer.
         headers: Headers of the answer.
-        pieces: Bytes are sent, numbers are seconds to wait, events are waited for, None breaks the
-            connection.
+        pieces: Bytes are sent, events are waited for, None breaks the connection.
         called: How often it was called.
     """
 
     def __init__(self) -> None:
         self.status = 200
         self.headers: list[tuple[bytes, bytes]] = [(b"content-type", b"text/plain")]
-        self.pieces: list[bytes | float | threading.Event | None] = [EVENT, LAST, DONE]
+        self.pieces: list[bytes | threading.Event | None] = [EVENT, LAST, DONE]
         self.called = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,9 +42,7 @@ class Engine:
                 return
             if isinstance(piece, threading.Event):
                 await until(piece)
-            elif isinstance(piece, bytes):
+            else:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
                 await asyncio.sleep(0.01)  # a chunk of its own
-            else:
-                await asyncio.sleep(piece)
         await send({"type": "http.response.body"})
