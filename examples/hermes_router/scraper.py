@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 
 import anyio
 import httpx
@@ -23,8 +23,6 @@ class Scraper:
     def __init__(self, datastore: Datastore, interval: float) -> None:
         self._datastore = datastore
         self._interval = interval
-        self._stale_after = timedelta(seconds=STALE_AFTER_INTERVALS * interval)
-        self._forget_after = timedelta(seconds=FORGET_AFTER_INTERVALS * interval)
         self._client = httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False)
 
     async def run(self) -> None:
@@ -55,10 +53,10 @@ class Scraper:
         state = endpoint.npu
         if samples is not None:
             state = npu_state(samples, endpoint.metadata.host_port, now)
-        age = timedelta(0) if state is None else now - state.observation_time
-        if state is not None and age > self._stale_after:
+        age = 0.0 if state is None else (now - state.observation_time).total_seconds()
+        if state is not None and age > STALE_AFTER_INTERVALS * self._interval:
             state = replace(state, data_status="stale")
-        endpoint.npu = None if age > self._forget_after else state
+        endpoint.npu = None if age > FORGET_AFTER_INTERVALS * self._interval else state
 
     async def _fetch(self, endpoint: Endpoint, path: str) -> list[Sample] | None:
         try:

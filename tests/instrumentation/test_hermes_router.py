@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from hermes_router.datastore import Datastore
 from hermes_router.director import Director
 from hermes_router.model import ScheduledEndpoint, SchedulingResult
 from hermes_router.scheduler import Scheduler
-from hermes_router.scraper import Scraper
 from msgspec import UNSET
 from opentelemetry.trace import SpanKind
 
@@ -346,27 +344,13 @@ def _created(content: bytes) -> str:
     return rest.partition(b",")[0].decode()
 
 
-@pytest.fixture
-def scrapers(monkeypatch: pytest.MonkeyPatch) -> list[Scraper]:
-    """The scrapers of the routers that are started."""
-    made: list[Scraper] = []
-    make = Scraper.__init__
-
-    def make_and_keep(self: Scraper, datastore: Datastore, interval: float) -> None:
-        make(self, datastore, interval)
-        made.append(self)
-
-    monkeypatch.setattr(Scraper, "__init__", make_and_keep)
-    return made
-
-
-def test_npu_exporter_dies(router: Instrumented, scrapers: list[Scraper]) -> None:
+def test_npu_exporter_dies(router: Instrumented, monkeypatch: pytest.MonkeyPatch) -> None:
     """NPU features are missing with a reason while the exporter is down, and return with it."""
     router.cluster.add_engine("qwen-0", npus=2)
     router.cluster.start_router(scrape_interval=0.05)
-    (scraper,) = scrapers
-    never, at_once = timedelta(days=1), timedelta(0)
-    scraper._forget_after = never  # by the time, a slow machine might never see a stale state
+    forget_after = "hermes_router.scraper.FORGET_AFTER_INTERVALS"
+    never, at_once = 1_000_000, 0
+    monkeypatch.setattr(forget_after, never)  # a slow machine might never see a stale state
     posted = 0
 
     def records() -> list[LifecycleRecord]:
@@ -400,8 +384,8 @@ def test_npu_exporter_dies(router: Instrumented, scrapers: list[Scraper]) -> Non
     eventually(lambda: reasons() == set())
     router.cluster.break_engine("qwen-0", "npu_exporter_down")
     eventually(lambda: reasons() == {"npu_stale"})
-    scraper._forget_after = at_once
+    monkeypatch.setattr(forget_after, at_once)
     eventually(lambda: reasons() == {"npu_missing"})
-    scraper._forget_after = never
+    monkeypatch.setattr(forget_after, never)
     router.cluster.break_engine("qwen-0", "none")
     eventually(lambda: reasons() == set())
