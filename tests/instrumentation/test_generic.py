@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanContext, SpanKind
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from otel_lifecycle import LifecycleRecord, Load, Outcome, read_records
+from otel_lifecycle import LifecycleRecord, Outcome
 from otel_lifecycle.instrumentation.generic import GenericRouterInstrumentor
 from otel_lifecycle.testing import InMemoryTelemetry
 from otel_lifecycle.tracking.current_request import claim
@@ -32,7 +32,8 @@ from tests.instrumentation.generic_routers import (
     make_router,
 )
 from tests.instrumentation.instrumented_process import closed_port
-from tests.waiting import PATIENCE_SECONDS, eventually
+from tests.instrumentation.settling import settled_records
+from tests.waiting import PATIENCE_SECONDS
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -84,20 +85,8 @@ class Observed:
             return content
 
     def records(self, count: int = 1) -> list[LifecycleRecord]:
-        """Wait for the records; each has a span, and nothing is in flight."""
-        tracker = self.instrumentor.tracker
-        assert tracker is not None
-        eventually(lambda: len(self.telemetry.spans) >= count)
-        assert tracker.flush(timeout=30)
-        records = list(read_records(self.path))
-        spans = [
-            format(span.context.span_id, "016x") for span in self.telemetry.spans if span.context
-        ]
-        assert [record.span_id for record in records] == spans
-        assert len(records) == count
-        assert tracker.store.active_requests == 0
-        assert set(tracker.store.loads().values()) <= {Load()}
-        return records
+        """Return the records, when they exist."""
+        return settled_records(self.instrumentor.tracker, self.telemetry, self.path, count)
 
     def record(self) -> LifecycleRecord:
         """Return the only record."""

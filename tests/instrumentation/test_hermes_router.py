@@ -15,10 +15,11 @@ from hermes_router.scheduler import Scheduler
 from msgspec import UNSET
 from opentelemetry.trace import SpanKind
 
-from otel_lifecycle import LifecycleRecord, Load, Outcome, read_records
+from otel_lifecycle import LifecycleRecord, Outcome, read_records
 from otel_lifecycle.instrumentation.hermes_router import HermesRouterInstrumentor
 from otel_lifecycle.testing import InMemoryTelemetry
 from tests.examples.cluster import HTTP, Cluster
+from tests.instrumentation.settling import settled_records
 from tests.matchers import SAMPLED
 from tests.waiting import PATIENCE_SECONDS, eventually
 
@@ -48,20 +49,8 @@ class Instrumented:
         return httpx.post(url, json=body, headers=headers, timeout=PATIENCE_SECONDS)
 
     def records(self, count: int = 1) -> list[LifecycleRecord]:
-        """Return the records, when they exist; each has a span, and nothing is in flight."""
-        tracker = self.instrumentor.tracker
-        assert tracker is not None
-        # The span ends last: after the load is given back, and the record is queued.
-        eventually(lambda: len(self.telemetry.spans) == count)
-        assert tracker.flush(timeout=30)
-        records = list(read_records(self.path))
-        spans = [
-            format(span.context.span_id, "016x") for span in self.telemetry.spans if span.context
-        ]
-        assert [record.span_id for record in records] == spans
-        assert tracker.store.active_requests == 0
-        assert set(tracker.store.loads().values()) <= {Load()}
-        return records
+        """Return the records, when they exist."""
+        return settled_records(self.instrumentor.tracker, self.telemetry, self.path, count)
 
     def record(self) -> LifecycleRecord:
         """Return the only record."""
