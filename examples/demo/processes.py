@@ -17,6 +17,7 @@ from otel_lifecycle.cli.errors import FAILED, CommandError
 
 HOST = "127.0.0.1"
 STOP_SECONDS = 20.0  # a busy machine takes long to write what is left
+KILL_SECONDS = 20.0
 POLL_SECONDS = 0.1
 
 _QUOTED_LINES = 3
@@ -63,13 +64,13 @@ class Processes:
 
     def kill(self, name: str) -> None:
         """Kill a process as a crash would."""
-        self._end({name: self._running.pop(name)}, [signal.SIGKILL])
+        self._end({name: self._running.pop(name)}, {signal.SIGKILL: KILL_SECONDS})
 
     def stop(self, *names: str) -> None:
         """End processes, by default all: first with a signal, then by killing them."""
         self._end(
             {name: self._running.pop(name) for name in names or tuple(self._running)},
-            [signal.SIGTERM, signal.SIGKILL],
+            {signal.SIGTERM: STOP_SECONDS, signal.SIGKILL: KILL_SECONDS},
         )
         if not names:
             self._reserved.close()
@@ -82,12 +83,14 @@ class Processes:
                     raise CommandError(self._obituary(name, process.returncode), FAILED)
             await asyncio.sleep(POLL_SECONDS)
 
-    def _end(self, ending: Mapping[str, subprocess.Popen[bytes]], signals: Sequence[int]) -> None:
-        for number in signals:
+    def _end(
+        self, ending: Mapping[str, subprocess.Popen[bytes]], signals: Mapping[int, float]
+    ) -> None:
+        for number, seconds in signals.items():
             for process in ending.values():
                 with suppress(ProcessLookupError):  # the group is gone
                     os.killpg(process.pid, number)
-            deadline = time.monotonic() + STOP_SECONDS
+            deadline = time.monotonic() + seconds
             for process in ending.values():
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(max(0.0, deadline - time.monotonic()))

@@ -28,6 +28,7 @@ from otel_lifecycle.cli.doctor.sdk import examine_sdk
 from otel_lifecycle.cli.doctor.settings import examine_record_file, examine_settings
 from otel_lifecycle.config import PersistenceConfig
 from tests.cli.environments import make_program, sections, words
+from tests.processes import runs
 from tests.records.segments import lines
 from tests.waiting import eventually
 
@@ -380,14 +381,7 @@ def test_hanging_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     hooks = interpreter.hooks({"hanging": ["route"]}, seconds=30)["hanging"]
 
     assert hooks == Hooks(error="no answer within 30 seconds")
-
-    def has_ended() -> bool:
-        try:
-            return Path(f"/proc/{pid.read_text()}/stat").read_text().split()[2] == "Z"
-        except OSError:
-            return True
-
-    eventually(has_ended)
+    eventually(lambda: not runs(int(pid.read_text())))
 
 
 def test_crashing_import(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from otel_lifecycle.state.accelerators import DeviceReading
 from otel_lifecycle.state.accelerators.npu_smi import NpuSmiError, read
+from tests.processes import runs
 from tests.waiting import PATIENCE_SECONDS, eventually
 
 STAND_IN = str(Path(__file__).with_name("npu-smi"))
@@ -150,7 +151,7 @@ def test_hanging(
         if pids.exists() and pids.stat().st_size:
             break
 
-    eventually(lambda: not _runs(int(pids.read_text("ascii"))))
+    eventually(lambda: not runs(int(pids.read_text("ascii"))))
 
 
 def test_slow_npu(mode: Callable[[str], None]) -> None:
@@ -186,12 +187,3 @@ def test_not_executable(tmp_path: Path) -> None:
     path.chmod(0o700)
     with pytest.raises(NpuSmiError, match=r"cannot be run: .*Exec format error"):
         read(str(path))
-
-
-def _runs(pid: int) -> bool:
-    """Return whether a process still runs."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0]
-    except (ProcessLookupError, FileNotFoundError):
-        return False
-    return state != "Z"  # dead, but not reaped yet
