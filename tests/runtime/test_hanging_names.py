@@ -15,7 +15,7 @@ from otel_lifecycle import read_records
 from tests.examples.cluster import Cluster
 from tests.instrumentation.test_zero_code import ROUTER, answers
 from tests.ports import free_port
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 ROOT = Path(__file__).parents[2]
 # Far longer than any test waits: a test that waits for a name fails by its timeout.
@@ -43,7 +43,6 @@ serve(tracker, *numbered("request", 5))
 while not Path(f"{LOG}-engine.hangs.example").exists():
     time.sleep(0.01)
 """
-_PATIENCE_SECONDS = 60.0
 
 
 def environment(folder: Path, records: Path) -> dict[str, str]:
@@ -51,7 +50,7 @@ def environment(folder: Path, records: Path) -> dict[str, str]:
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
         "PYTHONPATH": os.pathsep.join(map(str, (folder, ROOT, ROOT / "examples"))),
-        "OTEL_LIFECYCLE_CLOSE_TIMEOUT": "4s",
+        "OTEL_LIFECYCLE_CLOSE_TIMEOUT": "2s",
         "OTEL_LIFECYCLE_PERSISTENCE_OUTPUT_PATH": str(records),
         "OTEL_LIFECYCLE_PERSISTENCE_FLUSH_THRESHOLD": "1000",
         "OTEL_LIFECYCLE_PREDICTION_URL": "http://predict.hangs.example",
@@ -60,6 +59,7 @@ def environment(folder: Path, records: Path) -> dict[str, str]:
         "OTEL_LIFECYCLE_COLLECTION_TARGETS": "engine=http://engine.hangs.example/metrics",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.hangs.example:4318",
         "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
         "OTEL_LOGS_EXPORTER": "none",
     }
 
@@ -78,7 +78,7 @@ def test_end_of_the_interpreter(tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=_PATIENCE_SECONDS,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert process.returncode == 0
@@ -103,15 +103,15 @@ def test_end_of_a_router(tmp_path: Path, number: signal.Signals) -> None:
     instrument = str(Path(sys.executable).with_name("opentelemetry-instrument"))
     with subprocess.Popen([instrument, sys.executable, str(script)], env=variables) as router:
         try:
-            eventually(lambda: answers(port), patience=_PATIENCE_SECONDS)
+            eventually(lambda: answers(port))
             body = {"model": "m", "prompt": "hello", "max_tokens": 4, "stream": True}
             for _ in range(5):
                 url = f"http://127.0.0.1:{port}/v1/completions"
                 assert httpx.post(url, json=body, timeout=30).status_code == 200
+            eventually((tmp_path / "asked-collector.hangs.example").exists)
             router.send_signal(number)
-            router.wait(_PATIENCE_SECONDS)
+            router.wait(PATIENCE_SECONDS)
         finally:
             router.kill()
             cluster.stop()
     assert len(list(read_records(records))) == 5
-    assert (tmp_path / "asked-collector.hangs.example").exists()
