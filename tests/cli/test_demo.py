@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -16,6 +15,7 @@ from demo.otlp_receiver import OTLPReceiver
 import otel_lifecycle
 from otel_lifecycle import Outcome, read_records
 from tests.cli.command import Command
+from tests.waiting import eventually
 
 ROOT = Path(otel_lifecycle.__file__).parents[1]
 TRACE = Path(
@@ -26,7 +26,6 @@ TRACE = Path(
 Start: TypeAlias = Callable[..., Command]
 
 TRACE_REQUESTS = 1_000
-PATIENCE_SECONDS = 60.0
 
 
 def facts(output: str) -> dict[str, str]:
@@ -206,8 +205,5 @@ def test_mooncake_trace(
 
 def wait_for_records(folder: Path) -> None:
     """Waits until a demo has written its first record."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
     records = folder / "records.jsonl"
-    while not records.exists() or records.stat().st_size == 0:
-        assert time.monotonic() < deadline, "no record has been written"
-        time.sleep(0.05)
+    eventually(lambda: records.exists() and records.stat().st_size, what="a record is written")

@@ -16,9 +16,7 @@ from typing import Any
 import httpx
 
 from otel_lifecycle import LifecycleRecord, read_records
-from tests.waiting import eventually
-
-_START_SECONDS = 60.0  # imports take long on a machine that is busy with other things
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 
 class InstrumentedProcess:
@@ -36,12 +34,14 @@ class InstrumentedProcess:
         def answered() -> bool:
             try:
                 headers = {"x-request-id": "request-1"}
-                answers.append(httpx.post(self._url, json=body, headers=headers, timeout=60))
+                answers.append(
+                    httpx.post(self._url, json=body, headers=headers, timeout=PATIENCE_SECONDS)
+                )
             except httpx.ConnectError:
                 return False
             return True
 
-        eventually(answered, _START_SECONDS)
+        eventually(answered)
         return answers[0]
 
     def records(self, count: int = 1) -> list[LifecycleRecord]:

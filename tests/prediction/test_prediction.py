@@ -26,7 +26,7 @@ from tests.conftest import Bench
 from tests.records.helpers import run_script
 from tests.routes import aggregated, disaggregated
 from tests.state.servers import Answer, Site, send
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 PREFILL = PredictionInput("prefill", 512, 0.42, 1, 3, 0.31, 1024, 71.0, 63.0, 40.0, "10.0.0.7")
 DECODE = PredictionInput("decode", 512, 0.42, 0, 5, 0.5, 2048, None, None, None, "10.0.0.8")
@@ -97,7 +97,7 @@ def ask(url: str, inputs: Sequence[PredictionInput]) -> Sequence[LatencyPredicti
 
     async def main() -> Sequence[LatencyPrediction]:
         async with LLMDPredictor(url) as predictor:
-            return await predict_within(predictor, inputs, 60)
+            return await predict_within(predictor, inputs, PATIENCE_SECONDS)
 
     return asyncio.run(main())
 

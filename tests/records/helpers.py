@@ -25,10 +25,9 @@ from otel_lifecycle import (
     read_records,
 )
 from tests.routes import start
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_SECONDS = 60.0
 _MOST_QUEUED = 2_000
 
 
@@ -90,13 +89,20 @@ def recorded(path: Path | str) -> list[str]:
 
 def open_descriptors(path: Path | str) -> int:
     """Return how many file descriptors of this process are open on a file."""
-    count = 0
+    return _open_files().count(str(path))
+
+
+def open_below(folder: Path) -> int:
+    """Return how many files in a folder this process has open, deleted ones too."""
+    return sum(path.startswith(f"{folder}/") for path in _open_files())
+
+
+def _open_files() -> list[str]:
+    paths: list[str] = []
     for descriptor in os.listdir("/proc/self/fd"):
-        try:
-            count += os.readlink(f"/proc/self/fd/{descriptor}") == str(path)
-        except FileNotFoundError:  # that of `listdir` itself
-            continue
-    return count
+        with contextlib.suppress(FileNotFoundError):  # closed by another thread, or by `listdir`
+            paths.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    return paths
 
 
 @contextmanager

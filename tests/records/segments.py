@@ -30,7 +30,7 @@ def records(*request_ids: str) -> list[LifecycleRecord]:
 
 
 def lines(*request_ids: str) -> bytes:
-    """Their lines."""
+    """The lines of some records."""
     return b"".join(msgspec.json.encode(record) + b"\n" for record in records(*request_ids))
 
 

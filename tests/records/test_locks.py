@@ -11,7 +11,6 @@ import pytest
 
 from otel_lifecycle import ConfigError, LifecycleSpanProcessor, RequestLifecycleTracker
 from tests.records.helpers import (
-    PATIENCE_SECONDS,
     held,
     numbered,
     open_descriptors,
@@ -20,7 +19,7 @@ from tests.records.helpers import (
     serve,
 )
 from tests.records.segments import append, closed, lines
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 MakeTracker = Callable[..., RequestLifecycleTracker]
 

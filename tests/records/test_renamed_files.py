@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import gzip
 import os
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from otel_lifecycle.records import Follower, Position, cursor, follower
+from tests.records.helpers import open_below
 from tests.records.segments import append, closed, compress, lines
 from tests.records.test_follower import found
 
@@ -124,15 +124,6 @@ def test_half_line_at_the_end(path: Path, follow: Follow) -> None:
     assert found(followed.poll()) == ([], [])
 
 
-def open_descriptors(folder: Path) -> int:
-    """How many files in a folder are open here, deleted ones too."""
-    count = 0
-    for descriptor in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # closed by another thread, or by `listdir`
-            count += os.readlink(f"/proc/self/fd/{descriptor}").startswith(f"{folder}/")
-    return count
-
-
 @pytest.mark.parametrize("more", [b"", lines("b")[:-5]])
 def test_deleted_for_good(
     path: Path, follow: Follow, monkeypatch: pytest.MonkeyPatch, more: bytes
@@ -143,13 +134,13 @@ def test_deleted_for_good(
     followed.poll()
     path.unlink()
     assert found(followed.poll()) == ([], [])
-    assert open_descriptors(path.parent) == 1
+    assert open_below(path.parent) == 1
     monkeypatch.setattr(cursor, "_DELETED_SECONDS", 0.0)
     followed.poll()
 
     problems = [f"{path}:2: the line has no end"] if more else []
     assert found(followed.poll()) == ([], problems)
-    assert open_descriptors(path.parent) == 0
+    assert open_below(path.parent) == 0
     assert followed.position.files == {}
 
 
@@ -344,10 +335,10 @@ def test_descriptors_are_bounded(
         append(file, lines(file.name))
     followed = follow(path.parent)
     assert len(found(followed.poll())[0]) == 8
-    assert open_descriptors(path.parent) == 3
+    assert open_below(path.parent) == 3
     append(files[0], lines("again"))
     assert found(followed.poll()) == (["again"], [])
-    assert open_descriptors(path.parent) == 3
+    assert open_below(path.parent) == 3
     append(files[0], lines("last"))
     files[0].unlink()
 

@@ -54,6 +54,7 @@ from otel_lifecycle import (
 from otel_lifecycle.telemetry import sdk_inside
 from otel_lifecycle.testing import ManualClock
 from tests.routes import bare
+from tests.waiting import PATIENCE_SECONDS
 
 DELTA: dict[type, AggregationTemporality] = dict.fromkeys(
     (sdk.Counter, sdk.Histogram), AggregationTemporality.DELTA
@@ -424,7 +425,7 @@ def test_a_forked_child() -> None:
             ours.request()
         child = os.fork()
         if child == 0:
-            signal.alarm(60)
+            signal.alarm(round(PATIENCE_SECONDS))
             ours.request()
             os._exit(ours.counted("llm_router.requests"))
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -444,17 +445,17 @@ def test_a_child_forked_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
         # Of the request or of its tracker, whichever is first.
         if threading.get_ident() != here and not recording.is_set():
             recording.set()
-            forked.wait(60)
+            forked.wait(PATIENCE_SECONDS)
         record(self, amount, *arguments, **named)
 
     monkeypatch.setattr(sdk.Histogram, "record", slow)
     with watched() as ours:
         thread = threading.Thread(target=ours.request)
         thread.start()
-        assert recording.wait(60)
+        assert recording.wait(PATIENCE_SECONDS)
         child = os.fork()
         if child == 0:
-            signal.alarm(60)
+            signal.alarm(round(PATIENCE_SECONDS))
             ours.request(pod="qwen-1")
             os._exit(7)
         forked.set()

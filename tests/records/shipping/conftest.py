@@ -13,8 +13,7 @@ import pytest
 from otel_lifecycle.records import Follower
 from otel_lifecycle.records.shipping import Checkpoint, Counts, Sender, Shipper
 from tests.records.shipping.collectors import GRPC, HTTP_PROTOBUF, Collector
-
-PATIENCE_SECONDS = 60.0
+from tests.waiting import PATIENCE_SECONDS
 
 
 class Shipping:
