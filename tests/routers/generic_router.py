@@ -26,8 +26,7 @@ from tests.instrumentation.generic_routers import AiohttpUpstream, HttpxUpstream
 UPSTREAMS: dict[str, type[Upstream]] = {"httpx": HttpxUpstream, "aiohttp": AiohttpUpstream}
 PATHS = ("/v1/completions", "/v1/chat/completions")
 
-
-# For an engine that never answers.
+# For an engine that never answers: the router is to give up on it within a test.
 HANGING_SECONDS = 5.0
 
 
