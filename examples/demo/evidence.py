@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +20,12 @@ from otel_lifecycle.model import semconv
 from otel_lifecycle.records import read_records
 
 SETTLE_SECONDS = 60.0  # reached only where something is missing
+TELL_SECONDS = 5.0
 POLL_SECONDS = 0.25
 
 _NOT_SEEN = "exported as OTEL_EXPORTER_OTLP_* configure, not counted here"
+_RECORDS = "a record of each request"
+_EVERYTHING = "a record and a span of each request, and gauges of every endpoint back at 0"
 
 
 @dataclass(frozen=True)
@@ -113,18 +117,34 @@ class Evidence:
 
 
 async def gather_evidence(
-    endpoints: int, answers: Counter[Answer], records: Path, receiver: OTLPReceiver | None
+    endpoints: int,
+    answers: Counter[Answer],
+    records: Path,
+    receiver: OTLPReceiver | None,
+    tell: Callable[[str], None],
 ) -> Evidence:
     """Count, and wait a while for unfinished work.
 
     The newest export may be older than the engine that came back last.
+
+    Args:
+        endpoints: Number of endpoints that the router has.
+        answers: Number of requests by their end, as the clients saw it.
+        records: The record file.
+        receiver: The receiver of the router's exports; None: they are sent elsewhere.
+        tell: Called once, if waiting takes long, with what is waited for.
     """
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + SETTLE_SECONDS
+    started, told = loop.time(), False
     while True:
         evidence = _evidence(endpoints, answers, records, receiver)
-        if evidence.agrees or loop.time() > deadline:
+        waited = loop.time() - started
+        if evidence.agrees or waited > SETTLE_SECONDS:
             return evidence
+        if waited > TELL_SECONDS and not told:
+            told = True
+            awaited = _RECORDS if receiver is None else _EVERYTHING
+            tell(f"waiting up to {SETTLE_SECONDS:g} s for {awaited}")
         await asyncio.sleep(POLL_SECONDS)
 
 

@@ -21,6 +21,8 @@ ROUTER = "router"
 
 _CHUNK_SECONDS = 0.08  # between chunks, at any speed: each costs every process some work
 _START_SECONDS = 60.0
+_HEALTH_SECONDS = 5.0  # for one answer, before the server is asked again
+_ADMIN_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Fleet:
 
     async def remove(self, engine: Engine) -> None:
         """Tell the router that an engine is gone."""
-        async with _client() as client:
+        async with _client(_ADMIN_SECONDS) as client:
             path = f"/admin/endpoints/{NAMESPACE}/{engine.name}"
             (await client.delete(self.url + path)).raise_for_status()
 
@@ -110,7 +112,7 @@ class Fleet:
         """Start an engine again and tell the router."""
         self._start_engine(engine)
         await self._answering(f"http://{HOST}:{engine.port}")
-        async with _client() as client:
+        async with _client(_ADMIN_SECONDS) as client:
             response = await client.post(f"{self.url}/admin/endpoints", json=engine.endpoint())
             response.raise_for_status()
 
@@ -140,7 +142,7 @@ class Fleet:
 
     async def _answering(self, *urls: str) -> None:
         deadline = asyncio.get_running_loop().time() + _START_SECONDS
-        async with _client() as client:
+        async with _client(_HEALTH_SECONDS) as client:
             for url in urls:
                 while not await _is_healthy(client, url):
                     if asyncio.get_running_loop().time() > deadline:
@@ -148,8 +150,8 @@ class Fleet:
                     await asyncio.sleep(0.1)
 
 
-def _client() -> httpx.AsyncClient:
-    return httpx.AsyncClient(trust_env=False, timeout=_START_SECONDS)
+def _client(timeout: float) -> httpx.AsyncClient:
+    return httpx.AsyncClient(trust_env=False, timeout=timeout)
 
 
 async def _is_healthy(client: httpx.AsyncClient, url: str) -> bool:

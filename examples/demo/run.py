@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from rich.console import Console
+
 from demo.engines import engine_roles
 from demo.environment import chosen_endpoint, router_environment
 from demo.evidence import Evidence, gather_evidence
@@ -73,7 +75,7 @@ async def _run(workload: Workload, roles: Sequence[str], output: Path, *, kept: 
         console.print(f"to watch it: {command}", soft_wrap=True)  # to be copied
     with _cancelled_by_signals() as caught:
         try:
-            evidence = await _play(workload, roles, output)
+            evidence = await _play(workload, roles, output, console)
         except asyncio.CancelledError:
             if not caught:
                 raise
@@ -89,7 +91,9 @@ async def _run(workload: Workload, roles: Sequence[str], output: Path, *, kept: 
     return 0
 
 
-async def _play(workload: Workload, roles: Sequence[str], output: Path) -> Evidence:
+async def _play(
+    workload: Workload, roles: Sequence[str], output: Path, console: Console
+) -> Evidence:
     """Start everything, send the requests, stop everything."""
     processes = Processes(output / "logs")
     fleet = Fleet(processes, roles, workload.block_size, workload.speed)
@@ -103,7 +107,9 @@ async def _play(workload: Workload, roles: Sequence[str], output: Path) -> Evide
         async def work() -> Evidence:
             await fleet.start(output, output / RECORDS, environment)
             answers = await traffic.run()
-            return await gather_evidence(len(roles), answers, output / RECORDS, receiver)
+            return await gather_evidence(
+                len(roles), answers, output / RECORDS, receiver, console.print
+            )
 
         try:
             return await _unless(processes.watch(), work())

@@ -34,7 +34,7 @@ def test_an_export_older_than_the_last_endpoint(tmp_path: Path) -> None:
 
     async def gather(receiver: OTLPReceiver) -> dict[str, float] | None:
         receiver.accept(METRICS_PATH, export("a"))
-        gathering = asyncio.ensure_future(gather_evidence(2, Counter(), records, receiver))
+        gathering = asyncio.ensure_future(gather_evidence(2, Counter(), records, receiver, print))
         await asyncio.sleep(0)
         assert not gathering.done()
         receiver.accept(METRICS_PATH, export("a", "b"))
@@ -56,6 +56,28 @@ def test_an_endpoint_that_is_never_exported(
     with OTLPReceiver() as receiver:
         receiver.accept(METRICS_PATH, export("a"))
 
-        evidence = asyncio.run(gather_evidence(2, Counter(), records, receiver))
+        evidence = asyncio.run(gather_evidence(2, Counter(), records, receiver, print))
 
     assert not evidence.agrees
+
+
+def test_a_long_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user who waits for long is told once what for."""
+    monkeypatch.setattr("demo.evidence.TELL_SECONDS", 0.0)
+    records = tmp_path / "records.jsonl"
+    records.touch()
+    told: list[str] = []
+    with OTLPReceiver() as receiver:
+
+        def tell(text: str) -> None:
+            told.append(text)
+            complete = export("a", "b")
+            asyncio.get_running_loop().call_later(0.6, receiver.accept, METRICS_PATH, complete)
+
+        evidence = asyncio.run(gather_evidence(2, Counter(), records, receiver, tell))
+
+    assert evidence.agrees
+    assert told == [
+        "waiting up to 60 s for a record and a span of each request, and gauges of every endpoint "
+        "back at 0"
+    ]
