@@ -117,15 +117,16 @@ class Applications:
     """The applications that have more than one deployment; thread-safe."""
 
     def __init__(self) -> None:
-        self._several: set[str] = set()
         self._lock = threading.Lock()
         self._questions = itertools.count()
-        self._answered: dict[str, int] = {}  # the newest question, by application
+        # By application: the newest question that was answered, and whether there are several.
+        self._answers: dict[str, tuple[int, bool]] = {}
         repair_in_forked_child(self, Applications._after_fork_in_child)
 
     def has_several(self, application: str) -> bool:
         """Return whether it has more than one deployment; False while that is unknown."""
-        return application in self._several
+        _, several = self._answers.get(application, (0, False))
+        return several
 
     def look_up(self, application: str) -> None:
         """Ask Serve's controller, on another thread, for the deployments of an application."""
@@ -147,11 +148,6 @@ class Applications:
                 "asking Serve for the deployments of %s failed", application, exc_info=True
             )
             return
-        with self._lock:
-            if question < self._answered.get(application, question):
-                return  # overtaken: it may be from before there were several
-            self._answered[application] = question
-            if len(deployments) > 1:
-                self._several.add(application)
-            else:
-                self._several.discard(application)
+        answer = question, len(deployments) > 1
+        with self._lock:  # one that was overtaken may be from before there were several
+            self._answers[application] = max(answer, self._answers.get(application, answer))
