@@ -23,7 +23,6 @@ from otel_lifecycle import RequestLifecycleTracker, TrackerConfig
 from otel_lifecycle.model.record import LifecycleRecord
 from otel_lifecycle.records.writer import RecordWriter
 from tests.records.helpers import (
-    PATIENCE_SECONDS,
     enabled,
     let_process_write,
     let_writer_follow,
@@ -36,7 +35,7 @@ from tests.records.helpers import (
 from tests.records.segments import lines
 from tests.records.shipping.collectors import ACCEPT, HTTP_PROTOBUF, Collector, Reply
 from tests.routes import start
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 SMALL_SEGMENTS = {"rotate_bytes": 256 << 10, "compression": "gzip"}
 

@@ -33,7 +33,6 @@ from otel_lifecycle.telemetry.attributes import Details
 from otel_lifecycle.telemetry.otlp.exporter import LifecycleSpanExporter
 from tests.backends.spans import PlainSpan
 from tests.records.helpers import (
-    PATIENCE_SECONDS,
     let_process_write,
     numbered,
     open_descriptors,
@@ -45,7 +44,7 @@ from tests.records.helpers import (
 from tests.records.shipping.collectors import GRPC, HTTP_PROTOBUF, UNAVAILABLE, Collector, accept
 from tests.records.shipping.records import traced
 from tests.routes import disaggregated, start
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_SECONDS, eventually
 
 MakeTracker = Callable[..., RequestLifecycleTracker]
 
